@@ -1,0 +1,98 @@
+"""Finished parts of a comparison, kept on disk so that an interrupted one goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from analysis.lives import Budget
+from learned_opt.artifacts import write_atomically
+from learned_opt.rules import UpdateRule
+
+FORMAT = 1
+T = TypeVar("T")
+
+
+class CellStore:
+    """Results by what defines them: a cell is one contender, or one baseline's grid, on one family.
+
+    Args:
+        folder: where cells live, one JSON file each; None keeps nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def get_or_run(
+        self,
+        name: str,
+        identity: Mapping[str, Any],
+        run: Callable[[], T],
+        encode: Callable[[T], Any],
+        decode: Callable[[Any], T],
+    ) -> tuple[T, bool]:
+        """The cell's value, and whether it was found rather than run.
+
+        Args:
+            name: for the file's name.
+            identity: everything that decides the value, JSON-compatible; a file with another
+                identity, or a damaged one, is run anew and replaced.
+            run: computes the value.
+            encode: the value as JSON.
+            decode: the value from JSON; may raise ValueError, TypeError or KeyError.
+        """
+        if self.folder is None:
+            return run(), False
+        key = _digest({"format": FORMAT, "version": _package_version(), **identity})
+        safe = "".join(c if c.isalnum() or c in "-." else "_" for c in name)[:80]
+        path = self.folder / f"{safe}-{key[:16]}.json"
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if stored["key"] == key:
+                return decode(stored["value"]), True
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            pass  # absent or damaged: run it
+        value = run()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        data = json.dumps({"key": key, "value": encode(value)}, allow_nan=False)
+        write_atomically(path, data.encode())
+        return value, False
+
+
+def budget_identity(budget: Budget) -> dict[str, Any]:
+    """What a budget contributes to a cell's identity."""
+    return {"budget": asdict(budget)}
+
+
+def rule_digest(rule: UpdateRule) -> str:
+    """A hash of a rule's class, plain hyper-parameters and φ."""
+    plain = {
+        key: value
+        for key, value in vars(rule).items()
+        if not key.startswith("_") and key != "training" and isinstance(value, (int, float, str))
+    }
+    digest = hashlib.sha256(_digest({"class": type(rule).__qualname__, **plain}).encode())
+    for key, value in sorted(rule.state_dict().items()):
+        digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
+        data = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(data.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _digest(identity: Mapping[str, Any]) -> str:
+    text = json.dumps(identity, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _package_version() -> str:
+    try:
+        return version("learned-opt")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,104 @@
+"""What a comparison compares, with every number it depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from analysis.lives import Budget
+from analysis.tune import TUNING_QUERIES, make_baseline
+from learned_opt.learner import LearnerConfig
+from tasks import make_family
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """What is compared on what, and for how long."""
+
+    families: tuple[str, ...]
+    """Task families to show, by name."""
+    trained_on: tuple[str, ...] = ()
+    """Families that the learned rule was meta-trained on; any other is reported as a new family."""
+    tuned_on: tuple[str, ...] = ()
+    """Families whose tuning tasks a global tuning averages over: trained_on, or else families."""
+    shifted: bool = False
+    """Show tasks outside the training ranges; tuning never sees them."""
+    tasks: int = 32
+    """Shown tasks a family, n; each has its own initial parameters and random numbers."""
+    updates: int = 150
+    """Length of a life."""
+    queries: int = 16
+    """Judgements of a life, evenly from update 0 to the last."""
+    query_episodes: int = 8
+    """Fresh episodes a judgement."""
+    baselines: tuple[str, ...] = ("sgd", "rmsprop", "adam", "adamw")
+    """Hand-made rules to tune and compare with."""
+    tuning: Literal["global", "family"] = "family"
+    """One setting of a baseline for all families, or the best for each."""
+    tuning_tasks: int = 8
+    """Tuning tasks a family; never the shown ones."""
+    tuning_updates: int | None = None
+    """Length of a life while tuning; `updates` if None."""
+    seed: int = 0
+    """Everything random follows from this and the config."""
+    device: str = "cpu"
+    """Where to run."""
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    """The inner learner, the same for every contender."""
+
+    def __post_init__(self) -> None:
+        if not self.families:
+            raise ValueError("a comparison needs at least one task family, got none")
+        for key in ("families", "baselines", "trained_on", "tuned_on"):
+            if len(set(getattr(self, key))) < len(getattr(self, key)):
+                raise ValueError(f"{key} repeats a name: {', '.join(getattr(self, key))}")
+        for name in (*self.families, *self.tuned_on):
+            make_family(name)
+        for name in self.baselines:
+            make_baseline(name)
+        for key in ("tasks", "updates", "query_episodes", "tuning_tasks"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
+        if self.tuning_updates is not None and self.tuning_updates < 1:
+            raise ValueError(f"tuning_updates must be at least 1, got {self.tuning_updates}")
+        if not 2 <= self.queries <= self.updates + 1:
+            raise ValueError(
+                f"queries must be from 2 to updates + 1 = {self.updates + 1}, got {self.queries}"
+            )
+        if self.tuning not in ("global", "family"):
+            raise ValueError(f"tuning must be 'global' or 'family', got {self.tuning!r}")
+        strangers = [name for name in self.families if name not in self.trained_on]
+        if self.shifted and strangers:
+            raise ValueError(
+                f"shifted tasks are of families that were trained on, and {', '.join(strangers)} "
+                "was not: name it in trained_on, or leave shifted out"
+            )
+        if self.learner.outer_environments:
+            raise ValueError(
+                "outer environments serve meta-training: set learner.outer_environments to 0, "
+                f"not {self.learner.outer_environments}"
+            )
+
+    def budget(self) -> Budget:
+        """Of the shown lives."""
+        return Budget(
+            self.updates, self.queries, self.query_episodes, self.seed, self.device, self.learner
+        )
+
+    def tuning_budget(self) -> Budget:
+        """Of the tuning lives."""
+        updates = self.tuning_updates or self.updates
+        queries = min(TUNING_QUERIES, updates + 1)
+        return Budget(updates, queries, self.query_episodes, self.seed, self.device, self.learner)
+
+    def tuning_families(self) -> tuple[str, ...]:
+        """The families whose tuning tasks baselines meet."""
+        if self.tuning == "family":
+            return self.families
+        return self.tuned_on or self.trained_on or self.families
+
+    def split(self, family: str) -> str:
+        """How far the shown tasks of `family` lie from those trained on."""
+        if self.shifted:
+            return "shifted tasks"
+        return "new tasks" if family in self.trained_on else "new family"

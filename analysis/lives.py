@@ -1,0 +1,170 @@
+"""Whole lives of learners on drawn tasks: the one experiment behind tuning and comparing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from analysis.results import Array, Setting
+from learned_opt.learner import ActorCriticLearner, LearnerConfig
+from learned_opt.learner.life import Life, live
+from learned_opt.rules import UpdateRule
+from learned_opt.rules.base import Scalar
+from learned_opt.seeding import derive_noise, derive_seed
+from tasks import TaskFamily, Tasks, make_family
+from tasks.references import random_returns, reference_returns
+
+LARGEST_BATCH = 512
+"""A grid runs in chunks of at most this many learners (or of one setting)."""
+
+MakeRule = Callable[[Mapping[str, Scalar]], UpdateRule]
+"""A rule from its options by name, each a number or (B, 1)."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Length of a life and how it is judged; see `learned_opt.learner.life.live`."""
+
+    updates: int
+    queries: int
+    query_episodes: int
+    seed: int
+    device: str
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """n tasks of a family with their anchors.
+
+    purpose: "shown tasks" or "tuning tasks"; it seeds the tasks and everything drawn on them.
+    random, reference: (n,).
+    """
+
+    family: TaskFamily
+    purpose: str
+    tasks: Tasks
+    count: int
+    random: Array
+    reference: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Lives:
+    """G settings on the same n tasks: returns (G, Q, n), diverged (G, n), updates (Q,)."""
+
+    updates: NDArray[np.int64]
+    returns: Array
+    mean_action_returns: Array
+    diverged: NDArray[np.bool_]
+    steps_per_update: int
+
+
+def draw_problem(
+    name: str, purpose: str, count: int, *, seed: int, device: str = "cpu", shifted: bool = False
+) -> Problem:
+    """Draw n = `count` tasks of a family, and their anchors; each purpose has its own seeds."""
+    family = make_family(name)
+    noise = derive_noise(seed, purpose, name, device=device)
+    tasks = family.sample_tasks(count, noise, shifted=shifted)
+    anchors = derive_noise(seed, purpose, "anchors", name, device=device)
+    floor = random_returns(family, tasks, anchors)
+    reference = reference_returns(family, tasks, anchors, shifted=shifted)
+    return Problem(
+        family,
+        purpose,
+        tasks,
+        count,
+        floor.double().cpu().numpy(),
+        reference.double().cpu().numpy(),
+    )
+
+
+def run_lives(
+    problem: Problem,
+    make_rule: MakeRule,
+    settings: Sequence[Setting],
+    budget: Budget,
+    on_update: Callable[[int], None] | None = None,
+) -> Lives:
+    """Train G settings of a rule on the same n tasks with common random numbers, as one batch.
+
+    Every setting, and every rule given the same problem and budget, meets the same tasks, initial
+    parameters, environment and query randomness, whatever the size of the grid.
+
+    Args:
+        problem: the tasks.
+        make_rule: the rule from its options; must read no others than the settings have.
+        settings: G of them, with the same option names.
+        budget: length of the lives.
+        on_update: called after each update of a batch with its number of learners.
+    """
+    chunk = max(1, LARGEST_BATCH // problem.count)
+    lives = [
+        _run_chunk(problem, make_rule, settings[start : start + chunk], budget, on_update)
+        for start in range(0, len(settings), chunk)
+    ]
+
+    def gather(column: Callable[[Life], torch.Tensor]) -> NDArray[np.float64]:
+        parts = [column(life).double().cpu().numpy() for life in lives]
+        joined = np.concatenate(parts, axis=-1)
+        return joined.reshape(*joined.shape[:-1], len(settings), problem.count)
+
+    return Lives(
+        lives[0].updates.cpu().numpy().astype(np.int64),
+        gather(lambda life: life.returns).swapaxes(0, 1),
+        gather(lambda life: life.mean_action_returns).swapaxes(0, 1),
+        gather(lambda life: life.diverged).astype(np.bool_),
+        lives[0].steps_per_update,
+    )
+
+
+def _run_chunk(
+    problem: Problem,
+    make_rule: MakeRule,
+    settings: Sequence[Setting],
+    budget: Budget,
+    on_update: Callable[[int], None] | None,
+) -> Life:
+    replicas, batch = len(settings), len(settings) * problem.count
+    path = (problem.purpose, "lives", problem.family.name)
+    noise = derive_noise(budget.seed, *path, device=budget.device, replicas=replicas)
+    tasks = {
+        key: value.repeat(replicas, *[1] * (value.dim() - 1))
+        for key, value in problem.tasks.items()
+    }
+    learner = ActorCriticLearner(problem.family, batch, noise, budget.learner, tasks=tasks)
+    query_noise = derive_noise(
+        budget.seed, *path, "queries", 0, device=budget.device, replicas=replicas
+    )
+    done = 0
+
+    def after_update() -> None:
+        # Query episodes end early where all are over, so how many numbers a query takes depends on
+        # the policies: each query starts from its own seed, or contenders would drift apart.
+        nonlocal done
+        done += 1
+        query_noise.generator.manual_seed(derive_seed(budget.seed, *path, "queries", done))
+        if on_update is not None:
+            on_update(batch)
+
+    def column(numbers: Sequence[float]) -> torch.Tensor:
+        values = torch.tensor(numbers, device=budget.device, dtype=torch.float32)
+        return values.repeat_interleave(problem.count).unsqueeze(1)
+
+    options = {key: column([s.options[key] for s in settings]) for key in settings[0].options}
+    return live(
+        learner,
+        make_rule(options).to(budget.device),
+        updates=budget.updates,
+        queries=budget.queries,
+        query_noise=query_noise,
+        query_episodes=budget.query_episodes,
+        lr=column([setting.lr for setting in settings]),
+        decay=column([float(setting.decay) for setting in settings]),
+        on_update=after_update,
+    )

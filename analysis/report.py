@@ -1,0 +1,260 @@
+"""Results in rows: who adapted best where, by how much, and where the learned rule lost."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from analysis.results import SPLITS, Array, Results
+from analysis.scores import Scores, broken_runs, family_scores
+from analysis.statistics import (
+    Improvement,
+    bootstrap_interval,
+    interquartile_mean,
+    probability_of_improvement,
+)
+
+OVERALL = "all families"
+TARGET = 0.9
+"""Share of the rival's final normalised return that `updates_to_target` counts the updates to."""
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One contender on one family, or on all families of a split (family = OVERALL).
+
+    area, low, high: interquartile mean of the normalised area over runs, and its 95 % interval.
+    final: interquartile mean of the normalised final return.
+    final_return: the same of the raw return; None over several families.
+    improvement: probability that a run beats one of the rival's; None for the rival.
+    updates_to_target: updates until the IQM curve reaches 90 % of the rival's end; None if never.
+    diverged, runs: how many runs broke down (they count as the worst score), of how many.
+    best: whether no contender has a larger area here.
+    behind: families (overall rows) where another contender has a larger area.
+    setting, tuned: hyper-parameters and how they were chosen; empty over several families.
+    """
+
+    split: str
+    family: str
+    label: str
+    area: float
+    low: float
+    high: float
+    final: float
+    final_return: float | None
+    improvement: Improvement | None
+    updates_to_target: int | None
+    diverged: int
+    runs: int
+    best: bool
+    behind: tuple[str, ...] = ()
+    setting: str = ""
+    tuned: str = ""
+
+
+def default_rival(results: Results) -> str | None:
+    """Whom others are measured against: adam if present, else the first hand-made contender."""
+    made = [label for label in results.labels() if label not in results.artifacts]
+    return "adam" if "adam" in made else next(iter(made), None)
+
+
+def summary_table(results: Results, *, rival: str | None = None, seed: int = 0) -> list[SummaryRow]:
+    """Rows per family and contender, then per split of several families and contender.
+
+    Args:
+        results: what to summarise.
+        rival: contender that probabilities of improvement refer to; `default_rival` if None.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: the rival did not take part.
+    """
+    rival = default_rival(results) if rival is None else rival
+    if rival is not None and rival not in results.labels():
+        raise ValueError(f"no contender {rival!r}; choose from {', '.join(results.labels())}")
+    generator = np.random.default_rng(seed)
+    scores = {name: family_scores(family) for name, family in results.families.items()}
+    rows = []
+    for split in SPLITS:
+        names = [name for name, family in results.families.items() if family.split == split]
+        for name in names:
+            rows += _rows(results, split, name, [name], scores, rival, generator)
+        if len(names) > 1:
+            rows += _rows(results, split, OVERALL, names, scores, rival, generator)
+    return rows
+
+
+def _rows(
+    results: Results,
+    split: str,
+    title: str,
+    names: Sequence[str],
+    scores: dict[str, dict[str, Scores]],
+    rival: str | None,
+    generator: np.random.Generator,
+) -> list[SummaryRow]:
+    """One row for each contender that took part in all families `names`."""
+    labels = [k for k in results.labels() if all(k in scores[name] for name in names)]
+    areas = {k: [scores[name][k].areas for name in names] for k in labels}
+    middle = {k: _iqm(areas[k]) for k in labels}
+    rows = []
+    for label in labels:
+        low, high = bootstrap_interval(areas[label], generator=generator)
+        improvement = None
+        if rival in labels and label != rival:
+            pairs = list(zip(areas[label], areas[rival], strict=True))
+            improvement = probability_of_improvement(pairs, generator=generator)
+        run = results.families[names[0]].contenders[label] if len(names) == 1 else None
+        rows.append(
+            SummaryRow(
+                split=split,
+                family=title,
+                label=label,
+                area=middle[label],
+                low=float(low),
+                high=float(high),
+                final=_iqm([scores[name][label].finals for name in names]),
+                final_return=_iqm([scores[names[0]][label].returns[-1]]) if run else None,
+                improvement=improvement,
+                updates_to_target=_updates_to_target(results, names, scores, label, rival),
+                diverged=sum(broken_runs(results.families[name], label) for name in names),
+                runs=sum(len(area) for area in areas[label]),
+                best=middle[label] >= max(middle.values()),
+                behind=() if run else tuple(n for n in names if _is_behind(scores[n], label)),
+                setting=str(run.setting) if run else "",
+                tuned=run.tuned if run else "",
+            )
+        )
+    return rows
+
+
+def _iqm(strata: Sequence[Array]) -> float:
+    return float(interquartile_mean(np.concatenate(strata)))
+
+
+def _is_behind(scores: dict[str, Scores], label: str) -> bool:
+    return _iqm([scores[label].areas]) < max(_iqm([other.areas]) for other in scores.values())
+
+
+def _updates_to_target(
+    results: Results,
+    names: Sequence[str],
+    scores: dict[str, dict[str, Scores]],
+    label: str,
+    rival: str | None,
+) -> int | None:
+    """First query at which the IQM curve of a single family reaches TARGET of the rival's end."""
+    if len(names) > 1 or rival not in scores[names[0]]:
+        return None
+    goal = TARGET * _iqm([scores[names[0]][rival].finals])
+    reached = interquartile_mean(scores[names[0]][label].curves) >= goal
+    if goal <= 0 or not reached.any():
+        return None
+    return int(results.families[names[0]].updates[reached.argmax()])
+
+
+def render_table(
+    results: Results,
+    *,
+    rival: str | None = None,
+    width: int = 140,
+    color: bool = False,
+    seed: int = 0,
+) -> str:
+    """The summary as text: the best area of each family is starred, and losses are named.
+
+    Args:
+        results: what to summarise.
+        rival: as in `summary_table`.
+        width: columns.
+        color: whether to emit terminal colours.
+        seed: of the bootstrap.
+    """
+    rival = default_rival(results) if rival is None else rival
+    rows = summary_table(results, rival=rival, seed=seed)
+    table = Table(title=f"Adaptation over {results.updates} updates", title_justify="left")
+    table.add_column("family")
+    table.add_column("contender")
+    headers = ("area [95 %]", "final", "return", f"P(beats {rival})", "90 % at", "diverged")
+    for header in headers[: 3 if rival is None else None]:
+        table.add_column(header, justify="right")
+    if rival is None:
+        table.add_column("diverged", justify="right")
+    table.add_column("setting", overflow="fold")
+    previous = None
+    for row in rows:
+        group = (row.split, row.family)
+        if previous is not None and group != previous:
+            table.add_section()
+        title = f"{row.family}\n({row.split})" if group != previous else ""
+        previous = group
+        against = [_versus(row.improvement), _blank(row.updates_to_target)]
+        cells = [
+            title,
+            row.label,
+            f"{row.area:.3f} [{row.low:.3f}, {row.high:.3f}]{' *' if row.best else '  '}",
+            f"{row.final:.3f}",
+            "" if row.final_return is None else f"{row.final_return:.4g}",
+            *([] if rival is None else against),
+            f"{row.diverged}/{row.runs}" if row.diverged else "0",
+            row.setting,
+        ]
+        table.add_row(*cells, style="bold" if row.best else None)
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=width, force_terminal=color, no_color=not color)
+    console.print(table, markup=False)
+    for line in [_LEGEND, *_verdicts(results, rows), *edge_warnings(results)]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return buffer.getvalue()
+
+
+_LEGEND = (
+    "* best area of the group. Scores: 0 random policy, 1 reference; area: mean over queries\n"
+    "after update 0; interquartile means over tasks, 95 % bootstrap intervals; diverged runs score worst."
+)
+
+
+def _verdicts(results: Results, rows: Sequence[SummaryRow]) -> list[str]:
+    """For each learned rule, where it was best and where it lost to whom."""
+    lines = []
+    for label in results.artifacts:
+        won, lost = [], []
+        for row in rows:
+            if row.label == label and row.family != OVERALL:
+                peers = [r for r in rows if (r.split, r.family) == (row.split, row.family)]
+                top = max(peers, key=lambda r: r.area)
+                if row.best:
+                    won.append(row.family)
+                else:
+                    lost.append(f"{row.family} (to {top.label}, by {top.area - row.area:.3f})")
+        best, worse = (", ".join(names) or "none" for names in (won, lost))
+        lines.append(f"{label}: best on {best}; lost on {worse}")
+    return lines
+
+
+def edge_warnings(results: Results) -> list[str]:
+    """A sentence for each baseline whose best learning rate lay at the edge of its grid."""
+    found = []
+    for name, family in results.families.items():
+        for label, run in family.contenders.items():
+            if "grid's edge" in run.tuned:
+                found.append(
+                    f"warning: {label} on {name} was tuned to the edge of its grid ({run.setting})"
+                )
+    return found
+
+
+def _versus(improvement: Improvement | None) -> str:
+    if improvement is None:
+        return ""
+    sign = "+" if improvement.low > 0.5 else "-" if improvement.high < 0.5 else " "
+    return f"{improvement.probability:.2f} [{improvement.low:.2f}, {improvement.high:.2f}] {sign}"
+
+
+def _blank(value: int | None) -> str:
+    return "–" if value is None else str(value)

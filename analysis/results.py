@@ -1,0 +1,279 @@
+"""What a comparison found, as data: one JSON file that plots and tables are made from."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learned_opt.artifacts import write_atomically
+
+FORMAT = 1
+"""Version of the schema; files of a later version are refused."""
+FORMAT_KEY = "learned_opt_results"
+SPLITS = ("new tasks", "shifted tasks", "new family")
+"""How far the shown tasks lie from those that the learned rules were trained on."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a contender's hyper-parameters.
+
+    lr: learning rate.
+    decay: whether it falls linearly to 0 over the life.
+    options: further arguments of the rule, by name.
+    """
+
+    lr: float
+    decay: bool = False
+    options: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _require(_is_number(self.lr) and self.lr >= 0, f"lr must be a number ≥ 0, got {self.lr!r}")
+        _require(isinstance(self.decay, bool), f"decay must be true or false, got {self.decay!r}")
+        _require(
+            isinstance(self.options, dict) and all(map(_is_number, self.options.values())),
+            f"options must be numbers by name, got {self.options!r}",
+        )
+
+    def __str__(self) -> str:
+        options = "".join(f", {key} {value:g}" for key, value in self.options.items())
+        return f"lr {self.lr:.2g}{', linear decay' if self.decay else ''}{options}"
+
+
+@dataclass(frozen=True, eq=False)
+class Adaptation:
+    """How one contender fared on the n shown tasks of a family, judged at Q moments.
+
+    setting: its hyper-parameters.
+    tuned: how they were chosen, in words.
+    returns: (Q, n) mean undiscounted return of fresh episodes; not finite where a run broke down.
+    mean_action_returns: (Q, n) the same with the most probable (or mean) actions.
+    diverged: (n,) whether the parameters ever became non-finite.
+    """
+
+    setting: Setting
+    tuned: str
+    returns: Array
+    mean_action_returns: Array
+    diverged: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class FamilyResults:
+    """All contenders on the same n shown tasks of one family.
+
+    split: one of SPLITS.
+    random, reference: (n,) returns of the random policy and of an optimal or long-tuned one.
+    steps_per_update: environment steps of a learner between updates.
+    updates: (Q,) numbers of updates at which policies were judged, 0 first, increasing.
+    contenders: by label.
+    """
+
+    split: str
+    random: Array
+    reference: Array
+    steps_per_update: int
+    updates: NDArray[np.int64]
+    contenders: dict[str, Adaptation]
+
+    def __post_init__(self) -> None:
+        _require(self.split in SPLITS, f"unknown split {self.split!r}, not one of {SPLITS}")
+        q, n = len(self.updates), len(self.random)
+        _require(q >= 2 and n >= 1, f"needs ≥ 2 queries and ≥ 1 task, got {q} and {n}")
+        rising = self.updates[0] == 0 and bool((np.diff(self.updates) > 0).all())
+        _require(rising, "updates must start at 0 and increase")
+        _require(self.steps_per_update > 0, "steps_per_update must be positive")
+        _require(self.reference.shape == (n,), "random and reference differ in length")
+        anchors = np.isfinite(self.random).all() and np.isfinite(self.reference).all()
+        _require(bool(anchors), "random and reference returns must be finite")
+        _require(bool(self.contenders), "a family needs at least one contender")
+        for label, run in self.contenders.items():
+            fits = run.returns.shape == run.mean_action_returns.shape == (q, n)
+            _require(fits, f"the returns of {label!r} must have shape ({q}, {n})")
+            _require(run.diverged.shape == (n,), f"diverged of {label!r} must have shape ({n},)")
+
+
+@dataclass(frozen=True)
+class GridScores:
+    """A baseline's grid on one family's tuning tasks: each setting's mean normalised area."""
+
+    baseline: str
+    family: str
+    settings: list[Setting]
+    scores: list[float]
+
+    def __post_init__(self) -> None:
+        _require(
+            len(self.settings) == len(self.scores) > 0 and all(map(_is_number, self.scores)),
+            f"the tuning of {self.baseline!r} needs one number for each setting",
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """A whole comparison.
+
+    command: the command line that made it.
+    seed: the one seed that everything follows from.
+    updates: length of a life.
+    artifacts: file hash of each learned contender, by label.
+    families: by name.
+    tuning: every grid that a baseline was tuned on.
+    """
+
+    command: str
+    seed: int
+    updates: int
+    artifacts: dict[str, str]
+    families: dict[str, FamilyResults]
+    tuning: list[GridScores] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _require(bool(self.families), "results need at least one family")
+
+    def labels(self) -> list[str]:
+        """Every contender, in order of first appearance."""
+        return list(dict.fromkeys(k for f in self.families.values() for k in f.contenders))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON: arrays as lists, non-finite numbers as null."""
+        families = {}
+        for name, family in self.families.items():
+            entry = {**vars(family)}
+            for key in ("random", "reference", "updates"):
+                entry[key] = encode(entry[key])
+            entry["contenders"] = {
+                label: {
+                    "setting": asdict(run.setting),
+                    "tuned": run.tuned,
+                    "returns": encode(run.returns),
+                    "mean_action_returns": encode(run.mean_action_returns),
+                    "diverged": run.diverged.tolist(),
+                }
+                for label, run in family.contenders.items()
+            }
+            families[name] = entry
+        tuning = [asdict(grid) for grid in self.tuning]
+        return {FORMAT_KEY: FORMAT, **vars(self), "families": families, "tuning": tuning}
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON, atomically; the folder must exist."""
+        text = json.dumps(self.to_json(), allow_nan=False)
+        write_atomically(Path(path), text.encode())
+
+
+def load_results(path: str | Path) -> Results:
+    """Read what `Results.save` wrote.
+
+    Raises:
+        ValueError: the file is missing, damaged, of a later format, or not results at all.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = type(error).__name__
+        raise ValueError(f"{path} is missing, unreadable or no JSON file ({reason})") from error
+    version = data.get(FORMAT_KEY) if isinstance(data, dict) else None
+    if type(version) is not int:
+        raise ValueError(f"{path} holds no results of learned_opt")
+    if version > FORMAT:
+        raise ValueError(
+            f"{path} has format {version}, this version reads up to {FORMAT}: upgrade learned_opt"
+        )
+    try:
+        return _results(data)
+    except KeyError as error:
+        raise ValueError(f"{path} is damaged: {error} is missing") from error
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from error
+
+
+def encode(array: NDArray[Any]) -> list[Any]:
+    """Nested lists with null where a number is not finite."""
+    boxed = array.astype(object)
+    boxed[~np.isfinite(array)] = None
+    rows: list[Any] = boxed.tolist()
+    return rows
+
+
+def decode(rows: Any, axes: int) -> Array:
+    """The array of `axes` axes that `encode` wrote, null becoming NaN.
+
+    Raises:
+        ValueError: ragged rows, another number of axes, or entries that are not numbers.
+    """
+    array = np.array(rows, dtype=object)
+    _require(array.ndim == axes, f"expected an array of {axes} axes, found {array.ndim}")
+    _require(all(x is None or _is_number(x) for x in array.flat), "an array holds no numbers")
+    return array.astype(np.float64)
+
+
+def decode_flags(rows: Any) -> NDArray[np.bool_]:
+    """A list of booleans as an array (n,).
+
+    Raises:
+        ValueError: anything else.
+    """
+    flags = isinstance(rows, list) and all(isinstance(x, bool) for x in rows)
+    _require(flags, "expected a list of true and false")
+    return np.array(rows, dtype=np.bool_)
+
+
+def _results(data: dict[str, Any]) -> Results:
+    for key, kind in {"command": str, "seed": int, "updates": int, "artifacts": dict}.items():
+        _require(isinstance(data[key], kind), f"{key} must be of type {kind.__name__}")
+    families = {name: _family(entry) for name, entry in data["families"].items()}
+    tuning = [
+        GridScores(
+            str(grid["baseline"]),
+            str(grid["family"]),
+            [Setting(**setting) for setting in grid["settings"]],
+            list(grid["scores"]),
+        )
+        for grid in data["tuning"]
+    ]
+    return Results(
+        data["command"], data["seed"], data["updates"], data["artifacts"], families, tuning
+    )
+
+
+def _family(entry: dict[str, Any]) -> FamilyResults:
+    _require(type(entry["steps_per_update"]) is int, "steps_per_update must be an integer")
+    updates = decode(entry["updates"], 1)
+    _require(bool((updates == updates.round()).all()), "updates must be integers")
+    contenders = {
+        label: Adaptation(
+            Setting(**run["setting"]),
+            str(run["tuned"]),
+            decode(run["returns"], 2),
+            decode(run["mean_action_returns"], 2),
+            decode_flags(run["diverged"]),
+        )
+        for label, run in entry["contenders"].items()
+    }
+    return FamilyResults(
+        split=entry["split"],
+        random=decode(entry["random"], 1),
+        reference=decode(entry["reference"], 1),
+        steps_per_update=entry["steps_per_update"],
+        updates=updates.astype(np.int64),
+        contenders=contenders,
+    )
+
+
+def _is_number(value: object) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)

@@ -1,0 +1,147 @@
+"""Baselines, and their tuning on tasks that are never shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from analysis.lives import Budget, MakeRule, draw_problem, run_lives
+from analysis.results import GridScores, Setting
+from analysis.scores import score
+from learned_opt.rules import SGD, Adam, RMSprop
+
+TUNING_QUERIES = 6
+"""Judgements of a life while tuning."""
+WEIGHT_DECAY = 0.01
+"""AdamW's, as torch.optim.AdamW has it."""
+
+
+def half_decades(low: float, high: float) -> tuple[float, ...]:
+    """1 and √10 times each power of ten from `low` to `high`, both included."""
+    count = round(2 * np.log10(high / low)) + 1
+    return tuple(float(f"{low * 10 ** (i / 2):.3g}") for i in range(count))
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A hand-made rule and the grid that it is tuned over.
+
+    name: what users type.
+    make: the rule from its options.
+    lrs: learning rates, increasing; wide enough that the best lies inside.
+    decays: whether the learning rate falls linearly to 0.
+    options: values of further hyper-parameters, by name.
+    """
+
+    name: str
+    make: MakeRule
+    lrs: tuple[float, ...]
+    decays: tuple[bool, ...] = (False, True)
+    options: tuple[dict[str, float], ...] = ({},)
+
+    def grid(self) -> list[Setting]:
+        """Every setting."""
+        return [
+            Setting(lr, d, dict(o)) for o, d, lr in product(self.options, self.decays, self.lrs)
+        ]
+
+
+_BETA2 = ({"beta2": 0.999}, {"beta2": 0.99})
+
+BASELINES: dict[str, Baseline] = {
+    baseline.name: baseline
+    for baseline in (
+        # The learner clips gradients to a norm of 0.5, so SGD bears, and needs, much larger rates.
+        Baseline("sgd", lambda _: SGD(momentum=0.9), half_decades(1e-3, 1e1)),
+        Baseline("rmsprop", lambda _: RMSprop(), half_decades(1e-4, 1e-1)),
+        Baseline(
+            "adam",
+            lambda options: Adam(beta2=options["beta2"]),
+            half_decades(1e-4, 1e-1),
+            options=_BETA2,
+        ),
+        Baseline(
+            "adamw",
+            lambda options: Adam(beta2=options["beta2"], weight_decay=WEIGHT_DECAY),
+            half_decades(1e-4, 1e-1),
+            options=_BETA2,
+        ),
+    )
+}
+"""SGD with momentum 0.9, RMSprop, Adam and AdamW, each with decay off and on."""
+
+
+def make_baseline(name: str) -> Baseline:
+    """The baseline called `name`.
+
+    Raises:
+        ValueError: there is none; the message lists those that exist.
+    """
+    if name not in BASELINES:
+        raise ValueError(f"unknown baseline {name!r}; choose from {', '.join(BASELINES)}")
+    return BASELINES[name]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The best setting, whether its lr lies at the grid's edge, and the grids it was chosen on."""
+
+    setting: Setting
+    at_edge: bool
+    grids: list[GridScores]
+
+
+ScoreGrid = Callable[[Baseline, str], GridScores]
+"""(baseline, family) -> scores; `compare` passes one that remembers finished grids."""
+
+
+def score_grid(
+    baseline: Baseline,
+    family: str,
+    tasks: int,
+    budget: Budget,
+    on_update: Callable[[int], None] | None = None,
+) -> GridScores:
+    """Mean normalised area of every setting over the tuning tasks of one family.
+
+    Args:
+        baseline: rule and grid.
+        family: by name.
+        tasks: how many tuning tasks; always of the training distribution, never the shown ones.
+        budget: length of the lives.
+        on_update: called after each update of a batch with its number of learners.
+    """
+    problem = draw_problem(family, "tuning tasks", tasks, seed=budget.seed, device=budget.device)
+    settings = baseline.grid()
+    lives = run_lives(problem, baseline.make, settings, budget, on_update)
+    areas = score(lives.returns, lives.diverged, problem.random, problem.reference).areas
+    return GridScores(baseline.name, family, settings, areas.mean(1).tolist())
+
+
+def tune_global(baseline: Baseline, families: Sequence[str], score_grid: ScoreGrid) -> Tuned:
+    """The one setting with the best mean normalised area over all `families`."""
+    grids = [score_grid(baseline, family) for family in families]
+    return choose(baseline, grids)
+
+
+def tune_per_family(
+    baseline: Baseline, families: Sequence[str], score_grid: ScoreGrid
+) -> dict[str, Tuned]:
+    """The best setting for each family by itself."""
+    return {family: choose(baseline, [score_grid(baseline, family)]) for family in families}
+
+
+def choose(baseline: Baseline, grids: Sequence[GridScores]) -> Tuned:
+    """The setting with the best score averaged over the grids, the first of equals.
+
+    Raises:
+        ValueError: no grids.
+    """
+    if not grids:
+        raise ValueError(f"tuning {baseline.name!r} needs at least one family, got none")
+    settings = grids[0].settings
+    best = settings[int(np.mean([grid.scores for grid in grids], axis=0).argmax())]
+    return Tuned(best, best.lr in (baseline.lrs[0], baseline.lrs[-1]), list(grids))

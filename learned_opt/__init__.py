@@ -1,0 +1,23 @@
+"""Learned update rules for reinforcement learning.
+
+>>> from learned_opt import load_rule
+>>> rule = load_rule("default")
+"""
+
+from learned_opt.artifacts import ArtifactError, load_rule, save_rule
+from learned_opt.layout import ParameterLayout, TensorSpec
+from learned_opt.rules import SGD, Adam, ClassicLSTM, CoordinatewiseLSTM, RMSprop, UpdateRule
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "ArtifactError",
+    "ClassicLSTM",
+    "CoordinatewiseLSTM",
+    "ParameterLayout",
+    "RMSprop",
+    "TensorSpec",
+    "UpdateRule",
+    "load_rule",
+    "save_rule",
+]

@@ -1,0 +1,156 @@
+"""Rules as files: safetensors with a JSON header, nothing executable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from learned_opt.rules import ClassicLSTM, CoordinatewiseLSTM, UpdateRule
+
+FORMAT = 1
+"""Version of the header; files of a later version are refused."""
+HEADER_KEY = "learned_opt"
+LARGEST = 64 * 2**20
+"""Files above this size, in bytes, are refused unread."""
+RULE_CLASSES: dict[str, type[CoordinatewiseLSTM] | type[ClassicLSTM]] = {
+    "CoordinatewiseLSTM": CoordinatewiseLSTM,
+    "ClassicLSTM": ClassicLSTM,
+}
+
+
+class ArtifactError(ValueError):
+    """A rule file that is missing, damaged, or not ours; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A rule with what its header says of it.
+
+    rule: frozen (no parameter requires a gradient).
+    header: format, rule class and configuration, training provenance.
+    digest: SHA-256 of the file, hexadecimal.
+    """
+
+    rule: UpdateRule
+    header: dict[str, Any]
+    digest: str
+
+
+def shipped_rules() -> dict[str, Path]:
+    """The rules that come with the package, by name."""
+    folder = Path(str(resources.files("learned_opt") / "pretrained"))
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def save_rule(
+    rule: CoordinatewiseLSTM | ClassicLSTM,
+    path: str | Path,
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a rule to `path`, atomically.
+
+    Args:
+        rule: what to save.
+        path: a .safetensors file; its folder must exist.
+        provenance: JSON-compatible facts for the header: training families, seed, licence, ...
+
+    Raises:
+        ArtifactError: the rule's class is not one that `load_rule` can rebuild, or holds
+            non-finite numbers.
+    """
+    name = type(rule).__name__
+    if name not in RULE_CLASSES:
+        raise ArtifactError(f"cannot save a {name}; only {', '.join(RULE_CLASSES)} are artifacts")
+    tensors = {key: value.detach().cpu().contiguous() for key, value in rule.named_parameters()}
+    broken = [key for key, value in tensors.items() if not bool(value.isfinite().all())]
+    if broken:
+        raise ArtifactError(f"the rule holds non-finite numbers in {', '.join(broken)}")
+    header = {
+        "format": FORMAT,
+        "rule": name,
+        "config": rule.config(),
+        "provenance": dict(provenance or {}),
+    }
+    # One metadata entry only: safetensors does not fix the order of several.
+    data = save(tensors, metadata={HEADER_KEY: json.dumps(header, sort_keys=True)})
+    write_atomically(Path(path), data)
+
+
+def load_rule(rule: str | Path = "default") -> UpdateRule:
+    """The rule shipped under a name, or saved at a path; nothing is ever downloaded or unpickled.
+
+    Raises:
+        ArtifactError: no such rule, or a file that `save_rule` did not write.
+    """
+    return load_artifact(rule).rule
+
+
+def load_artifact(rule: str | Path = "default") -> Artifact:
+    """As `load_rule`, with the header and the file's hash."""
+    shipped = shipped_rules()
+    path = shipped.get(str(rule), Path(rule))
+    if not path.is_file():
+        names = ", ".join(shipped) or "none"
+        raise ArtifactError(f"no rule {str(rule)!r}: give a file, or a shipped rule ({names})")
+    if path.stat().st_size > LARGEST:
+        raise ArtifactError(f"{path} is larger than any rule ({LARGEST} bytes): not a rule file")
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})[HEADER_KEY])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
+        raise ArtifactError(
+            f"{path} is damaged or not a rule saved by learned_opt ({type(error).__name__})"
+        ) from error
+    return Artifact(_rebuild(header, tensors, path), header, digest)
+
+
+def _rebuild(header: Any, tensors: dict[str, torch.Tensor], path: Path) -> UpdateRule:
+    if not isinstance(header, dict) or not isinstance(header.get("format"), int):
+        raise ArtifactError(f"{path} has no readable header: not a rule saved by learned_opt")
+    if header["format"] > FORMAT:
+        raise ArtifactError(
+            f"{path} has format {header['format']}, this version reads up to {FORMAT}: upgrade learned_opt"
+        )
+    kind, config = header.get("rule"), header.get("config")
+    if kind not in RULE_CLASSES or not isinstance(config, dict):
+        raise ArtifactError(f"{path} holds a rule of unknown class {kind!r}")
+    # The tensors bound the sizes, so that a forged header cannot ask for more memory than the file has.
+    elements = sum(tensor.numel() for tensor in tensors.values())
+    widths = [config.get("hidden", 0), *_as_list(config.get("layers", []))]
+    if any(not isinstance(width, int) or 4 * width * width > max(elements, 1) for width in widths):
+        raise ArtifactError(f"{path}: the header's sizes do not fit the tensors")
+    try:
+        rule = RULE_CLASSES[kind](**config)
+        rule.load_state_dict(tensors)
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ArtifactError(f"{path}: header and tensors disagree ({reason})") from error
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise ArtifactError(f"{path} holds non-finite numbers")
+    return rule.requires_grad_(False).eval()
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a crash leaves either the old one or the new one, never a half."""
+    temporary = path.with_name(path.name + ".partial")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,119 @@
+"""Which slice of a flat parameter vector is which tensor, and what a rule may know of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Role = Literal["actor", "critic"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One named tensor of a layout.
+
+    Attributes:
+        name: unique within the layout.
+        shape: as in torch.nn: a linear weight is (out, in), a convolution (out, in, ...).
+        role: a hint that rules must be able to do without.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates."""
+        return math.prod(self.shape)
+
+    @property
+    def fan_in(self) -> int:
+        """Inputs of each unit: the product of all axes but the first; 1 for vectors and scalars."""
+        return math.prod(self.shape[1:])
+
+
+FACTS = 4
+"""Facts about a tensor that rules see, see `ParameterLayout.facts`."""
+
+
+@dataclass(frozen=True)
+class ParameterLayout:
+    """An ordered set of named tensors packed into one vector of N coordinates.
+
+    Learners and rules work on batches of such vectors, shape (B, N); L tensors make up a layout.
+    """
+
+    specs: tuple[TensorSpec, ...]
+
+    def __post_init__(self) -> None:
+        names = [spec.name for spec in self.specs]
+        if len(set(names)) != len(names):
+            raise ValueError(f"tensor names repeat in the layout: {names}")
+        if not self.size:
+            raise ValueError("a layout needs at least one coordinate")
+
+    @classmethod
+    def of(
+        cls, shapes: Mapping[str, tuple[int, ...]], roles: Mapping[str, Role] | None = None
+    ) -> ParameterLayout:
+        """The layout of tensors given by name and shape, in the mapping's order."""
+        roles = roles or {}
+        return cls(tuple(TensorSpec(n, tuple(s), roles.get(n)) for n, s in shapes.items()))
+
+    @cached_property
+    def size(self) -> int:
+        """N, the number of coordinates."""
+        return sum(self.sizes)
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Number of coordinates of each of the L tensors."""
+        return [spec.size for spec in self.specs]
+
+    def without_roles(self) -> ParameterLayout:
+        """The same layout with every role hint removed."""
+        return ParameterLayout(tuple(replace(spec, role=None) for spec in self.specs))
+
+    def split(self, vector: Tensor) -> dict[str, Tensor]:
+        """Views of (B, N) by tensor name, each (B, *shape)."""
+        pieces = vector.split(self.sizes, dim=-1)
+        return {
+            spec.name: piece.view(*vector.shape[:-1], *spec.shape)
+            for spec, piece in zip(self.specs, pieces, strict=True)
+        }
+
+    def join(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The inverse of `split`: tensors (B, *shape) by name to one (B, N)."""
+        return torch.cat(
+            [tensors[spec.name].reshape(-1, spec.size) for spec in self.specs], dim=-1
+        )
+
+    def segments(self, device: torch.device) -> Tensor:
+        """Index (N,) of the tensor that each coordinate belongs to."""
+        sizes = torch.tensor(self.sizes, device=device)
+        return torch.repeat_interleave(torch.arange(len(self.sizes), device=device), sizes)
+
+    def facts(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """What a rule may know of each tensor, shape (FACTS, L), each number of order one.
+
+        Rows: whether it is a vector or scalar (biases, log-stds); its position in the layout from
+        -1 (first) to 1 (last); log fan-in; role (+1 actor, -1 critic, 0 not told).
+        """
+        last = max(len(self.specs) - 1, 1)
+        rows = [
+            (
+                float(len(spec.shape) < 2),
+                2.0 * index / last - 1.0,
+                math.log(max(spec.fan_in, 1)) / 4.0,
+                {"actor": 1.0, "critic": -1.0, None: 0.0}[spec.role],
+            )
+            for index, spec in enumerate(self.specs)
+        ]
+        return torch.tensor(rows, device=device, dtype=dtype).T.contiguous()

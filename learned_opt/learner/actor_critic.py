@@ -1,0 +1,216 @@
+"""The reinforcement learner: batched advantage actor-critic on B tasks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from learned_opt.layout import ParameterLayout
+from learned_opt.learner.advantages import ReturnScale, generalised_advantages, normalised
+from learned_opt.learner.base import GradientSample
+from learned_opt.learner.policies import ActorCritic, Tensors
+from learned_opt.learner.rollout import Rollout, collect
+from tasks import BatchedEnvironments, Noise, TaskFamily, Tasks
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """Hyper-parameters of the inner learner, the same for every update rule."""
+
+    width: int = 32
+    """Units of each hidden layer of actor and critic."""
+    depth: int = 2
+    """Hidden layers of actor and critic."""
+    environments: int = 16
+    """Environments a learner whose data feed the inner gradient."""
+    outer_environments: int = 0
+    """Further copies whose data feed the outer gradient alone; meta-training needs at least one."""
+    steps: int = 32
+    """Environment steps between updates."""
+    discount: float = 0.97
+    """Discount factor γ."""
+    trace: float = 0.95
+    """GAE's λ of the inner loss; the outer one takes λ = 1."""
+    value_coefficient: float = 0.5
+    """Weight of the value loss in the inner loss."""
+    entropy_coefficient: float = 0.01
+    """Weight of the entropy bonus in the inner loss."""
+    max_gradient_norm: float = 0.5
+    """Each learner's inner gradient is clipped to this norm."""
+    advantage_scale: Literal["returns", "batch"] = "returns"
+    """Advantages are centred on their batch and divided by the running scale of returns, or by the
+    batch's own standard deviation (as PPO does), which blows up noise once a policy is good."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, str) and (not math.isfinite(value) or value < 0):
+                raise ValueError(f"{field.name} must be finite and not negative, got {value}")
+        for name in ("width", "environments", "steps", "max_gradient_norm"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.discount > 1 or self.trace > 1:
+            raise ValueError("discount and trace must be at most 1")
+        if self.advantage_scale not in ("returns", "batch"):
+            raise ValueError(
+                f"advantage_scale must be 'returns' or 'batch', got {self.advantage_scale!r}"
+            )
+
+
+class _Losses(NamedTuple):
+    inner: Tensor
+    outer: Tensor | None
+
+
+class ActorCriticLearner:
+    """B independent advantage actor-critics (Mnih et al. 2016) on B tasks of one family, side by side.
+
+    The inner loss is −E[ratio · Â] + c_v · value loss − c_e · entropy, with advantages by GAE(γ, λ)
+    normalised per learner, values in units of a running scale of returns, and the gradient clipped
+    per learner. The ratio π_θ(a|s) / π_θ(a|s).detach() has the gradient of log π and, unlike log π,
+    a Hessian without bias (the low-variance curvature estimator of Rothfuss et al. 2019, arXiv
+    1810.06784), which second-order meta-gradients need. The outer loss is the policy objective
+    alone, on environments that the inner loss never sees, with λ = 1.
+
+    Args:
+        family: what the tasks are drawn from.
+        batch: B.
+        noise: source of every random number: tasks, initial parameters, environments, actions.
+        config: hyper-parameters.
+        tasks: the tasks themselves, if not to be drawn from the family's training distribution.
+    """
+
+    def __init__(
+        self,
+        family: TaskFamily,
+        batch: int,
+        noise: Noise,
+        config: LearnerConfig | None = None,
+        *,
+        tasks: Tasks | None = None,
+    ) -> None:
+        self.family, self.noise, self._batch = family, noise, batch
+        self.config = config or LearnerConfig()
+        self.policy = ActorCritic(family, self.config.width, self.config.depth)
+        self._layout = self.policy.layout()
+        total = self.config.environments + self.config.outer_environments
+        tasks = family.sample_tasks(batch, noise) if tasks is None else tasks
+        self.environments = BatchedEnvironments(family, tasks, total, noise, staggered=True)
+        self.scale = ReturnScale.zeros(batch, noise.device, noise.dtype)
+
+    @property
+    def layout(self) -> ParameterLayout:
+        """The tensors of actor and critic, roles told."""
+        return self._layout
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return self._batch
+
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps that one inner gradient of one learner costs."""
+        return self.config.environments * self.config.steps
+
+    def initial_parameters(self) -> Tensor:
+        """Fresh parameter vectors, (B, N)."""
+        return self.policy.initial_parameters(self._batch, self.noise)
+
+    def restart(self, rows: Tensor) -> None:
+        """Draw new training tasks for the learners marked in `rows` (B, bool)."""
+        tasks = self.family.sample_tasks(self._batch, self.noise)
+        self.environments.replace_tasks(rows, tasks)
+        self.scale.forget(rows)
+
+    def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
+        """One rollout at θ (B, N), and both gradients from it."""
+        tensors = self._layout.split(parameters.detach())
+        rollout = collect(
+            self.policy, tensors, self.environments, self.config.steps, self.noise
+        )
+        if not second_order:
+            parameters = parameters.detach().requires_grad_()
+        with torch.enable_grad():
+            losses = self._losses(parameters, rollout)
+        outer = torch.zeros_like(parameters)
+        if losses.outer is not None:
+            (outer,) = torch.autograd.grad(losses.outer, parameters, retain_graph=True)
+        (inner,) = torch.autograd.grad(losses.inner, parameters, create_graph=second_order)
+        norm = inner.norm(dim=1, keepdim=True)
+        inner = inner * (self.config.max_gradient_norm / (norm + 1e-6)).clamp(max=1.0)
+        metrics = {
+            "reward": rollout.rewards.mean((1, 2)),
+            "gradient_norm": norm.detach().squeeze(1),
+        }
+        return GradientSample(inner, outer.detach(), metrics)
+
+    def _losses(self, parameters: Tensor, rollout: Rollout) -> _Losses:
+        """Inner and outer losses, summed over learners (which share no parameters)."""
+        config = self.config
+        tensors = self._layout.split(parameters)
+        observations, actions = rollout.observations, rollout.actions
+        batch, steps, total = rollout.rewards.shape
+        flat = observations.reshape(batch, steps * total, -1)
+        output = self.policy.actor(tensors, flat)
+        log_std = None if self.policy.discrete else self.policy.log_std(tensors)
+        log_prob = self.policy.log_prob(output, log_std, actions.flatten(1, 2))
+        ratio = (log_prob - log_prob.detach()).exp().view(batch, steps, total)
+        unit_values = self.policy.critic(tensors, flat).view(batch, steps, total)
+
+        center, scale = (x.unsqueeze(-1) for x in self.scale.center_and_scale())
+        values = center + scale * unit_values.detach()
+        next_values = self._next_values(tensors, rollout, values, center, scale)
+        inner = slice(0, config.environments)
+        advantages, outer_advantages = (
+            generalised_advantages(
+                rollout.rewards[:, :, part],
+                values[:, :, part],
+                next_values[:, :, part],
+                rollout.terminated[:, :, part],
+                rollout.truncated[:, :, part],
+                discount=config.discount,
+                trace=trace,
+            )
+            for part, trace in ((inner, config.trace), (slice(config.environments, total), 1.0))
+        )
+        targets = (advantages + values[:, :, inner]).flatten(1)
+        self.scale.observe(targets)
+        center, scale = self.scale.center_and_scale()
+        divisor = scale if config.advantage_scale == "returns" else None
+        weights = normalised(advantages.flatten(1), divisor)
+        policy_loss = -(ratio[:, :, inner].flatten(1) * weights).mean(1)
+        error = unit_values[:, :, inner].flatten(1) - (targets - center) / scale
+        inner_output = output.view(batch, steps, total, -1)[:, :, inner].flatten(1, 2)
+        entropy = self.policy.entropy(inner_output, log_std)
+        inner_loss = (
+            policy_loss
+            + config.value_coefficient * error.square().mean(1)
+            - config.entropy_coefficient * entropy
+        )
+        if not config.outer_environments:
+            return _Losses(inner_loss.sum(), None)
+        outer_ratio = ratio[:, :, config.environments :].flatten(1)
+        outer_weights = normalised(outer_advantages.flatten(1), divisor)
+        outer_loss = -(outer_ratio * outer_weights).mean(1)
+        return _Losses(inner_loss.sum(), outer_loss.sum())
+
+    @torch.no_grad()
+    def _next_values(
+        self, tensors: Tensors, rollout: Rollout, values: Tensor, center: Tensor, scale: Tensor
+    ) -> Tensor:
+        """V of what each step led to, (B, T, E): the next step's own value, save at truncations and the end."""
+        batch, steps, total = values.shape
+        finals = rollout.final_observations
+        if bool(rollout.truncated.any()):
+            flat = finals.reshape(batch, steps * total, -1)
+            reached = self.policy.critic(tensors, flat).view(batch, steps, total)
+            reached = center + scale * reached
+            shifted = torch.cat((values[:, 1:], reached[:, -1:]), dim=1)
+            return torch.where(rollout.truncated, reached, shifted)
+        last = center.squeeze(-1) + scale.squeeze(-1) * self.policy.critic(tensors, finals[:, -1])
+        return torch.cat((values[:, 1:], last.unsqueeze(1)), dim=1)

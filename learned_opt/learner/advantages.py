@@ -1,0 +1,95 @@
+"""Generalised advantage estimation, and the running scale of returns that critics are trained in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def generalised_advantages(
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    *,
+    discount: float,
+    trace: float,
+) -> Tensor:
+    """GAE(γ, λ) of Schulman et al. 2016 (arXiv 1506.02438), with terminal and truncated steps kept apart.
+
+    Every argument has shape (B, T, E). A terminated step is worth its reward alone; a truncated one
+    is bootstrapped from `next_values`, the value of the state it led to; both cut the trace.
+
+    Args:
+        rewards: r_t.
+        values: V(s_t).
+        next_values: V(s_{t+1}), before any autoreset.
+        terminated: the dynamics ended the episode.
+        truncated: the time limit did.
+        discount: γ.
+        trace: λ.
+
+    Returns:
+        Advantages (B, T, E).
+    """
+    alive = (~terminated).to(values.dtype)
+    delta = rewards + discount * alive * next_values - values
+    carry = discount * trace * (~(terminated | truncated)).to(values.dtype)
+    advantages = torch.empty_like(delta)
+    running = torch.zeros_like(delta[:, 0])
+    for t in reversed(range(delta.shape[1])):
+        running = torch.addcmul(delta[:, t], carry[:, t], running)
+        advantages[:, t] = running
+    return advantages
+
+
+def normalised(advantages: Tensor, scale: Tensor | None = None) -> Tensor:
+    """Advantages (B, R) centred for each learner and divided by `scale` (B, 1), or by their own deviation."""
+    centred = advantages - advantages.mean(1, keepdim=True)
+    if scale is None:
+        scale = centred.square().mean(1, keepdim=True).sqrt() + 1e-8
+    return centred / scale
+
+
+@dataclass
+class ReturnScale:
+    """Running mean and standard deviation of each learner's returns, in which its critic works.
+
+    Exponential averages with Adam's correction for the start; (B, 1) each.
+    """
+
+    mean: Tensor
+    square: Tensor
+    weight: Tensor
+    decay: float = 0.95
+
+    @classmethod
+    def zeros(cls, batch: int, device: torch.device, dtype: torch.dtype) -> ReturnScale:
+        """Nothing seen yet."""
+        zeros = torch.zeros(batch, 1, device=device, dtype=dtype)
+        return cls(zeros, zeros, zeros)
+
+    def center_and_scale(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, (B, 1) each; 0 and 1 before anything was seen."""
+        weight = self.weight.clamp_min(torch.finfo(self.weight.dtype).tiny)
+        mean = self.mean / weight
+        variance = (self.square / weight - mean.square()).clamp_min(0.0)
+        scale = torch.where(self.weight > 0, variance.sqrt() + 1e-3 * mean.abs() + 1e-6, 1.0)
+        return mean, scale
+
+    def observe(self, returns: Tensor) -> None:
+        """Take in returns (B, R)."""
+        fresh = 1 - self.decay
+        self.mean = self.decay * self.mean + fresh * returns.mean(1, keepdim=True)
+        self.square = self.decay * self.square + fresh * returns.square().mean(1, keepdim=True)
+        self.weight = self.decay * self.weight + fresh
+
+    def forget(self, rows: Tensor) -> None:
+        """Start the learners marked in `rows` (B, bool) anew."""
+        keep = ~rows.unsqueeze(1)
+        self.mean, self.square, self.weight = (
+            torch.where(keep, x, 0.0) for x in (self.mean, self.square, self.weight)
+        )

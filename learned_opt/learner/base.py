@@ -1,0 +1,50 @@
+"""A learner is anything with a gradient."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from learned_opt.layout import ParameterLayout
+
+
+class GradientSample(NamedTuple):
+    """What a learner measures at θ; rows of different learners never mix.
+
+    inner: gradient of the inner loss, the rule's input, (B, N). Connected to θ's graph if asked for.
+    outer: gradient of the outer loss, detached, (B, N).
+    metrics: numbers for people, (B,) each.
+    """
+
+    inner: Tensor
+    outer: Tensor
+    metrics: dict[str, Tensor]
+
+
+class Learner(Protocol):
+    """B independent learners on B tasks, each with N parameters laid out by `layout`.
+
+    The reinforcement learner implements this with rollouts; a quadratic bowl does so in ten lines,
+    and meta-training never knows the difference.
+    """
+
+    @property
+    def layout(self) -> ParameterLayout:
+        """The tensors that make up a parameter vector."""
+
+    @property
+    def batch(self) -> int:
+        """B."""
+
+    def initial_parameters(self) -> Tensor:
+        """Fresh parameter vectors θ_0, (B, N)."""
+
+    def restart(self, rows: Tensor) -> None:
+        """Give the learners marked in `rows` (B, bool) new tasks and forget what they learned of the old."""
+
+    def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
+        """Measure the gradients at θ, (B, N).
+
+        With `second_order` the inner gradient can be differentiated with respect to `parameters`.
+        """

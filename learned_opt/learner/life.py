@@ -1,0 +1,114 @@
+"""A learner's whole life under an update rule: what compare plots and validation scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from learned_opt.learner.actor_critic import ActorCriticLearner
+from learned_opt.learner.rollout import episodic_returns
+from learned_opt.rules.base import Scalar, UpdateRule
+from tasks import Noise
+
+
+@dataclass(frozen=True)
+class Life:
+    """Adaptation curves of B learners.
+
+    updates: (Q,) numbers of updates after which the policies were queried, 0 first.
+    returns: (Q, B) mean undiscounted return of fresh episodes, actions sampled.
+    mean_action_returns: (Q, B) the same with the most probable (or mean) actions.
+    diverged: (B,) whether the parameters ever became non-finite.
+    steps_per_update: environment steps a learner takes between updates.
+    """
+
+    updates: Tensor
+    returns: Tensor
+    mean_action_returns: Tensor
+    diverged: Tensor
+    steps_per_update: int
+
+
+@torch.no_grad()
+def live(
+    learner: ActorCriticLearner,
+    rule: UpdateRule,
+    *,
+    updates: int,
+    queries: int,
+    query_noise: Noise,
+    query_episodes: int = 8,
+    lr: Scalar | None = None,
+    decay: Tensor | None = None,
+    tell_total: bool = True,
+    on_update: Callable[[], None] | None = None,
+) -> Life:
+    """Train B learners from fresh parameters for a number of updates, and query them on the way.
+
+    Args:
+        learner: B learners at the start of their lives.
+        rule: the update rule.
+        updates: length of a life.
+        queries: how many times the policies are judged, evenly from update 0 to the last.
+        query_noise: randomness of the query episodes, apart from the learner's own.
+        query_episodes: fresh episodes a query.
+        lr: learning rate, float or (B, 1); the rule's nominal one by default.
+        decay: (B, 1), 1 where the learning rate falls linearly to 0 over the life, 0 where it stays.
+        tell_total: whether the rule is told the length of the life.
+        on_update: called after each update, for progress bars.
+
+    Raises:
+        ValueError: fewer than 2 queries, or more than updates + 1.
+    """
+    if not 2 <= queries <= updates + 1:
+        raise ValueError(f"queries must be between 2 and updates + 1, got {queries} of {updates}")
+    base: Scalar = rule.nominal_lr if lr is None else lr
+    layout = learner.layout.without_roles()
+    parameters = learner.initial_parameters()
+    state = rule.init_state(
+        layout, learner.batch, device=parameters.device, dtype=parameters.dtype
+    )
+    total = torch.full((learner.batch, 1), float(updates), device=parameters.device)
+    moments = torch.linspace(0, updates, queries).round().long()
+    ask = set(moments.tolist())
+    diverged = torch.zeros(learner.batch, dtype=torch.bool, device=parameters.device)
+    sampled, mean = [], []
+    for update in range(updates + 1):
+        if update in ask:
+            for store, deterministic in ((sampled, False), (mean, True)):
+                returns = episodic_returns(
+                    learner.policy,
+                    parameters,
+                    learner.environments.tasks,
+                    query_episodes,
+                    query_noise,
+                    deterministic=deterministic,
+                )
+                store.append(returns.mean(1))
+        if update == updates:
+            break
+        rate = base if decay is None else base * (1 - decay * (update / updates))
+        sample = learner.gradient(parameters)
+        change, state = rule(
+            sample.inner,
+            parameters,
+            state,
+            rate,
+            layout=layout,
+            total_steps=total if tell_total else None,
+        )
+        stepped = parameters + change
+        diverged |= ~stepped.isfinite().all(1)
+        parameters = torch.where(diverged.unsqueeze(1), parameters, stepped)
+        if on_update is not None:
+            on_update()
+    return Life(
+        moments,
+        torch.stack(sampled),
+        torch.stack(mean),
+        diverged,
+        learner.steps_per_update,
+    )

@@ -1,0 +1,190 @@
+"""Actor and critic of B learners as stacked multi-layer perceptrons: one batched matrix product a layer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from learned_opt.layout import ParameterLayout, Role
+from tasks import Noise, TaskFamily
+
+LOG_STD_MIN, LOG_STD_MAX = -3.0, 1.0
+"""Gaussian policies keep their log standard deviation within these bounds, smoothly."""
+INITIAL_LOG_STD = -0.5
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class ActorCritic:
+    """Separate tanh perceptrons for policy and value, for B learners at once.
+
+    The policy is categorical for Discrete action spaces and Gaussian with a state-independent
+    standard deviation for Box spaces, in units in which a bounded Box is [−1, 1].
+
+    Args:
+        family: gives spaces and the scale of observations.
+        width: units of each hidden layer.
+        depth: hidden layers.
+    """
+
+    family: TaskFamily
+    width: int = 32
+    depth: int = 2
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.depth < 0:
+            raise ValueError(
+                f"width must be at least 1 and depth at least 0, got {self.width} and {self.depth}"
+            )
+
+    @property
+    def discrete(self) -> bool:
+        """Whether actions are integers."""
+        return isinstance(self.family.action_space, spaces.Discrete)
+
+    @property
+    def actions(self) -> int:
+        """Number of actions, or of action dimensions."""
+        space = self.family.action_space
+        return int(space.n) if isinstance(space, spaces.Discrete) else int(space.shape[0])
+
+    def layout(self) -> ParameterLayout:
+        """Names, shapes and roles of the tensors, as torch.nn.Linear would hold them."""
+        observations = int(self.family.observation_space.shape[0])
+        shapes: dict[str, tuple[int, ...]] = {}
+        roles: dict[str, Role] = {}
+        parts: tuple[tuple[Role, int], ...] = (("actor", self.actions), ("critic", 1))
+        for role, outputs in parts:
+            widths = [observations, *[self.width] * self.depth, outputs]
+            for index, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False)):
+                shapes[f"{role}.{index}.weight"] = (fan_out, fan_in)
+                shapes[f"{role}.{index}.bias"] = (fan_out,)
+            if role == "actor" and not self.discrete:
+                shapes["actor.log_std"] = (self.actions,)
+            roles.update({name: role for name in shapes if name.startswith(role)})
+        return ParameterLayout.of(shapes, roles)
+
+    def initial_parameters(self, batch: int, noise: Noise) -> Tensor:
+        """Orthogonal weights (gain √2; 0.01 at both outputs), zero biases: (B, N)."""
+        layout = self.layout()
+        tensors: Tensors = {}
+        for spec in layout.specs:
+            if spec.name.endswith(".weight"):
+                last = spec.name.split(".")[1] == str(self.depth)
+                gain = 0.01 if last else 2**0.5
+                tensors[spec.name] = gain * _orthogonal(batch, *spec.shape, noise=noise)
+            else:
+                value = INITIAL_LOG_STD if spec.name == "actor.log_std" else 0.0
+                tensors[spec.name] = torch.full(
+                    (batch, *spec.shape), value, device=noise.device, dtype=noise.dtype
+                )
+        return layout.join(tensors)
+
+    def actor(self, tensors: Tensors, observations: Tensor) -> Tensor:
+        """Logits or means, (B, R, A), of R observations a learner, (B, R, O)."""
+        return self._perceptron(tensors, "actor", observations)
+
+    def critic(self, tensors: Tensors, observations: Tensor) -> Tensor:
+        """Values (B, R), in units of the learner's value normaliser."""
+        return self._perceptron(tensors, "critic", observations).squeeze(-1)
+
+    def log_std(self, tensors: Tensors) -> Tensor:
+        """Log standard deviation of a Gaussian policy within its bounds, (B, 1, A)."""
+        middle, half = (LOG_STD_MAX + LOG_STD_MIN) / 2, (LOG_STD_MAX - LOG_STD_MIN) / 2
+        raw = tensors["actor.log_std"].unsqueeze(1)
+        return middle + half * torch.tanh((raw - middle) / half)
+
+    def draw(self, noise: Noise, batch: int, steps: int, environments: int) -> Tensor:
+        """The random numbers that `act` needs for T steps, (T, B, E, A): Gumbel or normal."""
+        if self.discrete:
+            uniform = noise.uniform(batch, steps, environments, self.actions)
+            tiny = torch.finfo(uniform.dtype).tiny
+            return uniform.clamp_min(tiny).log().neg_().log().neg_().transpose(0, 1)
+        return noise.normal(batch, steps, environments, self.actions).transpose(0, 1)
+
+    def act(self, output: Tensor, log_std: Tensor | None, draw: Tensor) -> Tensor:
+        """Actions of the actor's output (B, E, A) and a draw: integers (B, E), or numbers (B, E, A)."""
+        if log_std is None:
+            return (output + draw).argmax(-1)
+        return torch.addcmul(output, log_std.exp(), draw)
+
+    def to_environment(self, action: Tensor) -> Tensor:
+        """Gaussian actions in the environment's units: [−1, 1] to a bounded Box, else as they are."""
+        space = self.family.action_space
+        if not isinstance(space, spaces.Box) or not space.is_bounded():
+            return action
+        low = torch.as_tensor(space.low, device=action.device, dtype=action.dtype)
+        high = torch.as_tensor(space.high, device=action.device, dtype=action.dtype)
+        return (low + high) / 2 + (high - low) / 2 * action
+
+    def log_prob(self, output: Tensor, log_std: Tensor | None, action: Tensor) -> Tensor:
+        """log π(a | s), (B, R), of actions (B, R) or (B, R, A)."""
+        if log_std is None:
+            return output.log_softmax(-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+        deviation = (action - output) * (-log_std).exp()
+        per_dimension = -0.5 * deviation.square() - log_std - 0.5 * math.log(2 * math.pi)
+        return per_dimension.sum(-1)
+
+    def entropy(self, output: Tensor, log_std: Tensor | None) -> Tensor:
+        """Mean entropy over the R rows, (B,)."""
+        if log_std is None:
+            logs = output.log_softmax(-1)
+            return -(logs.exp() * logs).sum(-1).mean(-1)
+        return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum((-1, -2))
+
+    def _perceptron(self, tensors: Tensors, role: Role, observations: Tensor) -> Tensor:
+        signal = _normalised(self.family, observations)
+        for index in range(self.depth + 1):
+            weight = tensors[f"{role}.{index}.weight"].transpose(1, 2)
+            bias = tensors[f"{role}.{index}.bias"].unsqueeze(1)
+            signal = torch.baddbmm(bias, signal, weight)
+            if index < self.depth:
+                signal = fast_tanh(signal)
+        return signal
+
+
+def fast_tanh(x: Tensor) -> Tensor:
+    """tanh as 2σ(2x) − 1: on the CPU the vectorised sigmoid is six times faster than tanh."""
+    result: Tensor = _FastTanh.apply(x)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _FastTanh(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = (2 * x).sigmoid_().mul_(2).sub_(1)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return torch.addcmul(grad, grad * y, y, value=-1)  # differentiable, for second order
+
+
+def _normalised(family: TaskFamily, observations: Tensor) -> Tensor:
+    """(observation − center) / scale with the family's constants; free where those are 0 and 1."""
+    center, scale = family.observation_center, family.observation_scale
+    if center != 0.0:
+        observations = observations - torch.as_tensor(
+            center, device=observations.device, dtype=observations.dtype
+        )
+    if scale != 1.0:
+        observations = observations / torch.as_tensor(
+            scale, device=observations.device, dtype=observations.dtype
+        )
+    return observations
+
+
+def _orthogonal(batch: int, rows: int, columns: int, *, noise: Noise) -> Tensor:
+    """Random matrices (B, rows, columns) with orthonormal rows or columns (Saxe et al. 2014)."""
+    tall = noise.normal(batch, max(rows, columns), min(rows, columns))
+    q, r = torch.linalg.qr(tall)
+    q = q * torch.diagonal(r, dim1=-2, dim2=-1).sign().unsqueeze(1)
+    return q if rows >= columns else q.transpose(1, 2)

@@ -1,0 +1,93 @@
+"""Rollouts of B policies in B × E environments, and fresh episodes to judge a policy by."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from learned_opt.learner.policies import ActorCritic, Tensors
+from tasks import BatchedEnvironments, Noise, Tasks
+
+
+class Rollout(NamedTuple):
+    """T steps of B × E environments.
+
+    `observations` (B, T, E, O), `actions` (B, T, E) or (B, T, E, A) in the policy's units;
+    `rewards`, `terminated`, `truncated` (B, T, E); `final_observations` (B, T, E, O) is what each
+    step led to before any autoreset.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    final_observations: Tensor
+
+
+@torch.no_grad()
+def collect(
+    policy: ActorCritic,
+    tensors: Tensors,
+    environments: BatchedEnvironments,
+    steps: int,
+    noise: Noise,
+) -> Rollout:
+    """Let the policies with parameters `tensors` act for T = `steps` steps from where the environments stand."""
+    draws = policy.draw(noise, environments.batch, steps, environments.environments)
+    log_std = None if policy.discrete else policy.log_std(tensors)
+    columns: list[list[Tensor]] = [[] for _ in Rollout._fields]
+    for draw in draws.unbind(0):
+        observation = environments.observation
+        action = policy.act(policy.actor(tensors, observation), log_std, draw)
+        step = environments.step(policy.to_environment(action))
+        row = (
+            observation,
+            action,
+            step.reward,
+            step.terminated,
+            step.truncated,
+            step.final_observation,
+        )
+        for column, entry in zip(columns, row, strict=True):
+            column.append(entry)
+    return Rollout(*(torch.stack(column, dim=1) for column in columns))
+
+
+@torch.no_grad()
+def episodic_returns(
+    policy: ActorCritic,
+    parameters: Tensor,
+    tasks: Tasks,
+    episodes: int,
+    noise: Noise,
+    *,
+    deterministic: bool = False,
+) -> Tensor:
+    """Undiscounted returns of fresh episodes, (B, episodes), of policies with parameters (B, N).
+
+    `deterministic` takes the most probable action, or the Gaussian's mean, instead of a sample.
+    """
+    tensors = policy.layout().split(parameters)
+    environments = BatchedEnvironments(policy.family, tasks, episodes, noise)
+    log_std = None if policy.discrete else policy.log_std(tensors)
+    batch = environments.batch
+    returns = torch.zeros(batch, episodes, device=parameters.device, dtype=parameters.dtype)
+    alive = torch.ones_like(returns)
+    horizon = environments.horizon
+    steps = int(horizon.max()) if isinstance(horizon, Tensor) else horizon
+    for t in range(steps):
+        output = policy.actor(tensors, environments.observation)
+        if deterministic:
+            action = output.argmax(-1) if policy.discrete else output
+        else:
+            draw = policy.draw(noise, batch, 1, episodes)[0]
+            action = policy.act(output, log_std, draw)
+        step = environments.step(policy.to_environment(action))
+        returns = torch.addcmul(returns, alive, step.reward)
+        alive = alive.masked_fill(step.terminated | step.truncated, 0.0)
+        if t % 16 == 15 and not bool(alive.any()):
+            break
+    return returns

@@ -1,0 +1,156 @@
+"""Everything that defines a meta-training run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from learned_opt.learner import LearnerConfig
+from tasks import FAMILIES
+
+RULES = ("lstm", "classic")
+
+
+@dataclass(frozen=True)
+class MetaConfig:
+    """Hyper-parameters of meta-training; the defaults are the recipe of the shipped rule."""
+
+    families: tuple[str, ...] = ("cartpole", "gridworld", "lqr", "navigation2d", "pendulum")
+    """Task families that the rule is trained on."""
+    rule: str = "lstm"
+    """Which learned rule: lstm (Adam at birth) or classic (Andrychowicz et al. 2016)."""
+    hidden: int = 16
+    """Hidden units a coordinate."""
+    nominal_lr: float = 3e-3
+    """Learning rate at which the rule is born as Adam."""
+    learners: int = 12
+    """Learners in a group; a meta-step advances one group."""
+    groups_per_family: int = 2
+    """Groups of learners per family; every other one is told which tensors are actor and critic."""
+    unroll: int = 20
+    """Updates K between meta-steps, through which the meta-gradient is propagated."""
+    shortest_life: int = 60
+    """Lifetimes are drawn log-uniformly from shortest_life to longest_life updates."""
+    longest_life: int = 400
+    """See shortest_life."""
+    known_total: float = 0.7
+    """Share of learners whose rule is told how long they will live."""
+    second_order: bool = False
+    """Differentiate through the inner policy gradient as well."""
+    meta_steps: int = 1000
+    """Number of meta-updates of the rule."""
+    meta_lr: float = 1e-3
+    """Learning rate of the meta-optimizer, AdamW, falling to a tenth along a cosine."""
+    meta_weight_decay: float = 1e-4
+    """Decoupled weight decay on the rule's parameters."""
+    clip: float = 0.1
+    """Each learner's meta-gradient is clipped to this norm before the mean is taken."""
+    average: float = 0.98
+    """Decay of the running average of the rule's parameters that is validated and saved."""
+    validate_every: int = 100
+    """Meta-steps between validations on fresh tasks of the training families; the best is kept."""
+    validation_tasks: int = 8
+    """Tasks a family in a validation."""
+    validation_updates: int = 150
+    """Length of a validation life."""
+    checkpoint_every: int = 100
+    """Meta-steps between checkpoints from which an interrupted run resumes."""
+    seed: int = 0
+    """Seed of everything random."""
+    device: str = "cpu"
+    """Where it runs: cpu, cuda, cuda:1, ..."""
+    learner: LearnerConfig = field(
+        default_factory=lambda: LearnerConfig(environments=16, outer_environments=8)
+    )
+    """The inner learner."""
+
+    def __post_init__(self) -> None:
+        if not self.families:
+            raise ValueError("families is empty; name at least one task family")
+        for name in self.families:
+            if name not in FAMILIES:
+                choices = ", ".join(sorted(FAMILIES))
+                raise ValueError(f"unknown task family {name!r}; choose from {choices}")
+        if self.rule not in RULES:
+            raise ValueError(f"unknown rule {self.rule!r}; choose from {', '.join(RULES)}")
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, (int, float)) and (not math.isfinite(value) or value < 0):
+                raise ValueError(f"{item.name} must be finite and not negative, got {value}")
+        positive = (
+            "hidden nominal_lr learners groups_per_family unroll shortest_life meta_lr clip "
+            "validate_every validation_tasks validation_updates checkpoint_every"
+        )
+        for name in positive.split():
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.longest_life < self.shortest_life:
+            raise ValueError("longest_life is shorter than shortest_life")
+        if not (self.average < 1 and self.known_total <= 1):
+            raise ValueError("average must be below 1 and known_total at most 1")
+        if self.learner.outer_environments < 1:
+            raise ValueError("learner.outer_environments must be at least 1 in meta-training")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as written to config.yaml."""
+        return {**asdict(self), "families": list(self.families)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], source: str = "the configuration") -> MetaConfig:
+        """The inverse of `to_dict`; missing fields take their defaults.
+
+        Raises:
+            ValueError: an unknown field, or a value of the wrong type or range.
+        """
+        data = dict(data)
+        inner = data.pop("learner", {})
+        if not isinstance(inner, dict):
+            raise ValueError(f"{source}: learner must be a mapping")
+        _check_fields(cls, data, source, "")
+        _check_fields(LearnerConfig, inner, source, "learner.")
+        if "families" in data:
+            data["families"] = tuple(data["families"])
+        base = asdict(cls().learner)
+        return cls(**data, learner=LearnerConfig(**{**base, **inner}))
+
+    @classmethod
+    def load(cls, path: Path) -> MetaConfig:
+        """Read a YAML file.
+
+        Raises:
+            ValueError: the file is missing, is no mapping, or holds an unknown field or bad value.
+        """
+        try:
+            data = yaml.safe_load(path.read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"cannot read the configuration {path}: {error}") from error
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(data, dict):
+            raise ValueError(f"{path} holds no mapping of field names to values")
+        return cls.from_dict(data, str(path))
+
+
+def _check_fields(kind: type, data: dict[str, Any], source: str, prefix: str) -> None:
+    """Refuse unknown fields and values whose type differs from the default's."""
+    default = kind()
+    names = {item.name for item in fields(default)}
+    for key, value in data.items():
+        if key not in names:
+            choices = ", ".join(sorted(prefix + name for name in names))
+            raise ValueError(f"{source}: unknown field {prefix + str(key)!r}; choose from {choices}")
+        expected = getattr(default, key)
+        fits = {
+            bool: isinstance(value, bool),
+            int: isinstance(value, int) and not isinstance(value, bool),
+            float: isinstance(value, (int, float)) and not isinstance(value, bool),
+            str: isinstance(value, str),
+            tuple: isinstance(value, (list, tuple)) and all(isinstance(x, str) for x in value),
+        }
+        if not fits[type(expected)]:
+            wanted = "list of names" if isinstance(expected, tuple) else type(expected).__name__
+            raise ValueError(f"{source}: {prefix + key} must be a {wanted}, got {value!r}")

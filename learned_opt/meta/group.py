@@ -1,0 +1,159 @@
+"""A group of learners of one family, each somewhere in its life."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from learned_opt.learner import ActorCriticLearner, GradientSample
+from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.unroll import Phi, clip_per_learner, replicate, unroll
+from learned_opt.rules.base import RuleState, UpdateRule, select_rows
+from tasks import Noise, make_family
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a group brings to one meta-step.
+
+    meta_gradient: mean over learners, by name of φ's parameters.
+    metrics: numbers for people.
+    """
+
+    meta_gradient: Phi
+    metrics: dict[str, float]
+
+
+class LearnerGroup:
+    """B learners of one task family that train side by side, at staggered phases of their lives.
+
+    Lifetimes are drawn log-uniformly and rounded to whole windows; the first ones are cut to a
+    random share, so that from the start the group meets every phase of a life. Learners that end
+    their lives, or diverge, start anew with new tasks.
+
+    Args:
+        family: name of the task family.
+        config: the run.
+        seed: of this group's randomness.
+        tell_roles: whether the rule is told which tensors belong to actor and critic.
+    """
+
+    def __init__(self, family: str, config: MetaConfig, *, seed: int, tell_roles: bool) -> None:
+        self.family, self.config = family, config
+        device = torch.device(config.device)
+        self.noise = Noise(torch.Generator(device).manual_seed(seed))
+        self.learner = ActorCriticLearner(
+            make_family(family), config.learners, self.noise, config.learner
+        )
+        layout = self.learner.layout
+        self.layout = layout if tell_roles else layout.without_roles()
+        self.parameters = self.learner.initial_parameters()
+        self.age = torch.zeros(config.learners, 1, device=device)
+        self.lifetime, self.told = self._draw_lifetimes()
+        share = self.noise.uniform(config.learners, 1)
+        self.lifetime = self._whole_windows(self.lifetime * share)
+        self.state: RuleState | None = None
+        self.sample: GradientSample | None = None
+
+    def advance(self, rule: UpdateRule) -> Window:
+        """K updates of every learner, the meta-gradient through them, and new lives where old ones ended."""
+        config = self.config
+        batch = config.learners
+        if self.state is None:
+            self.state = rule.init_state(self.layout, batch, device=self.parameters.device)
+        if self.sample is None:
+            self.sample = self.learner.gradient(self.parameters)
+        result = unroll(
+            self.learner,
+            rule,
+            replicate(rule, batch),
+            self.parameters,
+            self.state,
+            self.sample,
+            steps=config.unroll,
+            lr=rule.nominal_lr,
+            layout=self.layout,
+            total_steps=torch.where(self.told, self.lifetime, math.inf),
+            second_order=config.second_order,
+        )
+        clipped, norms, finite = clip_per_learner(result.meta_gradient, config.clip)
+        self.parameters, self.state, self.sample = result.parameters, result.state, result.sample
+        self.age = self.age + config.unroll
+        healthy = finite & self.parameters.isfinite().all(1)
+        for value in (*result.metrics.values(), result.sample.inner.sum(1)):
+            healthy = healthy & value.isfinite()
+        self._renew(rule, (self.age >= self.lifetime).squeeze(1), ~healthy)
+        alive = healthy.to(norms.dtype)
+        count = alive.sum().clamp_min(1.0)
+
+        def mean(value: Tensor) -> float:
+            return float(torch.where(healthy, value, 0.0).sum() / count)
+
+        metrics = {key: mean(value) for key, value in result.metrics.items()}
+        metrics["meta_gradient_norm"] = mean(norms)
+        metrics["diverged"] = float((~healthy).sum())
+        gradient = {name: value.mean(0) for name, value in clipped.items()}
+        return Window(gradient, metrics)
+
+    def _renew(self, rule: UpdateRule, ended: Tensor, diverged: Tensor) -> None:
+        rows = ended | diverged
+        if not bool(rows.any()):
+            return
+        self.learner.restart(rows)
+        column = rows.unsqueeze(1)
+        self.parameters = torch.where(column, self.learner.initial_parameters(), self.parameters)
+        fresh = rule.init_state(self.layout, len(rows), device=self.parameters.device)
+        assert self.state is not None
+        self.state = select_rows(rows, fresh, self.state)
+        lifetime, told = self._draw_lifetimes()
+        self.lifetime = torch.where(column, lifetime, self.lifetime)
+        self.told = torch.where(column, told, self.told)
+        self.age = torch.where(column, 0.0, self.age)
+        self.sample = None
+
+    def _draw_lifetimes(self) -> tuple[Tensor, Tensor]:
+        config = self.config
+        low, high = math.log(config.shortest_life), math.log(config.longest_life)
+        draw = self.noise.uniform(config.learners, 1)
+        told = self.noise.uniform(config.learners, 1) < config.known_total
+        return self._whole_windows((low + draw * (high - low)).exp()), told
+
+    def _whole_windows(self, updates: Tensor) -> Tensor:
+        return (updates / self.config.unroll).round().clamp_min(1.0) * self.config.unroll
+
+    def state_dict(self) -> dict[str, object]:
+        """Everything that changes, for checkpoints: tensors and plain data only."""
+        environments, scale = self.learner.environments, self.learner.scale
+        return {
+            "generator": self.noise.generator.get_state(),
+            "tasks": environments.tasks,
+            "environment_state": environments.state,
+            "elapsed": environments.elapsed,
+            "observation": environments.observation,
+            "scale": [scale.mean, scale.square, scale.weight],
+            "parameters": self.parameters,
+            "age": self.age,
+            "lifetime": self.lifetime,
+            "told": self.told,
+            "rule_state": self.state,
+            "sample": None if self.sample is None else list(self.sample),
+        }
+
+    def load_state_dict(self, saved: dict[str, object]) -> None:
+        """The inverse of `state_dict`."""
+        environments, scale = self.learner.environments, self.learner.scale
+        everyone = torch.ones(self.config.learners, dtype=torch.bool, device=self.noise.device)
+        environments.replace_tasks(everyone, saved["tasks"])  # type: ignore[arg-type]
+        environments.state = saved["environment_state"]  # type: ignore[assignment]
+        environments.elapsed = saved["elapsed"]  # type: ignore[assignment]
+        environments.observation = saved["observation"]  # type: ignore[assignment]
+        scale.mean, scale.square, scale.weight = saved["scale"]  # type: ignore[misc]
+        for name in ("parameters", "age", "lifetime", "told"):
+            setattr(self, name, saved[name])
+        self.state = saved["rule_state"]  # type: ignore[assignment]
+        sample = saved["sample"]
+        self.sample = None if sample is None else GradientSample(*sample)  # type: ignore[misc]
+        self.noise.generator.set_state(saved["generator"])  # type: ignore[arg-type]

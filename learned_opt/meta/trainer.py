@@ -1,0 +1,256 @@
+"""Meta-training: turn a rule that is Adam at birth into one that learns faster."""
+
+from __future__ import annotations
+
+import copy
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import yaml
+from torch import Tensor
+
+from learned_opt.artifacts import save_rule
+from learned_opt.meta.checkpoint import load_checkpoint, save_checkpoint
+from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.group import LearnerGroup, Window
+from learned_opt.meta.metrics import MetricsLog
+from learned_opt.meta.validation import Validator
+from learned_opt.rules import ClassicLSTM, CoordinatewiseLSTM
+from learned_opt.seeding import derive_seed
+
+ARTIFACT = "rule.safetensors"
+
+
+class Observer(Protocol):
+    """Told of progress; the command line draws it."""
+
+    def stepped(self, step: int, rate: float, window: Window) -> None:
+        """A meta-step ended; `rate` is in learner-updates a second."""
+
+    def validated(self, step: int, scores: dict[str, float], best: float) -> None:
+        """A validation ended."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    rule: the validated best.
+    path: where it was saved.
+    step: meta-steps done.
+    interrupted: whether the user stopped it early.
+    diverged: learners restarted because they diverged.
+    best: the kept rule's validation scores.
+    """
+
+    rule: CoordinatewiseLSTM | ClassicLSTM
+    path: Path
+    step: int
+    interrupted: bool
+    diverged: int
+    best: dict[str, float]
+
+
+def new_rule(config: MetaConfig) -> CoordinatewiseLSTM | ClassicLSTM:
+    """The untrained rule of a run."""
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, "rule"))
+    if config.rule == "classic":
+        return ClassicLSTM(generator=generator)
+    return CoordinatewiseLSTM(config.hidden, nominal_lr=config.nominal_lr, generator=generator)
+
+
+class MetaTrainer:
+    """One meta-training run in a folder of its own.
+
+    Each meta-step advances one group of learners by K updates and moves φ along the mean of their
+    clipped meta-gradients. A running average of φ is validated now and then on fresh tasks of the
+    training families, and the best one becomes the artifact.
+
+    Args:
+        config: the run.
+        folder: where config.yaml, metrics, checkpoints and rule.safetensors go.
+        resume: go on from the folder's checkpoint.
+
+    Raises:
+        FileExistsError: the folder already holds something, and `resume` was not asked for.
+        ValueError: nothing to resume from, or the checkpoint belongs to another configuration.
+    """
+
+    def __init__(self, config: MetaConfig, folder: Path, *, resume: bool = False) -> None:
+        self.config, self.folder = config, folder
+        if not resume and folder.exists() and any(folder.iterdir()):
+            raise FileExistsError(
+                f"{folder} already holds a run; choose another --out, or add --resume to continue it"
+            )
+        saved = load_checkpoint(folder, config.device) if resume else None
+        self.rule = new_rule(config).to(config.device)
+        self.average = copy.deepcopy(self.rule).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            self.rule.parameters(), lr=config.meta_lr, weight_decay=config.meta_weight_decay
+        )
+        self.groups = [
+            LearnerGroup(
+                family,
+                config,
+                seed=derive_seed(config.seed, "group", replica, family),
+                tell_roles=(replica + index) % 2 == 0,
+            )
+            for replica in range(config.groups_per_family)
+            for index, family in enumerate(config.families)
+        ]
+        self.step = 0
+        self.diverged = 0
+        self.best: dict[str, float] = {}
+        self.best_state = self._snapshot()
+        self._validate = Validator(config)
+        folder.mkdir(parents=True, exist_ok=True)
+        if saved is not None:
+            self._load(saved)
+        (folder / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
+
+    def run(self, observer: Observer | None = None) -> Outcome:
+        """Train to the last meta-step, or until interrupted; either way the best rule is saved.
+
+        Raises:
+            RuntimeError: never for divergence: diverged learners are restarted and counted.
+        """
+        config = self.config
+        interrupted = False
+        with MetricsLog(self.folder, config.families, self.step) as log, _interrupts() as stop:
+            if not self.best:
+                self._assess(log, observer)
+            start, done = time.monotonic(), 0
+            while self.step < config.meta_steps:
+                if stop():
+                    interrupted = True
+                    break
+                window = self._advance()
+                done += config.unroll * config.learners
+                seconds = time.monotonic() - start
+                self.diverged += int(window.metrics["diverged"])
+                family = self.groups[(self.step - 1) % len(self.groups)].family
+                extra = {"seconds": seconds, "learner_updates": done, "meta_lr": self._meta_lr()}
+                log.step(self.step, family, {**window.metrics, **extra})
+                if observer is not None:
+                    observer.stepped(self.step, done / seconds, window)
+                if self.step % config.validate_every == 0 or self.step == config.meta_steps:
+                    self._assess(log, observer)
+                if self.step % config.checkpoint_every == 0:
+                    self._save()
+        self._save()
+        path = self.folder / ARTIFACT
+        rule = copy.deepcopy(self.average)
+        rule.load_state_dict(self.best_state)
+        save_rule(rule, path, self._provenance())
+        return Outcome(rule, path, self.step, interrupted, self.diverged, self.best)
+
+    def _advance(self) -> Window:
+        """One meta-step."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._meta_lr()
+        window = self.groups[self.step % len(self.groups)].advance(self.rule)
+        for name, parameter in self.rule.named_parameters():
+            parameter.grad = window.meta_gradient[name]
+        self.optimizer.step()
+        self.step += 1
+        decay = min(self.config.average, self.step / (self.step + 10))
+        with torch.no_grad():
+            pairs = zip(self.average.parameters(), self.rule.parameters(), strict=True)
+            for mean, current in pairs:
+                mean.lerp_(current, 1 - decay)
+        return window
+
+    def _meta_lr(self) -> float:
+        progress = self.step / max(self.config.meta_steps, 1)
+        return self.config.meta_lr * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
+
+    def _assess(self, log: MetricsLog, observer: Observer | None) -> None:
+        scores = self._validate(self.average)
+        log.validation(self.step, scores)
+        if not self.best or scores["all"] > self.best["all"]:
+            self.best, self.best_state = scores, self._snapshot()
+            save_rule(self.average, self.folder / ARTIFACT, self._provenance())
+        if observer is not None:
+            observer.validated(self.step, scores, self.best["all"])
+
+    def _snapshot(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.average.named_parameters()}
+
+    def _provenance(self) -> dict[str, Any]:
+        config = self.config
+        try:
+            package = version("learned-opt")
+        except PackageNotFoundError:
+            package = "uninstalled"
+        return {
+            "families": list(config.families),
+            "seed": config.seed,
+            "meta_steps": self.step,
+            "lifetimes": [config.shortest_life, config.longest_life],
+            "validation": {key: round(value, 6) for key, value in self.best.items()},
+            "configuration": config.to_dict(),
+            "package_version": package,
+            "licence": "Apache-2.0",
+        }
+
+    def _save(self) -> None:
+        content = {
+            "config": self.config.to_dict(),
+            "step": self.step,
+            "diverged": self.diverged,
+            "best": self.best,
+            "best_state": self.best_state,
+            "rule": self.rule.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "groups": [group.state_dict() for group in self.groups],
+        }
+        save_checkpoint(self.folder, content)
+
+    def _load(self, saved: dict[str, Any]) -> None:
+        ours, theirs = self.config.to_dict(), saved["config"]
+        changed = [key for key in ours if key != "meta_steps" and ours[key] != theirs.get(key)]
+        if changed:
+            raise ValueError(
+                f"{self.folder} was trained with other settings for {', '.join(changed)}; "
+                "resume with the same ones, or start a new run in another --out"
+            )
+        self.step, self.diverged = saved["step"], saved["diverged"]
+        self.best, self.best_state = saved["best"], saved["best_state"]
+        self.rule.load_state_dict(saved["rule"])
+        self.average.load_state_dict(saved["average"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        for group, state in zip(self.groups, saved["groups"], strict=True):
+            group.load_state_dict(state)
+
+
+@contextmanager
+def _interrupts() -> Iterator[Any]:
+    """Turn the first Ctrl-C (or SIGTERM) into a request to stop at the next meta-step; a second one is immediate."""
+    asked = False
+
+    def ask(number: int, frame: Any) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(number, previous[number])
+
+    previous = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, ask)
+    except ValueError:  # not in the main thread: nothing to catch there
+        pass
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+

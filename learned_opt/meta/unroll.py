@@ -1,0 +1,144 @@
+"""Truncated backpropagation through K unrolled updates."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from learned_opt.layout import ParameterLayout
+from learned_opt.learner.base import GradientSample, Learner
+from learned_opt.rules.base import RuleState, Scalar, UpdateRule
+
+Phi = dict[str, Tensor]
+"""A rule's parameters by name, each with a leading axis B: one φ for each learner."""
+
+
+class Unroll(NamedTuple):
+    """What K updates left behind; nothing in it is connected to a graph.
+
+    parameters: θ_K, (B, N).
+    state: the rule's state.
+    sample: the gradients measured at θ_K, from which the next window goes on.
+    meta_gradient: of each learner's outer loss with respect to its φ, (B, ...) by name.
+    metrics: mean over the window, (B,) each.
+    """
+
+    parameters: Tensor
+    state: RuleState
+    sample: GradientSample
+    meta_gradient: Phi
+    metrics: dict[str, Tensor]
+
+
+def replicate(rule: UpdateRule, batch: int) -> Phi:
+    """A separate copy of φ for each of B = `batch` learners, ready to be differentiated."""
+    return {
+        name: value.detach().expand(batch, *value.shape).clone().requires_grad_()
+        for name, value in rule.named_parameters()
+    }
+
+
+def unroll(
+    learner: Learner,
+    rule: UpdateRule,
+    phi: Phi,
+    parameters: Tensor,
+    state: RuleState,
+    sample: GradientSample,
+    *,
+    steps: int,
+    lr: Scalar,
+    layout: ParameterLayout | None = None,
+    total_steps: Tensor | None = None,
+    second_order: bool = False,
+) -> Unroll:
+    """Run K = `steps` updates and differentiate the outer losses at θ_1 … θ_K with respect to φ.
+
+    The meta-objective is the mean over k = 1 … K of L_outer(θ_k), and its gradient
+
+        (1 / K) Σ_k ⟨∇L_outer(θ_k), dθ_k / dφ⟩,
+
+    where each θ_k was reached with data collected before it, so that the rollout at θ_k serves both
+    losses. θ_0 and the rule's state at the start of the window are constants: the truncation. For
+    example, with K = 2 the update u_0 is credited with L_outer(θ_1) and L_outer(θ_2), u_1 with
+    L_outer(θ_2) alone.
+
+    First order, the default, takes what the rule sees (gradients, parameters) for constants: dθ_k/dφ
+    runs through the rule and its recurrent state only, as in Andrychowicz et al. 2016. Second order
+    also differentiates how θ_k changes the later inner gradients and the rule's view of θ.
+
+    Args:
+        learner: measures gradients.
+        rule: f_φ.
+        phi: one φ for each learner, as `replicate` makes them.
+        parameters: θ_0, (B, N).
+        state: the rule's state.
+        sample: gradients at θ_0.
+        steps: K.
+        lr: learning rate, float or (B, 1).
+        layout: what the rule is told of the parameters; the learner's own layout by default.
+        total_steps: planned length of each life, (B, 1).
+        second_order: see above.
+    """
+    layout = layout or learner.layout
+    start = parameters.detach()
+    parameters = start.clone().requires_grad_(second_order)
+    inner = sample.inner.detach()
+    if second_order and not sample.inner.requires_grad:
+        inner = learner.gradient(parameters, second_order=True).inner
+    visited: list[Tensor] = []
+    cotangents: list[Tensor] = []
+    totals: dict[str, Tensor] = {}
+    with torch.enable_grad():
+        for _ in range(steps):
+            seen = parameters if second_order else parameters.detach()
+            update, state = functional_call(
+                rule,
+                phi,
+                (inner, seen, state, lr),
+                {"layout": layout, "total_steps": total_steps},
+            )
+            parameters = parameters + update
+            sample = learner.gradient(
+                parameters if second_order else parameters.detach(), second_order=second_order
+            )
+            inner = sample.inner
+            visited.append(parameters)
+            cotangents.append(sample.outer)
+            for key, value in sample.metrics.items():
+                totals[key] = totals.get(key, 0.0) + value / steps
+        names = list(phi)
+        gradients = torch.autograd.grad(
+            visited,
+            [phi[name] for name in names],
+            [cotangent / steps for cotangent in cotangents],
+            allow_unused=True,
+        )
+    meta_gradient = {
+        name: torch.zeros_like(phi[name]) if gradient is None else gradient
+        for name, gradient in zip(names, gradients, strict=True)
+    }
+    sample = sample._replace(inner=sample.inner.detach())
+    state = {key: value.detach() for key, value in state.items()}
+    return Unroll(parameters.detach(), state, sample, meta_gradient, totals)
+
+
+def clip_per_learner(meta_gradient: Phi, limit: float) -> tuple[Phi, Tensor, Tensor]:
+    """Clip each learner's meta-gradient to the norm `limit`, and silence those that are not finite.
+
+    Returns:
+        The clipped gradients (B, ...), the norms before clipping (B,), and which were finite (B,).
+    """
+    flat = torch.cat([gradient.flatten(1) for gradient in meta_gradient.values()], dim=1)
+    norms = flat.norm(dim=1)
+    finite = norms.isfinite()
+    scale = torch.where(finite, (limit / (norms + 1e-12)).clamp(max=1.0), 0.0)
+    clipped = {}
+    for name, gradient in meta_gradient.items():
+        rows = (-1, *([1] * (gradient.dim() - 1)))
+        kept = torch.where(finite.view(rows), gradient, 0.0)
+        clipped[name] = kept * scale.view(rows)
+    return clipped, norms, finite

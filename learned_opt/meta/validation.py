@@ -1,0 +1,59 @@
+"""How good is a rule on fresh tasks of the training families? Decides which φ is kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from learned_opt.learner import ActorCriticLearner
+from learned_opt.learner.life import live
+from learned_opt.meta.config import MetaConfig
+from learned_opt.rules.base import UpdateRule
+from learned_opt.seeding import derive_noise
+from tasks import make_family
+from tasks.references import normalised_score, random_returns, reference_returns
+
+WORST = -1.0
+"""Normalised areas are clamped below to this, and diverged learners score it."""
+QUERIES = 6
+
+
+class Validator:
+    """Whole lives on fixed tasks of the training families, never met in training.
+
+    Args:
+        config: names the families, and the number of tasks and updates.
+    """
+
+    def __init__(self, config: MetaConfig) -> None:
+        self.config = config
+        self._learner_config = replace(config.learner, outer_environments=0)
+        self._tasks = {}
+        for name in config.families:
+            noise = derive_noise(config.seed, "validation tasks", name, device=config.device)
+            family = make_family(name)
+            tasks = family.sample_tasks(config.validation_tasks, noise)
+            floor = random_returns(family, tasks, noise)
+            self._tasks[name] = (family, tasks, floor, reference_returns(family, tasks, noise))
+
+    def __call__(self, rule: UpdateRule) -> dict[str, float]:
+        """Mean normalised area under the adaptation curve per family, and their mean as "all"."""
+        config, scores = self.config, {}
+        for name, (family, tasks, floor, reference) in self._tasks.items():
+            noise = derive_noise(config.seed, "validation lives", name, device=config.device)
+            learner = ActorCriticLearner(
+                family, config.validation_tasks, noise, self._learner_config, tasks=tasks
+            )
+            life = live(
+                learner,
+                rule,
+                updates=config.validation_updates,
+                queries=min(QUERIES, config.validation_updates + 1),
+                query_noise=derive_noise(config.seed, "queries", name, device=config.device),
+            )
+            score = normalised_score(life.returns[1:], floor, reference).mean(0)
+            score = torch.where(life.diverged, WORST, score).nan_to_num(WORST).clamp_min(WORST)
+            scores[name] = float(score.mean())
+        scores["all"] = sum(scores.values()) / len(scores)
+        return scores

@@ -1,0 +1,135 @@
+"""What the learned rule sees of each coordinate: scale-free, and nothing a torch.optim optimizer could not know.
+
+Multiplying the loss by a constant changes no feature: gradients and momenta enter divided by √v̂,
+magnitudes relative to their tensor, parameters relative to their tensor's root mean square.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from learned_opt.layout import FACTS, ParameterLayout
+from learned_opt.rules.base import RuleState
+from learned_opt.rules.handcrafted import safe_sqrt
+
+FAST, SLOW, SQUARE = 0.9, 0.99, 0.999
+"""Decays of the two momenta and of the second moment; FAST and SQUARE are Adam's."""
+EPS = 1e-8
+LIMIT = 5.0
+"""Normalised gradients are clamped to ±LIMIT."""
+FEATURES = 15 + FACTS + 1
+
+
+class Observation(NamedTuple):
+    """What the rule sees at one step, and what its output is built from.
+
+    features: parts of a (B, FEATURES, N) stack, the last row of it constant 1.
+    adam: m̂ / (√v̂ + ε), Adam's direction, (B, N).
+    gate: √v̂ / (√v̂ + ε), about 1, and exactly 0 where no gradient was ever seen, (B, N).
+    moments: the state's entries after the step.
+    """
+
+    features: tuple[Tensor, ...]
+    adam: Tensor
+    gate: Tensor
+    moments: RuleState
+
+
+def init_moments(
+    layout: ParameterLayout, batch: int, device: torch.device | None, dtype: torch.dtype
+) -> RuleState:
+    """Momenta and second moment (B, N) and each tensor's step count (B, L), all zero."""
+    shape = (batch, layout.size)
+    moments = {
+        name: torch.zeros(shape, device=device, dtype=dtype) for name in ("fast", "slow", "square")
+    }
+    return {**moments, "step": torch.zeros(batch, len(layout.specs), device=device, dtype=dtype)}
+
+
+def observe(
+    gradient: Tensor,
+    parameters: Tensor,
+    moments: RuleState,
+    layout: ParameterLayout,
+    total_steps: Tensor | None,
+) -> Observation:
+    """Update the moments with the gradient (B, N) and compute the features.
+
+    Rows, in order. Of the coordinate: g, m̂ fast and m̂ slow over √v̂; log |m̂ slow| / √v̂, its
+    signal-to-noise; agreement of g with m̂ fast; log √v̂ relative to its tensor; θ relative to its
+    tensor. Of the tensor: log signal-to-noise at two time scales; log of the gradient's size
+    relative to its history; log size of θ; the layout's facts. Of time: log t; a fast and a slow
+    warm-up; t / T where T is known; whether it is. Constant 1.
+    """
+    batch, size = gradient.shape
+    segments = layout.segments(gradient.device)
+    lengths = torch.tensor(layout.sizes, device=gradient.device, dtype=gradient.dtype)
+
+    def of_tensor(x: Tensor) -> Tensor:
+        """Mean over each tensor: (B, N) to (B, L)."""
+        zeros = torch.zeros(batch, len(lengths), device=x.device, dtype=x.dtype)
+        return zeros.index_add(1, segments, x) / lengths
+
+    def spread(x: Tensor) -> Tensor:
+        """A number a tensor to each of its coordinates: (..., L) to (..., N)."""
+        return x.index_select(-1, segments)
+
+    step = moments["step"] + 1
+    fast = torch.lerp(gradient, moments["fast"], FAST)
+    slow = torch.lerp(gradient, moments["slow"], SLOW)
+    square = torch.lerp(gradient.square(), moments["square"], SQUARE)
+    correction = spread(torch.stack([1 / (1 - decay**step) for decay in (FAST, SLOW, SQUARE)], 1))
+    square_hat = square * correction[:, 2]
+    root = safe_sqrt(square_hat)
+    inverse = 1 / (root + EPS)
+    adam = fast * correction[:, 0] * inverse
+    slow_unit = slow * correction[:, 1] * inverse
+    unit = (gradient * inverse).clamp(-LIMIT, LIMIT)
+
+    tensor_square = of_tensor(square_hat)
+    tensor_size = of_tensor(parameters.square())
+    tiny = torch.finfo(gradient.dtype).tiny
+    relative = torch.stack(
+        (
+            (of_tensor(adam.square()) + 1e-4).log() / 4 + 0.5,
+            (of_tensor(slow_unit.square()) + 1e-4).log() / 4 + 1,
+            ((of_tensor(gradient.square()) + tiny) / (tensor_square + tiny)).log().clamp(-5, 5) / 2,
+            (tensor_size + 1e-6).log() / 8,
+            *_time_rows(step, total_steps),
+            (tensor_square + tiny).rsqrt(),
+            (tensor_size + 1e-6).rsqrt(),
+        ),
+        dim=1,
+    )
+    spread_rows = spread(relative)
+    inverse_square, inverse_size = spread_rows[:, -2], spread_rows[:, -1]
+    of_coordinates = torch.stack(
+        (
+            unit,
+            adam,
+            slow_unit,
+            (slow_unit.abs() + 1e-3).log() / 3 + 0.5,
+            (unit * adam).clamp(-LIMIT, LIMIT),
+            (root * inverse_square + 1e-3).log() / 3,
+            (parameters * inverse_size).clamp(-LIMIT, LIMIT) / 2,
+        ),
+        dim=1,
+    )
+    facts = spread(layout.facts(gradient.device, gradient.dtype)).expand(batch, -1, -1)
+    ones = torch.ones_like(gradient).unsqueeze(1)
+    features = (of_coordinates, spread_rows[:, :-2], facts, ones)
+    new = {"fast": fast, "slow": slow, "square": square, "step": step}
+    return Observation(features, adam, root * inverse, new)
+
+
+def _time_rows(step: Tensor, total_steps: Tensor | None) -> tuple[Tensor, ...]:
+    """Four rows of time, (B, L) each, for the step count (B, L): see `observe`."""
+    if total_steps is None:
+        share, known = torch.zeros_like(step), torch.zeros_like(step)
+    else:
+        share = (step / total_steps).clamp(max=1.0)
+        known = total_steps.isfinite().to(step.dtype).expand_as(step)
+    return step.log() / 6, (-step / 10).exp(), share, known

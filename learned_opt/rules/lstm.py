@@ -1,0 +1,121 @@
+"""The coordinatewise LSTM: one small recurrent network, shared by all coordinates, that corrects Adam."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from learned_opt.layout import ParameterLayout
+from learned_opt.rules.base import RuleState, Scalar, UpdateRule, batched
+from learned_opt.rules.cell import lstm_cell
+from learned_opt.rules.features import FEATURES, init_moments, observe
+
+
+class CoordinatewiseLSTM(UpdateRule):
+    """An LSTM on scale-free gradient features whose zero-initialised head makes it Adam at birth.
+
+    With (a, b) the head's two outputs for a coordinate,
+
+        Δθ = −lr · [exp(ρ tanh(a / ρ)) · m̂ / (√v̂ + ε) + c · tanh(b) · √v̂ / (√v̂ + ε)],
+
+    so that training starts at Adam(lr) and can change each step by at most a factor e^ρ plus c lr.
+    Coordinates that never saw a gradient (v = 0) do not move; coordinates whose gradient is not
+    finite neither move nor change their state.
+
+    Args:
+        hidden: H, hidden units a coordinate.
+        nominal_lr: learning rate at which the rule is trained and meant to run.
+        max_log_multiplier: ρ.
+        max_offset: c.
+        generator: source of the initial weights; None takes seed 0.
+    """
+
+    def __init__(
+        self,
+        hidden: int = 16,
+        *,
+        nominal_lr: float = 3e-3,
+        max_log_multiplier: float = math.log(10.0),
+        max_offset: float = 0.3,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if hidden < 1:
+            raise ValueError(f"hidden must be at least 1, got {hidden}")
+        if not (nominal_lr > 0 and math.isfinite(nominal_lr)):
+            raise ValueError(f"nominal_lr must be positive and finite, got {nominal_lr}")
+        self.hidden = hidden
+        self.nominal_lr = nominal_lr
+        self.max_log_multiplier = max_log_multiplier
+        self.max_offset = max_offset
+        generator = generator or torch.Generator().manual_seed(0)
+        weight = torch.randn(4 * hidden, FEATURES + hidden, generator=generator)
+        weight /= math.sqrt(FEATURES + hidden)
+        weight[hidden : 2 * hidden, FEATURES - 1] += 1.0  # forget gates start open
+        self.cell_weight = nn.Parameter(weight)
+        self.head = nn.Parameter(torch.zeros(2, hidden + 1))
+
+    def config(self) -> dict[str, float | int]:
+        """The constructor's arguments, for artifacts."""
+        return {
+            "hidden": self.hidden,
+            "nominal_lr": self.nominal_lr,
+            "max_log_multiplier": self.max_log_multiplier,
+            "max_offset": self.max_offset,
+        }
+
+    def init_state(
+        self,
+        layout: ParameterLayout,
+        batch: int,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> RuleState:
+        """Moments (B, N), steps (B, L), and the LSTM's h and c (B, H, N), all zero."""
+        shape = (batch, self.hidden, layout.size)
+        return {
+            **init_moments(layout, batch, device, dtype),
+            "hidden": torch.zeros(shape, device=device, dtype=dtype),
+            "cell": torch.zeros(shape, device=device, dtype=dtype),
+        }
+
+    def update(
+        self,
+        gradient: Tensor,
+        parameters: Tensor,
+        state: RuleState,
+        lr: Scalar,
+        *,
+        layout: ParameterLayout,
+        total_steps: Tensor | None = None,
+    ) -> tuple[Tensor, RuleState]:
+        """One step of the rule; see the class for the equation."""
+        batch = gradient.shape[0]
+        finite = gradient.isfinite()
+        clean = torch.where(finite, gradient, 0.0)
+        seen = observe(clean, parameters, state, layout, total_steps)
+        hidden, cell = lstm_cell(
+            seen.features, state["hidden"], state["cell"], batched(self.cell_weight, batch, 2)
+        )
+        head = batched(self.head, batch, 2)
+        output = torch.baddbmm(head[:, :, -1:], head[:, :, :-1], hidden)
+        rho = self.max_log_multiplier
+        multiplier = (rho * torch.tanh(output[:, 0] / rho)).exp()
+        offset = self.max_offset * torch.tanh(output[:, 1])
+        update = -lr * (multiplier * seen.adam + offset * seen.gate)
+        new = {**seen.moments, "hidden": hidden, "cell": cell}
+        if finite.device.type == "cpu" and bool(finite.all()):  # a look is free here only
+            return update, new
+        return torch.where(finite, update, 0.0), _where_finite(finite, new, state)
+
+
+def _where_finite(finite: Tensor, new: RuleState, old: RuleState) -> RuleState:
+    """`new`, except that coordinates not marked in `finite` (B, N) keep their `old` entries."""
+    kept = {"step": new["step"]}
+    for key in new.keys() - kept.keys():
+        mask = finite if new[key].dim() == 2 else finite.unsqueeze(1)
+        kept[key] = torch.where(mask, new[key], old[key])
+    return kept

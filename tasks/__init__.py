@@ -1,0 +1,31 @@
+"""Task families: distributions over environments, as batched torch functions.
+
+>>> import torch
+>>> from tasks import BatchedEnvironments, Noise, make_family
+>>> noise = Noise(torch.Generator().manual_seed(0))
+>>> family = make_family("cartpole")
+>>> environments = BatchedEnvironments(family, family.sample_tasks(8, noise), 16, noise)
+>>> environments.observation.shape
+torch.Size([8, 16, 4])
+"""
+
+from tasks.base import TaskFamily, Tasks, Transition
+from tasks.environments import BatchedEnvironments, Step
+from tasks.gymnasium_env import TaskEnv, TaskVectorEnv, register
+from tasks.noise import Noise
+from tasks.registry import FAMILIES, make_family
+
+__all__ = [
+    "FAMILIES",
+    "BatchedEnvironments",
+    "Noise",
+    "Step",
+    "TaskEnv",
+    "TaskFamily",
+    "TaskVectorEnv",
+    "Tasks",
+    "Transition",
+    "make_family",
+]
+
+register()

@@ -1,0 +1,121 @@
+"""What a task family is: a distribution over Markov decision processes, as batched torch functions.
+
+A family holds no state. Tasks are plain tensors, environment state is one plain tensor, and a step
+is a function of both, so that B tasks × E environments advance in one call, checkpoints are
+trivial and nothing is hidden. `BatchedEnvironments` (tasks/environments.py) adds what a sampler
+needs: autoreset, time limits, counters.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple
+
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from tasks.noise import Noise
+
+Tasks = dict[str, Tensor]
+"""B tasks: each entry is a tensor whose first axis is B; a scalar property has shape (B, 1)."""
+
+Range = tuple[float, float]
+
+
+class Transition(NamedTuple):
+    """What one step of the dynamics returns; each tensor has leading axes (B tasks, E environments)."""
+
+    state: Tensor
+    reward: Tensor
+    terminated: Tensor
+
+
+class TaskFamily(ABC):
+    """A named distribution over tasks that share their spaces and horizon.
+
+    Shapes: B tasks, E environments a task, S numbers of state, O of observation, A of action.
+    Scalar task properties have shape (B, 1) and so broadcast against (B, E).
+
+    Attributes:
+        name: what users type.
+        observation_space: the Box of one observation, shape (O,), float32.
+        action_space: Discrete(n) or Box of shape (A,); actions outside a Box are clipped.
+        horizon: steps after which an episode is truncated; a task entry "horizon" (B, 1) overrides it.
+        train_range: interval per varied property; training tasks are drawn uniformly from it.
+        shifted_range: wider interval per property; shifted tasks are drawn from it outside train_range.
+        defaults: value per property of the standard task.
+        observation_center, observation_scale: typical magnitude of an observation, shape (O,) or
+            scalar; learners feed (observation - center) / scale to their networks.
+    """
+
+    name: ClassVar[str]
+    observation_space: spaces.Box
+    action_space: spaces.Discrete | spaces.Box
+    horizon: int
+    train_range: ClassVar[dict[str, Range]] = {}
+    shifted_range: ClassVar[dict[str, Range]] = {}
+    defaults: ClassVar[dict[str, float]] = {}
+    observation_center: tuple[float, ...] | float = 0.0
+    observation_scale: tuple[float, ...] | float = 1.0
+
+    def sample_tasks(self, batch: int, noise: Noise, *, shifted: bool = False) -> Tasks:
+        """Draw B = `batch` tasks from the training distribution R, or from E \\ R when `shifted`.
+
+        The shifted distribution draws every varied property uniformly from `shifted_range` without
+        `train_range`: the extrapolation split of Packer et al. 2018 (arXiv 1810.12282).
+        """
+        tasks = self.default_tasks(batch, noise)
+        for key, (low, high) in self.train_range.items():
+            draw = noise.uniform(batch, 1)
+            if shifted:
+                outer_low, outer_high = self.shifted_range[key]
+                below, above = low - outer_low, outer_high - high
+                point = draw * (below + above)
+                tasks[key] = torch.where(point < below, outer_low + point, high + (point - below))
+            else:
+                tasks[key] = low + draw * (high - low)
+        return tasks
+
+    def default_tasks(self, batch: int, noise: Noise) -> Tasks:
+        """B copies of the standard task, on the noise's device and dtype; each entry (B, 1)."""
+        return {
+            key: torch.full((batch, 1), value, device=noise.device, dtype=noise.dtype)
+            for key, value in self.defaults.items()
+        }
+
+    def constants(self, tasks: Tasks) -> Tasks:
+        """The tasks with derived quantities added (masses summed, matrices solved); computed once."""
+        return tasks
+
+    @abstractmethod
+    def initial_state(self, constants: Tasks, environments: int, noise: Noise) -> Tensor:
+        """Draw start states, shape (B, E, S)."""
+
+    @abstractmethod
+    def observe(self, constants: Tasks, state: Tensor) -> Tensor:
+        """What the agent sees of `state` (B, E, S): observations (B, E, O)."""
+
+    @abstractmethod
+    def transition(
+        self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise
+    ) -> Transition:
+        """Advance every environment one step; no argument is modified.
+
+        Args:
+            constants: what `constants` returned for the B tasks.
+            state: (B, E, S).
+            action: integers (B, E) for Discrete, floats (B, E, A) for Box.
+            noise: source of randomness.
+
+        Returns:
+            state (B, E, S), reward (B, E) and terminated (B, E, bool). Time limits are not the
+            dynamics' business: they truncate, and never appear in `terminated`.
+        """
+
+    def reference_returns(self, tasks: Tasks, noise: Noise) -> Tensor | None:
+        """Undiscounted episodic return of an optimal or long-tuned policy per task, shape (B,).
+
+        None when no analytic value is known: then `tasks.references` holds a long-tuned one.
+        """
+        return None

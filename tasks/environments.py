@@ -1,0 +1,104 @@
+"""Batched environments: a task family's dynamics with autoreset, time limits and counters."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tasks.base import TaskFamily, Tasks
+from tasks.noise import Noise
+
+
+class Step(NamedTuple):
+    """One step of B × E environments.
+
+    `final_observation` (B, E, O) is what the action led to; `observation` equals it except where an
+    episode ended, where it is the first observation of the next episode. Bootstrap truncated
+    episodes from `final_observation`, terminated ones not at all.
+    """
+
+    observation: Tensor
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    final_observation: Tensor
+
+
+class BatchedEnvironments:
+    """B tasks × E environments that advance together and reset themselves within the same step.
+
+    Args:
+        family: the dynamics.
+        tasks: B tasks, as `family.sample_tasks` returns them.
+        environments: E, the number of independent copies of each task.
+        noise: source of every random number drawn here.
+        staggered: count the first episode of each environment from a random step, so that time
+            limits do not end all episodes at once and a rollout meets every phase of an episode.
+    """
+
+    def __init__(
+        self,
+        family: TaskFamily,
+        tasks: Tasks,
+        environments: int,
+        noise: Noise,
+        *,
+        staggered: bool = False,
+    ) -> None:
+        self.family = family
+        self.tasks = tasks
+        self.environments = environments
+        self.noise = noise
+        self.staggered = staggered
+        self.batch = next(iter(tasks.values())).shape[0]
+        self.constants = family.constants(tasks)
+        self.horizon = tasks.get("horizon", family.horizon)
+        self.reset()
+
+    def reset(self) -> Tensor:
+        """Start every environment anew; returns observations (B, E, O)."""
+        self.state = self.family.initial_state(self.constants, self.environments, self.noise)
+        self.elapsed = self._first_count()
+        self.observation = self.family.observe(self.constants, self.state)
+        return self.observation
+
+    def step(self, action: Tensor) -> Step:
+        """Advance by `action`: integers (B, E) for Discrete spaces, floats (B, E, A) for Box."""
+        family, constants = self.family, self.constants
+        state, reward, terminated = family.transition(constants, self.state, action, self.noise)
+        final_observation = family.observe(constants, state)
+        elapsed = self.elapsed + 1
+        ended = terminated | (elapsed >= self.horizon)
+        truncated = ended & ~terminated
+        fresh = family.initial_state(constants, self.environments, self.noise)
+        self.state = torch.where(ended.unsqueeze(-1), fresh, state)
+        self.elapsed = elapsed.masked_fill_(ended, 0.0)
+        # Looking whether anything ended is free on the CPU and would stall a GPU.
+        unchanged = ended.device.type == "cpu" and not bool(ended.any())
+        self.observation = (
+            final_observation if unchanged else family.observe(constants, self.state)
+        )
+        return Step(self.observation, reward, terminated, truncated, final_observation)
+
+    def replace_tasks(self, rows: Tensor, tasks: Tasks) -> None:
+        """Give the learners marked in `rows` (B, bool) the tasks of the same rows of `tasks`, and reset them."""
+        self.tasks = {
+            key: torch.where(rows.view(-1, *([1] * (old.dim() - 1))), tasks[key], old)
+            for key, old in self.tasks.items()
+        }
+        self.constants = self.family.constants(self.tasks)
+        self.horizon = self.tasks.get("horizon", self.family.horizon)
+        fresh = self.family.initial_state(self.constants, self.environments, self.noise)
+        self.state = torch.where(rows.view(-1, 1, 1), fresh, self.state)
+        self.elapsed = torch.where(rows.view(-1, 1), self._first_count(), self.elapsed)
+        self.observation = self.family.observe(self.constants, self.state)
+
+    def _first_count(self) -> Tensor:
+        """Steps (B, E) that the first episodes count as already taken."""
+        if self.staggered:
+            draw = self.noise.uniform(self.batch, self.environments)
+            return (draw * self.horizon).floor()
+        shape = (self.batch, self.environments)
+        return torch.zeros(shape, device=self.noise.device, dtype=self.noise.dtype)

@@ -1,0 +1,315 @@
+"""Task families as gymnasium environments, for use with other libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.error import ResetNeeded
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tasks.base import TaskFamily, Tasks
+from tasks.environments import BatchedEnvironments
+from tasks.noise import Noise
+from tasks.registry import FAMILIES, make_family
+
+Task = Mapping[str, Any]
+"""One task: a number per scalar property, an array or tensor per other property."""
+
+Observations = NDArray[Any]
+
+
+class TaskEnv(gymnasium.Env[Observations, Any]):
+    """One environment of one task.
+
+    The task stays until `reset` is given other `options`:
+
+    - `{"task": {...}}`: this task; properties left out keep the standard task's value.
+    - `{"sample_task": True}`: a task drawn from the family's training distribution.
+
+    Without a `task`, a family that has a standard task (`defaults`) starts with it; any other draws
+    one at the first `reset` and at every `reset` with a seed, so that the seed decides everything.
+
+    The family's horizon is a matter for gymnasium's TimeLimit, which `gymnasium.make` adds; a
+    task's own "horizon" truncates here.
+
+    Args:
+        family: a name of `tasks.FAMILIES`, or a family of your own.
+        task: the task to start with.
+
+    Raises:
+        ValueError: the family, a property or an option does not exist, or a value's size is wrong.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (gymnasium's own declaration)
+
+    def __init__(self, family: str | TaskFamily, task: Task | None = None) -> None:
+        self.family = make_family(family) if isinstance(family, str) else family
+        self.observation_space = self.family.observation_space
+        self.action_space = self.family.action_space
+        self._choice = _TaskChoice(self.family, 1, task)
+        self.state: Tensor | None = None
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """The current task, in the form that `options={"task": ...}` takes.
+
+        Raises:
+            ResetNeeded: the family has no standard task and none was drawn yet.
+        """
+        return self._choice.described()[0]
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observations, dict[str, Any]]:
+        """Start an episode; `options` are those of the class."""
+        super().reset(seed=seed)
+        self._noise = _noise(self.np_random)
+        tasks = self._choice.at_reset(self._noise, options, seeded=seed is not None)
+        self._constants = self.family.constants(tasks)
+        self._horizon = float(tasks["horizon"]) if "horizon" in tasks else float("inf")
+        self._elapsed = 0
+        self.state = self.family.initial_state(self._constants, 1, self._noise)
+        return self._observation(self.state), {}
+
+    def step(self, action: Any) -> tuple[Observations, float, bool, bool, dict[str, Any]]:
+        """Advance by `action`: an integer for Discrete spaces, an array for Box."""
+        if self.state is None:
+            raise ResetNeeded("call reset before step")
+        self.state, reward, terminated = self.family.transition(
+            self._constants, self.state, _action(self.action_space, action, 1), self._noise
+        )
+        self._elapsed += 1
+        ended = bool(terminated)
+        truncated = not ended and self._elapsed >= self._horizon
+        return self._observation(self.state), float(reward), ended, truncated, {}
+
+    def _observation(self, state: Tensor) -> Observations:
+        first: Observations = _observations(self.family.observe(self._constants, state))[0]
+        return first
+
+
+class TaskVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
+    """Environments that advance in one batched call, each with its own task.
+
+    Environments reset themselves in the step that ends their episode (`AutoresetMode.SAME_STEP`):
+    what the last action led to is then in `infos["final_obs"]`, where `infos["_final_obs"]`.
+
+    Options of `reset` and the choice of tasks are those of `TaskEnv`, for every environment on its
+    own: `{"sample_task": True}` draws `num_envs` tasks. Where a task is given it may be one for all
+    environments or a sequence of `num_envs` tasks.
+
+    Args:
+        family: a name of `tasks.FAMILIES`, or a family of your own.
+        num_envs: number of environments.
+        task: the task, or tasks, to start with.
+        max_episode_steps: time limit, by default the family's horizon; a task's own "horizon"
+            counts where it is smaller.
+
+    Raises:
+        ValueError: as `TaskEnv`, or the number of tasks is not `num_envs`.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012 (gymnasium's own declaration)
+        "render_modes": [],
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+    }
+
+    def __init__(
+        self,
+        family: str | TaskFamily,
+        num_envs: int = 1,
+        task: Task | Sequence[Task] | None = None,
+        max_episode_steps: int | None = None,
+    ) -> None:
+        self.family = make_family(family) if isinstance(family, str) else family
+        self.num_envs = num_envs
+        self.single_observation_space = self.family.observation_space
+        self.single_action_space = self.family.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.max_episode_steps = max_episode_steps or self.family.horizon
+        self._choice = _TaskChoice(self.family, num_envs, task)
+        self.environments: BatchedEnvironments | None = None
+
+    @property
+    def task(self) -> list[dict[str, Any]]:
+        """The current task of every environment, in the form that `options={"task": ...}` takes.
+
+        Raises:
+            ResetNeeded: the family has no standard task and none was drawn yet.
+        """
+        return self._choice.described()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observations, dict[str, Any]]:
+        """Start an episode in every environment; `options` are those of the class."""
+        super().reset(seed=seed)
+        noise = _noise(self.np_random)
+        tasks = self._choice.at_reset(noise, options, seeded=seed is not None)
+        self.environments = BatchedEnvironments(self.family, tasks, 1, noise)
+        limit = torch.full((self.num_envs, 1), float(self.max_episode_steps))
+        self.environments.horizon = torch.minimum(limit, tasks.get("horizon", limit))
+        return _observations(self.environments.observation), {}
+
+    def step(
+        self, actions: Any
+    ) -> tuple[Observations, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
+        """Advance by `actions`: integers (num_envs,) for Discrete, floats (num_envs, A) for Box."""
+        if self.environments is None:
+            raise ResetNeeded("call reset before step")
+        step = self.environments.step(_action(self.single_action_space, actions, self.num_envs))
+        terminated, truncated = step.terminated[:, 0].numpy(), step.truncated[:, 0].numpy()
+        return (
+            _observations(step.observation),
+            step.reward[:, 0].numpy().astype(np.float64),
+            terminated,
+            truncated,
+            _final_infos(_observations(step.final_observation), terminated | truncated),
+        )
+
+
+def register() -> None:
+    """Register every family with gymnasium, as "learned_opt/CartPole-v0" and so on; repeatable."""
+    for name in FAMILIES:
+        identifier = environment_id(name)
+        if identifier not in gymnasium.registry:
+            gymnasium.register(
+                identifier,
+                entry_point="tasks.gymnasium_env:TaskEnv",
+                vector_entry_point="tasks.gymnasium_env:TaskVectorEnv",
+                kwargs={"family": name},
+                max_episode_steps=make_family(name).horizon,
+            )
+
+
+def environment_id(name: str) -> str:
+    """The gymnasium id of the family called `name`."""
+    words = "".join(word.capitalize() for word in name.split("_"))
+    return f"learned_opt/{_SPELLING.get(name, words)}-v0"
+
+
+_SPELLING = {
+    "cartpole": "CartPole",
+    "gridworld": "GridWorld",
+    "lqr": "LQR",
+    "navigation2d": "Navigation2D",
+    "navigation2d_sparse": "Navigation2DSparse",
+    "tabular_mdp": "TabularMDP",
+}
+
+
+class _TaskChoice:
+    """Which tasks `count` environments have: given ones, the standard one or drawn ones."""
+
+    def __init__(self, family: TaskFamily, count: int, given: Any) -> None:
+        self.family = family
+        self.count = count
+        self.tasks: Tasks | None = None
+        self.follows_seed = not family.defaults and given is None
+        unseeded = Noise(torch.Generator())
+        if given is not None:
+            self.tasks = self._given(given, unseeded)
+        elif family.defaults:
+            self.tasks = family.default_tasks(count, unseeded)
+
+    def at_reset(self, noise: Noise, options: dict[str, Any] | None, *, seeded: bool) -> Tasks:
+        options = options or {}
+        unknown = sorted(options.keys() - {"task", "sample_task"})
+        if unknown:
+            raise ValueError(f"unknown reset options {unknown}; choose from task, sample_task")
+        if "task" in options and options.get("sample_task"):
+            raise ValueError("the reset options task and sample_task exclude each other")
+        if "task" in options:
+            self.tasks = self._given(options["task"], noise)
+            self.follows_seed = False
+        elif options.get("sample_task") or self.tasks is None or (seeded and self.follows_seed):
+            self.tasks = self.family.sample_tasks(self.count, noise)
+        return self.tasks
+
+    def described(self) -> list[dict[str, Any]]:
+        if self.tasks is None:
+            raise ResetNeeded(f"{self.family.name} has no standard task: reset draws the first one")
+        return [
+            {
+                key: value[row].item() if value[row].numel() == 1 else value[row].numpy().copy()
+                for key, value in self.tasks.items()
+            }
+            for row in range(self.count)
+        ]
+
+    def _given(self, given: Any, noise: Noise) -> Tasks:
+        """Tensors (count, ...) from one mapping or from `count` of them."""
+        standard = self.family.default_tasks(1, noise) or self.family.sample_tasks(1, noise)
+        if isinstance(given, Mapping):
+            return {
+                key: value.repeat(self.count, *([1] * (value.dim() - 1)))
+                for key, value in self._completed(given, standard).items()
+            }
+        if len(given) != self.count:
+            raise ValueError(f"{len(given)} tasks were given for {self.count} environments")
+        rows = [self._completed(task, standard) for task in given]
+        if any(row.keys() != rows[0].keys() for row in rows):
+            raise ValueError("either all tasks or none may have a horizon")
+        return {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
+
+    def _completed(self, task: Task, standard: Tasks) -> Tasks:
+        """Tensors (1, ...): `standard` with the values of `task`."""
+        unknown = sorted(task.keys() - standard.keys() - {"horizon"})
+        if unknown:
+            valid = ", ".join(sorted(standard.keys() | {"horizon"}))
+            raise ValueError(f"{self.family.name} has no property {unknown}; choose from {valid}")
+        completed = dict(standard)
+        for key, value in task.items():
+            like = standard.get(key, torch.zeros(1, 1))
+            tensor = torch.as_tensor(value, dtype=like.dtype)
+            if tensor.numel() != like.numel():
+                raise ValueError(
+                    f"property {key!r} of {self.family.name} has shape {tuple(like.shape[1:])}, "
+                    f"but a value of shape {tuple(tensor.shape)} was given"
+                )
+            completed[key] = tensor.reshape(like.shape).clone()
+        return completed
+
+
+def _noise(np_random: np.random.Generator) -> Noise:
+    return Noise(torch.Generator().manual_seed(int(np_random.integers(2**63 - 1))))
+
+
+def _observations(observation: Tensor) -> Observations:
+    """Observations (B, 1, O) as a fresh array (B, O), which callers may change."""
+    array: Observations = observation[:, 0].numpy().astype(np.float32)
+    return array
+
+
+def _action(space: spaces.Space[Any], action: Any, count: int) -> Tensor:
+    """Actions as the dynamics want them: (count, 1) integers or (count, 1, A) floats."""
+    if isinstance(space, spaces.Discrete):
+        indices = np.asarray(action, dtype=np.int64).reshape(count, 1)
+        if ((indices < 0) | (indices >= space.n)).any():
+            raise ValueError(f"actions must lie in 0 to {space.n - 1}, got {action}")
+        return torch.from_numpy(indices)
+    return torch.from_numpy(np.asarray(action, dtype=np.float32).reshape(count, 1, -1))
+
+
+def _final_infos(final: Observations, ended: NDArray[Any]) -> dict[str, Any]:
+    """What gymnasium's SyncVectorEnv reports of the episodes that `ended` in this step."""
+    if not ended.any():
+        return {}
+    observations = np.full(len(ended), None, dtype=object)
+    for row in np.flatnonzero(ended):
+        observations[row] = final[row].copy()
+    return {
+        "final_obs": observations,
+        "_final_obs": ended,
+        "final_info": {},
+        "_final_info": ended.copy(),
+    }

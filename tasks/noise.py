@@ -1,0 +1,56 @@
+"""Random numbers for batched tasks, with common random numbers across replicas."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Noise:
+    """Draws from one `torch.Generator` whose first axis is the task axis B.
+
+    With `replicas` = G the batch holds G copies of the same B / G tasks (row r · B/G + i is
+    replica r of task i), and every replica receives the *same* numbers: common random numbers for
+    comparing G hyper-parameter settings, or G update rules, within one batch.
+    """
+
+    def __init__(
+        self,
+        generator: torch.Generator,
+        *,
+        replicas: int = 1,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if replicas < 1:
+            raise ValueError(f"replicas must be at least 1, got {replicas}")
+        self.generator = generator
+        self.replicas = replicas
+        self.dtype = dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device on which the numbers are drawn."""
+        return self.generator.device
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1), shape (B, ...)."""
+        shape = self._drawn(shape)
+        draw = torch.rand(shape, generator=self.generator, device=self.device, dtype=self.dtype)
+        return self._repeat(draw)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal numbers, shape (B, ...)."""
+        shape = self._drawn(shape)
+        draw = torch.randn(shape, generator=self.generator, device=self.device, dtype=self.dtype)
+        return self._repeat(draw)
+
+    def _drawn(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        batch, *rest = shape
+        if batch % self.replicas:
+            raise ValueError(f"a batch of {batch} tasks is no multiple of {self.replicas} replicas")
+        return (batch // self.replicas, *rest)
+
+    def _repeat(self, draw: Tensor) -> Tensor:
+        if self.replicas == 1:
+            return draw
+        return draw.repeat(self.replicas, *([1] * (draw.dim() - 1)))

@@ -1,0 +1,77 @@
+"""Random and reference returns: anchors that make different tasks' returns comparable."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from tasks.base import TaskFamily, Tasks
+from tasks.environments import BatchedEnvironments
+from tasks.noise import Noise
+
+_STORED = Path(__file__).with_name("references.json")
+
+
+def normalised_score(returns: Tensor, random: Tensor, reference: Tensor) -> Tensor:
+    """(R - R_random) / (R_reference - R_random): 0 for the random policy, 1 for the reference."""
+    return (returns - random) / (reference - random)
+
+
+def reference_returns(
+    family: TaskFamily, tasks: Tasks, noise: Noise, *, shifted: bool = False
+) -> Tensor:
+    """Undiscounted return of an optimal or long-tuned policy per task, shape (B,).
+
+    The family's own analytic value where it has one. Otherwise the mean return of a long-tuned
+    policy over the training tasks, or over the `shifted` ones, as references.json records it along
+    with the command that measured it.
+
+    Raises:
+        ValueError: the family has no analytic value and references.json holds no measured one.
+    """
+    analytic = family.reference_returns(tasks, noise)
+    if analytic is not None:
+        return analytic
+    split = "shifted" if shifted else "train"
+    stored = json.loads(_STORED.read_text(encoding="utf-8")).get(family.name, {}).get(split)
+    if stored is None:
+        raise ValueError(
+            f"no reference return for the {split} tasks of {family.name!r}: implement its "
+            f"reference_returns, or store a tuned policy's mean return in {_STORED.name}"
+        )
+    batch = next(iter(tasks.values())).shape[0]
+    return torch.full((batch,), float(stored), device=noise.device, dtype=noise.dtype)
+
+
+def random_returns(family: TaskFamily, tasks: Tasks, noise: Noise, episodes: int = 64) -> Tensor:
+    """Undiscounted return of the random policy per task, shape (B,), averaged over `episodes`.
+
+    Actions are uniform in a Discrete space; in a Box they are center + half-range · N(0, 1),
+    clipped to its bounds, and N(0, 1) as it comes if the Box is unbounded.
+    """
+    environments = BatchedEnvironments(family, tasks, episodes, noise)
+    shape = environments.batch, episodes
+    total = torch.zeros(shape, device=noise.device, dtype=noise.dtype)
+    running = torch.ones_like(total, dtype=torch.bool)
+    while bool(running.any()):
+        step = environments.step(_random_action(family.action_space, shape, noise))
+        total += step.reward * running
+        running &= ~(step.terminated | step.truncated)
+    return total.mean(1)
+
+
+def _random_action(
+    space: spaces.Discrete | spaces.Box, shape: tuple[int, int], noise: Noise
+) -> Tensor:
+    if isinstance(space, spaces.Discrete):
+        return (noise.uniform(*shape) * int(space.n)).long()
+    action = noise.normal(*shape, *space.shape)
+    if not space.is_bounded():
+        return action
+    low = torch.as_tensor(space.low, device=noise.device, dtype=noise.dtype)
+    high = torch.as_tensor(space.high, device=noise.device, dtype=noise.dtype)
+    return torch.clamp((low + high) / 2 + (high - low) / 2 * action, low, high)

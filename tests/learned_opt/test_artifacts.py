@@ -1,0 +1,113 @@
+"""Rules survive the disk, and nothing but a rule file is ever loaded."""
+
+import json
+import os
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from learned_opt import Adam, ArtifactError, ClassicLSTM, CoordinatewiseLSTM, load_rule, save_rule
+from learned_opt.artifacts import HEADER_KEY, load_artifact, shipped_rules
+
+
+@pytest.mark.parametrize("rule", [CoordinatewiseLSTM(5, nominal_lr=2e-3), ClassicLSTM((4, 3))])
+def test_a_saved_rule_loads_equal_and_frozen(rule, tmp_path):
+    path = tmp_path / "rule.safetensors"
+    save_rule(rule, path, {"families": ["lqr"], "seed": 3})
+    artifact = load_artifact(path)
+    assert type(artifact.rule) is type(rule)
+    assert artifact.rule.config() == rule.config()
+    assert artifact.header["provenance"] == {"families": ["lqr"], "seed": 3}
+    for ours, theirs in zip(rule.parameters(), artifact.rule.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+        assert not theirs.requires_grad
+
+
+def test_saving_twice_gives_equal_bytes(tmp_path):
+    for name in "ab":
+        save_rule(CoordinatewiseLSTM(), tmp_path / name, {"b": 1, "a": [2, 3], "c": {"d": None}})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_the_default_rule_ships_with_the_package():
+    assert "default" in shipped_rules()
+    rule = load_rule("default")
+    assert bool(rule.head.any())  # trained: no longer Adam
+    assert load_artifact("default").header["provenance"]["licence"] == "Apache-2.0"
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.system, ("touch " + str(self.target),)
+
+
+def test_a_malicious_pickle_is_refused_and_never_run(tmp_path):
+    bomb = Malicious()
+    bomb.target = tmp_path / "harm"
+    path = tmp_path / "rule.safetensors"
+    path.write_bytes(pickle.dumps(bomb))
+    with pytest.raises(ArtifactError, match="not a rule"):
+        load_rule(path)
+    torch.save(bomb, path)
+    with pytest.raises(ArtifactError, match="not a rule"):
+        load_rule(path)
+    assert not bomb.target.exists()
+
+
+def damaged(tmp_path):
+    good = tmp_path / "good.safetensors"
+    save_rule(CoordinatewiseLSTM(4), good)
+    data = good.read_bytes()
+    yield "truncated", data[: len(data) // 2]
+    yield "empty", b""
+    yield "text", b"not a rule at all"
+    yield "header", b"\xff" * 8 + data[8:]
+
+
+def test_damaged_files_are_refused_in_one_sentence(tmp_path):
+    for name, data in damaged(tmp_path):
+        path = tmp_path / name
+        path.write_bytes(data)
+        with pytest.raises(ArtifactError, match=name) as info:
+            load_rule(path)
+        assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        {"format": 99, "rule": "CoordinatewiseLSTM", "config": {}},
+        {"format": 1, "rule": "os.system", "config": {}},
+        {"format": 1, "rule": "CoordinatewiseLSTM", "config": {"hidden": 10**9}},
+        {"format": 1, "rule": "CoordinatewiseLSTM", "config": {"hidden": "16"}},
+        {"format": 1, "rule": "CoordinatewiseLSTM", "config": {"hidden": 3}},
+        {"format": 1, "rule": "CoordinatewiseLSTM", "config": {"surprise": 1}},
+        [1, 2],
+    ],
+)
+def test_foreign_headers_are_refused(header, tmp_path):
+    path = tmp_path / "foreign.safetensors"
+    tensors = {name: p.detach() for name, p in CoordinatewiseLSTM(4).named_parameters()}
+    metadata = None if header is None else {HEADER_KEY: json.dumps(header)}
+    save_file(tensors, path, metadata=metadata)
+    with pytest.raises(ArtifactError):
+        load_rule(path)
+
+
+def test_unknown_names_list_what_ships():
+    with pytest.raises(ArtifactError, match="default"):
+        load_rule("no-such-rule")
+
+
+def test_rules_that_cannot_be_rebuilt_or_are_not_finite_are_not_saved(tmp_path):
+    with pytest.raises(ArtifactError, match="Adam"):
+        save_rule(Adam(), tmp_path / "a")
+    rule = CoordinatewiseLSTM(2)
+    with torch.no_grad():
+        rule.head[0, 0] = float("nan")
+    with pytest.raises(ArtifactError, match="non-finite"):
+        save_rule(rule, tmp_path / "a")
+    assert not (tmp_path / "a").exists()

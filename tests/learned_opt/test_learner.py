@@ -1,0 +1,325 @@
+"""The reinforcement learner: advantages, bootstrapping, gradients and independence of learners."""
+
+import math
+
+import pytest
+import torch
+
+from learned_opt import Adam
+from learned_opt.learner import ActorCritic, ActorCriticLearner, LearnerConfig, episodic_returns
+from learned_opt.learner.advantages import ReturnScale, generalised_advantages, normalised
+from learned_opt.learner.life import live
+from learned_opt.learner.policies import fast_tanh
+from learned_opt.learner.rollout import collect
+from learned_opt.seeding import derive_noise
+from tasks import BatchedEnvironments, make_family
+
+SMALL = LearnerConfig(width=8, environments=3, outer_environments=2, steps=12)
+
+
+def make_learner(family="cartpole", batch=2, config=SMALL, seed=0):
+    return ActorCriticLearner(make_family(family), batch, derive_noise(seed, "test"), config)
+
+
+def test_advantages_equal_the_sum_over_the_rest_of_the_episode():
+    generator = torch.Generator().manual_seed(0)
+    shape, discount, trace = (1, 9, 1), 0.9, 0.8
+    rewards, values, next_values = (torch.randn(shape, generator=generator) for _ in range(3))
+    terminated, truncated = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
+    terminated[0, 2], truncated[0, 5] = True, True
+    actual = generalised_advantages(
+        rewards, values, next_values, terminated, truncated, discount=discount, trace=trace
+    )[0, :, 0]
+    r, v, n = (x[0, :, 0] for x in (rewards, values, next_values))
+    alive = [0.0 if t == 2 else 1.0 for t in range(9)]
+    delta = [r[t] + discount * alive[t] * n[t] - v[t] for t in range(9)]
+    for episode in (range(0, 3), range(3, 6), range(6, 9)):
+        for t in episode:
+            expected = sum((discount * trace) ** (j - t) * delta[j] for j in episode if j >= t)
+            assert float(actual[t]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_with_trace_one_the_advantage_is_the_discounted_return_less_the_value():
+    rewards, values = torch.ones(1, 4, 1), torch.full((1, 4, 1), 7.0)
+    next_values = torch.full((1, 4, 1), 7.0)
+    terminated = torch.zeros(1, 4, 1, dtype=torch.bool)
+    terminated[0, 3] = True
+    advantages = generalised_advantages(
+        rewards, values, next_values, terminated, ~terminated & False, discount=0.5, trace=1.0
+    )
+    expected = [1.875 - 7, 1.75 - 7, 1.5 - 7, 1 - 7]
+    torch.testing.assert_close(advantages.flatten(), torch.tensor(expected))
+
+
+def test_normalised_advantages_have_mean_zero_and_the_asked_scale():
+    advantages = torch.tensor([[1.0, 3.0], [10.0, 50.0]])
+    torch.testing.assert_close(normalised(advantages), torch.tensor([[-1.0, 1.0], [-1.0, 1.0]]))
+    scaled = normalised(advantages, torch.tensor([[2.0], [10.0]]))
+    torch.testing.assert_close(scaled, torch.tensor([[-0.5, 0.5], [-2.0, 2.0]]))
+
+
+def test_the_return_scale_tracks_mean_and_deviation_and_can_forget():
+    scale = ReturnScale.zeros(2, torch.device("cpu"), torch.float32)
+    center, deviation = scale.center_and_scale()
+    assert center.flatten().tolist() == [0, 0]
+    assert deviation.flatten().tolist() == [1, 1]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        scale.observe(5 + 2 * torch.randn(2, 1000, generator=generator))
+    center, deviation = scale.center_and_scale()
+    torch.testing.assert_close(center, torch.full((2, 1), 5.0), atol=0.1, rtol=0)
+    torch.testing.assert_close(deviation, torch.full((2, 1), 2.0), atol=0.1, rtol=0)
+    scale.forget(torch.tensor([True, False]))
+    center, deviation = scale.center_and_scale()
+    assert float(center[0]) == 0
+    assert float(deviation[0]) == 1
+    assert float(center[1]) == pytest.approx(5, abs=0.1)
+
+
+def test_fast_tanh_is_tanh_to_second_order():
+    x = torch.linspace(-4, 4, 9, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(fast_tanh(x), torch.tanh(x))
+    assert torch.autograd.gradcheck(fast_tanh, x)
+    assert torch.autograd.gradgradcheck(fast_tanh, x)
+
+
+@pytest.mark.parametrize("family", ["cartpole", "pendulum"])
+def test_stacked_networks_equal_torch_linear_layers(family):
+    policy = ActorCritic(make_family(family), width=6, depth=2)
+    noise = derive_noise(0, "networks")
+    parameters = policy.initial_parameters(3, noise)
+    tensors = policy.layout().split(parameters)
+    observations = noise.normal(3, 5, policy.family.observation_space.shape[0])
+    scale = torch.as_tensor(policy.family.observation_scale)
+    for role, actual in (
+        ("actor", policy.actor(tensors, observations)),
+        ("critic", policy.critic(tensors, observations).unsqueeze(-1)),
+    ):
+        for row in range(3):
+            signal = (observations[row] - policy.family.observation_center) / scale
+            for index in range(3):
+                weight = tensors[f"{role}.{index}.weight"][row]
+                bias = tensors[f"{role}.{index}.bias"][row]
+                signal = torch.nn.functional.linear(signal, weight, bias)
+                signal = torch.tanh(signal) if index < 2 else signal
+            torch.testing.assert_close(actual[row], signal, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["cartpole", "pendulum"])
+def test_log_probabilities_and_entropies_equal_torch_distributions(family):
+    policy = ActorCritic(make_family(family), width=6)
+    noise = derive_noise(0, "distribution")
+    output = noise.normal(2, 7, policy.actions)
+    if policy.discrete:
+        log_std = None
+        distribution = torch.distributions.Categorical(logits=output)
+        action = output.argmin(-1)
+        log_prob, entropy = distribution.log_prob(action), distribution.entropy().mean(1)
+    else:
+        log_std = torch.full((2, 1, policy.actions), -0.3)
+        distribution = torch.distributions.Normal(output, log_std.exp())
+        action = output + 0.4
+        log_prob = distribution.log_prob(action).sum(-1)
+        entropy = distribution.entropy().sum(-1).mean(1)
+    torch.testing.assert_close(policy.log_prob(output, log_std, action), log_prob)
+    torch.testing.assert_close(policy.entropy(output, log_std), entropy)
+
+
+def test_sampled_actions_follow_the_policy():
+    policy = ActorCritic(make_family("cartpole"))
+    output = torch.tensor([[[0.0, math.log(3.0)]]]).expand(1, 20000, 2)
+    draw = policy.draw(derive_noise(0, "gumbel"), 1, 1, 20000)[0]
+    share = policy.act(output, None, draw).float().mean()
+    assert float(share) == pytest.approx(0.75, abs=0.01)
+
+
+def test_bounded_actions_are_mapped_from_unit_to_box():
+    policy = ActorCritic(make_family("navigation2d"))
+    unit = torch.tensor([[[-1.0, 0.5]]])
+    torch.testing.assert_close(policy.to_environment(unit), torch.tensor([[[-0.1, 0.05]]]))
+    unbounded = ActorCritic(make_family("lqr"))
+    assert torch.equal(unbounded.to_environment(unit), unit)
+
+
+@pytest.mark.parametrize("family", ["cartpole", "navigation2d"])
+def test_learners_do_not_share_gradients(family):
+    learner = make_learner(family)
+    parameters = learner.initial_parameters().requires_grad_()
+    tensors = learner.layout.split(parameters.detach())
+    rollout = collect(learner.policy, tensors, learner.environments, 12, learner.noise)
+    losses = learner._losses(parameters, rollout)
+    whole = torch.autograd.grad(losses.inner, parameters, retain_graph=True)[0]
+    poisoned = rollout._replace(rewards=rollout.rewards.clone())
+    poisoned.rewards[1] += 100 * torch.arange(12.0)[:, None]
+    learner.scale.forget(torch.tensor([True, True]))
+    other = torch.autograd.grad(learner._losses(parameters, poisoned).inner, parameters)[0]
+    torch.testing.assert_close(other[0], whole[0])
+    assert not torch.allclose(other[1], whole[1])
+
+
+def test_inner_and_outer_gradients_come_from_different_environments():
+    learner = make_learner("navigation2d")
+    parameters = learner.initial_parameters().requires_grad_()
+    tensors = learner.layout.split(parameters.detach())
+    rollout = collect(learner.policy, tensors, learner.environments, 12, learner.noise)
+
+    def gradients(columns):
+        changed = rollout._replace(rewards=rollout.rewards.clone())
+        changed.rewards[:, ::2, columns] += 1.0
+        learner.scale.forget(torch.tensor([True, True]))
+        losses = learner._losses(parameters, changed)
+        return [
+            torch.autograd.grad(loss, parameters, retain_graph=True)[0]
+            for loss in (losses.inner, losses.outer)
+        ]
+
+    inner, outer = gradients(slice(0, 0))
+    inner_changed, outer_same = gradients(slice(0, 3))
+    inner_same, outer_changed = gradients(slice(3, 5))
+    torch.testing.assert_close(inner_same, inner)
+    assert not torch.allclose(inner_changed, inner)
+    assert not torch.allclose(outer_changed, outer)
+    cosine = torch.nn.functional.cosine_similarity(outer_same, outer)
+    assert bool((cosine > 0.9999).all())  # the running scale of returns may change its length only
+
+
+def test_the_outer_gradient_touches_the_actor_alone():
+    learner = make_learner()
+    sample = learner.gradient(learner.initial_parameters())
+    for name, tensor in learner.layout.split(sample.outer).items():
+        assert bool(tensor.any()) == name.startswith("actor"), name
+    for name, tensor in learner.layout.split(sample.inner).items():
+        assert bool(tensor.any()), name
+
+
+def test_inner_gradients_are_clipped_per_learner():
+    learner = make_learner(config=LearnerConfig(width=8, environments=3, steps=12, max_gradient_norm=0.01))
+    sample = learner.gradient(learner.initial_parameters())
+    torch.testing.assert_close(sample.inner.norm(dim=1), torch.full((2,), 0.01), rtol=1e-3, atol=0)
+    assert bool((sample.metrics["gradient_norm"] > 0.01).all())
+
+
+def test_the_inner_policy_gradient_has_the_low_variance_curvature_hessian():
+    """For a two-armed bandit the Hessian of the expected reward is known; −E[A ∇² log π] alone is not it."""
+    logits = torch.tensor([0.3, -0.4], dtype=torch.float64, requires_grad=True)
+    rewards = torch.tensor([1.0, -2.0], dtype=torch.float64)
+
+    def expected(x):
+        return (x.softmax(0) * rewards).sum()
+
+    log_prob = logits.log_softmax(0)
+    weights = logits.softmax(0).detach()
+    surrogate = (weights * (log_prob - log_prob.detach()).exp() * rewards).sum()
+    (first,) = torch.autograd.grad(surrogate, logits, create_graph=True)
+    hessian = torch.stack([torch.autograd.grad(g, logits, retain_graph=True)[0] for g in first])
+    exact = torch.autograd.functional.hessian(expected, logits)
+    torch.testing.assert_close(hessian, exact)
+
+
+def test_second_order_gradients_depend_on_the_parameters():
+    learner = make_learner("navigation2d")
+    parameters = learner.initial_parameters().requires_grad_()
+    inner = learner.gradient(parameters, second_order=True).inner
+    (slope,) = torch.autograd.grad(inner.square().sum(), parameters)
+    assert bool(slope.isfinite().all())
+    assert bool(slope.any())
+    assert not learner.gradient(parameters).inner.requires_grad
+
+
+def test_truncated_episodes_bootstrap_and_terminated_ones_do_not():
+    learner = make_learner("pendulum", config=LearnerConfig(width=8, environments=2, steps=4))
+    learner.environments.elapsed[:] = torch.tensor([[197.0, 0.0]])
+    parameters = learner.initial_parameters()
+    tensors = learner.layout.split(parameters)
+    rollout = collect(learner.policy, tensors, learner.environments, 4, learner.noise)
+    assert rollout.truncated[:, :, 0].tolist() == [[False, False, True, False]] * 2
+    batch, steps, total = rollout.rewards.shape
+    flat = rollout.observations.reshape(batch, steps * total, -1)
+    values = learner.policy.critic(tensors, flat).view(batch, steps, total)
+    zero, one = torch.zeros(2, 1, 1), torch.ones(2, 1, 1)
+    following = learner._next_values(tensors, rollout, values, zero, one)
+    finals = learner.policy.critic(tensors, rollout.final_observations[:, 2])
+    torch.testing.assert_close(following[:, 2, 0], finals[:, 0])
+    torch.testing.assert_close(following[:, 2, 1], values[:, 3, 1])
+    assert not torch.allclose(following[:, 2, 0], values[:, 3, 0])
+
+
+def test_restart_gives_new_tasks_to_the_marked_learners_only():
+    learner = make_learner("cartpole", batch=3)
+    before = {key: value.clone() for key, value in learner.environments.tasks.items()}
+    learner.gradient(learner.initial_parameters())
+    learner.restart(torch.tensor([False, True, False]))
+    changed = (learner.environments.tasks["force"] != before["force"]).flatten()
+    assert changed.tolist() == [False, True, False]
+    assert learner.scale.weight.flatten().tolist()[1] == 0
+    assert learner.scale.weight.flatten().tolist()[0] > 0
+
+
+def test_query_returns_equal_a_hand_rolled_loop():
+    family = make_family("navigation2d")
+    policy = ActorCritic(family, width=8)
+    noise = derive_noise(0, "tasks")
+    tasks = family.sample_tasks(3, noise)
+    parameters = policy.initial_parameters(3, noise)
+    actual = episodic_returns(
+        policy, parameters, tasks, 2, derive_noise(0, "q"), deterministic=True
+    )
+    environments = BatchedEnvironments(family, tasks, 2, derive_noise(0, "q"))
+    tensors = policy.layout().split(parameters)
+    expected, over = torch.zeros(3, 2), torch.zeros(3, 2, dtype=torch.bool)
+    for _ in range(family.horizon):
+        action = policy.to_environment(policy.actor(tensors, environments.observation))
+        step = environments.step(action)
+        expected += torch.where(over, 0.0, step.reward)
+        over |= step.terminated | step.truncated
+    torch.testing.assert_close(actual, expected)
+
+
+def test_a_life_improves_navigation_and_is_reproducible():
+    def life():
+        learner = make_learner("navigation2d", 6, LearnerConfig(width=16, environments=8))
+        return live(
+            learner,
+            Adam(),
+            updates=60,
+            queries=4,
+            query_noise=derive_noise(0, "queries"),
+            lr=1e-2,
+            decay=torch.ones(6, 1),
+        )
+
+    first, second = life(), life()
+    assert torch.equal(first.returns, second.returns)
+    assert first.updates.tolist() == [0, 20, 40, 60]
+    assert float(first.returns[-1].mean()) > 0.5 * float(first.returns[0].mean())
+    assert not bool(first.diverged.any())
+
+
+def test_a_diverged_learner_is_reported_and_the_others_go_on():
+    learner = make_learner("navigation2d", 2, LearnerConfig(width=8, environments=2, steps=8))
+    life = live(
+        learner,
+        Adam(),
+        updates=6,
+        queries=2,
+        query_noise=derive_noise(0, "queries"),
+        lr=torch.tensor([[1e-2], [1e39]]),
+    )
+    assert life.diverged.tolist() == [False, True]
+    assert bool(life.returns[:, 0].isfinite().all())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"width": 0},
+        {"steps": 0},
+        {"discount": 1.5},
+        {"entropy_coefficient": float("nan")},
+        {"max_gradient_norm": -1.0},
+        {"advantage_scale": "none"},
+    ],
+)
+def test_impossible_settings_are_refused(arguments):
+    with pytest.raises(ValueError, match=r"must be|at most"):
+        LearnerConfig(**arguments)

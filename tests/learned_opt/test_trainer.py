@@ -1,0 +1,255 @@
+"""Meta-training learns, repeats itself exactly, resumes exactly and survives divergence."""
+
+import csv
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+from learned_opt import CoordinatewiseLSTM, load_rule
+from learned_opt.artifacts import load_artifact
+from learned_opt.learner import LearnerConfig
+from learned_opt.learner.quadratic import QuadraticLearner
+from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.group import LearnerGroup
+from learned_opt.meta.trainer import MetaTrainer, new_rule
+from learned_opt.meta.unroll import replicate, unroll
+from learned_opt.seeding import derive_noise, derive_seed
+
+TINY = MetaConfig(
+    families=("navigation2d", "bandit"),
+    hidden=4,
+    learners=3,
+    groups_per_family=1,
+    unroll=3,
+    shortest_life=6,
+    longest_life=12,
+    meta_steps=6,
+    validate_every=3,
+    validation_tasks=2,
+    validation_updates=4,
+    checkpoint_every=2,
+    learner=LearnerConfig(width=4, environments=2, outer_environments=2, steps=6),
+)
+
+
+def test_meta_training_learns_to_optimize_quadratics():
+    """Bowls of mixed curvature: forty meta-steps must clearly beat the Adam that the rule was born as."""
+
+    def bowls(seed):
+        noise = derive_noise(seed, "bowls")
+        curvature = torch.diag_embed(torch.logspace(-1, 1, 10).expand(32, 10))
+        return QuadraticLearner(curvature, torch.zeros(32, 10), noise.normal(32, 10))
+
+    def run(rule, seed):
+        learner = bowls(seed)
+        start = learner.initial_parameters()
+        phi = replicate(rule, 32)
+        result = unroll(
+            learner,
+            rule,
+            phi,
+            start,
+            rule.init_state(learner.layout, 32),
+            learner.gradient(start),
+            steps=20,
+            lr=0.05,
+        )
+        return result, float(learner.loss(result.parameters).mean())
+
+    rule = CoordinatewiseLSTM(8)
+    optimizer = torch.optim.Adam(rule.parameters(), lr=1e-2)
+    born = run(rule, 1000)[1]
+    for seed in range(40):
+        result, _ = run(rule, seed)
+        for name, parameter in rule.named_parameters():
+            parameter.grad = result.meta_gradient[name].mean(0)
+        optimizer.step()
+    assert run(rule, 1000)[1] < 0.5 * born
+
+
+def test_the_same_seed_gives_byte_equal_artifacts(tmp_path):
+    for name in "ab":
+        MetaTrainer(TINY, tmp_path / name).run()
+    first, second = ((tmp_path / name / "rule.safetensors").read_bytes() for name in "ab")
+    assert first == second
+    assert (tmp_path / "a" / "validations.csv").read_text() == (
+        tmp_path / "b" / "validations.csv"
+    ).read_text()
+
+
+def test_another_seed_gives_another_rule(tmp_path):
+    rules = [new_rule(replace(TINY, seed=seed)) for seed in (0, 1)]
+    assert not torch.equal(rules[0].cell_weight, rules[1].cell_weight)
+
+
+def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path):
+    whole = MetaTrainer(TINY, tmp_path / "whole").run()
+    trainer = MetaTrainer(TINY, tmp_path / "stopped")
+    for _ in range(4):
+        trainer._advance()
+    trainer.best, trainer.best_state = whole.best, trainer._snapshot()
+    trainer._save()
+    resumed = MetaTrainer(TINY, tmp_path / "stopped", resume=True)
+    assert resumed.step == 4
+    straight = MetaTrainer(TINY, tmp_path / "straight")
+    for _ in range(6):
+        straight._advance()
+    for _ in range(2):
+        resumed._advance()
+    for ours, theirs in zip(resumed.rule.parameters(), straight.rule.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_ctrl_c_saves_the_rule_and_the_run_can_go_on(tmp_path):
+    class Impatient:
+        def stepped(self, step, rate, window):
+            if step == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        def validated(self, step, scores, best):
+            pass
+
+    outcome = MetaTrainer(TINY, tmp_path / "run").run(Impatient())
+    assert outcome.interrupted
+    assert outcome.step == 2
+    load_rule(outcome.path)
+    finished = MetaTrainer(TINY, tmp_path / "run", resume=True).run()
+    straight = MetaTrainer(TINY, tmp_path / "straight").run()
+    assert not finished.interrupted
+    assert (tmp_path / "run/rule.safetensors").read_bytes() == straight.path.read_bytes()
+    with open(tmp_path / "run/metrics.csv") as file:
+        assert [row["meta_step"] for row in csv.DictReader(file)] == list("123456")
+
+
+def test_the_artifact_tells_where_it_comes_from(tmp_path):
+    outcome = MetaTrainer(TINY, tmp_path / "run").run()
+    provenance = load_artifact(outcome.path).header["provenance"]
+    assert provenance["families"] == ["navigation2d", "bandit"]
+    assert provenance["seed"] == 0
+    assert MetaConfig.from_dict(provenance["configuration"]) == TINY
+    assert set(provenance["validation"]) == {"navigation2d", "bandit", "all"}
+
+
+def test_the_best_validated_rule_is_kept_not_the_last(tmp_path):
+    trainer = MetaTrainer(TINY, tmp_path / "run")
+    scores = iter([0.1, 0.9, 0.3])
+    states = []
+
+    def validate(rule):
+        states.append(rule.cell_weight.clone())
+        return {"navigation2d": 0.0, "bandit": 0.0, "all": next(scores)}
+
+    trainer._validate = validate
+    outcome = trainer.run()
+    assert outcome.best["all"] == 0.9
+    assert torch.equal(load_rule(outcome.path).cell_weight, states[1])
+    assert not torch.equal(states[1], states[2])
+
+
+def test_an_existing_run_is_never_overwritten(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match="--resume"):
+        MetaTrainer(TINY, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path):
+    MetaTrainer(TINY, tmp_path / "run").run()
+    with pytest.raises(ValueError, match="hidden"):
+        MetaTrainer(replace(TINY, hidden=5), tmp_path / "run", resume=True)
+    with pytest.raises(ValueError, match=r"holds no checkpoint\.pt"):
+        MetaTrainer(TINY, tmp_path / "nothing", resume=True)
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"garbage")
+    with pytest.raises(ValueError, match="damaged"):
+        MetaTrainer(TINY, tmp_path / "run", resume=True)
+
+
+def test_diverged_learners_are_restarted_counted_and_cost_no_meta_step():
+    group = LearnerGroup("navigation2d", TINY, seed=0, tell_roles=True)
+    rule = new_rule(TINY)
+    torch.nn.init.ones_(rule.head)
+    group.advance(rule)
+    group.parameters[1] = float("nan")
+    group.lifetime[:] = 1000
+    group.sample = None
+    window = group.advance(rule)
+    assert window.metrics["diverged"] == 1
+    assert all(bool(g.isfinite().all()) and bool(g.any()) for g in window.meta_gradient.values())
+    assert bool(group.parameters.isfinite().all())
+    assert float(group.age[1]) == 0
+    assert group.advance(rule).metrics["diverged"] == 0
+
+
+def test_lives_end_at_their_drawn_lengths_and_start_staggered():
+    config = replace(TINY, learners=200)
+    group = LearnerGroup("bandit", config, seed=0, tell_roles=False)
+    firsts = group.lifetime.flatten()
+    assert bool((firsts % config.unroll == 0).all())
+    assert len(firsts.unique()) >= 3
+    rule = new_rule(config)
+    for _ in range(5):
+        group.advance(rule)
+    lives = group.lifetime.flatten()
+    assert float(lives.min()) >= 6
+    assert float(lives.max()) <= 12
+    assert bool((group.age < group.lifetime).all())
+    assert 0.5 < float(group.told.float().mean()) < 0.9
+
+
+def test_second_order_meta_training_runs(tmp_path):
+    outcome = MetaTrainer(replace(TINY, second_order=True, meta_steps=2), tmp_path / "run").run()
+    assert outcome.step == 2
+
+
+def test_the_classic_rule_can_be_meta_trained(tmp_path):
+    outcome = MetaTrainer(replace(TINY, rule="classic", meta_steps=2), tmp_path / "run").run()
+    assert type(load_rule(outcome.path)).__name__ == "ClassicLSTM"
+
+
+def test_meta_training_touches_no_global_random_state(tmp_path):
+    before = torch.get_rng_state()
+    MetaTrainer(replace(TINY, meta_steps=2), tmp_path / "run").run()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_seeds_derived_for_different_parts_differ():
+    seeds = {derive_seed(s, *path) for s in (0, 1) for path in ((), ("a",), ("a", 1), ("b", 1))}
+    assert len(seeds) == 8
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("families", [], "at least one"),
+        ("families", ["atari"], "unknown task family 'atari'"),
+        ("rule", "sgd", "unknown rule"),
+        ("meta_lr", float("nan"), "finite"),
+        ("unroll", 0, "positive"),
+        ("longest_life", 1, "shorter"),
+        ("hidden", "16", "must be a int"),
+        ("metalr", 1, "unknown field 'metalr'"),
+        ("learner", {"widht": 3}, r"unknown field 'learner\.widht'"),
+        ("learner", {"outer_environments": 0}, "at least 1"),
+    ],
+)
+def test_impossible_configurations_are_refused_in_one_sentence(field, value, message):
+    with pytest.raises(ValueError, match=message) as info:
+        MetaConfig.from_dict({field: value})
+    assert "\n" not in str(info.value)
+
+
+def test_configurations_survive_yaml(tmp_path):
+    import yaml
+
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(TINY.to_dict()))
+    assert MetaConfig.load(path) == TINY
+    path.write_text("families: [")
+    with pytest.raises(ValueError, match="not YAML"):
+        MetaConfig.load(path)
+    with pytest.raises(ValueError, match="cannot read"):
+        MetaConfig.load(tmp_path / "absent.yaml")

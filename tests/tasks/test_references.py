@@ -1,0 +1,124 @@
+import json
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+import tasks.references
+from tasks.bandit import BernoulliBandit
+from tasks.base import TaskFamily, Transition
+from tasks.cartpole import CartPole
+from tasks.lqr import LinearQuadratic
+from tasks.noise import Noise
+from tasks.references import normalised_score, random_returns, reference_returns
+
+
+def make_noise(dtype=torch.float32):
+    return Noise(torch.Generator().manual_seed(0), dtype=dtype)
+
+
+class Echo(TaskFamily):
+    """Pays the action back; terminates after `last` steps, is truncated after 4."""
+
+    name = "echo"
+    horizon = 4
+    defaults: ClassVar = {"last": 3.0}
+    observation_space = spaces.Box(0.0, 9.0, (1,), np.float32)
+
+    def __init__(self, action_space):
+        self.action_space = action_space
+
+    def initial_state(self, constants, environments, noise):
+        return constants["last"].new_zeros(len(constants["last"]), environments, 1)
+
+    def observe(self, constants, state):
+        return state
+
+    def transition(self, constants, state, action, noise):
+        reward = action.to(state.dtype).view(*state.shape[:2], -1)[..., 0]
+        return Transition(state + 1, reward, state[..., 0] + 1 >= constants["last"])
+
+
+def test_the_score_is_zero_for_random_and_one_for_the_reference():
+    random, reference = torch.tensor([-70.0, 0.0]), torch.tensor([-0.5, 10.0])
+    assert normalised_score(random, random, reference).tolist() == [0.0, 0.0]
+    assert normalised_score(reference, random, reference).tolist() == [1.0, 1.0]
+    middle = (random + reference) / 2
+    assert normalised_score(middle, random, reference).tolist() == [0.5, 0.5]
+
+
+def test_only_the_first_episode_counts_until_it_terminates_or_is_truncated():
+    family = Echo(spaces.Box(2.0, 2.0, (1,), np.float32))
+    tasks = {"last": torch.tensor([[1.0], [3.0], [9.0]])}
+    assert random_returns(family, tasks, make_noise(), 5).tolist() == [2.0, 6.0, 8.0]
+
+
+def test_random_actions_are_uniform_over_a_discrete_space():
+    family = Echo(spaces.Discrete(3))
+    tasks = {"last": torch.ones(2, 1)}
+    mean = random_returns(family, tasks, make_noise(), 20_000)
+    assert mean.tolist() == pytest.approx([1.0, 1.0], abs=4 * 0.82 / 20_000**0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_random_actions_are_clipped_normal_around_the_center_of_a_box(dtype):
+    family = Echo(spaces.Box(1.0, 5.0, (2,), np.float32))
+    tasks = {"last": torch.ones(1, 1, dtype=dtype)}
+    returns = random_returns(family, tasks, make_noise(dtype), 20_000)
+    assert returns.dtype == dtype
+    assert returns.item() == pytest.approx(3.0, abs=0.05)
+    actions = tasks_actions(family.action_space, dtype)
+    assert (actions.min(), actions.max()) == (1.0, 5.0)
+    # P(|N(0, 1)| < 1) of the actions lie strictly inside.
+    inside = ((actions > 1) & (actions < 5)).double().mean().item()
+    assert inside == pytest.approx(0.6827, abs=0.01)
+
+
+def test_random_actions_in_an_unbounded_box_are_standard_normal():
+    actions = tasks_actions(LinearQuadratic().action_space, torch.float64)
+    assert (actions.mean(), actions.std()) == pytest.approx((0.0, 1.0), abs=0.02)
+    assert actions.abs().max() > 3
+
+
+def tasks_actions(space, dtype):
+    return tasks.references._random_action(space, (4, 5000), make_noise(dtype))
+
+
+def test_the_random_policy_balances_a_pole_for_about_twenty_steps():
+    family, noise = CartPole(), make_noise()
+    returns = random_returns(family, family.default_tasks(4, noise), noise, 200)
+    assert returns.mean() == pytest.approx(22.2, abs=2)  # gymnasium's CartPole-v1
+
+
+def test_an_analytic_reference_is_preferred():
+    family, noise = BernoulliBandit(), make_noise()
+    sampled = family.sample_tasks(5, noise)
+    assert torch.equal(reference_returns(family, sampled, noise), sampled["probability"].amax(-1))
+
+
+def test_a_stored_reference_depends_on_the_split(tmp_path, monkeypatch):
+    stored = tmp_path / "references.json"
+    stored.write_text(json.dumps({"echo": {"train": 7, "shifted": -3, "command": "measure"}}))
+    monkeypatch.setattr(tasks.references, "_STORED", stored)
+    family, noise = Echo(spaces.Discrete(2)), make_noise(torch.float64)
+    drawn = family.default_tasks(3, noise)
+    train = reference_returns(family, drawn, noise)
+    assert train.dtype == torch.float64
+    assert train.tolist() == [7.0, 7.0, 7.0]
+    assert reference_returns(family, drawn, noise, shifted=True).tolist() == [-3.0, -3.0, -3.0]
+
+
+def test_a_missing_reference_is_explained():
+    family, noise = Echo(spaces.Discrete(2)), make_noise()
+    with pytest.raises(ValueError, match="no reference return for the shifted tasks of 'echo'"):
+        reference_returns(family, family.default_tasks(3, noise), noise, shifted=True)
+
+
+def test_every_stored_reference_names_a_family_and_the_command_that_measured_it():
+    path = Path(tasks.references.__file__).with_name("references.json")
+    stored = json.loads(path.read_text())
+    assert stored.keys() <= tasks.FAMILIES.keys()
+    assert all({"train", "shifted", "command"} == set(entry) for entry in stored.values())
