@@ -81,9 +81,7 @@ class CompareConfig:
 
     def budget(self) -> Budget:
         """Of the shown lives."""
-        return Budget(
-            self.updates, self.queries, self.query_episodes, self.seed, self.device, self.learner
-        )
+        return Budget(self.updates, self.queries, self.query_episodes, self.seed, self.device, self.learner)
 
     def tuning_budget(self) -> Budget:
         """Of the tuning lives."""

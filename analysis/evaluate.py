@@ -157,9 +157,7 @@ def _tune(
         scores, found = store.get_or_run(
             f"tune-{baseline.name}-{family}",
             identity,
-            lambda: score_grid(
-                baseline, family, config.tuning_tasks, budget, lambda b: clock.tick(b, what)
-            ),
+            lambda: score_grid(baseline, family, config.tuning_tasks, budget, lambda b: clock.tick(b, what)),
             lambda grid: grid.scores,
             lambda data: GridScores(baseline.name, family, settings, data),
         )
@@ -224,9 +222,7 @@ def _show(
     lives, found = store.get_or_run(
         f"show-{label}-{name}",
         identity,
-        lambda: run_lives(
-            problem, lambda _: rule, [setting], budget, lambda batch: clock.tick(batch, what)
-        ),
+        lambda: run_lives(problem, lambda _: rule, [setting], budget, lambda batch: clock.tick(batch, what)),
         _encode_lives,
         lambda data: _decode_lives(data, config.queries, config.tasks),
     )

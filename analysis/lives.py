@@ -133,22 +133,10 @@ def _run_chunk(
     replicas, batch = len(settings), len(settings) * problem.count
     path = (problem.purpose, "lives", problem.family.name)
     noise = derive_noise(budget.seed, *path, device=budget.device, replicas=replicas)
-    tasks = {
-        key: value.repeat(replicas, *[1] * (value.dim() - 1))
-        for key, value in problem.tasks.items()
-    }
+    tasks = {key: value.repeat(replicas, *[1] * (value.dim() - 1)) for key, value in problem.tasks.items()}
     learner = ActorCriticLearner(problem.family, batch, noise, budget.learner, tasks=tasks)
-    query_noise = derive_noise(
-        budget.seed, *path, "queries", 0, device=budget.device, replicas=replicas
-    )
-    done = 0
 
     def after_update() -> None:
-        # Query episodes end early where all are over, so how many numbers a query takes depends on
-        # the policies: each query starts from its own seed, or contenders would drift apart.
-        nonlocal done
-        done += 1
-        query_noise.generator.manual_seed(derive_seed(budget.seed, *path, "queries", done))
         if on_update is not None:
             on_update(batch)
 
@@ -162,7 +150,7 @@ def _run_chunk(
         make_rule(options).to(budget.device),
         updates=budget.updates,
         queries=budget.queries,
-        query_noise=query_noise,
+        query_seed=derive_seed(budget.seed, *path, "queries"),
         query_episodes=budget.query_episodes,
         lr=column([setting.lr for setting in settings]),
         decay=column([float(setting.decay) for setting in settings]),

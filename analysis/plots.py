@@ -64,20 +64,14 @@ def plot_curves(
     names = list(results.families) if families is None else list(families)
     unknown = [name for name in names if name not in results.families]
     if unknown:
-        raise ValueError(
-            f"no results for {', '.join(unknown)}; choose from {', '.join(results.families)}"
-        )
+        raise ValueError(f"no results for {', '.join(unknown)}; choose from {', '.join(results.families)}")
     if not 1 <= len(names) <= LARGEST:
         raise ValueError(f"a figure holds 1 to {LARGEST} panels, got {len(names)}: name families")
     if x not in ("updates", "steps") or y not in ("returns", "normalised"):
-        raise ValueError(
-            f"x is 'updates' or 'steps' and y 'returns' or 'normalised', got {x!r} and {y!r}"
-        )
+        raise ValueError(f"x is 'updates' or 'steps' and y 'returns' or 'normalised', got {x!r} and {y!r}")
     columns = _columns(len(names))
     rows = -(-len(names) // columns)
-    figure = Figure(
-        figsize=(max(PANEL[0] * columns, 3.6), PANEL[1] * rows + 0.45), layout="constrained"
-    )
+    figure = Figure(figsize=(max(PANEL[0] * columns, 3.6), PANEL[1] * rows + 0.45), layout="constrained")
     FigureCanvasAgg(figure)
     styles = contender_styles(results.labels())
     generator = np.random.default_rng(seed)
@@ -137,9 +131,7 @@ def _panel(
         color, dash = styles[label]
         order = 3.0 - depth / len(scores)
         axes.fill_between(moments, low, high, color=color, alpha=0.15, linewidth=0, zorder=order)
-        axes.plot(
-            moments, middle, color=color, linestyle=dash, lw=1.4, label=label, zorder=order + 1
-        )
+        axes.plot(moments, middle, color=color, linestyle=dash, lw=1.4, label=label, zorder=order + 1)
         edges += [middle, low, high]
     bottom, top = (float(f([f(edge) for edge in edges])) for f in (np.min, np.max))
     margin = 0.08 * max(top - bottom, 1e-6 * max(1.0, abs(top)))

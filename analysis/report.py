@@ -180,20 +180,20 @@ def render_table(
     table = Table(title=f"Adaptation over {results.updates} updates", title_justify="left")
     table.add_column("family")
     table.add_column("contender")
-    headers = ("area [95 %]", "final", "return", f"P(beats {rival})", "90 % at", "diverged")
-    for header in headers[: 3 if rival is None else None]:
+    versus = () if rival is None else (f"P(beats {rival})", "90 % at")
+    for header in ("area [95 %]", "final", "return", *versus, "diverged"):
         table.add_column(header, justify="right")
-    if rival is None:
-        table.add_column("diverged", justify="right")
     table.add_column("setting", overflow="fold")
-    previous = None
+    position, previous = 0, None
     for row in rows:
         group = (row.split, row.family)
-        if previous is not None and group != previous:
+        if group != previous:
             table.add_section()
-        title = f"{row.family}\n({row.split})" if group != previous else ""
-        previous = group
-        against = [_versus(row.improvement), _blank(row.updates_to_target)]
+        position, previous = (position + 1 if group == previous else 0), group
+        title = (row.family, f"({row.split})")[position] if position < 2 else ""
+        never = "" if row.family == OVERALL else "–"
+        updates = never if row.updates_to_target is None else str(row.updates_to_target)
+        against = [_versus(row.improvement), updates]
         cells = [
             title,
             row.label,
@@ -206,16 +206,26 @@ def render_table(
         ]
         table.add_row(*cells, style="bold" if row.best else None)
     buffer = io.StringIO()
-    console = Console(file=buffer, width=width, force_terminal=color, no_color=not color)
-    console.print(table, markup=False)
+    console = Console(
+        file=buffer,
+        width=width,
+        force_terminal=color,
+        no_color=not color,
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )
+    console.print(table)
     for line in [_LEGEND, *_verdicts(results, rows), *edge_warnings(results)]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     return buffer.getvalue()
 
 
 _LEGEND = (
     "* best area of the group. Scores: 0 random policy, 1 reference; area: mean over queries\n"
-    "after update 0; interquartile means over tasks, 95 % bootstrap intervals; diverged runs score worst."
+    "after update 0. Interquartile means over tasks, 95 % bootstrap intervals; diverged runs\n"
+    "score the worst. + or -: beats or loses to the rival with an interval clear of one half.\n"
+    "90 % at: updates until the curve reaches 90 % of the rival's end."
 )
 
 
@@ -243,9 +253,7 @@ def edge_warnings(results: Results) -> list[str]:
     for name, family in results.families.items():
         for label, run in family.contenders.items():
             if "grid's edge" in run.tuned:
-                found.append(
-                    f"warning: {label} on {name} was tuned to the edge of its grid ({run.setting})"
-                )
+                found.append(f"warning: {label} on {name} was tuned to the edge of its grid ({run.setting})")
     return found
 
 
@@ -254,7 +262,3 @@ def _versus(improvement: Improvement | None) -> str:
         return ""
     sign = "+" if improvement.low > 0.5 else "-" if improvement.high < 0.5 else " "
     return f"{improvement.probability:.2f} [{improvement.low:.2f}, {improvement.high:.2f}] {sign}"
-
-
-def _blank(value: int | None) -> str:
-    return "–" if value is None else str(value)

@@ -45,7 +45,7 @@ class Setting:
 
     def __str__(self) -> str:
         options = "".join(f", {key} {value:g}" for key, value in self.options.items())
-        return f"lr {self.lr:.2g}{', linear decay' if self.decay else ''}{options}"
+        return f"lr {self.lr:.3g}{', linear decay' if self.decay else ''}{options}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,9 +240,7 @@ def _results(data: dict[str, Any]) -> Results:
         )
         for grid in data["tuning"]
     ]
-    return Results(
-        data["command"], data["seed"], data["updates"], data["artifacts"], families, tuning
-    )
+    return Results(data["command"], data["seed"], data["updates"], data["artifacts"], families, tuning)
 
 
 def _family(entry: dict[str, Any]) -> FamilyResults:

@@ -139,7 +139,6 @@ def _finite(scores: ArrayLike) -> Array:
     broken = int((~np.isfinite(array)).sum())
     if broken:
         raise ValueError(
-            f"{broken} of {array.size} scores are not finite: "
-            "give diverged runs the worst score first"
+            f"{broken} of {array.size} scores are not finite: give diverged runs the worst score first"
         )
     return array

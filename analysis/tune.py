@@ -44,9 +44,7 @@ class Baseline:
 
     def grid(self) -> list[Setting]:
         """Every setting."""
-        return [
-            Setting(lr, d, dict(o)) for o, d, lr in product(self.options, self.decays, self.lrs)
-        ]
+        return [Setting(lr, d, dict(o)) for o, d, lr in product(self.options, self.decays, self.lrs)]
 
 
 _BETA2 = ({"beta2": 0.999}, {"beta2": 0.99})
@@ -127,9 +125,7 @@ def tune_global(baseline: Baseline, families: Sequence[str], score_grid: ScoreGr
     return choose(baseline, grids)
 
 
-def tune_per_family(
-    baseline: Baseline, families: Sequence[str], score_grid: ScoreGrid
-) -> dict[str, Tuned]:
+def tune_per_family(baseline: Baseline, families: Sequence[str], score_grid: ScoreGrid) -> dict[str, Tuned]:
     """The best setting for each family by itself."""
     return {family: choose(baseline, [score_grid(baseline, family)]) for family in families}
 

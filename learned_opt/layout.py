@@ -83,7 +83,7 @@ class ParameterLayout:
 
     def split(self, vector: Tensor) -> dict[str, Tensor]:
         """Views of (B, N) by tensor name, each (B, *shape)."""
-        pieces = vector.split(self.sizes, dim=-1)
+        pieces = torch.split_with_sizes(vector, self.sizes, dim=-1)
         return {
             spec.name: piece.view(*vector.shape[:-1], *spec.shape)
             for spec, piece in zip(self.specs, pieces, strict=True)
@@ -91,9 +91,7 @@ class ParameterLayout:
 
     def join(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """The inverse of `split`: tensors (B, *shape) by name to one (B, N)."""
-        return torch.cat(
-            [tensors[spec.name].reshape(-1, spec.size) for spec in self.specs], dim=-1
-        )
+        return torch.cat([tensors[spec.name].reshape(-1, spec.size) for spec in self.specs], dim=-1)
 
     def segments(self, device: torch.device) -> Tensor:
         """Index (N,) of the tensor that each coordinate belongs to."""

@@ -15,9 +15,7 @@ def derive_seed(seed: int, *path: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def derive_noise(
-    seed: int, *path: str | int, device: str | torch.device = "cpu", replicas: int = 1
-) -> Noise:
+def derive_noise(seed: int, *path: str | int, device: str | torch.device = "cpu", replicas: int = 1) -> Noise:
     """A source of random numbers for the part of a run that `path` names."""
     generator = torch.Generator(torch.device(device)).manual_seed(derive_seed(seed, *path))
     return Noise(generator, replicas=replicas)

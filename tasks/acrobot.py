@@ -95,9 +95,7 @@ class Acrobot(TaskFamily):
         turns = torch.stack((angles.cos(), angles.sin()), -1).flatten(-2)
         return torch.cat((turns, state[..., 2:]), -1)
 
-    def transition(
-        self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise
-    ) -> Transition:
+    def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """One classical Runge-Kutta step of 0.2 s under constant torque, then wrap and clip."""
         h, torque = self.timestep, action - 1
         k1 = self._rate(constants, state, torque)

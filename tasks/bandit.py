@@ -54,9 +54,7 @@ class BernoulliBandit(TaskFamily):
         """Always 0."""
         return state
 
-    def transition(
-        self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise
-    ) -> Transition:
+    def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """Pay 1 with the pulled arm's probability, and terminate."""
         probability = constants["probability"].gather(1, action)
         reward = (noise.uniform(*action.shape) < probability).to(state.dtype)

@@ -97,9 +97,7 @@ class TaskFamily(ABC):
         """What the agent sees of `state` (B, E, S): observations (B, E, O)."""
 
     @abstractmethod
-    def transition(
-        self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise
-    ) -> Transition:
+    def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """Advance every environment one step; no argument is modified.
 
         Args:

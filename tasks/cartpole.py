@@ -67,9 +67,7 @@ class CartPole(TaskFamily):
         """The state itself."""
         return state
 
-    def transition(
-        self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise
-    ) -> Transition:
+    def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """One explicit Euler step of 0.02 s."""
         x, x_dot, theta, theta_dot = state.unbind(-1)
         total, masslength = constants["total"], constants["masslength"]
@@ -83,7 +81,5 @@ class CartPole(TaskFamily):
         x_acc = temporary - (masslength / total) * theta_acc * cos
         rate = torch.stack((x_dot, x_acc, theta_dot, theta_acc), -1)
         state = state + self.timestep * rate
-        terminated = (state[..., 0].abs() > self.position_limit) | (
-            state[..., 2].abs() > self.angle_limit
-        )
+        terminated = (state[..., 0].abs() > self.position_limit) | (state[..., 2].abs() > self.angle_limit)
         return Transition(state, torch.ones_like(x), terminated)

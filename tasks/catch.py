@@ -57,9 +57,7 @@ class Catch(TaskFamily):
         """The board, flat."""
         return state.new_zeros(*state.shape[:2], self.cells).scatter_(-1, state.long(), 1.0)
 
-    def transition(
-        self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise
-    ) -> Transition:
+    def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """Move paddle and ball."""
         ball, paddle = state.unbind(-1)
         drift = (noise.uniform(*ball.shape) < constants["gust"]) * constants["direction"]

@@ -77,13 +77,11 @@ class BatchedEnvironments:
         self.elapsed = elapsed.masked_fill_(ended, 0.0)
         # Looking whether anything ended is free on the CPU and would stall a GPU.
         unchanged = ended.device.type == "cpu" and not bool(ended.any())
-        self.observation = (
-            final_observation if unchanged else family.observe(constants, self.state)
-        )
+        self.observation = final_observation if unchanged else family.observe(constants, self.state)
         return Step(self.observation, reward, terminated, truncated, final_observation)
 
     def replace_tasks(self, rows: Tensor, tasks: Tasks) -> None:
-        """Give the learners marked in `rows` (B, bool) the tasks of the same rows of `tasks`, and reset them."""
+        """Give the learners marked in `rows` (B, bool) the same rows of `tasks`, and reset them."""
         self.tasks = {
             key: torch.where(rows.view(-1, *([1] * (old.dim() - 1))), tasks[key], old)
             for key, old in self.tasks.items()

@@ -82,10 +82,8 @@ class GridWorld(TaskFamily):
             "cells": self._coordinates(cells, noise.dtype),
             "present": present,
             "rewards": rewards * present,
-            "terminate": _log_uniform(noise.uniform(batch, self.objects), self.terminate_range)
-            * present,
-            "respawn": _log_uniform(noise.uniform(batch, self.objects), self.respawn_range)
-            * present,
+            "terminate": _log_uniform(noise.uniform(batch, self.objects), self.terminate_range) * present,
+            "respawn": _log_uniform(noise.uniform(batch, self.objects), self.respawn_range) * present,
             "horizon": self._integers("horizon", noise.uniform(batch, 1), shifted=shifted),
         }
 
@@ -128,9 +126,7 @@ class GridWorld(TaskFamily):
         position = state[..., :2].unsqueeze(-1) == axis
         return torch.cat((position.flatten(2).to(state.dtype), state[..., 2:]), -1)
 
-    def transition(
-        self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise
-    ) -> Transition:
+    def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """Move, collect, and let vanished objects reappear."""
         row, column = state[..., 0], state[..., 1]
         objects = state[..., 2:]
@@ -191,10 +187,8 @@ class GridWorld(TaskFamily):
         low, high = self.train_range[key]
         if shifted:
             low, high = high + 1, self.shifted_range[key][1]
-        if key == "horizon":
-            draw = _log_uniform(draw, (low, high + 1))
-        else:
-            draw = low + draw * (high + 1 - low)
+        limits = (low, high + 1)
+        draw = _log_uniform(draw, limits) if key == "horizon" else low + draw * (high + 1 - low)
         return draw.long().clamp_max(int(high))
 
     def _outside(self, size: Tensor) -> Tensor:

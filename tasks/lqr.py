@@ -75,9 +75,7 @@ class LinearQuadratic(TaskFamily):
         """The state itself."""
         return state
 
-    def transition(
-        self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise
-    ) -> Transition:
+    def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """One step of the disturbed linear system."""
         cost = state.square().sum(-1) + self.action_cost * action.square().sum(-1)
         drift = torch.cat((state, action), -1) @ constants["system"]

@@ -61,9 +61,7 @@ class MountainCar(TaskFamily):
         """The state itself."""
         return state
 
-    def transition(
-        self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise
-    ) -> Transition:
+    def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """Thrust, roll and stop at the ends."""
         state, terminated = self._roll(constants, state, (action - 1) * constants["force"])
         return Transition(state, torch.full_like(state[..., 0], -1.0), terminated)
@@ -105,9 +103,7 @@ class MountainCarContinuous(MountainCar):
         super().__init__()
         self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
 
-    def transition(
-        self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise
-    ) -> Transition:
+    def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """Thrust, roll and stop at the ends."""
         push = action.squeeze(-1)
         state, terminated = self._roll(constants, state, push.clamp(-1, 1) * constants["force"])

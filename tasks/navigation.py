@@ -52,9 +52,7 @@ class Navigation2D(TaskFamily):
         """The position."""
         return state
 
-    def transition(
-        self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise
-    ) -> Transition:
+    def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """Move by the clipped action."""
         state = state + action.clamp(-self.stride, self.stride)
         offset = state - constants["goal"]
@@ -101,9 +99,7 @@ class Navigation2DSparse(Navigation2D):
         angle = tasks["angle"]
         return {**tasks, "goal": torch.stack((angle.cos(), angle.sin()), -1)}
 
-    def transition(
-        self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise
-    ) -> Transition:
+    def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """Move by the clipped action."""
         state = state + action.clamp(-self.stride, self.stride)
         distance = (state - constants["goal"]).norm(dim=-1)

@@ -60,9 +60,7 @@ class Pendulum(TaskFamily):
         theta, omega = state.unbind(-1)
         return torch.stack((theta.cos(), theta.sin(), omega), -1)
 
-    def transition(
-        self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise
-    ) -> Transition:
+    def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """One semi-implicit Euler step of 0.05 s."""
         theta, omega = state.unbind(-1)
         torque = action.squeeze(-1).clamp(-self.torque_limit, self.torque_limit)

@@ -21,9 +21,7 @@ def normalised_score(returns: Tensor, random: Tensor, reference: Tensor) -> Tens
     return (returns - random) / (reference - random)
 
 
-def reference_returns(
-    family: TaskFamily, tasks: Tasks, noise: Noise, *, shifted: bool = False
-) -> Tensor:
+def reference_returns(family: TaskFamily, tasks: Tasks, noise: Noise, *, shifted: bool = False) -> Tensor:
     """Undiscounted return of an optimal or long-tuned policy per task, shape (B,).
 
     The family's own analytic value where it has one. Otherwise the mean return of a long-tuned
@@ -64,9 +62,7 @@ def random_returns(family: TaskFamily, tasks: Tasks, noise: Noise, episodes: int
     return total.mean(1)
 
 
-def _random_action(
-    space: spaces.Discrete | spaces.Box, shape: tuple[int, int], noise: Noise
-) -> Tensor:
+def _random_action(space: spaces.Discrete | spaces.Box, shape: tuple[int, int], noise: Noise) -> Tensor:
     if isinstance(space, spaces.Discrete):
         return (noise.uniform(*shape) * int(space.n)).long()
     action = noise.normal(*shape, *space.shape)

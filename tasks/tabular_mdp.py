@@ -69,9 +69,7 @@ class TabularMDP(TaskFamily):
         index = torch.arange(self.states, device=state.device, dtype=state.dtype)
         return (state == index).to(state.dtype)
 
-    def transition(
-        self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise
-    ) -> Transition:
+    def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """Draw the reward and the next state."""
         pair = state.squeeze(-1).long() * self.actions + action
         rows = pair.unsqueeze(-1).expand(-1, -1, self.states - 1)
@@ -85,7 +83,5 @@ class TabularMDP(TaskFamily):
         """The exact optimum, by dynamic programming backwards over the horizon."""
         value = torch.zeros_like(tasks["mean"][..., 0])
         for _ in range(self.horizon):
-            value = (
-                tasks["mean"] + torch.einsum("bsat,bt->bsa", tasks["probability"], value)
-            ).amax(-1)
+            value = (tasks["mean"] + torch.einsum("bsat,bt->bsa", tasks["probability"], value)).amax(-1)
         return value[:, 0]

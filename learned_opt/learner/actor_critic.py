@@ -56,9 +56,7 @@ class LearnerConfig:
         if self.discount > 1 or self.trace > 1:
             raise ValueError("discount and trace must be at most 1")
         if self.advantage_scale not in ("returns", "batch"):
-            raise ValueError(
-                f"advantage_scale must be 'returns' or 'batch', got {self.advantage_scale!r}"
-            )
+            raise ValueError(f"advantage_scale must be 'returns' or 'batch', got {self.advantage_scale!r}")
 
 
 class _Losses(NamedTuple):
@@ -130,9 +128,7 @@ class ActorCriticLearner:
     def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
         """One rollout at θ (B, N), and both gradients from it."""
         tensors = self._layout.split(parameters.detach())
-        rollout = collect(
-            self.policy, tensors, self.environments, self.config.steps, self.noise
-        )
+        rollout = collect(self.policy, tensors, self.environments, self.config.steps, self.noise)
         if not second_order:
             parameters = parameters.detach().requires_grad_()
         with torch.enable_grad():
@@ -203,7 +199,7 @@ class ActorCriticLearner:
     def _next_values(
         self, tensors: Tensors, rollout: Rollout, values: Tensor, center: Tensor, scale: Tensor
     ) -> Tensor:
-        """V of what each step led to, (B, T, E): the next step's own value, save at truncations and the end."""
+        """V of what each step led to, (B, T, E): the next row's value, save at truncations and the end."""
         batch, steps, total = values.shape
         finals = rollout.final_observations
         if bool(rollout.truncated.any()):

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+FLOOR = 0.1
+"""Share of the returns' mean that is added to their deviation: where every return is about the same,
+a policy that cannot be improved, the deviation alone would blow noise up."""
+
 
 def generalised_advantages(
     rewards: Tensor,
@@ -56,7 +60,7 @@ def normalised(advantages: Tensor, scale: Tensor | None = None) -> Tensor:
 
 @dataclass
 class ReturnScale:
-    """Running mean and standard deviation of each learner's returns, in which its critic works.
+    """Running mean and scale of each learner's returns, in which its critic works.
 
     Exponential averages with Adam's correction for the start; (B, 1) each.
     """
@@ -73,11 +77,11 @@ class ReturnScale:
         return cls(zeros, zeros, zeros)
 
     def center_and_scale(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation, (B, 1) each; 0 and 1 before anything was seen."""
+        """Mean, and deviation + FLOOR · |mean|, (B, 1) each; 0 and 1 before anything was seen."""
         weight = self.weight.clamp_min(torch.finfo(self.weight.dtype).tiny)
         mean = self.mean / weight
         variance = (self.square / weight - mean.square()).clamp_min(0.0)
-        scale = torch.where(self.weight > 0, variance.sqrt() + 1e-3 * mean.abs() + 1e-6, 1.0)
+        scale = torch.where(self.weight > 0, variance.sqrt() + FLOOR * mean.abs() + 1e-6, 1.0)
         return mean, scale
 
     def observe(self, returns: Tensor) -> None:

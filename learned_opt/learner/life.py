@@ -11,7 +11,7 @@ from torch import Tensor
 from learned_opt.learner.actor_critic import ActorCriticLearner
 from learned_opt.learner.rollout import episodic_returns
 from learned_opt.rules.base import Scalar, UpdateRule
-from tasks import Noise
+from learned_opt.seeding import derive_noise
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def live(
     *,
     updates: int,
     queries: int,
-    query_noise: Noise,
+    query_seed: int,
     query_episodes: int = 8,
     lr: Scalar | None = None,
     decay: Tensor | None = None,
@@ -53,7 +53,8 @@ def live(
         rule: the update rule.
         updates: length of a life.
         queries: how many times the policies are judged, evenly from update 0 to the last.
-        query_noise: randomness of the query episodes, apart from the learner's own.
+        query_seed: seed of the query episodes; each query starts from a seed of its own, so that
+            learners under different rules are judged with the same numbers throughout.
         query_episodes: fresh episodes a query.
         lr: learning rate, float or (B, 1); the rule's nominal one by default.
         decay: (B, 1), 1 where the learning rate falls linearly to 0 over the life, 0 where it stays.
@@ -68,17 +69,24 @@ def live(
     base: Scalar = rule.nominal_lr if lr is None else lr
     layout = learner.layout.without_roles()
     parameters = learner.initial_parameters()
-    state = rule.init_state(
-        layout, learner.batch, device=parameters.device, dtype=parameters.dtype
-    )
+    state = rule.init_state(layout, learner.batch, device=parameters.device, dtype=parameters.dtype)
     total = torch.full((learner.batch, 1), float(updates), device=parameters.device)
     moments = torch.linspace(0, updates, queries).round().long()
     ask = set(moments.tolist())
     diverged = torch.zeros(learner.batch, dtype=torch.bool, device=parameters.device)
-    sampled, mean = [], []
+    sampled: list[Tensor] = []
+    mean: list[Tensor] = []
+    noise = learner.noise
     for update in range(updates + 1):
         if update in ask:
             for store, deterministic in ((sampled, False), (mean, True)):
+                query_noise = derive_noise(
+                    query_seed,
+                    update,
+                    str(deterministic),
+                    device=noise.device,
+                    replicas=noise.replicas,
+                )
                 returns = episodic_returns(
                     learner.policy,
                     parameters,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -62,7 +63,7 @@ class ActorCritic:
         parts: tuple[tuple[Role, int], ...] = (("actor", self.actions), ("critic", 1))
         for role, outputs in parts:
             widths = [observations, *[self.width] * self.depth, outputs]
-            for index, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False)):
+            for index, (fan_in, fan_out) in enumerate(pairwise(widths)):
                 shapes[f"{role}.{index}.weight"] = (fan_out, fan_in)
                 shapes[f"{role}.{index}.bias"] = (fan_out,)
             if role == "actor" and not self.discrete:
@@ -124,7 +125,7 @@ class ActorCritic:
         return (low + high) / 2 + (high - low) / 2 * action
 
     def log_prob(self, output: Tensor, log_std: Tensor | None, action: Tensor) -> Tensor:
-        """log π(a | s), (B, R), of actions (B, R) or (B, R, A)."""
+        """Log π(a | s), (B, R), of actions (B, R) or (B, R, A)."""
         if log_std is None:
             return output.log_softmax(-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
         deviation = (action - output) * (-log_std).exp()
@@ -150,7 +151,7 @@ class ActorCritic:
 
 
 def fast_tanh(x: Tensor) -> Tensor:
-    """tanh as 2σ(2x) − 1: on the CPU the vectorised sigmoid is six times faster than tanh."""
+    """Tanh as 2σ(2x) − 1: on the CPU the vectorised sigmoid is six times faster than tanh."""
     result: Tensor = _FastTanh.apply(x)  # type: ignore[no-untyped-call]
     return result
 
@@ -185,6 +186,7 @@ def _normalised(family: TaskFamily, observations: Tensor) -> Tensor:
 def _orthogonal(batch: int, rows: int, columns: int, *, noise: Noise) -> Tensor:
     """Random matrices (B, rows, columns) with orthonormal rows or columns (Saxe et al. 2014)."""
     tall = noise.normal(batch, max(rows, columns), min(rows, columns))
+    q: Tensor
     q, r = torch.linalg.qr(tall)
     q = q * torch.diagonal(r, dim1=-2, dim2=-1).sign().unsqueeze(1)
     return q if rows >= columns else q.transpose(1, 2)

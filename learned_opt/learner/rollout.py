@@ -35,7 +35,7 @@ def collect(
     steps: int,
     noise: Noise,
 ) -> Rollout:
-    """Let the policies with parameters `tensors` act for T = `steps` steps from where the environments stand."""
+    """Let policies with parameters `tensors` act for T = `steps` steps from where environments stand."""
     draws = policy.draw(noise, environments.batch, steps, environments.environments)
     log_std = None if policy.discrete else policy.log_std(tensors)
     columns: list[list[Tensor]] = [[] for _ in Rollout._fields]

@@ -1,0 +1,1 @@
+"""Meta-training: how update rules are learned."""

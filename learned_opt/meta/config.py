@@ -27,7 +27,7 @@ class MetaConfig:
     """Hidden units a coordinate."""
     nominal_lr: float = 3e-3
     """Learning rate at which the rule is born as Adam."""
-    learners: int = 12
+    learners: int = 16
     """Learners in a group; a meta-step advances one group."""
     groups_per_family: int = 2
     """Groups of learners per family; every other one is told which tensors are actor and critic."""
@@ -41,19 +41,19 @@ class MetaConfig:
     """Share of learners whose rule is told how long they will live."""
     second_order: bool = False
     """Differentiate through the inner policy gradient as well."""
-    meta_steps: int = 1000
+    meta_steps: int = 1500
     """Number of meta-updates of the rule."""
-    meta_lr: float = 1e-3
+    meta_lr: float = 5e-4
     """Learning rate of the meta-optimizer, AdamW, falling to a tenth along a cosine."""
     meta_weight_decay: float = 1e-4
     """Decoupled weight decay on the rule's parameters."""
     clip: float = 0.1
     """Each learner's meta-gradient is clipped to this norm before the mean is taken."""
-    average: float = 0.98
+    average: float = 0.99
     """Decay of the running average of the rule's parameters that is validated and saved."""
     validate_every: int = 100
     """Meta-steps between validations on fresh tasks of the training families; the best is kept."""
-    validation_tasks: int = 8
+    validation_tasks: int = 16
     """Tasks a family in a validation."""
     validation_updates: int = 150
     """Length of a validation life."""

@@ -45,9 +45,7 @@ class LearnerGroup:
         self.family, self.config = family, config
         device = torch.device(config.device)
         self.noise = Noise(torch.Generator(device).manual_seed(seed))
-        self.learner = ActorCriticLearner(
-            make_family(family), config.learners, self.noise, config.learner
-        )
+        self.learner = ActorCriticLearner(make_family(family), config.learners, self.noise, config.learner)
         layout = self.learner.layout
         self.layout = layout if tell_roles else layout.without_roles()
         self.parameters = self.learner.initial_parameters()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -31,27 +32,27 @@ class MetricsLog:
         self._steps = _open(folder / "metrics.csv", COLUMNS, done)
         scores = ("meta_step", "all", *families)
         self._scores = _open(folder / "validations.csv", scores, done)
-        self._board = SummaryWriter(str(folder), purge_step=done + 1)  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(str(folder), purge_step=done + 1)
 
     def step(self, step: int, family: str, values: dict[str, float]) -> None:
         """One meta-step."""
         row = {"meta_step": step, "family": family, **values}
         self._steps[1].writerow({key: _short(row.get(key, "")) for key in COLUMNS})
         for key in ("reward", "gradient_norm", "meta_gradient_norm", "diverged"):
-            self._board.add_scalar(f"{key}/{family}", values[key], step)  # type: ignore[no-untyped-call]
+            self._board.add_scalar(f"{key}/{family}", values[key], step)
 
     def validation(self, step: int, scores: dict[str, float]) -> None:
         """One validation: normalised area under the curve by family."""
         self._scores[1].writerow({"meta_step": step, **{k: _short(v) for k, v in scores.items()}})
         for key, value in scores.items():
-            self._board.add_scalar(f"validation/{key}", value, step)  # type: ignore[no-untyped-call]
+            self._board.add_scalar(f"validation/{key}", value, step)
         self.flush()
 
     def flush(self) -> None:
         """Bring everything to the disk."""
         self._steps[0].flush()
         self._scores[0].flush()
-        self._board.flush()  # type: ignore[no-untyped-call]
+        self._board.flush()
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -65,14 +66,14 @@ class MetricsLog:
         self.flush()
         self._steps[0].close()
         self._scores[0].close()
-        self._board.close()  # type: ignore[no-untyped-call]
+        self._board.close()
 
 
 def _short(value: object) -> object:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-def _open(path: Path, columns: tuple[str, ...], done: int):  # type: ignore[no-untyped-def]
+def _open(path: Path, columns: tuple[str, ...], done: int) -> tuple[TextIO, csv.DictWriter[str]]:
     kept = []
     if done and path.exists():
         with open(path, newline="") as old:

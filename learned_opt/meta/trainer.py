@@ -234,7 +234,7 @@ class MetaTrainer:
 
 @contextmanager
 def _interrupts() -> Iterator[Any]:
-    """Turn the first Ctrl-C (or SIGTERM) into a request to stop at the next meta-step; a second one is immediate."""
+    """Turn the first Ctrl-C (or SIGTERM) into a request to stop at the next meta-step; a second kills."""
     asked = False
 
     def ask(number: int, frame: Any) -> None:
@@ -242,7 +242,7 @@ def _interrupts() -> Iterator[Any]:
         asked = True
         signal.signal(number, previous[number])
 
-    previous = {}
+    previous: dict[int, Any] = {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             previous[number] = signal.signal(number, ask)
@@ -251,6 +251,5 @@ def _interrupts() -> Iterator[Any]:
     try:
         yield lambda: asked
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
+        for caught, handler in previous.items():
+            signal.signal(caught, handler)

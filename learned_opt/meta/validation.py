@@ -10,12 +10,12 @@ from learned_opt.learner import ActorCriticLearner
 from learned_opt.learner.life import live
 from learned_opt.meta.config import MetaConfig
 from learned_opt.rules.base import UpdateRule
-from learned_opt.seeding import derive_noise
+from learned_opt.seeding import derive_noise, derive_seed
 from tasks import make_family
 from tasks.references import normalised_score, random_returns, reference_returns
 
-WORST = -1.0
-"""Normalised areas are clamped below to this, and diverged learners score it."""
+WORST, BEST = -1.0, 1.5
+"""Normalised returns are clamped to these bounds, and diverged learners score the lower one."""
 QUERIES = 6
 
 
@@ -50,10 +50,10 @@ class Validator:
                 rule,
                 updates=config.validation_updates,
                 queries=min(QUERIES, config.validation_updates + 1),
-                query_noise=derive_noise(config.seed, "queries", name, device=config.device),
+                query_seed=derive_seed(config.seed, "queries", name),
             )
-            score = normalised_score(life.returns[1:], floor, reference).mean(0)
-            score = torch.where(life.diverged, WORST, score).nan_to_num(WORST).clamp_min(WORST)
-            scores[name] = float(score.mean())
+            score = normalised_score(life.returns[1:], floor, reference)
+            score = score.nan_to_num(WORST).clamp(WORST, BEST).mean(0)
+            scores[name] = float(torch.where(life.diverged, WORST, score).mean())
         scores["all"] = sum(scores.values()) / len(scores)
         return scores

@@ -76,17 +76,12 @@ class UpdateRule(nn.Module, ABC):
         total_steps: Tensor | None = None,
     ) -> tuple[Tensor, RuleState]:
         """`update`, so that `torch.func.functional_call` can run the rule with another φ."""
-        return self.update(
-            gradient, parameters, state, lr, layout=layout, total_steps=total_steps
-        )
+        return self.update(gradient, parameters, state, lr, layout=layout, total_steps=total_steps)
 
 
 def select_rows(rows: Tensor, new: RuleState, old: RuleState) -> RuleState:
     """The rows marked in `rows` (B, bool) from `new`, the others from `old`."""
-    return {
-        key: torch.where(rows.view(-1, *([1] * (old[key].dim() - 1))), new[key], old[key])
-        for key in old
-    }
+    return {key: torch.where(rows.view(-1, *([1] * (old[key].dim() - 1))), new[key], old[key]) for key in old}
 
 
 def batched(parameter: Tensor, batch: int, dims: int) -> Tensor:

@@ -58,10 +58,8 @@ class _LSTMCell(torch.autograd.Function):
         return new_hidden, new_cell
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(
-        ctx: Any, grad_hidden: Tensor, grad_cell: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, None]:
+    @once_differentiable
+    def backward(ctx: Any, grad_hidden: Tensor, grad_cell: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         inputs, cell, raw_weight = ctx.saved_tensors
         # Where features need no gradient, only the rows of h_{t-1} are worth their product.
         first = inputs.shape[1] - cell.shape[1] if ctx.only_hidden else 0
@@ -93,8 +91,8 @@ class _LSTMCell(torch.autograd.Function):
 
 def _sigmoid_weight(weight: Tensor) -> Tensor:
     """The weights with the candidate's rows doubled, so that σ of all rows gives every gate."""
-    sigmoids, candidate = weight.split((weight.shape[1] // 4 * 3, weight.shape[1] // 4), dim=1)
-    return torch.cat((sigmoids, 2 * candidate), dim=1)
+    *sigmoids, candidate = weight.chunk(4, dim=1)
+    return torch.cat((*sigmoids, 2 * candidate), dim=1)
 
 
 def _tanh_of_sigmoid_(sigmoid: Tensor) -> Tensor:

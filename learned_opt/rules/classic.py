@@ -44,9 +44,7 @@ class ClassicLSTM(UpdateRule):
         if any(width < 1 for width in layers):
             raise ValueError(f"layers must hold positive widths, got {tuple(layers)}")
         if preprocessing not in ("log-sign", "identity"):
-            raise ValueError(
-                f"preprocessing must be 'log-sign' or 'identity', got {preprocessing!r}"
-            )
+            raise ValueError(f"preprocessing must be 'log-sign' or 'identity', got {preprocessing!r}")
         self.layers, self.preprocessing = tuple(layers), preprocessing
         self.exponent, self.nominal_lr = exponent, nominal_lr
         generator = generator or torch.Generator().manual_seed(0)
@@ -76,7 +74,7 @@ class ClassicLSTM(UpdateRule):
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> RuleState:
-        """h and c of each layer, (B, H, N), all zero."""
+        """H and c of each layer, (B, H, N), all zero."""
         return {
             f"{name}{index}": torch.zeros(batch, hidden, layout.size, device=device, dtype=dtype)
             for index, hidden in enumerate(self.layers)

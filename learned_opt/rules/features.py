@@ -1,4 +1,4 @@
-"""What the learned rule sees of each coordinate: scale-free, and nothing a torch.optim optimizer could not know.
+"""What the learned rule sees of each coordinate: scale-free, and known to any torch.optim optimizer.
 
 Multiplying the loss by a constant changes no feature: gradients and momenta enter divided by √v̂,
 magnitudes relative to their tensor, parameters relative to their tensor's root mean square.
@@ -43,9 +43,7 @@ def init_moments(
 ) -> RuleState:
     """Momenta and second moment (B, N) and each tensor's step count (B, L), all zero."""
     shape = (batch, layout.size)
-    moments = {
-        name: torch.zeros(shape, device=device, dtype=dtype) for name in ("fast", "slow", "square")
-    }
+    moments = {name: torch.zeros(shape, device=device, dtype=dtype) for name in ("fast", "slow", "square")}
     return {**moments, "step": torch.zeros(batch, len(layout.specs), device=device, dtype=dtype)}
 
 
@@ -64,7 +62,7 @@ def observe(
     relative to its history; log size of θ; the layout's facts. Of time: log t; a fast and a slow
     warm-up; t / T where T is known; whether it is. Constant 1.
     """
-    batch, size = gradient.shape
+    batch = gradient.shape[0]
     segments = layout.segments(gradient.device)
     lengths = torch.tensor(layout.sizes, device=gradient.device, dtype=gradient.dtype)
 

@@ -24,8 +24,7 @@ class HandcraftedRule(UpdateRule):
     ) -> RuleState:
         """Zeros."""
         state = {
-            name: torch.zeros(batch, layout.size, device=device, dtype=dtype)
-            for name in self.buffers_named
+            name: torch.zeros(batch, layout.size, device=device, dtype=dtype) for name in self.buffers_named
         }
         return {**state, "step": torch.zeros(batch, 1, device=device, dtype=dtype)}
 
@@ -42,9 +41,7 @@ class SGD(HandcraftedRule):
     nominal_lr = 1e-2
     buffers_named = ("momentum",)
 
-    def __init__(
-        self, momentum: Scalar = 0.9, *, nesterov: bool = False, weight_decay: Scalar = 0.0
-    ) -> None:
+    def __init__(self, momentum: Scalar = 0.9, *, nesterov: bool = False, weight_decay: Scalar = 0.0) -> None:
         super().__init__()
         self.momentum, self.nesterov, self.weight_decay = momentum, nesterov, weight_decay
 

@@ -46,9 +46,7 @@ def test_derivatives_are_the_same_when_features_need_none():
         h, c = lstm_cell((x,), hidden, cell, weight)
         return torch.autograd.grad((h.sin() + c.cos()).sum(), wanted)
 
-    for with_features, without in zip(
-        derivatives(features), derivatives(features.detach()), strict=True
-    ):
+    for with_features, without in zip(derivatives(features), derivatives(features.detach()), strict=True):
         torch.testing.assert_close(with_features, without)
 
 

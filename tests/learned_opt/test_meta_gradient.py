@@ -22,9 +22,7 @@ def problem():
     normal = draw(0)
     root = normal(BATCH, LAYOUT.size, LAYOUT.size)
     curvature = root @ root.transpose(1, 2)
-    return QuadraticLearner(
-        curvature, normal(BATCH, LAYOUT.size), normal(BATCH, LAYOUT.size), LAYOUT
-    )
+    return QuadraticLearner(curvature, normal(BATCH, LAYOUT.size), normal(BATCH, LAYOUT.size), LAYOUT)
 
 
 def rule_with_random_head(kind):
@@ -94,9 +92,7 @@ def test_meta_gradient_matches_finite_differences_through_several_windows(kind, 
                 plus = objective({**fixed, name: fixed[name] + bump})
                 minus = objective({**fixed, name: fixed[name] - bump})
                 numeric = (plus - minus) / 2e-6
-                torch.testing.assert_close(
-                    gradient.flatten(1)[:, index], numeric, rtol=2e-5, atol=1e-7
-                )
+                torch.testing.assert_close(gradient.flatten(1)[:, index], numeric, rtol=2e-5, atol=1e-7)
         torch.testing.assert_close(result.parameters, path[-1])
         parameters, state, sample = result.parameters, result.state, result.sample
 

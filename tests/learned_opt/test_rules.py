@@ -16,9 +16,7 @@ def trajectory(rule, gradients, start, lr, layout=LAYOUT, total_steps=None):
     path = []
     for gradient in gradients:
         with torch.no_grad():
-            update, state = rule(
-                gradient, parameters, state, lr, layout=layout, total_steps=total_steps
-            )
+            update, state = rule(gradient, parameters, state, lr, layout=layout, total_steps=total_steps)
         parameters = parameters + update
         path.append(parameters)
     return torch.stack(path)
@@ -81,9 +79,7 @@ def test_untrained_rule_is_adam_over_100_steps(dtype):
     gradients, start = gradients_and_start(dtype=dtype)
     rule = CoordinatewiseLSTM(8, nominal_lr=1e-3).to(dtype)
     ours = trajectory(rule, gradients, start, rule.nominal_lr)[:, 0]
-    adam = torch_trajectory(
-        lambda p: torch.optim.Adam(p, lr=1e-3), gradients[:, 0], start[0]
-    )
+    adam = torch_trajectory(lambda p: torch.optim.Adam(p, lr=1e-3), gradients[:, 0], start[0])
     torch.testing.assert_close(ours, adam, rtol=0, atol=1e-6)
 
 

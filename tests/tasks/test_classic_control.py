@@ -84,15 +84,9 @@ ORACLES = {
             "inertia": 0.8,
         },
     ),
-    "mountain_car": Oracle(
-        mountain_car, (-1.2, -0.07), (0.6, 0.07), {"force": 0.004, "gravity": 0.0015}
-    ),
-    "mountain_car_continuous": Oracle(
-        mountain_car_continuous, (-1.2, -0.07), (0.6, 0.07), {"force": 0.006}
-    ),
-    "pendulum": Oracle(
-        pendulum, (-9.0, -8.0), (9.0, 8.0), {"gravity": 8.0, "mass": 0.6, "length": 1.4}
-    ),
+    "mountain_car": Oracle(mountain_car, (-1.2, -0.07), (0.6, 0.07), {"force": 0.004, "gravity": 0.0015}),
+    "mountain_car_continuous": Oracle(mountain_car_continuous, (-1.2, -0.07), (0.6, 0.07), {"force": 0.006}),
+    "pendulum": Oracle(pendulum, (-9.0, -8.0), (9.0, 8.0), {"gravity": 8.0, "mass": 0.6, "length": 1.4}),
 }
 """How gymnasium makes each environment, states to start single steps from, and other constants."""
 
@@ -134,9 +128,7 @@ def test_whole_trajectories_are_those_of_gymnasium(name, varied):
         env.state = state.numpy()[0, 0].copy()
         for _ in range(family.horizon):
             action = draw_action(family.action_space, random)
-            state, observation, reward, terminated = advance(
-                family, constants, state, action, noise
-            )
+            state, observation, reward, terminated = advance(family, constants, state, action, noise)
             expected, expected_reward, expected_end, _, _ = env.step(action)
             np.testing.assert_allclose(observation, expected, atol=1e-5, rtol=1e-5)
             assert reward == pytest.approx(float(expected_reward), abs=1e-5)
@@ -161,10 +153,11 @@ def test_single_steps_from_anywhere_are_those_of_gymnasium(name, varied, dtype):
         env, action = make(), draw_action(family.action_space, random)
         env.reset()
         env.state = start.double().numpy()
-        _, observation, reward, terminated = advance(
+        state, observation, reward, terminated = advance(
             family, constants, start.view(1, 1, -1), action, noise
         )
         expected, expected_reward, expected_end, _, _ = env.step(action)
+        np.testing.assert_allclose(state[0, 0], np.asarray(env.state), atol=1e-5, rtol=1e-5)
         assert observation.dtype == (np.float32 if dtype == torch.float32 else np.float64)
         np.testing.assert_allclose(observation, expected, atol=1e-5, rtol=1e-5)
         assert reward == pytest.approx(float(expected_reward), abs=1e-5, rel=1e-5)

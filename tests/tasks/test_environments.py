@@ -28,9 +28,7 @@ class Countdown(TaskFamily):
 
     def transition(self, constants, state, action, noise):
         sign, count = state.unbind(-1)
-        return Transition(
-            torch.stack((sign, count + 1), -1), sign * count, count + 1 >= constants["length"]
-        )
+        return Transition(torch.stack((sign, count + 1), -1), sign * count, count + 1 >= constants["length"])
 
 
 def noise_of(seed, **kwargs):
@@ -123,9 +121,7 @@ def test_the_final_observation_is_what_the_action_led_to():
         ended = step.terminated | step.truncated
         assert ended[:, 0].tolist() == [count % 3 == 0, count % 4 == 0]
         length = torch.tensor([[3.0], [4.0]])
-        torch.testing.assert_close(
-            step.final_observation[..., 1], ((count - 1) % length + 1).expand(2, 2)
-        )
+        torch.testing.assert_close(step.final_observation[..., 1], ((count - 1) % length + 1).expand(2, 2))
         torch.testing.assert_close(step.observation[~ended], step.final_observation[~ended])
         assert (step.observation[ended][..., 1] == 0).all()
 
@@ -147,6 +143,15 @@ def test_elapsed_counts_the_steps_of_the_current_episode():
     batched.reset()
     assert not batched.elapsed.any()
     assert not batched.observation[..., 1].any()
+
+
+def test_staggered_environments_shorten_only_their_first_episodes():
+    tasks = {"length": torch.full((1, 1), 1000.0), "horizon": torch.full((1, 1), 10.0)}
+    batched = BatchedEnvironments(Countdown(), tasks, 200, noise_of(0), staggered=True)
+    assert set(batched.elapsed.flatten().tolist()) == set(range(10))
+    left = 10 - batched.elapsed
+    for count in range(1, 31):
+        assert torch.equal(batched.step(idle(batched)).truncated, (count - left) % 10 == 0)
 
 
 def test_replacing_tasks_touches_only_the_marked_rows():

@@ -113,17 +113,13 @@ def brute_force(tasks):
         tasks["walls"][0].tolist(),
         [tuple(map(int, c)) for c in tasks["cells"][0].tolist()],
     )
-    rewards, terminate, respawn = (
-        tasks[k][0].tolist() for k in ("rewards", "terminate", "respawn")
-    )
+    rewards, terminate, respawn = (tasks[k][0].tolist() for k in ("rewards", "terminate", "respawn"))
 
     @cache
     def value(row, column, bits, left):
         if left == 0:
             return 0.0
-        return max(
-            arrive(row, column, move, bits, left) for move in ((-1, 0), (1, 0), (0, -1), (0, 1))
-        )
+        return max(arrive(row, column, move, bits, left) for move in ((-1, 0), (1, 0), (0, -1), (0, 1)))
 
     def arrive(row, column, move, bits, left):
         there = (row + move[0], column + move[1])

@@ -91,9 +91,7 @@ def test_systems_have_the_stated_spectral_radii_and_unit_columns():
 
 def test_runaway_actions_stay_finite_in_single_precision():
     family, noise = LinearQuadratic(), make_noise()
-    environments = BatchedEnvironments(
-        family, family.sample_tasks(50, noise, shifted=True), 2, noise
-    )
+    environments = BatchedEnvironments(family, family.sample_tasks(50, noise, shifted=True), 2, noise)
     for _ in range(family.horizon):
         step = environments.step(torch.full((50, 2, 2), 1e6))
         assert step.reward.isfinite().all()

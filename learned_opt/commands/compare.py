@@ -1,0 +1,139 @@
+"""learned-opt compare and plot."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from analysis import CompareConfig, Contender, compare, load_results, plot_curves, render_table
+from analysis.results import Results
+from learned_opt.artifacts import load_artifact
+from learned_opt.commands.meta_train import check_device, set_threads
+from learned_opt.commands.progress import WorkBar
+from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.trainer import new_rule
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare rules with tuned baselines on new tasks: results.json, curves.png and a table."""
+
+    out: Path
+    """Folder for results.json and curves.png; finished parts in it are reused."""
+    rule: tuple[str, ...] = ("default",)
+    """Rules: shipped names or files."""
+    tasks: tuple[str, ...] = ("cartpole", "gridworld", "lqr", "navigation2d", "pendulum", "acrobot")
+    """Task families to compare on."""
+    baselines: tuple[str, ...] = ("sgd", "rmsprop", "adam")
+    """Hand-made rules to tune and compare with."""
+    untrained: bool = False
+    """Also show the untrained rule (Adam at the nominal learning rate)."""
+    tuning: Literal["global", "family"] = "family"
+    """Tune baselines once over the rule's training families, or for each family by itself."""
+    count: int = 32
+    """New tasks a family."""
+    tuning_count: int = 8
+    """Tuning tasks a family; never the ones shown."""
+    updates: int = 150
+    """Updates a life."""
+    queries: int = 16
+    """How often a life is judged, on fresh episodes."""
+    shifted: bool = False
+    """Show tasks outside the training ranges instead."""
+    seed: int = 0
+    """Seed of everything random."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, ..."""
+    threads: int | None = None
+    """CPU threads; torch's choice by default."""
+
+    def run(self) -> int:
+        """Compare, save, draw, print."""
+        check_device(self.device)
+        set_threads(self.threads)
+        contenders, trained_on = rule_contenders(self.rule)
+        if self.untrained:
+            contenders["untrained"] = untrained_contender(MetaConfig())
+        config = CompareConfig(
+            families=self.tasks,
+            trained_on=trained_on,
+            shifted=self.shifted,
+            tasks=self.count,
+            updates=self.updates,
+            queries=self.queries,
+            baselines=self.baselines,
+            tuning=self.tuning,
+            tuning_tasks=self.tuning_count,
+            seed=self.seed,
+            device=self.device,
+        )
+        run_comparison(config, contenders, self.out)
+        return 0
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw adaptation curves from stored results."""
+
+    results: tyro.conf.Positional[Path]
+    """results.json, or the folder that holds it."""
+    out: Path = field(default=Path("curves.png"))
+    """The figure: .png, .pdf or .svg."""
+    x: Literal["updates", "steps"] = "updates"
+    """Horizontal axis: update steps or environment steps."""
+    y: Literal["returns", "normalised"] = "returns"
+    """Vertical axis: raw or normalised returns."""
+    seed: int = 0
+    """Seed of the bootstrap behind the bands."""
+
+    def run(self) -> int:
+        """Draw."""
+        path = self.results / "results.json" if self.results.is_dir() else self.results
+        results = load_results(path)
+        if self.out.exists():
+            raise FileExistsError(f"{self.out} exists; choose another --out")
+        plot_curves(results, self.out, self.x, y=self.y, seed=self.seed)
+        print(f"curves: {self.out}")
+        return 0
+
+
+def rule_contenders(rules: tuple[str, ...]) -> tuple[dict[str, Contender], tuple[str, ...]]:
+    """The rules by label, and the families that any of them was trained on."""
+    contenders: dict[str, Contender] = {}
+    families: dict[str, None] = {}
+    for name in rules:
+        artifact = load_artifact(name)
+        label = Path(name).parent.name if name.endswith("/rule.safetensors") else Path(name).stem
+        label = label if label not in contenders else name
+        contenders[label] = Contender(artifact.rule, artifact=artifact.digest)
+        families.update(dict.fromkeys(artifact.header["provenance"].get("families", [])))
+    return contenders, tuple(families)
+
+
+def untrained_contender(config: MetaConfig) -> Contender:
+    """The rule before meta-training: Adam at the nominal learning rate."""
+    return Contender(new_rule(config), tuned="nominal lr, never trained")
+
+
+def run_comparison(config: CompareConfig, contenders: dict[str, Contender], out: Path) -> Results:
+    """Compare with a progress bar; write results.json and curves.png to `out` and print the table.
+
+    Raises:
+        FileExistsError: `out` already holds results.
+    """
+    path = out / "results.json"
+    if path.exists():
+        raise FileExistsError(f"{out} already holds results; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    command = shlex.join(["learned-opt", *sys.argv[1:]])
+    with WorkBar("comparing", "updates") as bar:
+        results = compare(config, contenders, out=out, progress=bar.update, command=command)
+    results.save(path)
+    plot_curves(results, out / "curves.png")
+    print(render_table(results, color=sys.stdout.isatty()))
+    return results

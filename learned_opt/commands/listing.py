@@ -1,0 +1,54 @@
+"""learned-opt list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gymnasium import spaces
+from rich.console import Console
+from rich.table import Table
+
+from analysis import BASELINES
+from learned_opt.artifacts import load_artifact, shipped_rules
+from tasks import FAMILIES
+
+
+@dataclass(frozen=True)
+class List:
+    """List task families, baselines and shipped rules."""
+
+    def run(self) -> int:
+        """Print three tables."""
+        console = Console()
+        families = Table(title="Task families", title_justify="left")
+        for heading in ("name", "what", "observation", "actions", "horizon", "varied"):
+            families.add_column(heading, overflow="fold")
+        for name, kind in sorted(FAMILIES.items()):
+            family = kind()
+            space = family.action_space
+            families.add_row(
+                name,
+                (kind.__doc__ or "").strip().splitlines()[0],
+                str(family.observation_space.shape[0]),
+                str(space.n) if isinstance(space, spaces.Discrete) else f"Box {space.shape[0]}",
+                str(family.horizon),
+                ", ".join(family.train_range),
+            )
+        console.print(families)
+        console.print(f"Baselines: {', '.join(BASELINES)}")
+        rules = Table(title="Shipped rules", title_justify="left")
+        for heading in ("name", "class", "nominal lr", "trained on", "meta-steps", "SHA-256"):
+            rules.add_column(heading, overflow="fold")
+        for name in shipped_rules():
+            artifact = load_artifact(name)
+            provenance = artifact.header["provenance"]
+            rules.add_row(
+                name,
+                artifact.header["rule"],
+                f"{artifact.rule.nominal_lr:g}",
+                ", ".join(provenance.get("families", [])),
+                str(provenance.get("meta_steps", "")),
+                artifact.digest[:12],
+            )
+        console.print(rules)
+        return 0

@@ -1,0 +1,187 @@
+import dataclasses
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from analysis.cells import rule_digest
+from analysis.config import CompareConfig
+from analysis.evaluate import Contender, compare, total_updates
+from learned_opt.learner import LearnerConfig
+from learned_opt.rules import SGD, Adam, CoordinatewiseLSTM
+
+CONFIG = CompareConfig(
+    families=("bandit", "cartpole"),
+    trained_on=("bandit",),
+    tasks=3,
+    updates=4,
+    queries=3,
+    query_episodes=2,
+    baselines=("sgd",),
+    tuning_tasks=2,
+    tuning_updates=2,
+    learner=LearnerConfig(width=8, depth=1, environments=4, steps=8),
+)
+ALONE = dataclasses.replace(CONFIG, baselines=())
+
+
+def returns(results, label, family="cartpole"):
+    return results.families[family].contenders[label].returns
+
+
+def test_the_same_rule_under_two_labels_has_identical_curves():
+    contenders = {"a": Contender(Adam()), "bad": Contender(SGD(), lr=30.0), "b": Contender(Adam())}
+    results = compare(ALONE, contenders)
+    for family in ALONE.families:
+        first, second = (results.families[family].contenders[k] for k in "ab")
+        np.testing.assert_array_equal(first.returns, second.returns)
+        np.testing.assert_array_equal(first.mean_action_returns, second.mean_action_returns)
+
+
+def test_contenders_start_alike_whatever_company_they_keep():
+    rate = {"fast": Contender(Adam(), lr=0.1), "slow": Contender(Adam(), lr=1e-3)}
+    results = compare(ALONE, rate)
+    fast, slow = (returns(results, label) for label in rate)
+    np.testing.assert_array_equal(fast[0], slow[0])
+    assert (fast[-1] != slow[-1]).any()
+    np.testing.assert_array_equal(slow, returns(compare(ALONE, {"x": rate["slow"]}), "x"))
+
+
+def test_an_untrained_rule_lives_as_adam_does():
+    rule = CoordinatewiseLSTM(4)
+    pair = {"lstm": Contender(rule), "adam": Contender(Adam(), lr=rule.nominal_lr)}
+    results = compare(dataclasses.replace(ALONE, families=("bandit",)), pair)
+    lstm, adam = (returns(results, label, "bandit") for label in pair)
+    np.testing.assert_allclose(lstm, adam, atol=0.51)  # a rare action may flip by rounding
+    np.testing.assert_array_equal(lstm[0], adam[0])
+
+
+def test_results_say_what_was_compared_and_how_it_was_tuned():
+    results = compare(CONFIG, {"mine": Contender(Adam(), artifact="f00")}, command="here")
+    assert results.command == "here"
+    assert results.artifacts == {"mine": "f00"}
+    assert [f.split for f in results.families.values()] == ["new tasks", "new family"]
+    assert list(results.families["bandit"].contenders) == ["mine", "sgd"]
+    assert "2 tuning tasks of the family" in results.families["bandit"].contenders["sgd"].tuned
+    assert [(g.baseline, g.family) for g in results.tuning] == [
+        ("sgd", "bandit"),
+        ("sgd", "cartpole"),
+    ]
+    assert results.families["bandit"].updates.tolist() == [0, 2, 4]
+    assert results.families["bandit"].steps_per_update == 32
+
+
+def test_global_tuning_uses_the_training_families_and_one_setting():
+    results = compare(dataclasses.replace(CONFIG, tuning="global"), {})
+    settings = [f.contenders["sgd"].setting for f in results.families.values()]
+    assert settings[0] == settings[1]
+    assert [grid.family for grid in results.tuning] == ["bandit"]
+
+
+def test_shifted_tasks_are_other_tasks_tuned_on_the_same_grid():
+    config = dataclasses.replace(CONFIG, families=("bandit",))
+    plain, shifted = (compare(dataclasses.replace(config, shifted=s), {}) for s in (False, True))
+    assert shifted.families["bandit"].split == "shifted tasks"
+    assert (plain.families["bandit"].reference != shifted.families["bandit"].reference).all()
+    assert plain.tuning == shifted.tuning
+
+
+def _append(calls, *call):
+    calls.append(call)
+
+
+def test_progress_reaches_the_total_that_was_announced(tmp_path):
+    for _ in range(2):  # the second time every cell is found
+        calls = []
+        record = partial(_append, calls)
+        compare(CONFIG, {"a": Contender(Adam())}, out=tmp_path, progress=record)
+        total = total_updates(CONFIG, 1)
+        assert {call[1] for call in calls} == {total}
+        assert calls[0][0] == 0
+        assert calls[-1][0] == total
+        assert [c[0] for c in calls] == sorted(c[0] for c in calls)
+
+
+def test_an_interrupted_comparison_goes_on_and_ends_as_if_it_never_stopped(tmp_path):
+    contenders = {"a": Contender(Adam()), "b": Contender(Adam(), lr=0.1)}
+
+    def interrupt(done, total, what):
+        if what == "b on bandit":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(CONFIG, contenders, out=tmp_path, progress=interrupt)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
+    assert len(kept) == 3  # sgd's two grids and a on bandit
+    resumed = compare(CONFIG, contenders, out=tmp_path)
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    assert resumed.to_json() == compare(CONFIG, contenders).to_json()
+
+
+def test_a_cell_of_another_setting_seed_or_rule_is_not_reused(tmp_path):
+    cells = tmp_path / "cells"
+    compare(ALONE, {"a": Contender(Adam())}, out=tmp_path)
+    assert len(list(cells.iterdir())) == 2
+    compare(ALONE, {"a": Contender(Adam(), lr=0.1)}, out=tmp_path)
+    assert len(list(cells.iterdir())) == 4
+    compare(ALONE, {"a": Contender(Adam(beta1=0.5))}, out=tmp_path)
+    assert len(list(cells.iterdir())) == 6
+    compare(dataclasses.replace(ALONE, seed=9), {"a": Contender(Adam())}, out=tmp_path)
+    assert len(list(cells.iterdir())) == 8
+
+
+@pytest.mark.parametrize("damage", ["", "{}", "[]", None])
+def test_a_damaged_cell_is_run_anew(tmp_path, damage):
+    config = dataclasses.replace(ALONE, families=("bandit",))
+    first = compare(config, {"a": Contender(Adam())}, out=tmp_path)
+    (cell,) = (tmp_path / "cells").iterdir()
+    if damage is None:
+        data = json.loads(cell.read_text())
+        data["value"]["returns"] = [[1.0]]
+        damage = json.dumps(data)
+    cell.write_text(damage)
+    again = compare(config, {"a": Contender(Adam())}, out=tmp_path)
+    assert again.to_json() == first.to_json()
+
+
+def test_a_rule_is_known_by_its_weights():
+    first, second = CoordinatewiseLSTM(4), CoordinatewiseLSTM(4)
+    assert rule_digest(first) == rule_digest(second)
+    with torch.no_grad():
+        second.head[0, 0] += 1e-3
+    assert rule_digest(first) != rule_digest(second)
+
+
+def test_a_rule_that_explodes_is_counted_as_diverged():
+    results = compare(ALONE, {"wild": Contender(SGD(), lr=1e38)})
+    assert results.families["cartpole"].contenders["wild"].diverged.all()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"families": ()}, "at least one task family"),
+        ({"families": ("chess",)}, "unknown task family 'chess'"),
+        ({"families": ("bandit", "bandit")}, "repeats a name"),
+        ({"baselines": ("lion",)}, "unknown baseline 'lion'"),
+        ({"tasks": 0}, "tasks must be at least 1, got 0"),
+        ({"tuning_updates": 0}, "tuning_updates must be at least 1"),
+        ({"queries": 1}, "queries must be from 2 to"),
+        ({"queries": 6}, "queries must be from 2 to"),
+        ({"tuning": "none"}, "'global' or 'family'"),
+        ({"shifted": True}, "cartpole was not"),
+        ({"learner": LearnerConfig(outer_environments=4)}, "outer_environments to 0"),
+    ],
+)
+def test_wrong_settings_are_refused_with_a_sentence(change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        dataclasses.replace(CONFIG, **change)
+
+
+def test_a_label_that_is_a_baseline_and_an_empty_comparison_are_refused():
+    with pytest.raises(ValueError, match="sgd names both"):
+        compare(CONFIG, {"sgd": Contender(Adam())})
+    with pytest.raises(ValueError, match="nothing to compare"):
+        compare(ALONE, {})

@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from analysis.statistics import (
+    bootstrap_interval,
+    interquartile_mean,
+    probability_of_improvement,
+)
+
+
+def generator(seed=0):
+    return np.random.default_rng(seed)
+
+
+def test_interquartile_mean_of_a_hand_worked_example():
+    assert interquartile_mean([9, 1, 2, 100, 3, 4, -50, 5]) == (2 + 3 + 4 + 5) / 4
+    assert interquartile_mean([1, 2, 6]) == 3  # k = 0: a plain mean
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 7, 32, 101])
+def test_interquartile_mean_is_the_trimmed_mean_of_scipy(count):
+    scores = generator(count).standard_cauchy((count, 3))
+    np.testing.assert_allclose(interquartile_mean(scores, axis=0), stats.trim_mean(scores, 0.25))
+
+
+def test_one_outlier_does_not_move_the_interquartile_mean():
+    scores = np.arange(8.0)
+    assert interquartile_mean([*scores[:-1], 1e9]) == interquartile_mean(scores)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_are_refused(broken):
+    with pytest.raises(ValueError, match="1 of 2 scores are not finite"):
+        interquartile_mean([0.0, broken])
+    with pytest.raises(ValueError, match="not finite"):
+        bootstrap_interval([[0.0, broken]], generator=generator())
+    with pytest.raises(ValueError, match="not finite"):
+        probability_of_improvement([([0.0], [broken])], generator=generator())
+
+
+def test_nothing_to_aggregate_is_refused():
+    for empty in (
+        lambda: interquartile_mean([]),
+        lambda: bootstrap_interval([], generator=generator()),
+    ):
+        with pytest.raises(ValueError, match=r"no scores|got none"):
+            empty()
+
+
+def test_the_95_percent_interval_covers_the_mean_about_95_times_in_100():
+    def mean(scores, axis):
+        return scores.mean(axis)
+
+    source, covered, trials = generator(1), 0, 400
+    for _ in range(trials):
+        sample = source.normal(3.0, 2.0, 40)
+        low, high = bootstrap_interval([sample], mean, generator=source, resamples=500)
+        covered += low <= 3.0 <= high
+    assert 0.90 <= covered / trials <= 0.98
+
+
+def test_the_interval_agrees_with_scipy_on_the_interquartile_mean():
+    scores = generator(2).normal(size=60)
+    ours = bootstrap_interval([scores], generator=generator(3), resamples=20000)
+    theirs = stats.bootstrap(
+        (scores,), lambda x, axis: stats.trim_mean(x, 0.25, axis), n_resamples=20000,
+        method="percentile", rng=generator(4),
+    ).confidence_interval  # fmt: skip
+    np.testing.assert_allclose(ours, theirs, atol=0.01)
+
+
+def test_runs_are_resampled_within_their_family_only():
+    # Families that agree perfectly within and differ wildly between leave nothing to chance.
+    low, high = bootstrap_interval(
+        [np.zeros(5), np.full(7, 100.0)], lambda x, axis: x.mean(axis), generator=generator()
+    )
+    assert low == high == pytest.approx(700 / 12)
+
+
+def test_a_curve_is_resampled_as_a_whole():
+    scores = generator(5).normal(size=(30, 1)) + np.arange(4.0)
+    low, high = bootstrap_interval([scores], generator=generator(6))
+    np.testing.assert_allclose(np.diff(low), 1.0)
+    np.testing.assert_allclose(np.diff(high), 1.0)
+
+
+def test_the_same_seed_gives_the_same_interval():
+    scores = generator(7).normal(size=20)
+    first, second = (bootstrap_interval([scores], generator=generator(8)) for _ in range(2))
+    assert first == second
+
+
+def test_probability_of_improvement_counts_wins_and_half_of_ties():
+    result = probability_of_improvement([([1, 2, 3], [2, 2])], generator=generator())
+    assert result.probability == (0 + 1 + 2) / 6
+
+
+def test_probability_of_improvement_is_mann_whitney_averaged_over_families():
+    source = generator(9)
+    pairs = [(source.integers(0, 9, n), source.integers(0, 9, n + 3)) for n in (5, 12)]
+    expected = np.mean([stats.mannwhitneyu(x, y).statistic / (len(x) * len(y)) for x, y in pairs])
+    result = probability_of_improvement(pairs, generator=source)
+    assert result.probability == pytest.approx(expected)
+    assert result.low < expected < result.high
+
+
+def test_a_certain_win_has_no_interval_and_a_rule_ties_with_itself():
+    assert probability_of_improvement([([5, 6], [1, 2])], generator=generator()) == (1, 1, 1)
+    scores = generator(10).normal(size=16)
+    result = probability_of_improvement([(scores, scores)], generator=generator())
+    assert result.probability == 0.5
+    assert result.low < 0.5 < result.high

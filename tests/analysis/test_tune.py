@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+import torch
+
+from analysis.lives import LARGEST_BATCH, Budget, draw_problem, run_lives
+from analysis.results import GridScores, Setting
+from analysis.tune import BASELINES, half_decades, make_baseline, score_grid, tune_global
+from analysis.tune import tune_per_family as per_family
+from learned_opt.learner import LearnerConfig
+
+SMALL = LearnerConfig(width=8, depth=1, environments=4, steps=8)
+BUDGET = Budget(updates=4, queries=3, query_episodes=2, seed=1, device="cpu", learner=SMALL)
+
+
+def test_half_decades_include_both_ends():
+    assert half_decades(1e-3, 1e-1) == (0.001, 0.00316, 0.01, 0.0316, 0.1)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_grid_spans_three_decades_with_decay_off_and_on(name):
+    settings = make_baseline(name).grid()
+    rates = {setting.lr for setting in settings}
+    assert max(rates) / min(rates) >= 999
+    assert {setting.decay for setting in settings} == {False, True}
+
+
+@pytest.mark.parametrize("family", ["cartpole", "pendulum"])
+def test_a_setting_in_a_grid_lives_as_it_does_alone(family):
+    problem = draw_problem(family, "tuning tasks", 3, seed=1)
+    adam = make_baseline("adam")
+    # The others must not change how many random numbers a query takes: one of them does badly.
+    grid = [Setting(lr, decay, {"beta2": 0.99}) for lr in (3e-2, 1e-4, 1.0) for decay in (False, True)]
+    together = run_lives(problem, adam.make, grid, BUDGET)
+    assert together.returns.shape == (6, 3, 3)
+    for index in (0, 3):
+        alone = run_lives(problem, adam.make, grid[index : index + 1], BUDGET)
+        np.testing.assert_allclose(together.returns[index], alone.returns[0], rtol=1e-4)
+
+
+def test_a_large_grid_in_chunks_equals_its_parts(monkeypatch):
+    problem = draw_problem("bandit", "tuning tasks", 2, seed=1)
+    grid = make_baseline("sgd").grid()[:5]
+    whole = run_lives(problem, make_baseline("sgd").make, grid, BUDGET)
+    monkeypatch.setattr("analysis.lives.LARGEST_BATCH", 4)
+    sizes = []
+    chunks = run_lives(problem, make_baseline("sgd").make, grid, BUDGET, sizes.append)
+    assert set(sizes) == {4, 2}
+    assert LARGEST_BATCH == 512
+    np.testing.assert_allclose(whole.returns, chunks.returns, rtol=1e-4)
+
+
+def test_tuning_tasks_are_not_the_shown_ones():
+    tuning, shown = (draw_problem("pendulum", p, 8, seed=0) for p in ("tuning tasks", "shown tasks"))
+    again = draw_problem("pendulum", "shown tasks", 8, seed=0)
+    assert not torch.isin(tuning.tasks["mass"], shown.tasks["mass"]).any()
+    torch.testing.assert_close(again.tasks["mass"], shown.tasks["mass"], rtol=0, atol=0)
+
+
+def made_up(scores):
+    def score(baseline, family):
+        return GridScores(baseline.name, family, baseline.grid()[:4], scores[family])
+
+    return score
+
+
+def test_global_tuning_takes_the_best_mean_and_family_tuning_each_best():
+    sgd = make_baseline("sgd")
+    source = made_up({"bandit": [0.0, 0.6, 0.9, 0.0], "catch": [0.9, 0.8, 0.0, 0.0]})
+    best = tune_global(sgd, ["bandit", "catch"], source)
+    assert best.setting == sgd.grid()[1]
+    assert not best.at_edge
+    assert [grid.family for grid in best.grids] == ["bandit", "catch"]
+    each = per_family(sgd, ["bandit", "catch"], source)
+    assert each["bandit"].setting == sgd.grid()[2]
+    assert each["catch"].setting == sgd.grid()[0]
+    assert each["catch"].at_edge
+
+
+def test_a_grid_scores_every_setting_and_counts_its_learners():
+    seen = []
+    grid = score_grid(make_baseline("rmsprop"), "bandit", 2, BUDGET, seen.append)
+    assert grid.settings == make_baseline("rmsprop").grid()
+    assert len(grid.scores) == 14
+    assert sum(seen) == 14 * 2 * BUDGET.updates
+    assert len(set(grid.scores)) > 1
+
+
+def test_an_unknown_baseline_is_refused_with_the_names_that_exist():
+    with pytest.raises(ValueError, match="choose from sgd, rmsprop, adam, adamw"):
+        make_baseline("lion")
