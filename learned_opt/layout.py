@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -95,8 +95,18 @@ class ParameterLayout:
 
     def segments(self, device: torch.device) -> Tensor:
         """Index (N,) of the tensor that each coordinate belongs to."""
-        sizes = torch.tensor(self.sizes, device=device)
-        return torch.repeat_interleave(torch.arange(len(self.sizes), device=device), sizes)
+
+        def make() -> Tensor:
+            sizes = torch.tensor(self.sizes, device=device)
+            return torch.repeat_interleave(torch.arange(len(self.sizes), device=device), sizes)
+
+        return self._once(("segments", device), make)
+
+    def lengths(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Number of coordinates of each tensor, (L,)."""
+        return self._once(
+            ("lengths", device, dtype), lambda: torch.tensor(self.sizes, device=device, dtype=dtype)
+        )
 
     def facts(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         """What a rule may know of each tensor, shape (FACTS, L), each number of order one.
@@ -104,6 +114,26 @@ class ParameterLayout:
         Rows: whether it is a vector or scalar (biases, log-stds); its position in the layout from
         -1 (first) to 1 (last); log fan-in; role (+1 actor, -1 critic, 0 not told).
         """
+        return self._once(("facts", device, dtype), lambda: self._facts(device, dtype))
+
+    def spread_facts(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """The facts of each coordinate's tensor, (FACTS, N)."""
+        return self._once(
+            ("spread facts", device, dtype),
+            lambda: self.facts(device, dtype).index_select(-1, self.segments(device)),
+        )
+
+    @cached_property
+    def _made(self) -> dict[Hashable, Tensor]:
+        return {}
+
+    def _once(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """Constants of the layout are made at first use: rules ask for them at every step."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def _facts(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         last = max(len(self.specs) - 1, 1)
         rows = [
             (

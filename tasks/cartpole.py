@@ -54,14 +54,26 @@ class CartPole(TaskFamily):
         self.action_space = spaces.Discrete(2)
 
     def constants(self, tasks: Tasks) -> Tasks:
-        """Adds the total mass (kg) and the pole's mass × half-length (kg m)."""
+        """Adds what the equations of motion are made of, each (B, 1).
+
+        With total mass M = masscart + masspole: twice the push / M and its negative half (m/s²); the
+        pole's mass × half-length / M (m); 4/3 length and masspole / M × length (m).
+        """
         total = tasks["masscart"] + tasks["masspole"]
-        return {**tasks, "total": total, "masslength": tasks["masspole"] * tasks["length"]}
+        push = tasks["force"] / total
+        return {
+            **tasks,
+            "push_twice": 2 * push,
+            "push_left": -push,
+            "lever": tasks["masspole"] * tasks["length"] / total,
+            "reach": 4.0 / 3.0 * tasks["length"],
+            "give": -tasks["masspole"] * tasks["length"] / total,
+        }
 
     def initial_state(self, constants: Tasks, environments: int, noise: Noise) -> Tensor:
         """Uniform in ±0.05 in all four numbers."""
         batch = constants["force"].shape[0]
-        return noise.uniform(batch, environments, 4).mul_(2).sub_(1).mul_(self.start_limit)
+        return noise.uniform(batch, environments, 4).sub_(0.5).mul_(2 * self.start_limit)
 
     def observe(self, constants: Tasks, state: Tensor) -> Tensor:
         """The state itself."""
@@ -70,16 +82,16 @@ class CartPole(TaskFamily):
     def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """One explicit Euler step of 0.02 s."""
         x, x_dot, theta, theta_dot = state.unbind(-1)
-        total, masslength = constants["total"], constants["masslength"]
-        force = constants["force"] * (2 * action - 1)
         cos, sin = theta.cos(), theta.sin()
-        temporary = (force + masslength * theta_dot.square() * sin) / total
-        ratio = constants["masspole"] / total
-        theta_acc = (constants["gravity"] * sin - cos * temporary) / (
-            constants["length"] * (4.0 / 3.0 - ratio * cos.square())
+        push = torch.addcmul(constants["push_left"], constants["push_twice"], action.to(state.dtype))
+        drive = torch.addcmul(push, constants["lever"] * sin, theta_dot.square())
+        theta_acc = torch.addcmul(constants["gravity"] * sin, cos, drive, value=-1) / torch.addcmul(
+            constants["reach"], constants["give"] * cos, cos
         )
-        x_acc = temporary - (masslength / total) * theta_acc * cos
+        x_acc = torch.addcmul(drive, constants["give"] * theta_acc, cos)
         rate = torch.stack((x_dot, x_acc, theta_dot, theta_acc), -1)
-        state = state + self.timestep * rate
-        terminated = (state[..., 0].abs() > self.position_limit) | (state[..., 2].abs() > self.angle_limit)
+        state = torch.add(state, rate, alpha=self.timestep)
+        terminated = (state[..., 0].abs() > self.position_limit) | (
+            state[..., 2].abs() > self.angle_limit
+        )
         return Transition(state, torch.ones_like(x), terminated)

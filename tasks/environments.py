@@ -71,7 +71,7 @@ class BatchedEnvironments:
         final_observation = family.observe(constants, state)
         elapsed = self.elapsed + 1
         ended = terminated | (elapsed >= self.horizon)
-        truncated = ended & ~terminated
+        truncated = ended ^ terminated
         fresh = family.initial_state(constants, self.environments, self.noise)
         self.state = torch.where(ended.unsqueeze(-1), fresh, state)
         self.elapsed = elapsed.masked_fill_(ended, 0.0)

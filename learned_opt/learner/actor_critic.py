@@ -149,51 +149,55 @@ class ActorCriticLearner:
         """Inner and outer losses, summed over learners (which share no parameters)."""
         config = self.config
         tensors = self._layout.split(parameters)
-        observations, actions = rollout.observations, rollout.actions
-        batch, steps, total = rollout.rewards.shape
-        flat = observations.reshape(batch, steps * total, -1)
-        output = self.policy.actor(tensors, flat)
         log_std = None if self.policy.discrete else self.policy.log_std(tensors)
-        log_prob = self.policy.log_prob(output, log_std, actions.flatten(1, 2))
-        ratio = (log_prob - log_prob.detach()).exp().view(batch, steps, total)
-        unit_values = self.policy.critic(tensors, flat).view(batch, steps, total)
-
-        center, scale = (x.unsqueeze(-1) for x in self.scale.center_and_scale())
-        values = center + scale * unit_values.detach()
-        next_values = self._next_values(tensors, rollout, values, center, scale)
-        inner = slice(0, config.environments)
-        advantages, outer_advantages = (
-            generalised_advantages(
-                rollout.rewards[:, :, part],
-                values[:, :, part],
-                next_values[:, :, part],
-                rollout.terminated[:, :, part],
-                rollout.truncated[:, :, part],
-                discount=config.discount,
-                trace=trace,
-            )
-            for part, trace in ((inner, config.trace), (slice(config.environments, total), 1.0))
-        )
-        targets = (advantages + values[:, :, inner]).flatten(1)
+        inner = rollout.columns(slice(0, config.environments))
+        unit_values = self.policy.critic(tensors, inner.flat_observations())
+        advantages, targets = self._advantages(tensors, inner, unit_values.detach(), config.trace)
+        outer = rollout.columns(slice(config.environments, None))
+        with torch.no_grad():
+            outer_values = self.policy.critic(tensors, outer.flat_observations())
+        outer_advantages, _ = self._advantages(tensors, outer, outer_values, trace=1.0)
         self.scale.observe(targets)
         center, scale = self.scale.center_and_scale()
         divisor = scale if config.advantage_scale == "returns" else None
-        weights = normalised(advantages.flatten(1), divisor)
-        policy_loss = -(ratio[:, :, inner].flatten(1) * weights).mean(1)
-        error = unit_values[:, :, inner].flatten(1) - (targets - center) / scale
-        inner_output = output.view(batch, steps, total, -1)[:, :, inner].flatten(1, 2)
-        entropy = self.policy.entropy(inner_output, log_std)
+
+        output = self.policy.actor(tensors, inner.flat_observations())
+        ratio = self._ratio(output, log_std, inner)
+        error = unit_values - (targets - center) / scale
         inner_loss = (
-            policy_loss
+            -(ratio * normalised(advantages, divisor)).mean(1)
             + config.value_coefficient * error.square().mean(1)
-            - config.entropy_coefficient * entropy
+            - config.entropy_coefficient * self.policy.entropy(output, log_std)
         )
         if not config.outer_environments:
             return _Losses(inner_loss.sum(), None)
-        outer_ratio = ratio[:, :, config.environments :].flatten(1)
-        outer_weights = normalised(outer_advantages.flatten(1), divisor)
-        outer_loss = -(outer_ratio * outer_weights).mean(1)
+        output = self.policy.actor(tensors, outer.flat_observations())
+        ratio = self._ratio(output, log_std, outer)
+        outer_loss = -(ratio * normalised(outer_advantages, divisor)).mean(1)
         return _Losses(inner_loss.sum(), outer_loss.sum())
+
+    def _ratio(self, output: Tensor, log_std: Tensor | None, rollout: Rollout) -> Tensor:
+        """π_θ(a|s) over itself detached, (B, T · E): equal to 1, with the derivatives of π."""
+        log_prob = self.policy.log_prob(output, log_std, rollout.actions.flatten(1, 2))
+        return (log_prob - log_prob.detach()).exp()
+
+    @torch.no_grad()
+    def _advantages(
+        self, tensors: Tensors, rollout: Rollout, unit_values: Tensor, trace: float
+    ) -> tuple[Tensor, Tensor]:
+        """Advantages and λ-returns, (B, T · E) each, from the critic's values of the visited states."""
+        center, scale = (x.unsqueeze(-1) for x in self.scale.center_and_scale())
+        values = center + scale * unit_values.view_as(rollout.rewards)
+        advantages = generalised_advantages(
+            rollout.rewards,
+            values,
+            self._next_values(tensors, rollout, values, center, scale),
+            rollout.terminated,
+            rollout.truncated,
+            discount=self.config.discount,
+            trace=trace,
+        )
+        return advantages.flatten(1), (advantages + values).flatten(1)
 
     @torch.no_grad()
     def _next_values(

@@ -42,12 +42,12 @@ def generalised_advantages(
     alive = (~terminated).to(values.dtype)
     delta = rewards + discount * alive * next_values - values
     carry = discount * trace * (~(terminated | truncated)).to(values.dtype)
-    advantages = torch.empty_like(delta)
     running = torch.zeros_like(delta[:, 0])
-    for t in reversed(range(delta.shape[1])):
-        running = torch.addcmul(delta[:, t], carry[:, t], running)
-        advantages[:, t] = running
-    return advantages
+    backwards = []
+    for step_delta, step_carry in zip(delta.unbind(1)[::-1], carry.unbind(1)[::-1], strict=True):
+        running = torch.addcmul(step_delta, step_carry, running)
+        backwards.append(running)
+    return torch.stack(backwards[::-1], dim=1)
 
 
 def normalised(advantages: Tensor, scale: Tensor | None = None) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -87,13 +86,37 @@ class ActorCritic:
                 )
         return layout.join(tensors)
 
+    def network(self, tensors: Tensors, role: Role) -> Network:
+        """The actor's or critic's perceptron, ready to run on observations.
+
+        tanh(x) = 2σ(2x) − 1, and on the CPU σ is six times faster than tanh. So the perceptron runs
+        as one of sigmoids: the factors 2, the shift −1 and the observations' normalisation are folded
+        into weights and biases, which are small, instead of being applied to activations, which are
+        large. Derivatives of every order pass through the folding.
+        """
+        layers = []
+        for index in range(self.depth + 1):
+            weight = tensors[f"{role}.{index}.weight"]
+            bias = tensors[f"{role}.{index}.bias"].unsqueeze(1)
+            if index == 0:
+                center, scale = self._normalisation(weight)
+                weight = weight / scale
+                shift = weight @ center
+            else:
+                shift = weight.sum(-1)
+                weight = 2 * weight
+            bias = bias - shift.unsqueeze(1)
+            last = index == self.depth
+            layers.append((weight if last else 2 * weight, bias if last else 2 * bias))
+        return Network([(weight.transpose(1, 2), bias) for weight, bias in layers])
+
     def actor(self, tensors: Tensors, observations: Tensor) -> Tensor:
         """Logits or means, (B, R, A), of R observations a learner, (B, R, O)."""
-        return self._perceptron(tensors, "actor", observations)
+        return self.network(tensors, "actor")(observations)
 
     def critic(self, tensors: Tensors, observations: Tensor) -> Tensor:
         """Values (B, R), in units of the learner's value normaliser."""
-        return self._perceptron(tensors, "critic", observations).squeeze(-1)
+        return self.network(tensors, "critic")(observations).squeeze(-1)
 
     def log_std(self, tensors: Tensors) -> Tensor:
         """Log standard deviation of a Gaussian policy within its bounds, (B, 1, A)."""
@@ -139,48 +162,29 @@ class ActorCritic:
             return -(logs.exp() * logs).sum(-1).mean(-1)
         return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum((-1, -2))
 
-    def _perceptron(self, tensors: Tensors, role: Role, observations: Tensor) -> Tensor:
-        signal = _normalised(self.family, observations)
-        for index in range(self.depth + 1):
-            weight = tensors[f"{role}.{index}.weight"].transpose(1, 2)
-            bias = tensors[f"{role}.{index}.bias"].unsqueeze(1)
-            signal = torch.baddbmm(bias, signal, weight)
-            if index < self.depth:
-                signal = fast_tanh(signal)
-        return signal
-
-
-def fast_tanh(x: Tensor) -> Tensor:
-    """Tanh as 2σ(2x) − 1: on the CPU the vectorised sigmoid is six times faster than tanh."""
-    result: Tensor = _FastTanh.apply(x)  # type: ignore[no-untyped-call]
-    return result
-
-
-class _FastTanh(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        y = (2 * x).sigmoid_().mul_(2).sub_(1)
-        ctx.save_for_backward(y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (y,) = ctx.saved_tensors
-        return torch.addcmul(grad, grad * y, y, value=-1)  # differentiable, for second order
-
-
-def _normalised(family: TaskFamily, observations: Tensor) -> Tensor:
-    """(observation − center) / scale with the family's constants; free where those are 0 and 1."""
-    center, scale = family.observation_center, family.observation_scale
-    if center != 0.0:
-        observations = observations - torch.as_tensor(
-            center, device=observations.device, dtype=observations.dtype
+    def _normalisation(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The family's observation center and scale, (O,) each."""
+        size = self.family.observation_space.shape
+        constants = (self.family.observation_center, self.family.observation_scale)
+        center, scale = (
+            torch.as_tensor(constant, device=like.device, dtype=like.dtype).expand(*size)
+            for constant in constants
         )
-    if scale != 1.0:
-        observations = observations / torch.as_tensor(
-            scale, device=observations.device, dtype=observations.dtype
-        )
-    return observations
+        return center, scale
+
+
+@dataclass(frozen=True)
+class Network:
+    """B perceptrons with sigmoids between their layers: transposed weights (B, in, out), biases (B, 1, out)."""
+
+    layers: list[tuple[Tensor, Tensor]]
+
+    def __call__(self, signal: Tensor) -> Tensor:
+        """(B, R, in) to (B, R, out)."""
+        for weight, bias in self.layers[:-1]:
+            signal = torch.baddbmm(bias, signal, weight).sigmoid()
+        weight, bias = self.layers[-1]
+        return torch.baddbmm(bias, signal, weight)
 
 
 def _orthogonal(batch: int, rows: int, columns: int, *, noise: Noise) -> Tensor:

@@ -26,6 +26,14 @@ class Rollout(NamedTuple):
     truncated: Tensor
     final_observations: Tensor
 
+    def columns(self, environments: slice) -> Rollout:
+        """The same steps of some of the environments."""
+        return Rollout(*(entry[:, :, environments] for entry in self))
+
+    def flat_observations(self) -> Tensor:
+        """Observations as R = T · E rows a learner, (B, R, O)."""
+        return self.observations.flatten(1, 2)
+
 
 @torch.no_grad()
 def collect(
@@ -38,10 +46,11 @@ def collect(
     """Let policies with parameters `tensors` act for T = `steps` steps from where environments stand."""
     draws = policy.draw(noise, environments.batch, steps, environments.environments)
     log_std = None if policy.discrete else policy.log_std(tensors)
+    actor = policy.network(tensors, "actor")
     columns: list[list[Tensor]] = [[] for _ in Rollout._fields]
     for draw in draws.unbind(0):
         observation = environments.observation
-        action = policy.act(policy.actor(tensors, observation), log_std, draw)
+        action = policy.act(actor(observation), log_std, draw)
         step = environments.step(policy.to_environment(action))
         row = (
             observation,
@@ -71,6 +80,7 @@ def episodic_returns(
     `deterministic` takes the most probable action, or the Gaussian's mean, instead of a sample.
     """
     tensors = policy.layout().split(parameters)
+    actor = policy.network(tensors, "actor")
     environments = BatchedEnvironments(policy.family, tasks, episodes, noise)
     log_std = None if policy.discrete else policy.log_std(tensors)
     batch = environments.batch
@@ -79,7 +89,7 @@ def episodic_returns(
     horizon = environments.horizon
     steps = int(horizon.max()) if isinstance(horizon, Tensor) else horizon
     for t in range(steps):
-        output = policy.actor(tensors, environments.observation)
+        output = actor(environments.observation)
         if deterministic:
             action = output.argmax(-1) if policy.discrete else output
         else:

@@ -27,7 +27,7 @@ class MetaConfig:
     """Hidden units a coordinate."""
     nominal_lr: float = 3e-3
     """Learning rate at which the rule is born as Adam."""
-    learners: int = 16
+    learners: int = 12
     """Learners in a group; a meta-step advances one group."""
     groups_per_family: int = 2
     """Groups of learners per family; every other one is told which tensors are actor and critic."""
@@ -41,9 +41,9 @@ class MetaConfig:
     """Share of learners whose rule is told how long they will live."""
     second_order: bool = False
     """Differentiate through the inner policy gradient as well."""
-    meta_steps: int = 1500
+    meta_steps: int = 1200
     """Number of meta-updates of the rule."""
-    meta_lr: float = 5e-4
+    meta_lr: float = 1e-3
     """Learning rate of the meta-optimizer, AdamW, falling to a tenth along a cosine."""
     meta_weight_decay: float = 1e-4
     """Decoupled weight decay on the rule's parameters."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BLOCK = 10_000
+BLOCK = 12_000
 """Coordinates worked on at once on the CPU; larger blocks fall out of the cache."""
 
 
@@ -101,7 +101,8 @@ def _tanh_of_sigmoid_(sigmoid: Tensor) -> Tensor:
 
 
 def _blocks(cell: Tensor) -> list[slice]:
-    """Slices of the batch that fit the cache; one slice off the CPU."""
+    """Slices of the batch that fit the cache (a power of two of learners, for even threads); one off the CPU."""
     batch, _, coordinates = cell.shape
-    size = batch if cell.device.type != "cpu" else max(1, BLOCK // coordinates)
+    fitting = max(1, BLOCK // coordinates)
+    size = batch if cell.device.type != "cpu" else 2 ** (fitting.bit_length() - 1)
     return [slice(start, start + size) for start in range(0, batch, size)]

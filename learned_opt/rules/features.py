@@ -64,12 +64,12 @@ def observe(
     """
     batch = gradient.shape[0]
     segments = layout.segments(gradient.device)
-    lengths = torch.tensor(layout.sizes, device=gradient.device, dtype=gradient.dtype)
+    lengths = layout.lengths(gradient.device, gradient.dtype)
 
     def of_tensor(x: Tensor) -> Tensor:
         """Mean over each tensor: (B, N) to (B, L)."""
-        zeros = torch.zeros(batch, len(lengths), device=x.device, dtype=x.dtype)
-        return zeros.index_add(1, segments, x) / lengths
+        zeros = torch.zeros(*x.shape[:-1], len(lengths), device=x.device, dtype=x.dtype)
+        return zeros.index_add(-1, segments, x) / lengths
 
     def spread(x: Tensor) -> Tensor:
         """A number a tensor to each of its coordinates: (..., L) to (..., N)."""
@@ -116,7 +116,7 @@ def observe(
         ),
         dim=1,
     )
-    facts = spread(layout.facts(gradient.device, gradient.dtype)).expand(batch, -1, -1)
+    facts = layout.spread_facts(gradient.device, gradient.dtype).expand(batch, -1, -1)
     ones = torch.ones_like(gradient).unsqueeze(1)
     features = (of_coordinates, spread_rows[:, :-2], facts, ones)
     new = {"fast": fast, "slow": slow, "square": square, "step": step}

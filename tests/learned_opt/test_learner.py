@@ -9,7 +9,6 @@ from learned_opt import Adam
 from learned_opt.learner import ActorCritic, ActorCriticLearner, LearnerConfig, episodic_returns
 from learned_opt.learner.advantages import FLOOR, ReturnScale, generalised_advantages, normalised
 from learned_opt.learner.life import live
-from learned_opt.learner.policies import fast_tanh
 from learned_opt.learner.rollout import collect
 from learned_opt.seeding import derive_noise
 from tasks import BatchedEnvironments, make_family
@@ -76,27 +75,21 @@ def test_the_return_scale_tracks_mean_and_deviation_and_can_forget():
     assert float(center[1]) == pytest.approx(5, abs=0.1)
 
 
-def test_fast_tanh_is_tanh_to_second_order():
-    x = torch.linspace(-4, 4, 9, dtype=torch.float64, requires_grad=True)
-    torch.testing.assert_close(fast_tanh(x), torch.tanh(x))
-    assert torch.autograd.gradcheck(fast_tanh, x)
-    assert torch.autograd.gradgradcheck(fast_tanh, x)
-
-
-@pytest.mark.parametrize("family", ["cartpole", "pendulum"])
+@pytest.mark.parametrize("family", ["cartpole", "mountain_car"])
 def test_stacked_networks_equal_torch_linear_layers(family):
     policy = ActorCritic(make_family(family), width=6, depth=2)
     noise = derive_noise(0, "networks")
     parameters = policy.initial_parameters(3, noise)
     tensors = policy.layout().split(parameters)
     observations = noise.normal(3, 5, policy.family.observation_space.shape[0])
+    center = torch.as_tensor(policy.family.observation_center)
     scale = torch.as_tensor(policy.family.observation_scale)
     for role, actual in (
         ("actor", policy.actor(tensors, observations)),
         ("critic", policy.critic(tensors, observations).unsqueeze(-1)),
     ):
         for row in range(3):
-            signal = (observations[row] - policy.family.observation_center) / scale
+            signal = (observations[row] - center) / scale
             for index in range(3):
                 weight = tensors[f"{role}.{index}.weight"][row]
                 bias = tensors[f"{role}.{index}.bias"][row]
