@@ -62,9 +62,7 @@ class LongTuned:
             learner = LearnerConfig(environments=self.environments, discount=discount)
             budget = Budget(self.updates, 16, 16, self.seed, "cpu", learner)
             lives = run_lives(problem, lambda _: Adam(), [Setting(lr, True, {}) for lr in LRS], budget)
-            found = max(
-                float(lives.returns.mean(2).max()), float(lives.mean_action_returns.mean(2).max())
-            )
+            found = max(float(lives.returns.mean(2).max()), float(lives.mean_action_returns.mean(2).max()))
             best = found if best is None else max(best, found)
         assert best is not None
         return best

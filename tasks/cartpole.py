@@ -91,7 +91,5 @@ class CartPole(TaskFamily):
         x_acc = torch.addcmul(drive, constants["give"] * theta_acc, cos)
         rate = torch.stack((x_dot, x_acc, theta_dot, theta_acc), -1)
         state = torch.add(state, rate, alpha=self.timestep)
-        terminated = (state[..., 0].abs() > self.position_limit) | (
-            state[..., 2].abs() > self.angle_limit
-        )
+        terminated = (state[..., 0].abs() > self.position_limit) | (state[..., 2].abs() > self.angle_limit)
         return Transition(state, torch.ones_like(x), terminated)

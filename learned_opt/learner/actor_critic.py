@@ -12,7 +12,7 @@ from torch import Tensor
 from learned_opt.layout import ParameterLayout
 from learned_opt.learner.advantages import ReturnScale, generalised_advantages, normalised
 from learned_opt.learner.base import GradientSample
-from learned_opt.learner.policies import ActorCritic, Tensors
+from learned_opt.learner.policies import ActorCritic, Network
 from learned_opt.learner.rollout import Rollout, collect
 from tasks import BatchedEnvironments, Noise, TaskFamily, Tasks
 
@@ -150,18 +150,19 @@ class ActorCriticLearner:
         config = self.config
         tensors = self._layout.split(parameters)
         log_std = None if self.policy.discrete else self.policy.log_std(tensors)
+        actor, critic = (self.policy.network(tensors, role) for role in ("actor", "critic"))
         inner = rollout.columns(slice(0, config.environments))
-        unit_values = self.policy.critic(tensors, inner.flat_observations())
-        advantages, targets = self._advantages(tensors, inner, unit_values.detach(), config.trace)
+        unit_values = critic(inner.flat_observations()).squeeze(-1)
+        advantages, targets = self._advantages(critic, inner, unit_values.detach(), config.trace)
         outer = rollout.columns(slice(config.environments, None))
         with torch.no_grad():
-            outer_values = self.policy.critic(tensors, outer.flat_observations())
-        outer_advantages, _ = self._advantages(tensors, outer, outer_values, trace=1.0)
+            outer_values = critic(outer.flat_observations()).squeeze(-1)
+        outer_advantages, _ = self._advantages(critic, outer, outer_values, trace=1.0)
         self.scale.observe(targets)
         center, scale = self.scale.center_and_scale()
         divisor = scale if config.advantage_scale == "returns" else None
 
-        output = self.policy.actor(tensors, inner.flat_observations())
+        output = actor(inner.flat_observations())
         ratio = self._ratio(output, log_std, inner)
         error = unit_values - (targets - center) / scale
         inner_loss = (
@@ -171,7 +172,7 @@ class ActorCriticLearner:
         )
         if not config.outer_environments:
             return _Losses(inner_loss.sum(), None)
-        output = self.policy.actor(tensors, outer.flat_observations())
+        output = actor(outer.flat_observations())
         ratio = self._ratio(output, log_std, outer)
         outer_loss = -(ratio * normalised(outer_advantages, divisor)).mean(1)
         return _Losses(inner_loss.sum(), outer_loss.sum())
@@ -183,7 +184,7 @@ class ActorCriticLearner:
 
     @torch.no_grad()
     def _advantages(
-        self, tensors: Tensors, rollout: Rollout, unit_values: Tensor, trace: float
+        self, critic: Network, rollout: Rollout, unit_values: Tensor, trace: float
     ) -> tuple[Tensor, Tensor]:
         """Advantages and λ-returns, (B, T · E) each, from the critic's values of the visited states."""
         center, scale = (x.unsqueeze(-1) for x in self.scale.center_and_scale())
@@ -191,7 +192,7 @@ class ActorCriticLearner:
         advantages = generalised_advantages(
             rollout.rewards,
             values,
-            self._next_values(tensors, rollout, values, center, scale),
+            self._next_values(critic, rollout, values, center, scale),
             rollout.terminated,
             rollout.truncated,
             discount=self.config.discount,
@@ -201,16 +202,16 @@ class ActorCriticLearner:
 
     @torch.no_grad()
     def _next_values(
-        self, tensors: Tensors, rollout: Rollout, values: Tensor, center: Tensor, scale: Tensor
+        self, critic: Network, rollout: Rollout, values: Tensor, center: Tensor, scale: Tensor
     ) -> Tensor:
         """V of what each step led to, (B, T, E): the next row's value, save at truncations and the end."""
         batch, steps, total = values.shape
         finals = rollout.final_observations
         if bool(rollout.truncated.any()):
             flat = finals.reshape(batch, steps * total, -1)
-            reached = self.policy.critic(tensors, flat).view(batch, steps, total)
+            reached = critic(flat).view(batch, steps, total)
             reached = center + scale * reached
             shifted = torch.cat((values[:, 1:], reached[:, -1:]), dim=1)
             return torch.where(rollout.truncated, reached, shifted)
-        last = center.squeeze(-1) + scale.squeeze(-1) * self.policy.critic(tensors, finals[:, -1])
+        last = center.squeeze(-1) + scale.squeeze(-1) * critic(finals[:, -1]).squeeze(-1)
         return torch.cat((values[:, 1:], last.unsqueeze(1)), dim=1)

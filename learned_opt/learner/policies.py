@@ -175,7 +175,7 @@ class ActorCritic:
 
 @dataclass(frozen=True)
 class Network:
-    """B perceptrons with sigmoids between their layers: transposed weights (B, in, out), biases (B, 1, out)."""
+    """B perceptrons with sigmoids between layers: transposed weights (B, in, out), biases (B, 1, out)."""
 
     layers: list[tuple[Tensor, Tensor]]
 

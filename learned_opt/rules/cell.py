@@ -35,18 +35,17 @@ def lstm_cell(
     Returns:
         h_t and c_t, each (B, H, N). Differentiable once, in all four arguments.
     """
-    inputs = torch.cat((*features, hidden), dim=1)
-    only_hidden = not any(part.requires_grad for part in features)
-    new_hidden, new_cell = _LSTMCell.apply(inputs, cell, weight, only_hidden)  # type: ignore[no-untyped-call]
+    new_hidden, new_cell = _LSTMCell.apply(hidden, cell, weight, *features)  # type: ignore[no-untyped-call]
     return new_hidden, new_cell
 
 
 class _LSTMCell(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, cell: Tensor, weight: Tensor, only_hidden: bool
+        ctx: Any, hidden: Tensor, cell: Tensor, weight: Tensor, *features: Tensor
     ) -> tuple[Tensor, Tensor]:
-        ctx.only_hidden = only_hidden
+        inputs = torch.cat((*features, hidden), dim=1)
+        ctx.widths = [part.shape[1] for part in features]
         ctx.save_for_backward(inputs, cell, weight)
         new_hidden, new_cell = torch.empty_like(cell), torch.empty_like(cell)
         weight = _sigmoid_weight(weight)
@@ -59,21 +58,23 @@ class _LSTMCell(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_hidden: Tensor, grad_cell: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, grad_hidden: Tensor, grad_cell: Tensor) -> tuple[Tensor | None, ...]:
         inputs, cell, raw_weight = ctx.saved_tensors
         # Where features need no gradient, only the rows of h_{t-1} are worth their product.
-        first = inputs.shape[1] - cell.shape[1] if ctx.only_hidden else 0
+        first = 0 if any(ctx.needs_input_grad[3:]) else sum(ctx.widths)
         weight = _sigmoid_weight(raw_weight)
         into_inputs = raw_weight[:, :, first:].transpose(1, 2)
-        grad_inputs = torch.empty_like(inputs)
-        grad_inputs[:, :first] = 0
+        batch, rows_in, coordinates = inputs.shape
+        grad_inputs = inputs.new_empty(batch, rows_in - first, coordinates)
         grad_old_cell = torch.empty_like(cell)
         grad_weight = torch.empty(raw_weight.shape, dtype=cell.dtype, device=cell.device)
         for rows in _blocks(cell):
             gates = torch.bmm(weight[rows], inputs[rows]).sigmoid_()
             i, f, o, s = gates.chunk(4, dim=1)
             old = cell[rows]
-            slope = gates - gates * gates  # σ′, and a quarter of tanh′ in the candidate's rows
+            slope = torch.addcmul(
+                gates, gates, gates, value=-1
+            )  # σ′, and a quarter of tanh′ in the candidate's rows
             slope_i, slope_f, slope_o, slope_g = slope.chunk(4, dim=1)
             g = _tanh_of_sigmoid_(s.clone())
             tanh_c = _tanh_of_sigmoid_((f * old).addcmul_(i, g).mul_(2).sigmoid_())
@@ -84,9 +85,14 @@ class _LSTMCell(torch.autograd.Function):
             slope_f.mul_(old).mul_(d_cell)
             slope_g.mul_(4).mul_(i).mul_(d_cell)
             torch.mul(f, d_cell, out=grad_old_cell[rows])
-            grad_inputs[rows, first:] = torch.bmm(into_inputs[rows], slope)
+            torch.bmm(into_inputs[rows], slope, out=grad_inputs[rows])
             torch.bmm(slope, inputs[rows].transpose(1, 2), out=grad_weight[rows])
-        return grad_inputs, grad_old_cell, grad_weight, None
+        *grad_features, grad_old_hidden = (
+            [None] * len(ctx.widths) + [grad_inputs]
+            if first
+            else grad_inputs.split((*ctx.widths, cell.shape[1]), dim=1)
+        )
+        return grad_old_hidden, grad_old_cell, grad_weight, *grad_features
 
 
 def _sigmoid_weight(weight: Tensor) -> Tensor:
@@ -101,7 +107,7 @@ def _tanh_of_sigmoid_(sigmoid: Tensor) -> Tensor:
 
 
 def _blocks(cell: Tensor) -> list[slice]:
-    """Slices of the batch that fit the cache (a power of two of learners, for even threads); one off the CPU."""
+    """Slices of a power of two of learners (for even threads) that fit the cache; one off the CPU."""
     batch, _, coordinates = cell.shape
     fitting = max(1, BLOCK // coordinates)
     size = batch if cell.device.type != "cpu" else 2 ** (fitting.bit_length() - 1)

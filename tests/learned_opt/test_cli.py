@@ -1,0 +1,128 @@
+"""The command line: what it writes, and how it refuses."""
+
+import json
+
+import pytest
+import yaml
+
+from learned_opt.cli import main
+from learned_opt.learner import LearnerConfig
+from learned_opt.meta.config import MetaConfig
+
+TINY = MetaConfig(
+    families=("bandit",),
+    hidden=4,
+    learners=2,
+    groups_per_family=1,
+    unroll=2,
+    shortest_life=4,
+    longest_life=8,
+    meta_steps=2,
+    validate_every=2,
+    validation_tasks=2,
+    validation_updates=3,
+    learner=LearnerConfig(width=4, environments=2, outer_environments=1, steps=4),
+)
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY.to_dict()))
+    return path
+
+
+def refusal(capsys, *arguments):
+    """The one line on standard error that a command is refused with."""
+    assert main([str(argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("learned-opt: ")
+    assert "\n" not in error
+    return error
+
+
+def test_meta_train_then_compare_then_plot(tmp_path, config, capsys):
+    run, versus = tmp_path / "run", tmp_path / "versus"
+    assert main(["meta-train", "--config", str(config), "--out", str(run), "--seed", "3"]) == 0
+    assert "rule.safetensors" in capsys.readouterr().out
+    names = {path.name for path in run.iterdir()}
+    assert {"config.yaml", "metrics.csv", "validations.csv", "checkpoint.pt", "rule.safetensors"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert MetaConfig.load(run / "config.yaml").seed == 3
+
+    rule = str(run / "rule.safetensors")
+    options = "--tasks bandit --baselines adam --count 2 --tuning-count 1 --updates 2 --queries 2"
+    compare = ["compare", "--out", str(versus), "--rule", rule, "--untrained", *options.split()]
+    assert main(compare) == 0
+    printed = capsys.readouterr().out
+    assert "bandit" in printed
+    assert "untrained" in printed
+    results = json.loads((versus / "results.json").read_text())
+    assert set(results["families"]["bandit"]["contenders"]) == {"run", "untrained", "adam"}
+    assert results["families"]["bandit"]["split"] == "new tasks"
+
+    assert main(["plot", str(versus), "--out", str(tmp_path / "again.svg"), "--x", "steps"]) == 0
+    assert (tmp_path / "again.svg").stat().st_size > 1000
+
+
+def test_meta_train_resumes_where_it_stopped(tmp_path, config):
+    run = tmp_path / "run"
+    assert main(["meta-train", "--config", str(config), "--out", str(run), "--meta-steps", "1"]) == 0
+    assert main(["meta-train", "--out", str(run), "--resume", "--meta-steps", "2"]) == 0
+    assert len((run / "metrics.csv").read_text().splitlines()) == 3
+
+
+def test_list_names_families_baselines_and_rules(capsys):
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out
+    for name in ("cartpole", "lqr", "adam", "default"):
+        assert name in printed
+
+
+def test_unknown_names_are_refused(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert "'atari'" in refusal(capsys, "meta-train", "--out", out, "--families", "atari")
+    assert "'nope'" in refusal(capsys, "compare", "--out", out, "--rule", "nope")
+    assert "'atari'" in refusal(capsys, "compare", "--out", out, "--tasks", "atari")
+    assert "'adan'" in refusal(capsys, "compare", "--out", out, "--baselines", "adan")
+    assert "absent.yaml" in refusal(capsys, "meta-train", "--out", out, "--config", tmp_path / "absent.yaml")
+    assert "absent.json" in refusal(capsys, "plot", tmp_path / "absent.json")
+    assert not out.exists()
+
+
+def test_bad_settings_are_refused(tmp_path, config, capsys):
+    out = tmp_path / "out"
+    assert "meta_lr" in refusal(capsys, "meta-train", "--out", out, "--meta-lr", "nan")
+    assert "hidden" in refusal(capsys, "meta-train", "--out", out, "--hidden", "0")
+    assert "device" in refusal(capsys, "meta-train", "--out", out, "--device", "abacus")
+    assert "threads" in refusal(capsys, "meta-train", "--config", config, "--out", out, "--threads", "0")
+    config.write_text("meta_stepz: 3")
+    assert "meta_stepz" in refusal(capsys, "meta-train", "--out", out, "--config", config)
+    assert not out.exists()
+
+
+def test_existing_folders_are_never_overwritten(tmp_path, config, capsys):
+    (tmp_path / "thesis.txt").write_text("precious")
+    for command in (
+        ("meta-train", "--config", config, "--out", tmp_path),
+        ("demo", "--out", tmp_path),
+    ):
+        assert "another --out" in refusal(capsys, *command)
+    (tmp_path / "results.json").write_text("precious")
+    assert "another --out" in refusal(capsys, "compare", "--out", tmp_path)
+    assert (tmp_path / "results.json").read_text() == "precious"
+
+
+def test_damaged_files_are_refused(tmp_path, capsys):
+    path = tmp_path / "rule.safetensors"
+    path.write_bytes(b"garbage")
+    assert "not a rule" in refusal(capsys, "compare", "--out", tmp_path / "out", "--rule", path)
+    path = tmp_path / "results.json"
+    path.write_text("{}")
+    assert "results.json" in refusal(capsys, "plot", path)
+
+
+def test_unknown_options_exit_with_2(capsys):
+    with pytest.raises(SystemExit) as info:
+        main(["meta-train", "--no-such-option"])
+    assert info.value.code == 2
