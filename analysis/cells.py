@@ -15,6 +15,7 @@ import torch
 from analysis.lives import Budget
 from learned_opt.artifacts import write_atomically
 from learned_opt.rules import UpdateRule
+from tasks.references import stored_references
 
 FORMAT = 1
 T = TypeVar("T")
@@ -67,8 +68,8 @@ class CellStore:
 
 
 def budget_identity(budget: Budget) -> dict[str, Any]:
-    """What a budget contributes to a cell's identity."""
-    return {"budget": asdict(budget)}
+    """What a budget, and the references that scores rest on, contribute to a cell's identity."""
+    return {"budget": asdict(budget), "references": stored_references()}
 
 
 def rule_digest(rule: UpdateRule) -> str:

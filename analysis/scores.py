@@ -1,8 +1,6 @@
 """From returns to scores: normalised curves and areas, with diverged runs counted as the worst.
 
-A score is (R − R_random) / (R_reference − R_random), clamped to [LOWEST, HIGHEST]: 0 is the random
-policy, 1 the reference, and one task with nearly equal anchors cannot outweigh all others. A task
-whose random return reaches its reference tells nothing and scores 0 for everybody.
+A score is that of `tasks.references.normalised_score`: 0 is the random policy, 1 the reference.
 """
 
 from __future__ import annotations
@@ -10,12 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from analysis.results import Array, FamilyResults
-
-LOWEST, HIGHEST = -1.0, 1.5
-"""Bounds of a normalised score."""
+from tasks.references import LOWEST, normalised_score
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +53,12 @@ def score(returns: Array, diverged: NDArray[np.bool_], random: Array, reference:
         reference: (n,).
     """
     span = reference - random
-    telling = span > 0
-    safe_span = np.where(telling, span, 1.0)
-    with np.errstate(invalid="ignore", over="ignore"):
-        curves = np.where(telling, np.clip((returns - random) / safe_span, LOWEST, HIGHEST), 0.0)
+    curves = normalised_score(*map(torch.as_tensor, (returns, random, reference))).numpy()
     broken = diverged | ~np.isfinite(returns).all(1)
     sound = curves[np.broadcast_to(~broken[:, None], curves.shape)]
     worst = min(0.0, float(sound.min())) if sound.size else LOWEST
     broken = np.broadcast_to(broken[:, None], curves.shape)
-    raw = np.where(broken, random + worst * np.where(telling, span, 0.0), returns)
+    raw = np.where(broken, random + worst * np.maximum(span, 0.0), returns)
     return Scores(np.where(broken, worst, curves), raw, worst)
 
 

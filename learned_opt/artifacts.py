@@ -119,13 +119,19 @@ def load_artifact(rule: str | Path = "default") -> Artifact:
 def _rebuild(header: Any, tensors: dict[str, torch.Tensor], path: Path) -> UpdateRule:
     if not isinstance(header, dict) or not isinstance(header.get("format"), int):
         raise ArtifactError(f"{path} has no readable header: not a rule saved by learned_opt")
+    if header["format"] < 1:
+        raise ArtifactError(f"{path} has format {header['format']}, which never was")
     if header["format"] > FORMAT:
         raise ArtifactError(
             f"{path} has format {header['format']}, this version reads up to {FORMAT}: upgrade learned_opt"
         )
     kind, config = header.get("rule"), header.get("config")
-    if kind not in RULE_CLASSES or not isinstance(config, dict):
+    if not isinstance(kind, str) or kind not in RULE_CLASSES or not isinstance(config, dict):
         raise ArtifactError(f"{path} holds a rule of unknown class {kind!r}")
+    provenance = header.setdefault("provenance", {})
+    families = provenance.get("families", []) if isinstance(provenance, dict) else None
+    if not isinstance(families, list) or not all(isinstance(name, str) for name in families):
+        raise ArtifactError(f"{path}: the header's provenance is malformed")
     # The tensors bound the sizes, so that a forged header cannot ask for more memory than the file has.
     elements = sum(tensor.numel() for tensor in tensors.values())
     widths = [config.get("hidden", 0), *_as_list(config.get("layers", []))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -16,9 +17,19 @@ from tasks.noise import Noise
 _STORED = Path(__file__).with_name("references.json")
 
 
+LOWEST, HIGHEST = -1.0, 1.5
+"""Bounds of a normalised score, so that one task with close anchors cannot outweigh all others."""
+
+
 def normalised_score(returns: Tensor, random: Tensor, reference: Tensor) -> Tensor:
-    """(R - R_random) / (R_reference - R_random): 0 for the random policy, 1 for the reference."""
-    return (returns - random) / (reference - random)
+    """(R - R_random) / (R_reference - R_random): 0 for the random policy, 1 for the reference.
+
+    Clamped to [LOWEST, HIGHEST]. A task whose random return reaches its reference tells nothing
+    and scores 0 whatever the return. Shapes broadcast; returns that are not finite stay so.
+    """
+    span = reference - random
+    score = (returns - random) / torch.where(span > 0, span, 1.0)
+    return torch.where(span > 0, score.clamp(LOWEST, HIGHEST), 0.0)
 
 
 def reference_returns(family: TaskFamily, tasks: Tasks, noise: Noise, *, shifted: bool = False) -> Tensor:
@@ -35,7 +46,7 @@ def reference_returns(family: TaskFamily, tasks: Tasks, noise: Noise, *, shifted
     if analytic is not None:
         return analytic
     split = "shifted" if shifted else "train"
-    stored = json.loads(_STORED.read_text(encoding="utf-8")).get(family.name, {}).get(split)
+    stored = stored_references().get(family.name, {}).get(split)
     if stored is None:
         raise ValueError(
             f"no reference return for the {split} tasks of {family.name!r}: implement its "
@@ -43,6 +54,12 @@ def reference_returns(family: TaskFamily, tasks: Tasks, noise: Noise, *, shifted
         )
     batch = next(iter(tasks.values())).shape[0]
     return torch.full((batch,), float(stored), device=noise.device, dtype=noise.dtype)
+
+
+def stored_references() -> dict[str, dict[str, Any]]:
+    """The long-tuned returns in references.json: per family "train", "shifted", "command"."""
+    stored: dict[str, dict[str, Any]] = json.loads(_STORED.read_text(encoding="utf-8"))
+    return stored
 
 
 def random_returns(family: TaskFamily, tasks: Tasks, noise: Noise, episodes: int = 64) -> Tensor:

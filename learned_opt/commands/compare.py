@@ -12,11 +12,11 @@ import tyro
 
 from analysis import CompareConfig, Contender, compare, load_results, plot_curves, render_table
 from analysis.results import Results
-from learned_opt.artifacts import load_artifact
+from learned_opt.artifacts import Artifact, load_artifact
 from learned_opt.commands.meta_train import check_device, set_threads
 from learned_opt.commands.progress import WorkBar
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.trainer import new_rule
+from learned_opt.meta.trainer import ARTIFACT, new_rule
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,18 @@ class Compare:
         """Compare, save, draw, print."""
         check_device(self.device)
         set_threads(self.threads)
-        contenders, trained_on = rule_contenders(self.rule)
+        artifacts = {name: load_artifact(name) for name in self.rule}
+        contenders = rule_contenders(artifacts)
+        first = next(iter(artifacts.values()))
         if self.untrained:
-            contenders["untrained"] = untrained_contender(MetaConfig())
+            contenders["untrained"] = untrained_contender(run_of(first))
+        trained_on = trained_families(first)
+        for name, artifact in artifacts.items():
+            if set(trained_families(artifact)) != set(trained_on):
+                raise ValueError(
+                    f"{name} was trained on other families than {self.rule[0]}, and what is new to "
+                    "one is not to the other; compare them in runs of their own"
+                )
         config = CompareConfig(
             families=self.tasks,
             trained_on=trained_on,
@@ -102,21 +111,30 @@ class Plot:
         return 0
 
 
-def rule_contenders(rules: tuple[str, ...]) -> tuple[dict[str, Contender], tuple[str, ...]]:
-    """The rules by label, and the families that any of them was trained on."""
+def rule_contenders(artifacts: dict[str, Artifact]) -> dict[str, Contender]:
+    """The rules by label: a shipped name, a file's stem, or a run's folder."""
     contenders: dict[str, Contender] = {}
-    families: dict[str, None] = {}
-    for name in rules:
-        artifact = load_artifact(name)
-        label = Path(name).parent.name if name.endswith("/rule.safetensors") else Path(name).stem
-        label = label if label not in contenders else name
+    for name, artifact in artifacts.items():
+        path = Path(name)
+        label = path.resolve().parent.name if path.name == ARTIFACT else path.stem
+        label = label if label not in {*contenders, "untrained"} else name
         contenders[label] = Contender(artifact.rule, artifact=artifact.digest)
-        families.update(dict.fromkeys(artifact.header["provenance"].get("families", [])))
-    return contenders, tuple(families)
+    return contenders
+
+
+def trained_families(artifact: Artifact) -> tuple[str, ...]:
+    """The families that a rule was meta-trained on, as its header tells."""
+    return tuple(artifact.header["provenance"].get("families", []))
+
+
+def run_of(artifact: Artifact) -> MetaConfig:
+    """The configuration that a rule was meta-trained with; the default one if its header has none."""
+    configuration = artifact.header["provenance"].get("configuration", {})
+    return MetaConfig.from_dict(configuration, "the rule's header")
 
 
 def untrained_contender(config: MetaConfig) -> Contender:
-    """The rule before meta-training: Adam at the nominal learning rate."""
+    """The rule of a run before meta-training: for lstm, Adam at the nominal learning rate."""
     return Contender(new_rule(config), tuned="nominal lr, never trained")
 
 
@@ -127,7 +145,7 @@ def run_comparison(config: CompareConfig, contenders: dict[str, Contender], out:
         FileExistsError: `out` already holds results.
     """
     path = out / "results.json"
-    if path.exists():
+    if path.exists() or (out / "curves.png").exists():
         raise FileExistsError(f"{out} already holds results; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["learned-opt", *sys.argv[1:]])

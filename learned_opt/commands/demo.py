@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from analysis import CompareConfig, Contender
-from learned_opt.commands.compare import rule_contenders, run_comparison, untrained_contender
+from learned_opt.artifacts import load_artifact
+from learned_opt.commands.compare import run_comparison, trained_families, untrained_contender
 from learned_opt.commands.meta_train import check_device, set_threads, train
 from learned_opt.meta.config import MetaConfig
 
@@ -24,7 +25,7 @@ class Demo:
     """Meta-updates of the rule."""
     count: int = 16
     """New tasks a family in the comparison."""
-    updates: int = 120
+    updates: int = 100
     """Updates a life in the comparison."""
     seed: int = 0
     """Seed of everything random."""
@@ -39,6 +40,10 @@ class Demo:
         set_threads(self.threads)
         if self.out.exists() and any(self.out.iterdir()):
             raise FileExistsError(f"{self.out} already holds a run; choose another --out")
+        shipped = load_artifact("default")
+        seen = set(trained_families(shipped)) & set(UNSEEN)
+        if seen:
+            raise ValueError(f"the shipped rule was trained on {', '.join(seen)}, shown here as unseen")
         config = replace(
             MetaConfig(),
             learners=8,
@@ -61,8 +66,7 @@ class Demo:
             queries=11,
             baselines=("sgd", "rmsprop", "adam"),
             tuning="global",
-            tuning_tasks=3,
-            tuning_updates=80,
+            tuning_tasks=4,
             seed=self.seed,
             device=self.device,
         )
@@ -72,11 +76,9 @@ class Demo:
             print(f"interrupted; the rule as it stands: {outcome.path}")
             return 130
         print(f"2/2 comparing on new tasks, and on {', '.join(UNSEEN)}, which no rule was trained on")
-        contenders, _ = rule_contenders((str(outcome.path), "default"))
-        trained, shipped = contenders.values()
         entries: dict[str, Contender] = {
-            "trained here": trained,
-            "default": shipped,
+            "trained here": Contender(outcome.rule, artifact=load_artifact(outcome.path).digest),
+            "default": Contender(shipped.rule, artifact=shipped.digest),
             "untrained": untrained_contender(config),
         }
         run_comparison(comparison, entries, self.out)

@@ -43,11 +43,12 @@ class MetaTrain:
     def run(self) -> int:
         """Train, and say where the rule lies."""
         outcome = train(self.configuration(), self.out, resume=self.resume, threads=self.threads)
-        state = "interrupted" if outcome.interrupted else "done"
-        print(f"{state} after {outcome.step} meta-steps; {outcome.diverged} learners restarted")
-        print(f"rule (best validated): {outcome.path}")
+        print(f"{outcome.step} meta-steps; {outcome.diverged} learners diverged and were restarted")
         if outcome.interrupted:
+            print(f"interrupted; the rule as it stands: {outcome.path}")
             print("go on with the same command and --resume")
+            return 130
+        print(f"the best validated rule: {outcome.path}")
         return 0
 
     def configuration(self) -> MetaConfig:
@@ -72,6 +73,7 @@ def check_device(device: str) -> None:
         ValueError: torch cannot use it.
     """
     try:
+        torch.Generator(device)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

@@ -14,8 +14,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from learned_opt.meta.group import Window
-
 
 class WorkBar:
     """A progress bar over units of work; `what` says which part is running."""
@@ -60,15 +58,14 @@ class MetaProgress:
     """Draws a meta-training run: meta-steps, learner-updates a second, restarts, validations."""
 
     def __init__(self, bar: WorkBar, meta_steps: int) -> None:
-        self._bar, self._total, self._diverged = bar, meta_steps, 0
+        self._bar, self._total = bar, meta_steps
 
-    def stepped(self, step: int, rate: float, window: Window) -> None:
+    def stepped(self, step: int, rate: float, diverged: int) -> None:
         """A meta-step ended."""
-        self._diverged += int(window.metrics["diverged"])
-        restarts = f", {self._diverged} diverged and restarted" if self._diverged else ""
+        restarts = f", {diverged} diverged and restarted" if diverged else ""
         self._bar.update(step, self._total, f"{rate:.0f} learner-updates/s{restarts}")
 
-    def validated(self, step: int, scores: dict[str, float], best: float) -> None:
+    def validated(self, step: int, scores: dict[str, float]) -> None:
         """A validation ended."""
         parts = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
         self._bar.say(f"meta-step {step}: normalised area on validation tasks: {parts}")

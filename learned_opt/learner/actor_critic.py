@@ -70,8 +70,9 @@ class ActorCriticLearner:
     The inner loss is −E[ratio · Â] + c_v · value loss − c_e · entropy, with advantages by GAE(γ, λ)
     normalised per learner, values in units of a running scale of returns, and the gradient clipped
     per learner. The ratio π_θ(a|s) / π_θ(a|s).detach() has the gradient of log π and, unlike log π,
-    a Hessian without bias (the low-variance curvature estimator of Rothfuss et al. 2019, arXiv
-    1810.06784), which second-order meta-gradients need. The outer loss is the policy objective
+    the curvature that second-order meta-gradients need: it is the low-variance curvature estimator
+    of Rothfuss et al. 2019 (arXiv 1810.06784), exact for one-step problems; over longer episodes it
+    leaves out cross terms between steps. The outer loss is the policy objective
     alone, on environments that the inner loss never sees, with λ = 1.
 
     Args:

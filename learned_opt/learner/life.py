@@ -21,7 +21,7 @@ class Life:
     updates: (Q,) numbers of updates after which the policies were queried, 0 first.
     returns: (Q, B) mean undiscounted return of fresh episodes, actions sampled.
     mean_action_returns: (Q, B) the same with the most probable (or mean) actions.
-    diverged: (B,) whether the parameters ever became non-finite.
+    diverged: (B,) whether parameters or gradients ever became non-finite; such learners stop there.
     steps_per_update: environment steps a learner takes between updates.
     """
 
@@ -43,7 +43,6 @@ def live(
     query_episodes: int = 8,
     lr: Scalar | None = None,
     decay: Tensor | None = None,
-    tell_total: bool = True,
     on_update: Callable[[], None] | None = None,
 ) -> Life:
     """Train B learners from fresh parameters for a number of updates, and query them on the way.
@@ -58,7 +57,6 @@ def live(
         query_episodes: fresh episodes a query.
         lr: learning rate, float or (B, 1); the rule's nominal one by default.
         decay: (B, 1), 1 where the learning rate falls linearly to 0 over the life, 0 where it stays.
-        tell_total: whether the rule is told the length of the life.
         on_update: called after each update, for progress bars.
 
     Raises:
@@ -106,10 +104,10 @@ def live(
             state,
             rate,
             layout=layout,
-            total_steps=total if tell_total else None,
+            total_steps=total,
         )
         stepped = parameters + change
-        diverged |= ~stepped.isfinite().all(1)
+        diverged |= ~(stepped.isfinite() & sample.inner.isfinite()).all(1)
         parameters = torch.where(diverged.unsqueeze(1), parameters, stepped)
         if on_update is not None:
             on_update()

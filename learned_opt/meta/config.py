@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,13 @@ class MetaConfig:
     rule: str = "lstm"
     """Which learned rule: lstm (Adam at birth) or classic (Andrychowicz et al. 2016)."""
     hidden: int = 16
-    """Hidden units a coordinate."""
+    """Hidden units a coordinate; of lstm only."""
     nominal_lr: float = 3e-3
-    """Learning rate at which the rule is born as Adam."""
+    """Learning rate at which the rule is born as Adam; of lstm only."""
     learners: int = 12
     """Learners in a group; a meta-step advances one group."""
     groups_per_family: int = 2
-    """Groups of learners per family; every other one is told which tensors are actor and critic."""
+    """Groups of learners per family; if several, half are told which tensors are actor and critic."""
     unroll: int = 20
     """Updates K between meta-steps, through which the meta-gradient is propagated."""
     shortest_life: int = 60
@@ -75,11 +74,17 @@ class MetaConfig:
             if name not in FAMILIES:
                 choices = ", ".join(sorted(FAMILIES))
                 raise ValueError(f"unknown task family {name!r}; choose from {choices}")
+        if len(set(self.families)) < len(self.families):
+            raise ValueError(f"families repeats a name: {', '.join(self.families)}")
         if self.rule not in RULES:
             raise ValueError(f"unknown rule {self.rule!r}; choose from {', '.join(RULES)}")
+        defaults = {item.name: item.default for item in fields(self)}
+        for name in ("hidden", "nominal_lr") if self.rule == "classic" else ():
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(f"{name} is a setting of lstm; the classic rule's are fixed: leave it out")
         for item in fields(self):
             value = getattr(self, item.name)
-            if isinstance(value, (int, float)) and (not math.isfinite(value) or value < 0):
+            if isinstance(value, (int, float)) and not 0 <= value < 1e15:
                 raise ValueError(f"{item.name} must be finite and not negative, got {value}")
         positive = (
             "hidden nominal_lr learners groups_per_family unroll shortest_life meta_lr clip "

@@ -31,7 +31,7 @@ class LearnerGroup:
     """B learners of one task family that train side by side, at staggered phases of their lives.
 
     Lifetimes are drawn log-uniformly and rounded to whole windows; the first ones are cut to a
-    random share, so that from the start the group meets every phase of a life. Learners that end
+    random share, so that soon the group holds every phase of a life at once. Learners that end
     their lives, or diverge, start anew with new tasks.
 
     Args:
@@ -154,4 +154,4 @@ class LearnerGroup:
         self.state = saved["rule_state"]  # type: ignore[assignment]
         sample = saved["sample"]
         self.sample = None if sample is None else GradientSample(*sample)  # type: ignore[misc]
-        self.noise.generator.set_state(saved["generator"])  # type: ignore[arg-type]
+        self.noise.generator.set_state(saved["generator"].cpu())  # type: ignore[attr-defined]

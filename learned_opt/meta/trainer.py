@@ -32,10 +32,10 @@ ARTIFACT = "rule.safetensors"
 class Observer(Protocol):
     """Told of progress; the command line draws it."""
 
-    def stepped(self, step: int, rate: float, window: Window) -> None:
-        """A meta-step ended; `rate` is in learner-updates a second."""
+    def stepped(self, step: int, rate: float, diverged: int) -> None:
+        """A meta-step ended: learner-updates a second so far, learners restarted so far."""
 
-    def validated(self, step: int, scores: dict[str, float], best: float) -> None:
+    def validated(self, step: int, scores: dict[str, float]) -> None:
         """A validation ended."""
 
 
@@ -43,12 +43,12 @@ class Observer(Protocol):
 class Outcome:
     """How a run ended.
 
-    rule: the validated best.
+    rule: the validated best; if interrupted, the rule as it stands.
     path: where it was saved.
     step: meta-steps done.
     interrupted: whether the user stopped it early.
     diverged: learners restarted because they diverged.
-    best: the kept rule's validation scores.
+    best: validation scores of the best rule so far.
     """
 
     rule: CoordinatewiseLSTM | ClassicLSTM
@@ -101,13 +101,14 @@ class MetaTrainer:
                 family,
                 config,
                 seed=derive_seed(config.seed, "group", replica, family),
-                tell_roles=(replica + index) % 2 == 0,
+                tell_roles=config.groups_per_family > 1 and (replica + index) % 2 == 0,
             )
             for replica in range(config.groups_per_family)
             for index, family in enumerate(config.families)
         ]
         self.step = 0
-        self.diverged = 0
+        self.diverged = self.updates = self.best_step = 0
+        self.seconds = 0.0
         self.best: dict[str, float] = {}
         self.best_state = self._snapshot()
         self._validate = Validator(config)
@@ -117,40 +118,49 @@ class MetaTrainer:
         (folder / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
 
     def run(self, observer: Observer | None = None) -> Outcome:
-        """Train to the last meta-step, or until interrupted; either way the best rule is saved.
+        """Train to the last meta-step and save the best validated rule.
 
-        Raises:
-            RuntimeError: never for divergence: diverged learners are restarted and counted.
+        Interrupted, it saves the rule as it stands (the running average) instead; the best one is in
+        the checkpoint, and a resumed run goes on from there. Diverged learners are restarted and
+        counted, and cost no meta-step.
         """
         config = self.config
         interrupted = False
         with MetricsLog(self.folder, config.families, self.step) as log, _interrupts() as stop:
             if not self.best:
                 self._assess(log, observer)
-            start, done = time.monotonic(), 0
             while self.step < config.meta_steps:
                 if stop():
                     interrupted = True
                     break
-                window = self._advance()
-                done += config.unroll * config.learners
-                seconds = time.monotonic() - start
-                self.diverged += int(window.metrics["diverged"])
-                family = self.groups[(self.step - 1) % len(self.groups)].family
-                extra = {"seconds": seconds, "learner_updates": done, "meta_lr": self._meta_lr()}
-                log.step(self.step, family, {**window.metrics, **extra})
-                if observer is not None:
-                    observer.stepped(self.step, done / seconds, window)
+                self._measured_step(log, observer)
                 if self.step % config.validate_every == 0 or self.step == config.meta_steps:
                     self._assess(log, observer)
                 if self.step % config.checkpoint_every == 0:
                     self._save()
         self._save()
-        path = self.folder / ARTIFACT
         rule = copy.deepcopy(self.average)
-        rule.load_state_dict(self.best_state)
-        save_rule(rule, path, self._provenance())
+        if interrupted:
+            provenance = self._provenance(self.step, {})
+        else:
+            rule.load_state_dict(self.best_state)
+            provenance = self._provenance(self.best_step, self.best)
+        path = self.folder / ARTIFACT
+        save_rule(rule, path, provenance)
         return Outcome(rule, path, self.step, interrupted, self.diverged, self.best)
+
+    def _measured_step(self, log: MetricsLog, observer: Observer | None) -> None:
+        """One meta-step, logged."""
+        meta_lr, start = self._meta_lr(), time.monotonic()
+        family = self.groups[self.step % len(self.groups)].family
+        window = self._advance()
+        self.seconds += time.monotonic() - start
+        self.updates += self.config.unroll * self.config.learners
+        self.diverged += int(window.metrics["diverged"])
+        totals = {"seconds": self.seconds, "learner_updates": self.updates, "meta_lr": meta_lr}
+        log.step(self.step, family, {**window.metrics, **totals})
+        if observer is not None:
+            observer.stepped(self.step, self.updates / self.seconds, self.diverged)
 
     def _advance(self) -> Window:
         """One meta-step."""
@@ -176,15 +186,15 @@ class MetaTrainer:
         scores = self._validate(self.average)
         log.validation(self.step, scores)
         if not self.best or scores["all"] > self.best["all"]:
-            self.best, self.best_state = scores, self._snapshot()
-            save_rule(self.average, self.folder / ARTIFACT, self._provenance())
+            self.best, self.best_step, self.best_state = scores, self.step, self._snapshot()
+            save_rule(self.average, self.folder / ARTIFACT, self._provenance(self.step, scores))
         if observer is not None:
-            observer.validated(self.step, scores, self.best["all"])
+            observer.validated(self.step, scores)
 
     def _snapshot(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.average.named_parameters()}
 
-    def _provenance(self) -> dict[str, Any]:
+    def _provenance(self, step: int, scores: dict[str, float]) -> dict[str, Any]:
         config = self.config
         try:
             package = version("learned-opt")
@@ -193,9 +203,9 @@ class MetaTrainer:
         return {
             "families": list(config.families),
             "seed": config.seed,
-            "meta_steps": self.step,
+            "meta_steps": step,
             "lifetimes": [config.shortest_life, config.longest_life],
-            "validation": {key: round(value, 6) for key, value in self.best.items()},
+            "validation": {key: round(value, 6) for key, value in scores.items()},
             "configuration": config.to_dict(),
             "package_version": package,
             "licence": "Apache-2.0",
@@ -206,7 +216,10 @@ class MetaTrainer:
             "config": self.config.to_dict(),
             "step": self.step,
             "diverged": self.diverged,
+            "updates": self.updates,
+            "seconds": self.seconds,
             "best": self.best,
+            "best_step": self.best_step,
             "best_state": self.best_state,
             "rule": self.rule.state_dict(),
             "average": self.average.state_dict(),
@@ -223,8 +236,8 @@ class MetaTrainer:
                 f"{self.folder} was trained with other settings for {', '.join(changed)}; "
                 "resume with the same ones, or start a new run in another --out"
             )
-        self.step, self.diverged = saved["step"], saved["diverged"]
-        self.best, self.best_state = saved["best"], saved["best_state"]
+        for name in ("step", "diverged", "updates", "seconds", "best", "best_step", "best_state"):
+            setattr(self, name, saved[name])
         self.rule.load_state_dict(saved["rule"])
         self.average.load_state_dict(saved["average"])
         self.optimizer.load_state_dict(saved["optimizer"])

@@ -84,11 +84,7 @@ def unroll(
         second_order: see above.
     """
     layout = layout or learner.layout
-    start = parameters.detach()
-    parameters = start.clone().requires_grad_(second_order)
-    inner = sample.inner.detach()
-    if second_order and not sample.inner.requires_grad:
-        inner = learner.gradient(parameters, second_order=True).inner
+    parameters, inner = parameters.detach(), sample.inner.detach()
     visited: list[Tensor] = []
     cotangents: list[Tensor] = []
     totals: dict[str, Tensor] = {}

@@ -12,10 +12,8 @@ from learned_opt.meta.config import MetaConfig
 from learned_opt.rules.base import UpdateRule
 from learned_opt.seeding import derive_noise, derive_seed
 from tasks import make_family
-from tasks.references import normalised_score, random_returns, reference_returns
+from tasks.references import LOWEST, normalised_score, random_returns, reference_returns
 
-WORST, BEST = -1.0, 1.5
-"""Normalised returns are clamped to these bounds, and diverged learners score the lower one."""
 QUERIES = 6
 
 
@@ -53,7 +51,7 @@ class Validator:
                 query_seed=derive_seed(config.seed, "queries", name),
             )
             score = normalised_score(life.returns[1:], floor, reference)
-            score = score.nan_to_num(WORST).clamp(WORST, BEST).mean(0)
-            scores[name] = float(torch.where(life.diverged, WORST, score).mean())
+            score = score.nan_to_num(LOWEST).mean(0)
+            scores[name] = float(torch.where(life.diverged, LOWEST, score).mean())
         scores["all"] = sum(scores.values()) / len(scores)
         return scores

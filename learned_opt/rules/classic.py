@@ -45,6 +45,9 @@ class ClassicLSTM(UpdateRule):
             raise ValueError(f"layers must hold positive widths, got {tuple(layers)}")
         if preprocessing not in ("log-sign", "identity"):
             raise ValueError(f"preprocessing must be 'log-sign' or 'identity', got {preprocessing!r}")
+        for name, value in (("exponent", exponent), ("nominal_lr", nominal_lr)):
+            if not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{name} must be positive and finite, got {value}")
         self.layers, self.preprocessing = tuple(layers), preprocessing
         self.exponent, self.nominal_lr = exponent, nominal_lr
         generator = generator or torch.Generator().manual_seed(0)

@@ -1,6 +1,7 @@
 """What the learned rule sees of each coordinate: scale-free, and known to any torch.optim optimizer.
 
-Multiplying the loss by a constant changes no feature: gradients and momenta enter divided by √v̂,
+As long as gradients are well above ε = 1e-8, multiplying the loss by a constant changes no feature:
+gradients and momenta enter divided by √v̂,
 magnitudes relative to their tensor, parameters relative to their tensor's root mean square.
 """
 
@@ -87,17 +88,18 @@ def observe(
     slow_unit = slow * correction[:, 1] * inverse
     unit = (gradient * inverse).clamp(-LIMIT, LIMIT)
 
-    tensor_square = of_tensor(square_hat)
-    tensor_size = of_tensor(parameters.square())
     tiny = torch.finfo(gradient.dtype).tiny
+    tensor_now = of_tensor(gradient.square()).clamp_min(tiny)
+    tensor_square = of_tensor(square_hat).clamp_min(tiny)
+    tensor_size = of_tensor(parameters.square())
     relative = torch.stack(
         (
             (of_tensor(adam.square()) + 1e-4).log() / 4 + 0.5,
             (of_tensor(slow_unit.square()) + 1e-4).log() / 4 + 1,
-            ((of_tensor(gradient.square()) + tiny) / (tensor_square + tiny)).log().clamp(-5, 5) / 2,
+            (tensor_now / tensor_square).log().clamp(-5, 5) / 2,
             (tensor_size + 1e-6).log() / 8,
             *_time_rows(step, total_steps),
-            (tensor_square + tiny).rsqrt(),
+            tensor_square.rsqrt(),
             (tensor_size + 1e-6).rsqrt(),
         ),
         dim=1,
@@ -120,7 +122,8 @@ def observe(
     ones = torch.ones_like(gradient).unsqueeze(1)
     features = (of_coordinates, spread_rows[:, :-2], facts, ones)
     new = {"fast": fast, "slow": slow, "square": square, "step": step}
-    return Observation(features, adam, root * inverse, new)
+    gate = torch.where(square > 0, root * inverse, 0.0)
+    return Observation(features, adam, gate, new)
 
 
 def _time_rows(step: Tensor, total_steps: Tensor | None) -> tuple[Tensor, ...]:

@@ -44,8 +44,13 @@ class CoordinatewiseLSTM(UpdateRule):
         super().__init__()
         if hidden < 1:
             raise ValueError(f"hidden must be at least 1, got {hidden}")
-        if not (nominal_lr > 0 and math.isfinite(nominal_lr)):
-            raise ValueError(f"nominal_lr must be positive and finite, got {nominal_lr}")
+        for name, value in (
+            ("nominal_lr", nominal_lr),
+            ("max_log_multiplier", max_log_multiplier),
+            ("max_offset", max_offset),
+        ):
+            if not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{name} must be positive and finite, got {value}")
         self.hidden = hidden
         self.nominal_lr = nominal_lr
         self.max_log_multiplier = max_log_multiplier

@@ -13,7 +13,8 @@ from analysis.results import (
     Setting,
     load_results,
 )
-from analysis.scores import HIGHEST, broken_runs, family_scores
+from analysis.scores import broken_runs, family_scores
+from tasks.references import HIGHEST
 
 UPDATES = np.array([0, 5, 10])
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from learned_opt import Adam
+from learned_opt import Adam, CoordinatewiseLSTM
 from learned_opt.learner import ActorCritic, ActorCriticLearner, LearnerConfig, episodic_returns
 from learned_opt.learner.advantages import FLOOR, ReturnScale, generalised_advantages, normalised
 from learned_opt.learner.life import live
@@ -192,21 +192,30 @@ def test_inner_gradients_are_clipped_per_learner():
     assert bool((sample.metrics["gradient_norm"] > 0.01).all())
 
 
-def test_the_inner_policy_gradient_has_the_low_variance_curvature_hessian():
-    """For a two-armed bandit the Hessian of the expected reward is known; −E[A ∇² log π] alone is not it."""
-    logits = torch.tensor([0.3, -0.4], dtype=torch.float64, requires_grad=True)
-    rewards = torch.tensor([1.0, -2.0], dtype=torch.float64)
+def test_the_policy_ratio_is_one_and_has_the_derivatives_of_the_policy():
+    """∇² of π / π.detach() is ∇² log π + ∇ log π ∇ log πᵀ; that of log π alone lacks the second term."""
+    learner = make_learner("bandit", batch=1)
+    logits = torch.linspace(-1, 1, 10, requires_grad=True)
+    rollout = collect(
+        learner.policy,
+        learner.layout.split(learner.initial_parameters()),
+        learner.environments,
+        1,
+        learner.noise,
+    ).columns(slice(0, 1))
+    arm = int(rollout.actions)
 
-    def expected(x):
-        return (x.softmax(0) * rewards).sum()
+    def ratio(x):
+        return learner._ratio(x.view(1, 1, -1), None, rollout).sum()
 
-    log_prob = logits.log_softmax(0)
-    weights = logits.softmax(0).detach()
-    surrogate = (weights * (log_prob - log_prob.detach()).exp() * rewards).sum()
-    (first,) = torch.autograd.grad(surrogate, logits, create_graph=True)
-    hessian = torch.stack([torch.autograd.grad(g, logits, retain_graph=True)[0] for g in first])
-    exact = torch.autograd.functional.hessian(expected, logits)
-    torch.testing.assert_close(hessian, exact)
+    def log_prob(x):
+        return x.log_softmax(0)[arm]
+
+    slope = torch.autograd.functional.jacobian(log_prob, logits)
+    expected = torch.autograd.functional.hessian(log_prob, logits) + torch.outer(slope, slope)
+    assert float(ratio(logits.detach())) == 1
+    torch.testing.assert_close(torch.autograd.functional.jacobian(ratio, logits), slope)
+    torch.testing.assert_close(torch.autograd.functional.hessian(ratio, logits), expected)
 
 
 def test_second_order_gradients_depend_on_the_parameters():
@@ -219,7 +228,7 @@ def test_second_order_gradients_depend_on_the_parameters():
     assert not learner.gradient(parameters).inner.requires_grad
 
 
-def test_truncated_episodes_bootstrap_and_terminated_ones_do_not():
+def test_truncated_episodes_bootstrap_from_their_final_observation():
     learner = make_learner("pendulum", config=LearnerConfig(width=8, environments=2, steps=4))
     learner.environments.elapsed[:] = torch.tensor([[197.0, 0.0]])
     parameters = learner.initial_parameters()
@@ -299,6 +308,14 @@ def test_a_diverged_learner_is_reported_and_the_others_go_on():
     )
     assert life.diverged.tolist() == [False, True]
     assert bool(life.returns[:, 0].isfinite().all())
+
+
+@pytest.mark.parametrize("rule", [Adam(), CoordinatewiseLSTM(2)])
+def test_non_finite_gradients_count_as_divergence_under_every_rule(rule):
+    learner = make_learner("lqr", 2, LearnerConfig(width=8, environments=2, steps=8))
+    learner.environments.state[1] = float("nan")
+    life = live(learner, rule, updates=4, queries=2, query_seed=0)
+    assert life.diverged.tolist() == [False, True]
 
 
 @pytest.mark.parametrize(

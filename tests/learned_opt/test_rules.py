@@ -141,6 +141,7 @@ def test_learners_in_a_batch_do_not_touch_each_other():
 def test_coordinates_without_gradient_history_do_not_move():
     gradients, start = gradients_and_start(dtype=torch.float32)
     gradients[..., 5] = 0
+    start[..., 5] = 0
     path = trajectory(trained_like(), gradients, start, 1e-2)
     assert bool((path[..., 5] == start[..., 5]).all())
     assert bool((path[-1] != start)[0, torch.arange(16) != 5].all())

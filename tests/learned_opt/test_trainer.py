@@ -80,42 +80,28 @@ def test_the_same_seed_gives_byte_equal_artifacts(tmp_path):
     ).read_text()
 
 
-def test_another_seed_gives_another_rule(tmp_path):
+def test_another_seed_gives_another_rule():
     rules = [new_rule(replace(TINY, seed=seed)) for seed in (0, 1)]
     assert not torch.equal(rules[0].cell_weight, rules[1].cell_weight)
 
 
-def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path):
-    whole = MetaTrainer(TINY, tmp_path / "whole").run()
-    trainer = MetaTrainer(TINY, tmp_path / "stopped")
-    for _ in range(4):
-        trainer._advance()
-    trainer.best, trainer.best_state = whole.best, trainer._snapshot()
-    trainer._save()
-    resumed = MetaTrainer(TINY, tmp_path / "stopped", resume=True)
-    assert resumed.step == 4
-    straight = MetaTrainer(TINY, tmp_path / "straight")
-    for _ in range(6):
-        straight._advance()
-    for _ in range(2):
-        resumed._advance()
-    for ours, theirs in zip(resumed.rule.parameters(), straight.rule.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
-
-
 def test_ctrl_c_saves_the_rule_and_the_run_can_go_on(tmp_path):
     class Impatient:
-        def stepped(self, step, rate, window):
+        def stepped(self, step, rate, diverged):
             if step == 2:
                 os.kill(os.getpid(), signal.SIGINT)
 
-        def validated(self, step, scores, best):
+        def validated(self, step, scores):
             pass
 
-    outcome = MetaTrainer(TINY, tmp_path / "run").run(Impatient())
+    trainer = MetaTrainer(TINY, tmp_path / "run")
+    outcome = trainer.run(Impatient())
     assert outcome.interrupted
     assert outcome.step == 2
-    load_rule(outcome.path)
+    saved = load_rule(outcome.path)
+    for ours, theirs in zip(saved.parameters(), trainer.average.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert bool(saved.head.any())  # the rule as it stands, not as it was born
     finished = MetaTrainer(TINY, tmp_path / "run", resume=True).run()
     straight = MetaTrainer(TINY, tmp_path / "straight").run()
     assert not finished.interrupted
@@ -201,13 +187,32 @@ def test_lives_end_at_their_drawn_lengths_and_start_staggered():
 
 
 def test_second_order_meta_training_runs(tmp_path):
-    outcome = MetaTrainer(replace(TINY, second_order=True, meta_steps=2), tmp_path / "run").run()
-    assert outcome.step == 2
+    trainer = MetaTrainer(replace(TINY, second_order=True, meta_steps=4), tmp_path / "run")
+    outcome = trainer.run()
+    assert outcome.step == 4
+    assert outcome.diverged == 0
+    for born, trained in zip(new_rule(TINY).parameters(), trainer.rule.parameters(), strict=True):
+        assert not torch.equal(born, trained)
+
+
+def test_second_order_meets_tensors_without_any_gradient():
+    """A bandit's observation is zero: the first layers' weights never get a gradient."""
+    group = LearnerGroup("bandit", replace(TINY, second_order=True), seed=0, tell_roles=True)
+    rule = new_rule(TINY)
+    torch.nn.init.ones_(rule.head)
+    for _ in range(2):
+        window = group.advance(rule)
+        assert window.metrics["diverged"] == 0
+        assert all(bool(gradient.any()) for gradient in window.meta_gradient.values())
 
 
 def test_the_classic_rule_can_be_meta_trained(tmp_path):
-    outcome = MetaTrainer(replace(TINY, rule="classic", meta_steps=2), tmp_path / "run").run()
+    config = replace(MetaConfig.from_dict({**TINY.to_dict(), "hidden": 16}), rule="classic")
+    trainer = MetaTrainer(replace(config, meta_steps=4), tmp_path / "run")
+    outcome = trainer.run()
     assert type(load_rule(outcome.path)).__name__ == "ClassicLSTM"
+    for born, trained in zip(new_rule(config).parameters(), trainer.rule.parameters(), strict=True):
+        assert not torch.equal(born, trained)
 
 
 def test_meta_training_touches_no_global_random_state(tmp_path):
@@ -226,6 +231,8 @@ def test_seeds_derived_for_different_parts_differ():
     [
         ("families", [], "at least one"),
         ("families", ["atari"], "unknown task family 'atari'"),
+        ("families", ["lqr", "lqr"], "repeats"),
+        ("meta_steps", 10**400, "finite"),
         ("rule", "sgd", "unknown rule"),
         ("meta_lr", float("nan"), "finite"),
         ("unroll", 0, "positive"),
