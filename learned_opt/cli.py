@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -21,24 +24,47 @@ Command = (
     | Annotated[List, tyro.conf.subcommand("list")]
 )
 
+_FRAME = re.compile(r"[╭╮╰╯│─━]+")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 success, 2 bad input, 130 interrupted."""
-    command = tyro.cli(
-        Command,
-        prog="learned-opt",
-        description="Learned update rules for reinforcement learning.",
-        args=arguments,
-    )
     try:
-        code: int = command.run()
+        code: int = _parse(arguments).run()
     except (ValueError, OSError) as error:
-        print(f"learned-opt: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _refuse(str(error))
     except KeyboardInterrupt:
         print("learned-opt: interrupted; finished parts are kept", file=sys.stderr)
         return 130
     return code
+
+
+def _parse(arguments: Sequence[str] | None) -> Demo | MetaTrain | Compare | Plot | List:
+    """The command with its options.
+
+    Raises:
+        ValueError: the parser's complaint, in one line.
+        SystemExit: --help was asked for.
+    """
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                Command,
+                prog="learned-opt",
+                description="Learned update rules for reinforcement learning.",
+                args=arguments,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(_FRAME.sub(" ", complaint.getvalue())) from None
+
+
+def _refuse(reason: str) -> int:
+    """One line on standard error, and exit code 2."""
+    print(f"learned-opt: {' '.join(reason.split())}", file=sys.stderr)
+    return 2
 
 
 def run() -> None:

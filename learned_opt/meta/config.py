@@ -24,7 +24,7 @@ class MetaConfig:
     """Which learned rule: lstm (Adam at birth) or classic (Andrychowicz et al. 2016)."""
     hidden: int = 16
     """Hidden units a coordinate; of lstm only."""
-    nominal_lr: float = 3e-3
+    nominal_lr: float = 6e-3
     """Learning rate at which the rule is born as Adam; of lstm only."""
     learners: int = 12
     """Learners in a group; a meta-step advances one group."""
@@ -34,25 +34,25 @@ class MetaConfig:
     """Updates K between meta-steps, through which the meta-gradient is propagated."""
     shortest_life: int = 60
     """Lifetimes are drawn log-uniformly from shortest_life to longest_life updates."""
-    longest_life: int = 400
+    longest_life: int = 300
     """See shortest_life."""
     known_total: float = 0.7
     """Share of learners whose rule is told how long they will live."""
     second_order: bool = False
     """Differentiate through the inner policy gradient as well."""
-    meta_steps: int = 1200
+    meta_steps: int = 1100
     """Number of meta-updates of the rule."""
     meta_lr: float = 1e-3
     """Learning rate of the meta-optimizer, AdamW, falling to a tenth along a cosine."""
     meta_weight_decay: float = 1e-4
     """Decoupled weight decay on the rule's parameters."""
-    clip: float = 0.1
+    clip: float = 0.01
     """Each learner's meta-gradient is clipped to this norm before the mean is taken."""
-    average: float = 0.99
+    average: float = 0.98
     """Decay of the running average of the rule's parameters that is validated and saved."""
     validate_every: int = 100
     """Meta-steps between validations on fresh tasks of the training families; the best is kept."""
-    validation_tasks: int = 16
+    validation_tasks: int = 10
     """Tasks a family in a validation."""
     validation_updates: int = 150
     """Length of a validation life."""

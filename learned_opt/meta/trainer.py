@@ -6,9 +6,9 @@ import copy
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,10 +23,16 @@ from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.group import LearnerGroup, Window
 from learned_opt.meta.metrics import MetricsLog
 from learned_opt.meta.validation import Validator
-from learned_opt.rules import ClassicLSTM, CoordinatewiseLSTM
+from learned_opt.rules import ClassicLSTM, CoordinatewiseLSTM, UpdateRule
 from learned_opt.seeding import derive_seed
 
 ARTIFACT = "rule.safetensors"
+LR_FACTORS = (1.0, 0.7, 0.5)
+"""Fractions of the nominal learning rate that a finished run tries; the first of equals is taken."""
+CALIBRATION = 3
+"""Calibration looks at this many times as many tasks as a validation."""
+
+LearnedRule = CoordinatewiseLSTM | ClassicLSTM
 
 
 class Observer(Protocol):
@@ -51,7 +57,7 @@ class Outcome:
     best: validation scores of the best rule so far.
     """
 
-    rule: CoordinatewiseLSTM | ClassicLSTM
+    rule: LearnedRule
     path: Path
     step: int
     interrupted: bool
@@ -59,12 +65,34 @@ class Outcome:
     best: dict[str, float]
 
 
-def new_rule(config: MetaConfig) -> CoordinatewiseLSTM | ClassicLSTM:
+def new_rule(config: MetaConfig) -> LearnedRule:
     """The untrained rule of a run."""
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "rule"))
     if config.rule == "classic":
         return ClassicLSTM(generator=generator)
     return CoordinatewiseLSTM(config.hidden, nominal_lr=config.nominal_lr, generator=generator)
+
+
+def calibrate(rule: LearnedRule, score: Callable[[UpdateRule], dict[str, float]]) -> dict[str, float]:
+    """Set the rule's nominal learning rate to the best of a few fractions of it.
+
+    Truncated backpropagation credits an update with what follows within K steps, and so favours
+    steps that are too long for a whole life; whole lives on fresh tasks tell by how much.
+
+    Args:
+        rule: changed in place: its `nominal_lr`.
+        score: scores of a rule, the mean as "all".
+
+    Returns:
+        The mean score at each learning rate tried.
+    """
+    tried: dict[float, float] = {}
+    for factor in LR_FACTORS:
+        candidate = copy.deepcopy(rule)
+        candidate.nominal_lr = float(f"{rule.nominal_lr * factor:.3g}")
+        tried[candidate.nominal_lr] = round(score(candidate)["all"], 6)
+    rule.nominal_lr = max(tried, key=lambda lr: tried[lr])
+    return {f"{lr:g}": value for lr, value in tried.items()}
 
 
 class MetaTrainer:
@@ -118,7 +146,7 @@ class MetaTrainer:
         (folder / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
 
     def run(self, observer: Observer | None = None) -> Outcome:
-        """Train to the last meta-step and save the best validated rule.
+        """Train to the last meta-step, calibrate the best validated rule, and save it.
 
         Interrupted, it saves the rule as it stands (the running average) instead; the best one is in
         the checkpoint, and a resumed run goes on from there. Diverged learners are restarted and
@@ -144,7 +172,10 @@ class MetaTrainer:
             provenance = self._provenance(self.step, {})
         else:
             rule.load_state_dict(self.best_state)
-            provenance = self._provenance(self.best_step, self.best)
+            tasks = CALIBRATION * config.validation_tasks
+            score = Validator(replace(config, validation_tasks=tasks), "calibration")
+            areas = calibrate(rule, score)
+            provenance = {**self._provenance(self.best_step, self.best), "calibration": areas}
         path = self.folder / ARTIFACT
         save_rule(rule, path, provenance)
         return Outcome(rule, path, self.step, interrupted, self.diverged, self.best)

@@ -22,14 +22,15 @@ class Validator:
 
     Args:
         config: names the families, and the number of tasks and updates.
+        purpose: names the tasks; validators of different purposes have different ones.
     """
 
-    def __init__(self, config: MetaConfig) -> None:
-        self.config = config
+    def __init__(self, config: MetaConfig, purpose: str = "validation") -> None:
+        self.config, self.purpose = config, purpose
         self._learner_config = replace(config.learner, outer_environments=0)
         self._tasks = {}
         for name in config.families:
-            noise = derive_noise(config.seed, "validation tasks", name, device=config.device)
+            noise = derive_noise(config.seed, f"{purpose} tasks", name, device=config.device)
             family = make_family(name)
             tasks = family.sample_tasks(config.validation_tasks, noise)
             floor = random_returns(family, tasks, noise)
@@ -39,7 +40,7 @@ class Validator:
         """Mean normalised area under the adaptation curve per family, and their mean as "all"."""
         config, scores = self.config, {}
         for name, (family, tasks, floor, reference) in self._tasks.items():
-            noise = derive_noise(config.seed, "validation lives", name, device=config.device)
+            noise = derive_noise(config.seed, f"{self.purpose} lives", name, device=config.device)
             learner = ActorCriticLearner(
                 family, config.validation_tasks, noise, self._learner_config, tasks=tasks
             )

@@ -36,7 +36,7 @@ class CoordinatewiseLSTM(UpdateRule):
         self,
         hidden: int = 16,
         *,
-        nominal_lr: float = 3e-3,
+        nominal_lr: float = 6e-3,
         max_log_multiplier: float = math.log(10.0),
         max_offset: float = 0.3,
         generator: torch.Generator | None = None,

@@ -14,7 +14,7 @@ from learned_opt.learner import LearnerConfig
 from learned_opt.learner.quadratic import QuadraticLearner
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.group import LearnerGroup
-from learned_opt.meta.trainer import MetaTrainer, new_rule
+from learned_opt.meta.trainer import MetaTrainer, calibrate, new_rule
 from learned_opt.meta.unroll import replicate, unroll
 from learned_opt.seeding import derive_noise, derive_seed
 
@@ -133,6 +133,15 @@ def test_the_best_validated_rule_is_kept_not_the_last(tmp_path):
     assert outcome.best["all"] == 0.9
     assert torch.equal(load_rule(outcome.path).cell_weight, states[1])
     assert not torch.equal(states[1], states[2])
+
+
+def test_calibration_takes_the_learning_rate_that_scores_best():
+    rule = CoordinatewiseLSTM(2, nominal_lr=0.01)
+    tried = calibrate(rule, lambda candidate: {"all": -abs(candidate.nominal_lr - 0.0072)})
+    assert set(tried) == {"0.01", "0.007", "0.005"}
+    assert rule.nominal_lr == 0.007
+    calibrate(rule, lambda candidate: {"all": 0.0})
+    assert rule.nominal_lr == 0.007
 
 
 def test_an_existing_run_is_never_overwritten(tmp_path):
