@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 
 from learned_opt import Adam, ArtifactError, ClassicLSTM, CoordinatewiseLSTM, load_rule, save_rule
 from learned_opt.artifacts import HEADER_KEY, load_artifact, shipped_rules
+from learned_opt.meta.config import MetaConfig
 
 
 @pytest.mark.parametrize("rule", [CoordinatewiseLSTM(5, nominal_lr=2e-3), ClassicLSTM((4, 3))])
@@ -36,6 +38,13 @@ def test_the_default_rule_ships_with_the_package():
     rule = load_rule("default")
     assert bool(rule.head.any())  # trained: no longer Adam
     assert load_artifact("default").header["provenance"]["licence"] == "Apache-2.0"
+
+
+def test_the_default_rule_was_trained_by_the_default_recipe():
+    """The shipped file's header, configs/default.yaml and MetaConfig's defaults tell the same story."""
+    stated = load_artifact("default").header["provenance"]["configuration"]
+    recipe = MetaConfig.load(Path(__file__).parents[2] / "configs" / "default.yaml")
+    assert MetaConfig.from_dict(stated) == recipe == MetaConfig()
 
 
 class Malicious:
