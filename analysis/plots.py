@@ -28,6 +28,8 @@ OTHERS = ("#D55E00", "#CC79A7", "#000000", "#8C6D31", "#7F7F7F", "#5E3C99")
 DASHES = ("-", "--", ":", "-.")
 LARGEST = 12
 """Most panels of one figure."""
+LONGEST_TITLE = 30
+"""Characters that fit above a panel at full size."""
 PANEL = (2.5, 1.95)
 """Inches, at the size of a printed column."""
 
@@ -79,7 +81,8 @@ def plot_curves(
     for index, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, index + 1)
         _panel(axes, results.families[name], styles, x, y, generator)
-        axes.set_title(f"{name} ({results.families[name].split})", fontsize=8)
+        title = f"{name} ({results.families[name].split})"
+        axes.set_title(title, fontsize=8 if len(title) <= LONGEST_TITLE else 6.5)
         if index % columns == 0:
             label = "return per episode" if y == "returns" else "normalised return"
             axes.set_ylabel(label, fontsize=8)
