@@ -33,7 +33,7 @@ class Options:
     """Task family of the learners."""
     threads: int = 2
     """CPU threads."""
-    windows: int = 5
+    windows: int = 15
     """Timed windows of K updates; the median counts."""
 
 
