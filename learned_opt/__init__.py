@@ -6,6 +6,7 @@
 
 from learned_opt.artifacts import ArtifactError, load_rule, save_rule
 from learned_opt.layout import ParameterLayout, TensorSpec
+from learned_opt.optimizer import LearnedOptimizer
 from learned_opt.rules import SGD, Adam, ClassicLSTM, CoordinatewiseLSTM, RMSprop, UpdateRule
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "ArtifactError",
     "ClassicLSTM",
     "CoordinatewiseLSTM",
+    "LearnedOptimizer",
     "ParameterLayout",
     "RMSprop",
     "TensorSpec",

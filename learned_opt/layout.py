@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -22,11 +22,13 @@ class TensorSpec:
         name: unique within the layout.
         shape: as in torch.nn: a linear weight is (out, in), a convolution (out, in, ...).
         role: a hint that rules must be able to do without.
+        position: its place in the network, from -1 (first) to 1 (last); None takes the place in the layout.
     """
 
     name: str
     shape: tuple[int, ...]
     role: Role | None = None
+    position: float | None = None
 
     @property
     def size(self) -> int:
@@ -81,6 +83,11 @@ class ParameterLayout:
         """The same layout with every role hint removed."""
         return ParameterLayout(tuple(replace(spec, role=None) for spec in self.specs))
 
+    def select(self, indices: Sequence[int]) -> ParameterLayout:
+        """The layout of some of the tensors; each keeps the position that it has here."""
+        positions = self._positions()
+        return ParameterLayout(tuple(replace(self.specs[i], position=positions[i]) for i in indices))
+
     def split(self, vector: Tensor) -> dict[str, Tensor]:
         """Views of (B, N) by tensor name, each (B, *shape)."""
         pieces = torch.split_with_sizes(vector, self.sizes, dim=-1)
@@ -123,6 +130,13 @@ class ParameterLayout:
             lambda: self.facts(device, dtype).index_select(-1, self.segments(device)),
         )
 
+    def _positions(self) -> list[float]:
+        last = max(len(self.specs) - 1, 1)
+        return [
+            2.0 * index / last - 1.0 if spec.position is None else spec.position
+            for index, spec in enumerate(self.specs)
+        ]
+
     @cached_property
     def _made(self) -> dict[Hashable, Tensor]:
         return {}
@@ -134,14 +148,13 @@ class ParameterLayout:
         return self._made[key]
 
     def _facts(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        last = max(len(self.specs) - 1, 1)
         rows = [
             (
                 float(len(spec.shape) < 2),
-                2.0 * index / last - 1.0,
+                position,
                 math.log(max(spec.fan_in, 1)) / 4.0,
                 {"actor": 1.0, "critic": -1.0, None: 0.0}[spec.role],
             )
-            for index, spec in enumerate(self.specs)
+            for spec, position in zip(self.specs, self._positions(), strict=True)
         ]
         return torch.tensor(rows, device=device, dtype=dtype).T.contiguous()

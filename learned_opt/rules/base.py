@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +14,8 @@ from torch import Tensor, nn
 from learned_opt.layout import ParameterLayout
 
 RuleState = dict[str, Tensor]
-"""Everything a rule remembers: tensors whose first axis is B and whose last is N (one number a
-coordinate) or L (one a tensor of the layout)."""
+"""Everything a rule remembers, by name: "step", if it counts, is one number for each of a layout's L
+tensors, (B, L); every other entry has a number or several for each coordinate, (B, ..., N)."""
 
 Scalar = float | Tensor
 """A hyper-parameter: one for all, or one a task with shape (B, 1)."""
@@ -64,6 +68,62 @@ class UpdateRule(nn.Module, ABC):
         Returns:
             The update to add to θ_t, (B, N), and the state after the step.
         """
+
+    def step_tensors(
+        self,
+        gradients: Sequence[Tensor],
+        parameters: Sequence[Tensor],
+        states: Sequence[RuleState],
+        lr: Scalar,
+        *,
+        layout: ParameterLayout,
+        total_steps: Tensor | None = None,
+    ) -> Sequence[Tensor]:
+        """`update` for one parameter vector whose L tensors lie apart, as an optimizer has them.
+
+        Args:
+            gradients: one for each tensor of the layout, (n,) each.
+            parameters: as the gradients.
+            states: the state's entries for each tensor, (..., n), and "step" (): changed in place,
+                but for a state that is part of an autograd graph, whose entries are replaced.
+            lr: float, or a tensor of one element.
+            layout: of these L tensors.
+            total_steps: (1, 1).
+
+        Returns:
+            The update of each tensor, (n,).
+        """
+        joined = {
+            key: (
+                torch.stack([state[key] for state in states])
+                if key == "step"
+                else torch.cat([state[key] for state in states], dim=-1)
+            ).unsqueeze(0)
+            for key in states[0]
+        }
+        gradient, vector = torch.cat(list(gradients)).unsqueeze(0), torch.cat(list(parameters)).unsqueeze(0)
+        update, new = self.update(gradient, vector, joined, lr, layout=layout, total_steps=total_steps)
+        for key, value in new.items():
+            entry = value.squeeze(0)
+            pieces = entry.unbind() if key == "step" else entry.split_with_sizes(layout.sizes, dim=-1)
+            for state, piece in zip(states, pieces, strict=True):
+                if piece.requires_grad:
+                    state[key] = piece
+                else:
+                    state[key].copy_(piece)
+        return update.squeeze(0).split_with_sizes(layout.sizes)
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments, JSON-compatible: with φ, they are all that the rule is."""
+        return {}
+
+    def identity(self) -> str:
+        """A name that two rules share if and only if class, configuration and φ are equal."""
+        digest = hashlib.sha256(json.dumps(self.config(), sort_keys=True).encode())
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return f"{type(self).__name__} {digest.hexdigest()[:16]}"
 
     def forward(
         self,

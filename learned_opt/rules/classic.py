@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ class ClassicLSTM(UpdateRule):
             width = hidden
         self.head = nn.Parameter(torch.zeros(1, width + 1))
 
-    def config(self) -> dict[str, object]:
+    def config(self) -> dict[str, Any]:
         """The constructor's arguments, for artifacts."""
         return {
             "layers": list(self.layers),

@@ -126,11 +126,13 @@ def observe(
     return Observation(features, adam, gate, new)
 
 
+def share_of_life(step: Tensor, total_steps: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Share t / T of the life, at most 1, and whether T is known, (B, L) each, for the step count (B, L)."""
+    if total_steps is None:
+        return torch.zeros_like(step), torch.zeros_like(step)
+    return (step / total_steps).clamp(max=1.0), total_steps.isfinite().to(step.dtype).expand_as(step)
+
+
 def _time_rows(step: Tensor, total_steps: Tensor | None) -> tuple[Tensor, ...]:
     """Four rows of time, (B, L) each, for the step count (B, L): see `observe`."""
-    if total_steps is None:
-        share, known = torch.zeros_like(step), torch.zeros_like(step)
-    else:
-        share = (step / total_steps).clamp(max=1.0)
-        known = total_steps.isfinite().to(step.dtype).expand_as(step)
-    return step.log() / 6, (-step / 10).exp(), share, known
+    return step.log() / 6, (-step / 10).exp(), *share_of_life(step, total_steps)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from learned_opt.rules.base import RuleState, Scalar, UpdateRule
 
 
 class HandcraftedRule(UpdateRule):
-    """A rule without parameters φ whose state is a few vectors (B, N) and a step count (B, 1)."""
+    """A rule without parameters φ whose state is a few vectors (B, N) and step counts (B, L)."""
 
     buffers_named: tuple[str, ...] = ()
 
@@ -26,7 +28,18 @@ class HandcraftedRule(UpdateRule):
         state = {
             name: torch.zeros(batch, layout.size, device=device, dtype=dtype) for name in self.buffers_named
         }
-        return {**state, "step": torch.zeros(batch, 1, device=device, dtype=dtype)}
+        return {**state, "step": torch.zeros(batch, len(layout.specs), device=device, dtype=dtype)}
+
+    def config(self) -> dict[str, Any]:
+        """The hyper-parameters."""
+        values = {
+            name: value
+            for name, value in vars(self).items()
+            if isinstance(value, (bool, float, int, Tensor)) and name != "training"
+        }
+        return {
+            name: value.tolist() if isinstance(value, Tensor) else value for name, value in values.items()
+        }
 
 
 class SGD(HandcraftedRule):
@@ -147,8 +160,9 @@ class Adam(HandcraftedRule):
         step = state["step"] + 1
         mean = self.beta1 * state["mean"] + (1 - self.beta1) * gradient
         square = self.beta2 * state["square"] + (1 - self.beta2) * gradient.square()
-        mean_hat = mean / (1 - self.beta1**step)
-        square_hat = square / (1 - self.beta2**step)
+        segments = layout.segments(gradient.device)
+        mean_hat = mean / (1 - self.beta1**step).index_select(1, segments)
+        square_hat = square / (1 - self.beta2**step).index_select(1, segments)
         update = -lr * mean_hat / (safe_sqrt(square_hat) + self.eps)
         if self.decoupled:
             update = update - lr * self.weight_decay * parameters

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from learned_opt.layout import ParameterLayout
+from learned_opt.rules import fused
 from learned_opt.rules.base import RuleState, Scalar, UpdateRule, batched
 from learned_opt.rules.cell import lstm_cell
-from learned_opt.rules.features import FEATURES, init_moments, observe
+from learned_opt.rules.features import FEATURES, init_moments, observe, share_of_life
 
 
 class CoordinatewiseLSTM(UpdateRule):
@@ -62,7 +65,7 @@ class CoordinatewiseLSTM(UpdateRule):
         self.cell_weight = nn.Parameter(weight)
         self.head = nn.Parameter(torch.zeros(2, hidden + 1))
 
-    def config(self) -> dict[str, float | int]:
+    def config(self) -> dict[str, Any]:
         """The constructor's arguments, for artifacts."""
         return {
             "hidden": self.hidden,
@@ -98,6 +101,11 @@ class CoordinatewiseLSTM(UpdateRule):
         total_steps: Tensor | None = None,
     ) -> tuple[Tensor, RuleState]:
         """One step of the rule; see the class for the equation."""
+        phi = {"cell_weight": self.cell_weight, "head": self.head}
+        tensors = {"gradient": gradient, "parameters": parameters, **state}
+        if fused.applies(self.hidden, (*tensors.values(), *phi.values())):
+            new = fused.update(layout, tensors, phi, self._numbers(lr, state["step"], total_steps))
+            return new.pop("update"), new
         batch = gradient.shape[0]
         finite = gradient * 0 == 0  # as isfinite, an order of magnitude faster
         clean = torch.where(finite, gradient, 0.0)
@@ -115,6 +123,38 @@ class CoordinatewiseLSTM(UpdateRule):
         if finite.device.type == "cpu" and bool(finite.all()):  # a look is free here only
             return update, new
         return torch.where(finite, update, 0.0), _where_finite(finite, new, state)
+
+    def step_tensors(
+        self,
+        gradients: Sequence[Tensor],
+        parameters: Sequence[Tensor],
+        states: Sequence[RuleState],
+        lr: Scalar,
+        *,
+        layout: ParameterLayout,
+        total_steps: Tensor | None = None,
+    ) -> Sequence[Tensor]:
+        """See `UpdateRule`; on the CPU without copying the state."""
+        phi = {"cell_weight": self.cell_weight, "head": self.head}
+        entries = [entry for state in states for entry in state.values()]
+        if not fused.applies(self.hidden, (*gradients, *parameters, *entries, *phi.values())):
+            return super().step_tensors(
+                gradients, parameters, states, lr, layout=layout, total_steps=total_steps
+            )
+        step = torch.stack([state["step"] for state in states])
+        numbers = self._numbers(float(lr), step, None if total_steps is None else total_steps.view(1))
+        return fused.step_tensors(layout, gradients, parameters, states, phi, numbers)
+
+    def _numbers(self, lr: Scalar, step: Tensor, total_steps: Tensor | None) -> dict[str, Scalar]:
+        """What the fused step takes besides tensors."""
+        share, known = share_of_life(step + 1, total_steps)
+        return {
+            "lr": lr,
+            "share": share,
+            "known": known,
+            "rho": self.max_log_multiplier,
+            "offset": self.max_offset,
+        }
 
 
 def _where_finite(finite: Tensor, new: RuleState, old: RuleState) -> RuleState:

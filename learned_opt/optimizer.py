@@ -1,0 +1,299 @@
+"""LearnedOptimizer: a learned update rule where a torch.optim optimizer stood."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from learned_opt.artifacts import load_rule
+from learned_opt.layout import ParameterLayout
+from learned_opt.rules import UpdateRule
+
+Rule = str | Path | UpdateRule
+"""A shipped rule's name, a rule file, or a rule."""
+
+
+class LearnedOptimizer(Optimizer):
+    """A torch.optim optimizer whose step is an update rule: θ ← θ + rule(∇θ, θ, state, lr) − lr · λ · θ.
+
+    The trajectory is that of the rule's pure core. The rule computes in float32, whatever the
+    parameters are; its state lies in `optimizer.state` as float32 tensors and stays float32 when
+    loaded. Coordinates whose gradient is not finite neither move nor change their state. Nothing
+    waits for the device: steps can be captured in CUDA graphs, whether or not `capturable` is set.
+
+    Args:
+        params: as for every torch.optim optimizer: tensors, named tensors, or groups, which may have
+            their own lr, rule and any other option.
+        lr: learning rate, absolute, in Adam's units; a float, or a tensor of one element. None takes
+            the rule's nominal learning rate.
+        rule: a shipped rule's name, a rule file, or an `UpdateRule`. Nothing is ever downloaded.
+        weight_decay: λ, decoupled as in AdamW.
+        maximize: ascend instead.
+        total_steps: how many steps training will take, if you know: rules can use it to finish well.
+        foreach: False steps one tensor after another, which takes less memory; True and None step
+            all of a group at once.
+        capturable: for torch's sake: captured or not, the step is the same.
+        differentiable: let autograd record the step, so that parameters after it depend on the gradients.
+
+    Raises:
+        ArtifactError: no such rule.
+        ValueError: an option out of its range, or a loaded state that another rule made.
+        RuntimeError: a sparse gradient.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor | None = None,
+        *,
+        rule: Rule = "default",
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        total_steps: int | None = None,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        self._rules: dict[str, UpdateRule] = {}
+        self._lr = lr
+        self._layouts: dict[tuple[int, ...], ParameterLayout] = {}
+        identity = self._adopt(rule)
+        defaults = {
+            "lr": self._rules[identity].nominal_lr if lr is None else lr,
+            "rule": identity,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+            "total_steps": total_steps,
+            "foreach": foreach,
+            "capturable": capturable,
+            "differentiable": differentiable,
+        }
+        _check(defaults)
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, at any time; `rule` and `lr` may differ from the other groups'."""
+        group = dict(param_group)
+        group["rule"] = self._adopt(group.get("rule") or self.defaults["rule"])
+        if group.get("lr") is None:
+            group["lr"] = self._rules[group["rule"]].nominal_lr if self._lr is None else self._lr
+        _check({**self.defaults, **group})
+        super().add_param_group(group)
+        self._layouts = {}
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One update of every parameter that has a gradient; others keep their state as it is.
+
+        Args:
+            closure: computes the loss again and its gradients; its value is returned.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            work = []
+            for group in self.param_groups:
+                indices: list[int] = []
+                parameters: list[Tensor] = []
+                gradients: list[Tensor] = []
+                entries: list[Tensor] = []
+                self._init_group(group, indices, parameters, gradients, entries)
+                work.append((group, indices, parameters, gradients, entries))
+            for group, indices, parameters, gradients, entries in work:
+                for together in _batches(parameters, one_by_one=group["foreach"] is False):
+                    self._update(group, together, indices, parameters, gradients, entries)
+        return loss
+
+    def _init_group(
+        self,
+        group: dict[str, Any],
+        indices: list[int],
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        entries: list[Tensor],
+    ) -> None:
+        """Fill the lists with what is to be stepped: places in the layout, tensors, state; make new state.
+
+        torch.compile calls this method, by its name, once and outside of its graph.
+        """
+        index = self._first_index(group)
+        for parameter in group["params"]:
+            gradient = parameter.grad
+            if gradient is not None and gradient.layout != torch.strided:
+                raise RuntimeError(
+                    "LearnedOptimizer does not support sparse gradients: make embeddings with sparse=False"
+                )
+            if gradient is not None:
+                if not self.state[parameter]:
+                    self.state[parameter] = self._initial_state(group, parameter)
+                if parameter.numel():
+                    indices.append(index)
+                    parameters.append(parameter)
+                    gradients.append(gradient)
+                    entries.extend(self.state[parameter].values())
+            index += 1
+
+    def _update(
+        self,
+        group: dict[str, Any],
+        together: list[int],
+        indices: list[int],
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        entries: list[Tensor],
+    ) -> None:
+        """Step the parameters at the places `together` of the lists."""
+        rule, lr, decay = self._rules[group["rule"]], group["lr"], group["weight_decay"]
+        if isinstance(lr, Tensor):
+            lr = lr.reshape(()).float()
+        targets = [parameters[i] for i in together]
+        names = list(self.state[targets[0]])
+        states = [
+            dict(zip(names, entries[i * len(names) : (i + 1) * len(names)], strict=True)) for i in together
+        ]
+        flat = [_flat(parameter) for parameter in targets]
+        slopes = [_flat(gradients[i]) for i in together]
+        if group["maximize"]:
+            slopes = [-slope for slope in slopes]
+        layout = self._layout_of(tuple(indices[i] for i in together))
+        total = group["total_steps"]
+        updates = rule.step_tensors(
+            slopes,
+            flat,
+            states,
+            lr,
+            layout=layout,
+            total_steps=None if total is None else torch.full((1, 1), float(total), device=flat[0].device),
+        )
+        if decay:
+            kept = [
+                torch.where(slope.isfinite(), value, 0.0) for slope, value in zip(slopes, flat, strict=True)
+            ]
+            updates = [update - lr * decay * value for update, value in zip(updates, kept, strict=True)]
+        if group["differentiable"]:
+            for parameter, state in zip(targets, states, strict=True):
+                self.state[parameter].update(state)
+        torch._foreach_add_(
+            targets, [_shaped(u, parameter) for u, parameter in zip(updates, targets, strict=True)]
+        )
+
+    def _initial_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Tensor]:
+        size = _shape(parameter).numel()
+        if not size:
+            return {"step": torch.zeros((), device=parameter.device)}
+        layout = ParameterLayout.of({"": (size,)})
+        state = self._rules[group["rule"]].init_state(layout, 1, device=parameter.device)
+        return {key: value.reshape(()) if key == "step" else value.squeeze(0) for key, value in state.items()}
+
+    def _layout_of(self, indices: tuple[int, ...]) -> ParameterLayout:
+        """The layout of some of all parameters, which keep their positions among all."""
+        if indices not in self._layouts:
+            everything = [parameter for group in self.param_groups for parameter in group["params"]]
+            shapes = {str(index): tuple(_shape(parameter)) for index, parameter in enumerate(everything)}
+            self._layouts[indices] = ParameterLayout.of(shapes).select(indices)
+        return self._layouts[indices]
+
+    def _first_index(self, group: dict[str, Any]) -> int:
+        count = 0
+        for other in self.param_groups:
+            if other is group:
+                break
+            count += len(other["params"])
+        return count
+
+    def _adopt(self, rule: Rule) -> str:
+        """The rule's identity; the optimizer keeps a frozen copy of it under that name."""
+        if isinstance(rule, str) and rule in self._rules:
+            return rule
+        frozen = copy.deepcopy(rule) if isinstance(rule, UpdateRule) else load_rule(rule)
+        identity = frozen.identity()
+        self._rules.setdefault(identity, frozen.requires_grad_(False).eval())
+        return identity
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_rules": self._rules, "_lr": self._lr, "_layouts": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over a pickled optimizer, or what `load_state_dict` made of a state dict."""
+        loading = "param_groups" in self.__dict__
+        if loading:
+            for index, (own, loaded) in enumerate(zip(self.param_groups, state["param_groups"], strict=True)):
+                if loaded.get("rule") != own["rule"]:
+                    raise ValueError(
+                        f"parameter group {index}: the state was made by {loaded.get('rule', 'no rule')}, "
+                        f"this optimizer runs {own['rule']}; construct it with the rule that made the state"
+                    )
+                for key, value in self.defaults.items():
+                    loaded.setdefault(key, value)
+            copied: defaultdict[Any, Any] = defaultdict(dict)
+            for parameter, entries in state["state"].items():
+                copied[parameter] = {key: _own_copy(value, parameter) for key, value in entries.items()}
+            state = {**state, "state": copied}
+        super().__setstate__(state)
+
+    @staticmethod
+    def _process_value_according_to_param_policy(
+        param: Tensor, value: Tensor, param_id: int, param_groups: list[dict[Any, Any]], key: Any = None
+    ) -> Tensor:
+        """State keeps its own precision and follows the parameter's device only."""
+        return value.to(param.device)
+
+
+def _batches(parameters: list[Tensor], *, one_by_one: bool) -> list[list[int]]:
+    """Places of the parameters that are stepped together: those of one device, or each by itself."""
+    batches: dict[Any, list[int]] = {}
+    for place, parameter in enumerate(parameters):
+        batches.setdefault(place if one_by_one else parameter.device, []).append(place)
+    return list(batches.values())
+
+
+def _shape(parameter: Tensor) -> torch.Size:
+    """A parameter's shape in real numbers; a complex one counts twice along its last axis."""
+    if not parameter.is_complex():
+        return parameter.shape
+    return torch.Size((*parameter.shape[:-1], 2 * (parameter.shape[-1] if parameter.dim() else 1)))
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """The real numbers of a tensor as (n,) in float32; a view where that is possible."""
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    return tensor.reshape(-1).float()
+
+
+def _shaped(flat: Tensor, parameter: Tensor) -> Tensor:
+    """The inverse of `_flat`."""
+    if parameter.is_complex():
+        return torch.view_as_complex(flat.view(*parameter.shape, 2))
+    return flat.view(parameter.shape)
+
+
+def _own_copy(value: Any, parameter: Tensor) -> Any:
+    return value.clone() if isinstance(value, Tensor) else torch.tensor(float(value), device=parameter.device)
+
+
+def _check(options: dict[str, Any]) -> None:
+    lr, decay, total = options["lr"], options["weight_decay"], options["total_steps"]
+    if isinstance(lr, Tensor):
+        if lr.numel() != 1:
+            raise ValueError(f"Tensor lr must be 1-element, got shape {tuple(lr.shape)}")
+    elif not (lr >= 0 and math.isfinite(lr)):
+        raise ValueError(f"lr must be at least 0 and finite, got {lr}")
+    if not (decay >= 0 and math.isfinite(decay)):
+        raise ValueError(f"weight_decay must be at least 0 and finite, got {decay}")
+    if total is not None and not total >= 1:
+        raise ValueError(f"total_steps must be at least 1 or None, got {total}")

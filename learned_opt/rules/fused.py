@@ -1,0 +1,178 @@
+"""The fused step of the coordinatewise LSTM on the CPU: calls fused.c, which is compiled at installation.
+
+Used where it applies (float32, CPU, nobody wants a gradient) and where a C compiler was at hand;
+elsewhere the same equations run in torch. Both agree to rounding.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from learned_opt.layout import FACTS, ParameterLayout
+from learned_opt.rules.base import RuleState
+
+MAX_HIDDEN = 64
+"""Hidden units above which fused.c has no room."""
+PER_THREAD = 16_384
+"""Coordinates below which another thread costs more than it brings."""
+_STATE = ("fast", "slow", "square", "step", "hidden", "cell")
+_ADDRESSES = (
+    "gradient",
+    "parameters",
+    *_STATE,
+    *(f"new_{name}" for name in _STATE),
+    "update",
+    "cell_weight",
+    "head",
+)
+_COLUMN = {name: index for index, name in enumerate(_ADDRESSES)}
+SEGMENT = np.dtype(
+    [
+        ("addresses", np.uint64, len(_ADDRESSES)),
+        ("size", np.int64),
+        ("stride", np.int64),
+        ("new_stride", np.int64),
+    ]
+    + [("facts", np.float32, FACTS)]
+    + [(name, np.float32) for name in ("share", "known", "lr", "rho", "offset")]
+    + [("filled by observe", np.float32, 18)],
+    align=True,
+)
+"""One tensor of one parameter vector, as fused.c declares it: addresses, sizes, numbers."""
+
+
+@lru_cache
+def library() -> ctypes.CDLL | None:
+    """The compiled fused.c for this processor, or None if there is none."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    for name in (*{"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}.get(capability, ()), "generic"):
+        for path in sorted(Path(__file__).parent.glob(f"_fused_{name}.*")):
+            try:
+                loaded = ctypes.CDLL(str(path))
+                if loaded.learned_opt_segment_bytes() != SEGMENT.itemsize:
+                    continue
+            except (OSError, AttributeError):
+                continue
+            pointer, integer = ctypes.c_void_p, ctypes.c_int64
+            loaded.learned_opt_observe.argtypes = [pointer, integer]
+            loaded.learned_opt_advance.argtypes = [pointer, integer, ctypes.c_int32, integer, integer]
+            loaded.learned_opt_observe.restype = loaded.learned_opt_advance.restype = None
+            return loaded
+    return None
+
+
+def applies(hidden: int, tensors: Iterable[Tensor]) -> bool:
+    """Whether the fused step can stand in: contiguous float32 on the CPU, no gradient wanted."""
+    if hidden > MAX_HIDDEN or torch.compiler.is_compiling() or library() is None:
+        return False
+    wanted = torch.is_grad_enabled()
+    return all(
+        type(x) in (Tensor, torch.nn.Parameter)
+        and x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and x.is_contiguous()
+        and not (wanted and x.requires_grad)
+        for x in tensors
+    )
+
+
+def update(
+    layout: ParameterLayout,
+    tensors: Mapping[str, Tensor],
+    phi: Mapping[str, Tensor],
+    numbers: Mapping[str, Any],
+) -> dict[str, Tensor]:
+    """One step of B parameter vectors.
+
+    Args:
+        layout: of the N coordinates.
+        tensors: gradient, parameters and the state's entries by name.
+        phi: "cell_weight" and "head", shared or one a vector.
+        numbers: lr, rho, offset, share, known: each for all, (B, 1) or (B, L).
+
+    Returns:
+        The update (B, N) under "update" and the new state's entries under their names.
+    """
+    batch, count = tensors["step"].shape
+    out = {name: torch.empty_like(tensors[name]) for name in _STATE}
+    out["update"] = torch.empty_like(tensors["gradient"])
+    records = np.zeros((batch, count), SEGMENT)
+    vectors, tensor_starts = np.arange(batch)[:, None], np.cumsum([0, *layout.sizes[:-1]])
+
+    def point(name: str, tensor: Tensor, row: int, columns: np.ndarray | int) -> None:
+        offsets = vectors * row + columns
+        records["addresses"][:, :, _COLUMN[name]] = tensor.data_ptr() + tensor.element_size() * offsets
+
+    for name, tensor in (
+        *tensors.items(),
+        *((f"new_{name}", out[name]) for name in _STATE),
+        ("update", out["update"]),
+    ):
+        point(name, tensor, tensor.stride(0), np.arange(count) if name.endswith("step") else tensor_starts)
+    for name, tensor in phi.items():
+        point(name, tensor, 0 if tensor.dim() == 2 else tensor.stride(0), 0)
+    records["size"] = layout.sizes
+    records["stride"] = records["new_stride"] = layout.size
+    _fill(records, layout, numbers)
+    run(records.reshape(-1), tensors["hidden"].shape[1])
+    return out
+
+
+def step_tensors(
+    layout: ParameterLayout,
+    gradients: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    states: Sequence[RuleState],
+    phi: Mapping[str, Tensor],
+    numbers: Mapping[str, Any],
+) -> Sequence[Tensor]:
+    """One step of one parameter vector whose tensors lie apart; changes the states in place."""
+    updates = torch.empty(layout.size).split_with_sizes(layout.sizes)
+    weights = [tensor.data_ptr() for tensor in phi.values()]
+    addresses = []
+    for gradient, parameter, state, new in zip(gradients, parameters, states, updates, strict=True):
+        entries = [state[name].data_ptr() for name in _STATE]
+        addresses.append(
+            [gradient.data_ptr(), parameter.data_ptr(), *entries, *entries, new.data_ptr(), *weights]
+        )
+    records = np.zeros(len(updates), SEGMENT)
+    records["addresses"] = addresses
+    records["size"] = records["stride"] = records["new_stride"] = layout.sizes
+    _fill(records, layout, numbers)
+    run(records, states[0]["hidden"].shape[0])
+    return updates
+
+
+def _fill(records: np.ndarray, layout: ParameterLayout, numbers: Mapping[str, Any]) -> None:
+    """Write the layout's facts, and numbers broadcast over (B, L), into records (B, L) or (L,)."""
+    records["facts"] = layout.facts(torch.device("cpu"), torch.float32).T.numpy()
+    for name, value in numbers.items():
+        records[name] = value.numpy() if isinstance(value, Tensor) else value
+
+
+def run(records: np.ndarray, hidden: int) -> None:
+    """Step the segments in `records` (S,); results do not depend on the number of threads."""
+    fused = library()
+    assert fused is not None
+    address, count = records.ctypes.data, len(records)
+    total = int(records["size"].sum())
+    fused.learned_opt_observe(address, count)
+    threads = min(torch.get_num_threads(), 1 + total // PER_THREAD)
+    cuts = [total * i // threads for i in range(threads + 1)]
+    own, *others = [(address, count, hidden, start, stop) for start, stop in pairwise(cuts)]
+    helpers = [Thread(target=fused.learned_opt_advance, args=share) for share in others]
+    for helper in helpers:
+        helper.start()
+    fused.learned_opt_advance(*own)
+    for helper in helpers:
+        helper.join()

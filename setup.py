@@ -1,0 +1,29 @@
+"""Compiles learned_opt/rules/fused.c for the instruction sets of this processor's family.
+
+Optional: without a C compiler the package installs all the same and runs the same equations in torch.
+"""
+
+import platform
+import sys
+
+from setuptools import Extension, setup
+
+FLAGS = ["-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
+VARIANTS = {"generic": []}
+if platform.machine().lower() in ("x86_64", "amd64"):
+    VARIANTS["avx2"] = ["-mavx2", "-mfma"]
+    VARIANTS["avx512"] = ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma"]
+
+setup(
+    ext_modules=[
+        Extension(
+            f"learned_opt.rules._fused_{name}",
+            ["learned_opt/rules/fused.c"],
+            extra_compile_args=FLAGS + flags,
+            libraries=["m"],
+            optional=True,
+        )
+        for name, flags in VARIANTS.items()
+        if sys.platform != "win32"
+    ]
+)
