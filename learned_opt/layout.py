@@ -130,6 +130,12 @@ class ParameterLayout:
             lambda: self.facts(device, dtype).index_select(-1, self.segments(device)),
         )
 
+    def prepare(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        """Make every constant of the layout now, so that what asks for them later can be traced."""
+        self.segments(device)
+        self.lengths(device, dtype)
+        self.spread_facts(device, dtype)
+
     def _positions(self) -> list[float]:
         last = max(len(self.specs) - 1, 1)
         return [

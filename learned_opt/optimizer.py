@@ -146,6 +146,8 @@ class LearnedOptimizer(Optimizer):
                     gradients.append(gradient)
                     entries.extend(self.state[parameter].values())
             index += 1
+        for together in _batches(parameters, one_by_one=group["foreach"] is False):
+            self._layout_of(tuple(indices[i] for i in together)).prepare(parameters[together[0]].device)
 
     def _update(
         self,
@@ -227,30 +229,38 @@ class LearnedOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_rules": self._rules, "_lr": self._lr, "_layouts": {}}
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As in torch, but that the state keeps its precision and is copied, not shared.
+
+        Raises:
+            ValueError: another rule made the state; the message names both.
+        """
+        # torch casts state to the parameter's type, so what it was handed is remembered before that.
+        handle = self.register_load_state_dict_pre_hook(lambda _, final: self.__dict__.update(_loading=final))
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+            self.__dict__.pop("_loading", None)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over a pickled optimizer, or what `load_state_dict` made of a state dict."""
-        loading = "param_groups" in self.__dict__
-        if loading:
+        loading = self.__dict__.get("_loading")
+        if loading is not None:
             for index, (own, loaded) in enumerate(zip(self.param_groups, state["param_groups"], strict=True)):
                 if loaded.get("rule") != own["rule"]:
                     raise ValueError(
-                        f"parameter group {index}: the state was made by {loaded.get('rule', 'no rule')}, "
-                        f"this optimizer runs {own['rule']}; construct it with the rule that made the state"
+                        f"parameter group {index}: the state was made by {loaded.get('rule', 'no rule')}, this "
+                        f"optimizer runs {own['rule']}; construct it with the rule that made the state"
                     )
                 for key, value in self.defaults.items():
                     loaded.setdefault(key, value)
-            copied: defaultdict[Any, Any] = defaultdict(dict)
-            for parameter, entries in state["state"].items():
-                copied[parameter] = {key: _own_copy(value, parameter) for key, value in entries.items()}
-            state = {**state, "state": copied}
+            parameters = [p for group in state["param_groups"] for p in group["params"]]
+            names = [name for group in loading["param_groups"] for name in group["params"]]
+            for parameter, name in zip(parameters, names, strict=True):
+                for key, value in loading["state"].get(name, {}).items():
+                    state["state"][parameter][key] = _own_copy(value, parameter)
         super().__setstate__(state)
-
-    @staticmethod
-    def _process_value_according_to_param_policy(
-        param: Tensor, value: Tensor, param_id: int, param_groups: list[dict[Any, Any]], key: Any = None
-    ) -> Tensor:
-        """State keeps its own precision and follows the parameter's device only."""
-        return value.to(param.device)
 
 
 def _batches(parameters: list[Tensor], *, one_by_one: bool) -> list[list[int]]:
@@ -282,8 +292,12 @@ def _shaped(flat: Tensor, parameter: Tensor) -> Tensor:
     return flat.view(parameter.shape)
 
 
-def _own_copy(value: Any, parameter: Tensor) -> Any:
-    return value.clone() if isinstance(value, Tensor) else torch.tensor(float(value), device=parameter.device)
+def _own_copy(value: Any, parameter: Tensor) -> Tensor:
+    """A loaded entry of the state; old checkpoints may hold a plain number."""
+    if isinstance(value, Tensor):
+        dtype = torch.float32 if value.is_floating_point() else value.dtype
+        return value.detach().to(parameter.device, dtype, copy=True)
+    return torch.tensor(float(value), device=parameter.device)
 
 
 def _check(options: dict[str, Any]) -> None:

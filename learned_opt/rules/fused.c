@@ -144,9 +144,9 @@ static void observe(segment *s) {
             const vector raw = load_up_to(s->gradient + i, count);
             const mask finite = raw * 0.0f == 0.0f;
             const vector g = choose(finite, raw, all(0)), gg = g * g;
-            const moments new = {.fast = g + FAST * (old.fast - g),
-                                 .slow = g + SLOW * (old.slow - g),
-                                 .square = gg + SQUARE * (old.square - gg)};
+            const moments new = {.fast = old.fast + (1 - FAST) * (g - old.fast),
+                                 .slow = old.slow + (1 - SLOW) * (g - old.slow),
+                                 .square = old.square + (1 - SQUARE) * (gg - old.square)};
             const view seen = look(s, new);
             sum_gradient += gg;
             sum_square += new.square * s->correction[2];

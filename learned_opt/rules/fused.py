@@ -54,20 +54,24 @@ SEGMENT = np.dtype(
 @lru_cache
 def library() -> ctypes.CDLL | None:
     """The compiled fused.c for this processor, or None if there is none."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    for name in (*{"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}.get(capability, ()), "generic"):
-        for path in sorted(Path(__file__).parent.glob(f"_fused_{name}.*")):
-            try:
-                loaded = ctypes.CDLL(str(path))
-                if loaded.learned_opt_segment_bytes() != SEGMENT.itemsize:
-                    continue
-            except (OSError, AttributeError):
+    suited = {"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}.get(torch.backends.cpu.get_cpu_capability(), ())
+    return next((loaded for name in (*suited, "generic") if (loaded := load(name))), None)
+
+
+def load(instructions: str) -> ctypes.CDLL | None:
+    """The fused.c compiled for an instruction set, or None if it is not there or not this version's."""
+    for path in sorted(Path(__file__).parent.glob(f"_fused_{instructions}.*")):
+        try:
+            loaded = ctypes.CDLL(str(path))
+            if loaded.learned_opt_segment_bytes() != SEGMENT.itemsize:
                 continue
-            pointer, integer = ctypes.c_void_p, ctypes.c_int64
-            loaded.learned_opt_observe.argtypes = [pointer, integer]
-            loaded.learned_opt_advance.argtypes = [pointer, integer, ctypes.c_int32, integer, integer]
-            loaded.learned_opt_observe.restype = loaded.learned_opt_advance.restype = None
-            return loaded
+        except (OSError, AttributeError):
+            continue
+        pointer, integer = ctypes.c_void_p, ctypes.c_int64
+        loaded.learned_opt_observe.argtypes = [pointer, integer]
+        loaded.learned_opt_advance.argtypes = [pointer, integer, ctypes.c_int32, integer, integer]
+        loaded.learned_opt_observe.restype = loaded.learned_opt_advance.restype = None
+        return loaded
     return None
 
 

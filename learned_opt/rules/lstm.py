@@ -120,7 +120,8 @@ class CoordinatewiseLSTM(UpdateRule):
         offset = self.max_offset * torch.tanh(output[:, 1])
         update = -lr * (multiplier * seen.adam + offset * seen.gate)
         new = {**seen.moments, "hidden": hidden, "cell": cell}
-        if finite.device.type == "cpu" and bool(finite.all()):  # a look is free here only
+        looking_is_free = finite.device.type == "cpu" and not torch.compiler.is_compiling()
+        if looking_is_free and bool(finite.all()):
             return update, new
         return torch.where(finite, update, 0.0), _where_finite(finite, new, state)
 

@@ -1,0 +1,183 @@
+"""The shell's trajectory is the pure core's, bit for bit; the fused step is the torch one, to rounding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from learned_opt import Adam, ClassicLSTM, CoordinatewiseLSTM, LearnedOptimizer, ParameterLayout, load_rule
+from learned_opt.rules import fused
+
+
+class EveryLayer(nn.Module):
+    """Convolution, norm, embedding, linear, bias and a 0-dim parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(5, 16)
+        self.convolution = nn.Conv2d(1, 3, 3, padding=1)
+        self.norm = nn.BatchNorm2d(3)
+        self.linear = nn.Linear(48, 4)
+        self.temperature = nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, index):
+        image = self.table(index).view(-1, 1, 4, 4)
+        features = torch.relu(self.norm(self.convolution(image))).flatten(1)
+        return self.linear(features) * self.temperature
+
+
+def every_layer() -> EveryLayer:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return EveryLayer()
+
+
+def classic() -> ClassicLSTM:
+    rule = ClassicLSTM((6,))
+    with torch.no_grad():
+        rule.head.normal_(generator=torch.Generator().manual_seed(0))
+    return rule
+
+
+def without_kernel(monkeypatch) -> None:
+    monkeypatch.setattr(fused, "library", lambda: None)
+
+
+def compiled() -> bool:
+    return fused.library() is not None
+
+
+@pytest.mark.parametrize("kernel", ["fused", "torch"])
+@pytest.mark.parametrize(
+    "rule",
+    [load_rule(), CoordinatewiseLSTM(5), classic(), Adam()],
+    ids=["default", "untrained", "classic", "adam"],
+)
+def test_shell_equals_the_core_bit_for_bit(rule, kernel, monkeypatch):
+    if kernel == "torch":
+        without_kernel(monkeypatch)
+    network = every_layer()
+    parameters = dict(network.named_parameters())
+    layout = ParameterLayout.of({name: tuple(p.shape) for name, p in parameters.items()})
+    names = list(parameters)
+    vector = layout.join({name: p.detach().unsqueeze(0) for name, p in parameters.items()})
+    state = rule.init_state(layout, 1)
+    optimizer = LearnedOptimizer(network.parameters(), lr=1e-2, rule=rule, total_steps=50)
+    generator = torch.Generator().manual_seed(0)
+    segments = layout.segments(vector.device)
+    for step in range(50):
+        network.linear.weight.requires_grad_(not 10 <= step < 20)
+        network.temperature.requires_grad_(step != 5)
+        optimizer.zero_grad()
+        index = torch.randint(5, (4,), generator=generator)
+        loss = (network(index) - 1).square().mean()
+        loss.backward()
+        moving = [i for i, name in enumerate(names) if parameters[name].grad is not None]
+        optimizer.step()
+
+        columns = torch.isin(segments, torch.tensor(moving))
+        part = layout.select(moving)
+        gradient = torch.cat([parameters[names[i]].grad.reshape(1, -1) for i in moving], 1)
+        seen = {
+            key: (value[:, moving] if key == "step" else value[..., columns]).contiguous()
+            for key, value in state.items()
+        }
+        with torch.no_grad():
+            update, seen = rule(
+                gradient,
+                vector[:, columns],
+                seen,
+                1e-2,
+                layout=part,
+                total_steps=torch.full((1, 1), 50.0),
+            )
+        vector[:, columns] += update
+        for key, value in seen.items():
+            if key == "step":
+                state[key][:, moving] = value
+            else:
+                state[key][..., columns] = value
+        for name, expected in layout.split(vector).items():
+            assert torch.equal(parameters[name].detach(), expected[0]), (step, name)
+    assert len(moving) == len(names)
+    start = every_layer()
+    assert all(not torch.equal(p, q) for p, q in zip(network.parameters(), start.parameters(), strict=True))
+
+
+@pytest.mark.skipif(not compiled(), reason="no C compiler at installation")
+@pytest.mark.parametrize("hidden", [1, 5, 16, 33])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_fused_step_equals_the_torch_step(hidden, batch, monkeypatch):
+    layout = ParameterLayout.of({"a": (17, 9), "b": (17,), "c": (), "d": (64, 3), "e": (0, 2), "f": (1, 16)})
+    rule = CoordinatewiseLSTM(hidden).requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    rule.head.normal_(0, 0.5, generator=generator)
+    phi = {
+        name: value + 0.1 * torch.randn(batch, *value.shape, generator=generator)
+        for name, value in rule.named_parameters()
+    }
+    lr = torch.linspace(1e-3, 1e-2, batch).unsqueeze(1)
+
+    def run() -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(1)
+        parameters = torch.randn(batch, layout.size, generator=generator)
+        state = rule.init_state(layout, batch)
+        for step in range(30):
+            gradient = torch.randn(batch, layout.size, generator=generator)
+            gradient *= torch.linspace(1e-3, 30, layout.size)
+            gradient[:, 5:20] = 0
+            if step == 7:
+                gradient[0, 40:50], gradient[-1, 3] = float("nan"), float("inf")
+            total = torch.full((batch, 1), 100.0) if step % 2 else None
+            update, state = torch.func.functional_call(
+                rule, phi, (gradient, parameters, state, lr), {"layout": layout, "total_steps": total}
+            )
+            assert update.isfinite().all()
+            parameters = parameters + update
+        return [parameters, *(state[key] for key in sorted(state))]
+
+    with torch.no_grad():
+        ours = run()
+        without_kernel(monkeypatch)
+        oracle = run()
+    for a, b in zip(ours, oracle, strict=True):
+        assert torch.allclose(a, b, rtol=2e-4, atol=2e-4)
+    assert torch.allclose(ours[0], oracle[0], rtol=1e-5, atol=5e-5)
+
+
+@pytest.mark.skipif(not compiled(), reason="no C compiler at installation")
+def test_threads_do_not_change_the_fused_step(monkeypatch):
+    layout = ParameterLayout.of({"a": (300, 100), "b": (301,)})
+    rule = load_rule()
+    gradient, parameters = torch.linspace(-1, 2, 2 * layout.size).view(2, 1, -1)
+    results = []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        with torch.no_grad():
+            update, state = rule(gradient, parameters, rule.init_state(layout, 1), 1e-2, layout=layout)
+        results.append([update, *state.values()])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.skipif(not compiled(), reason="no C compiler at installation")
+@pytest.mark.parametrize("name", ["generic", "avx2", "avx512"])
+def test_every_instruction_set_gives_the_same_step(name, monkeypatch):
+    available = {"AVX512": ["generic", "avx2", "avx512"], "AVX2": ["generic", "avx2"]}
+    capability = torch.backends.cpu.get_cpu_capability()
+    if name not in available.get(capability, ["generic"]):
+        pytest.skip(f"this processor has no {name}")
+    layout = ParameterLayout.of({"a": (30, 7), "b": (30,)})
+    rule = load_rule()
+    gradient, parameters = torch.linspace(-1, 2, 2 * layout.size).view(2, 1, -1)
+
+    def step() -> torch.Tensor:
+        with torch.no_grad():
+            return rule(gradient, parameters, rule.init_state(layout, 1), 1e-2, layout=layout)[0]
+
+    expected = step()
+    chosen = fused.load(name)
+    if chosen is None:
+        pytest.skip(f"{name} was not compiled")
+    monkeypatch.setattr(fused, "library", lambda: chosen)
+    assert torch.allclose(step(), expected, rtol=3e-5, atol=1e-7)
