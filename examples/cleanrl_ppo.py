@@ -1,0 +1,175 @@
+"""PPO in one file, in CleanRL's manner, with a learned update rule and an annealed learning rate.
+
+    python examples/cleanrl_ppo.py --steps 100000
+    python examples/cleanrl_ppo.py --steps 100000 --optimizer adam --learning-rate 2.5e-4
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import gymnasium
+import numpy as np
+import torch
+import tyro
+from torch import Tensor, nn
+from torch.distributions import Categorical
+
+from learned_opt import LearnedOptimizer, load_rule
+
+
+@dataclass
+class Options:
+    """Hyper-parameters; those of PPO are CleanRL's."""
+
+    environment: str = "CartPole-v1"
+    """A gymnasium id with vector observations and discrete actions."""
+    optimizer: Literal["learned", "adam"] = "learned"
+    """The update rule."""
+    rule: str = "default"
+    """A shipped rule or a rule file; of the learned optimizer."""
+    learning_rate: float | None = None
+    """None: the rule's nominal one, or 2.5e-4 for Adam."""
+    anneal: bool = True
+    """Let the learning rate fall linearly to 0."""
+    steps: int = 100_000
+    """Environment steps."""
+    environments: int = 4
+    """Environments side by side."""
+    rollout: int = 128
+    """Steps of each environment between updates."""
+    epochs: int = 4
+    """Passes over a rollout."""
+    minibatches: int = 4
+    """Minibatches a pass."""
+    discount: float = 0.99
+    """Discount factor γ."""
+    trace: float = 0.95
+    """GAE's λ."""
+    clip: float = 0.2
+    """Range of the probability ratio, ε."""
+    entropy_coefficient: float = 0.01
+    """Weight of the entropy bonus."""
+    value_coefficient: float = 0.5
+    """Weight of the value loss."""
+    max_gradient_norm: float = 0.5
+    """The gradient is clipped to this norm."""
+    seed: int = 0
+    """Seed of everything random."""
+
+
+class Agent(nn.Module):
+    """Separate tanh networks for actor and critic, orthogonally initialised."""
+
+    def __init__(self, observations: int, actions: int) -> None:
+        super().__init__()
+        self.actor = self._network(observations, actions, 0.01)
+        self.critic = self._network(observations, 1, 1.0)
+
+    @staticmethod
+    def _network(inputs: int, outputs: int, last_gain: float) -> nn.Sequential:
+        layers = [nn.Linear(inputs, 64), nn.Linear(64, 64), nn.Linear(64, outputs)]
+        for layer, gain in zip(layers, (2**0.5, 2**0.5, last_gain), strict=True):
+            nn.init.orthogonal_(layer.weight, gain)
+            nn.init.zeros_(layer.bias)
+        return nn.Sequential(layers[0], nn.Tanh(), layers[1], nn.Tanh(), layers[2])
+
+    def policy(self, observation: Tensor) -> Categorical:
+        """The distribution of actions."""
+        return Categorical(logits=self.actor(observation))
+
+    def value(self, observation: Tensor) -> Tensor:
+        """The value of each observation."""
+        values: Tensor = self.critic(observation).squeeze(-1)
+        return values
+
+
+def main(options: Options) -> None:
+    """Train and print the returns of finished episodes."""
+    torch.manual_seed(options.seed)
+    environments = gymnasium.make_vec(
+        options.environment,
+        num_envs=options.environments,
+        vectorization_mode="sync",
+        vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP},
+    )
+    environments = gymnasium.wrappers.vector.RecordEpisodeStatistics(environments)
+    space = environments.single_observation_space
+    assert isinstance(environments.single_action_space, gymnasium.spaces.Discrete)
+    agent = Agent(int(np.prod(space.shape or (1,))), int(environments.single_action_space.n))
+    batch = options.environments * options.rollout
+    iterations = max(options.steps // batch, 1)
+    rate = options.learning_rate
+    optimizer: torch.optim.Optimizer
+    if options.optimizer == "learned":
+        updates = iterations * options.epochs * options.minibatches
+        rate = rate or load_rule(options.rule).nominal_lr
+        optimizer = LearnedOptimizer(agent.parameters(), lr=rate, rule=options.rule, total_steps=updates)
+    else:
+        rate = rate or 2.5e-4
+        optimizer = torch.optim.Adam(agent.parameters(), lr=rate, eps=1e-5)
+
+    observation = torch.as_tensor(environments.reset(seed=options.seed)[0], dtype=torch.float32)
+    finished: list[float] = []
+    for iteration in range(iterations):
+        if options.anneal:
+            optimizer.param_groups[0]["lr"] = rate * (1 - iteration / iterations)
+        store: dict[str, list[Tensor]] = {
+            key: [] for key in ("observation", "action", "log_probability", "value", "reward", "ended")
+        }
+        with torch.no_grad():
+            for _ in range(options.rollout):
+                policy = agent.policy(observation)
+                action = policy.sample()
+                following, reward, terminated, truncated, info = environments.step(action.numpy())
+                reward = torch.as_tensor(reward, dtype=torch.float32)
+                ended = torch.as_tensor(terminated | truncated)
+                cut = torch.as_tensor(truncated & ~terminated)
+                if cut.any():  # a truncated episode would have gone on: bootstrap
+                    last = torch.as_tensor(np.stack(info["final_obs"][cut.numpy()]), dtype=torch.float32)
+                    reward[cut] += options.discount * agent.value(last)
+                store["observation"].append(observation)
+                store["action"].append(action)
+                store["log_probability"].append(policy.log_prob(action))
+                store["value"].append(agent.value(observation))
+                store["reward"].append(reward)
+                store["ended"].append(ended.float())
+                if "episode" in info:
+                    finished += info["episode"]["r"][info["_episode"]].tolist()
+                observation = torch.as_tensor(following, dtype=torch.float32)
+            data = {key: torch.stack(values) for key, values in store.items()}
+            advantages = torch.zeros_like(data["reward"])
+            carried, following_value = torch.zeros(options.environments), agent.value(observation)
+            for t in reversed(range(options.rollout)):
+                alive = 1 - data["ended"][t]
+                error = data["reward"][t] + options.discount * following_value * alive - data["value"][t]
+                carried = error + options.discount * options.trace * alive * carried
+                advantages[t], following_value = carried, data["value"][t]
+        flat = {key: values.flatten(0, 1) for key, values in data.items()}
+        flat["advantage"] = advantages.flatten()
+        flat["return"] = flat["advantage"] + flat["value"]
+        for _ in range(options.epochs):
+            for rows in torch.randperm(batch).chunk(options.minibatches):
+                part = {key: values[rows] for key, values in flat.items()}
+                policy = agent.policy(part["observation"])
+                ratio = (policy.log_prob(part["action"]) - part["log_probability"]).exp()
+                advantage = part["advantage"]
+                advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+                clipped = ratio.clamp(1 - options.clip, 1 + options.clip)
+                policy_loss = -torch.min(ratio * advantage, clipped * advantage).mean()
+                value_loss = 0.5 * (agent.value(part["observation"]) - part["return"]).square().mean()
+                bonus = options.entropy_coefficient * policy.entropy().mean()
+                loss = policy_loss + options.value_coefficient * value_loss - bonus
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(agent.parameters(), options.max_gradient_norm)
+                optimizer.step()
+        if (iteration + 1) % max(iterations // 10, 1) == 0:
+            recent = float(np.mean(finished[-20:])) if finished else float("nan")
+            print(f"{(iteration + 1) * batch} steps: return {recent:.1f}")
+    environments.close()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

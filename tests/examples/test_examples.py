@@ -1,0 +1,86 @@
+"""Every example runs to its end on a tiny budget, and a saved SB3 run goes on as if never interrupted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(*command: object) -> str:
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_plain_pytorch():
+    lines = run(EXAMPLES / "plain_pytorch.py", "--steps", 150).splitlines()
+    losses = [float(line.split("loss ")[1].split()[0]) for line in lines]
+    assert len(losses) == 2
+    assert max(losses) < 0.3
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "a2c", "dqn"])
+def test_stable_baselines3(algorithm, tmp_path):
+    pytest.importorskip("stable_baselines3")
+    command = [EXAMPLES / "sb3_train.py", "--algorithm", algorithm, "--steps", 600]
+    assert "saved" in run(*command, "--out", tmp_path / "a.zip")
+    assert "saved" in run(*command, "--load", tmp_path / "a.zip", "--out", tmp_path / "b.zip")
+    assert (tmp_path / "b.zip").exists()
+
+
+@pytest.mark.parametrize("optimizer", ["learned", "adam"])
+def test_cleanrl_ppo(optimizer):
+    output = run(EXAMPLES / "cleanrl_ppo.py", "--steps", 1500, "--optimizer", optimizer)
+    assert "return" in output.splitlines()[-1]
+
+
+def test_torchrl_ppo():
+    pytest.importorskip("torchrl")
+    assert "return" in run(EXAMPLES / "torchrl_ppo.py", "--steps", 2048)
+
+
+CONTINUE = """
+import sys, torch
+from pathlib import Path
+sys.path.insert(0, {examples!r})
+from sb3_train import Options, create, resume
+torch.set_num_threads(1)
+options, path = Options(steps=2048), Path({path!r})
+if {loaded}:
+    model = resume(options, path)
+else:
+    model = create(options)
+    model.learn(2048)
+    model.save(path)
+    model.set_env(create(options).get_env())
+    model.set_random_seed(options.seed + 1)
+model.learn(2048, reset_num_timesteps=False)
+optimizer = model.policy.optimizer
+assert type(optimizer).__name__ == "LearnedOptimizer"
+state = {{f"{{i}} {{k}}": v for i, s in enumerate(optimizer.state.values()) for k, v in s.items()}}
+torch.save({{**model.policy.state_dict(), **state}}, {out!r})
+"""
+
+
+def test_saved_sb3_run_goes_on_bit_for_bit_in_a_new_process(tmp_path):
+    pytest.importorskip("stable_baselines3")
+    import torch
+
+    ends = []
+    for loaded in (False, True):
+        out = str(tmp_path / f"{loaded}.pt")
+        run(
+            "-c",
+            CONTINUE.format(examples=str(EXAMPLES), path=str(tmp_path / "model.zip"), loaded=loaded, out=out),
+        )
+        ends.append(torch.load(out, weights_only=True))
+    assert ends[0].keys() == ends[1].keys()
+    assert any(key.endswith("hidden") for key in ends[0])
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
