@@ -1,7 +1,7 @@
 """PPO in one file, in CleanRL's manner, with a learned update rule and an annealed learning rate.
 
-    python examples/cleanrl_ppo.py --steps 100000
-    python examples/cleanrl_ppo.py --steps 100000 --optimizer adam --learning-rate 2.5e-4
+python examples/cleanrl_ppo.py --steps 100000
+python examples/cleanrl_ppo.py --steps 100000 --optimizer adam --learning-rate 2.5e-4
 """
 
 from __future__ import annotations

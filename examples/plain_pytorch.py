@@ -1,6 +1,6 @@
 """LearnedOptimizer in a plain PyTorch loop: fit a small network, beside Adam.
 
-    python examples/plain_pytorch.py
+python examples/plain_pytorch.py
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """LearnedOptimizer inside Stable-Baselines3: train, save, load, go on.
 
-    pip install 'learned-opt[sb3]'
-    python examples/sb3_train.py --algorithm ppo --steps 20000
-    python examples/sb3_train.py --algorithm ppo --steps 20000 --load runs/sb3/model.zip
+pip install 'learned-opt[sb3]'
+python examples/sb3_train.py --algorithm ppo --steps 20000
+python examples/sb3_train.py --algorithm ppo --steps 20000 --load runs/sb3/model.zip
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def main(options: Options) -> None:
     mean, deviation = evaluate_policy(model, model.get_env(), n_eval_episodes=10)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     model.save(options.out)
-    print(f"{options.algorithm} on {options.environment}: return {mean:.1f} ± {deviation:.1f}; saved {options.out}")
+    print(f"{options.algorithm} on {options.environment}: return {mean:.1f} ± {deviation:.1f}")
+    print(f"saved {options.out}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """LearnedOptimizer in TorchRL: PPO with its collector, its advantages and its loss.
 
-    pip install 'learned-opt[torchrl]'
-    python examples/torchrl_ppo.py --steps 50000
+pip install 'learned-opt[torchrl]'
+python examples/torchrl_ppo.py --steps 50000
 """
 
 from __future__ import annotations

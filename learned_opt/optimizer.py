@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, overload
@@ -138,16 +137,17 @@ class LearnedOptimizer(Optimizer):
                     "LearnedOptimizer does not support sparse gradients: make embeddings with sparse=False"
                 )
             if gradient is not None:
-                if not self.state[parameter]:
-                    self.state[parameter] = self._initial_state(group, parameter)
+                state = self.state[parameter]
+                if not state:
+                    state.update(self._initial_state(group, parameter))
                 if parameter.numel():
                     indices.append(index)
                     parameters.append(parameter)
                     gradients.append(gradient)
-                    entries.extend(self.state[parameter].values())
+                    entries.extend([state[name] for name in sorted(state)])
             index += 1
         for together in _batches(parameters, one_by_one=group["foreach"] is False):
-            self._layout_of(tuple(indices[i] for i in together)).prepare(parameters[together[0]].device)
+            self._layout_of(tuple(indices[i] for i in together), parameters[together[0]].device)
 
     def _update(
         self,
@@ -163,35 +163,37 @@ class LearnedOptimizer(Optimizer):
         if isinstance(lr, Tensor):
             lr = lr.reshape(()).float()
         targets = [parameters[i] for i in together]
-        names = list(self.state[targets[0]])
+        names = sorted(self.state[targets[0]])
         states = [
             dict(zip(names, entries[i * len(names) : (i + 1) * len(names)], strict=True)) for i in together
         ]
-        flat = [_flat(parameter) for parameter in targets]
-        slopes = [_flat(gradients[i]) for i in together]
+        seen = [_real(parameter) for parameter in targets]
+        slopes = [_real(gradients[i]) for i in together]
         if group["maximize"]:
             slopes = [-slope for slope in slopes]
-        layout = self._layout_of(tuple(indices[i] for i in together))
         total = group["total_steps"]
-        updates = rule.step_tensors(
+        update = rule.step_tensors(
             slopes,
-            flat,
+            seen,
             states,
             lr,
-            layout=layout,
-            total_steps=None if total is None else torch.full((1, 1), float(total), device=flat[0].device),
+            layout=self._layout_of(tuple(indices[i] for i in together), seen[0].device),
+            total_steps=None if total is None else torch.full((1, 1), float(total), device=seen[0].device),
         )
+        updates = torch._C._nn.unflatten_dense_tensors(update, seen)
         if decay:
             kept = [
-                torch.where(slope.isfinite(), value, 0.0) for slope, value in zip(slopes, flat, strict=True)
+                torch.where(slope.isfinite(), value, 0.0) for slope, value in zip(slopes, seen, strict=True)
             ]
-            updates = [update - lr * decay * value for update, value in zip(updates, kept, strict=True)]
+            updates = [change - lr * decay * value for change, value in zip(updates, kept, strict=True)]
         if group["differentiable"]:
             for parameter, state in zip(targets, states, strict=True):
                 self.state[parameter].update(state)
-        torch._foreach_add_(
-            targets, [_shaped(u, parameter) for u, parameter in zip(updates, targets, strict=True)]
-        )
+        changes = [
+            torch.view_as_complex(change) if parameter.is_complex() else change
+            for change, parameter in zip(updates, targets, strict=True)
+        ]
+        torch._foreach_add_(targets, changes)
 
     def _initial_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Tensor]:
         size = _shape(parameter).numel()
@@ -201,12 +203,13 @@ class LearnedOptimizer(Optimizer):
         state = self._rules[group["rule"]].init_state(layout, 1, device=parameter.device)
         return {key: value.reshape(()) if key == "step" else value.squeeze(0) for key, value in state.items()}
 
-    def _layout_of(self, indices: tuple[int, ...]) -> ParameterLayout:
-        """The layout of some of all parameters, which keep their positions among all."""
+    def _layout_of(self, indices: tuple[int, ...], device: torch.device) -> ParameterLayout:
+        """The layout of some of all parameters, which keep their positions among all; made once."""
         if indices not in self._layouts:
             everything = [parameter for group in self.param_groups for parameter in group["params"]]
             shapes = {str(index): tuple(_shape(parameter)) for index, parameter in enumerate(everything)}
             self._layouts[indices] = ParameterLayout.of(shapes).select(indices)
+            self._layouts[indices].prepare(device)
         return self._layouts[indices]
 
     def _first_index(self, group: dict[str, Any]) -> int:
@@ -250,8 +253,8 @@ class LearnedOptimizer(Optimizer):
             for index, (own, loaded) in enumerate(zip(self.param_groups, state["param_groups"], strict=True)):
                 if loaded.get("rule") != own["rule"]:
                     raise ValueError(
-                        f"parameter group {index}: the state was made by {loaded.get('rule', 'no rule')}, this "
-                        f"optimizer runs {own['rule']}; construct it with the rule that made the state"
+                        f"parameter group {index}: the state was made by {loaded.get('rule', 'no rule')}, "
+                        f"this optimizer runs {own['rule']}; construct it with the rule that made the state"
                     )
                 for key, value in self.defaults.items():
                     loaded.setdefault(key, value)
@@ -278,18 +281,12 @@ def _shape(parameter: Tensor) -> torch.Size:
     return torch.Size((*parameter.shape[:-1], 2 * (parameter.shape[-1] if parameter.dim() else 1)))
 
 
-def _flat(tensor: Tensor) -> Tensor:
-    """The real numbers of a tensor as (n,) in float32; a view where that is possible."""
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor)
-    return tensor.reshape(-1).float()
-
-
-def _shaped(flat: Tensor, parameter: Tensor) -> Tensor:
-    """The inverse of `_flat`."""
-    if parameter.is_complex():
-        return torch.view_as_complex(flat.view(*parameter.shape, 2))
-    return flat.view(parameter.shape)
+def _real(tensor: Tensor) -> Tensor:
+    """A tensor in float32 and in order; a complex one as its real parts, with a last axis of 2."""
+    if tensor.dtype is torch.float32 and tensor.is_contiguous():
+        return tensor
+    real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    return real.float().contiguous()
 
 
 def _own_copy(value: Any, parameter: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from analysis import BASELINES
 from learned_opt.artifacts import load_artifact, shipped_rules
+from learned_opt.rules import fused
 from tasks import FAMILIES
 
 
@@ -18,7 +19,7 @@ class List:
     """List task families, baselines and shipped rules."""
 
     def run(self) -> int:
-        """Print three tables."""
+        """Print families, baselines, rules, and how the rules run here."""
         console = Console()
         families = Table(title="Task families", title_justify="left")
         for heading in ("name", "what", "observation", "actions", "horizon", "varied"):
@@ -51,4 +52,5 @@ class List:
                 artifact.digest[:12],
             )
         console.print(rules)
+        console.print(f"Step of an LSTM rule on this CPU: {fused.description()}")
         return 0

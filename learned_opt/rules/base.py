@@ -78,11 +78,11 @@ class UpdateRule(nn.Module, ABC):
         *,
         layout: ParameterLayout,
         total_steps: Tensor | None = None,
-    ) -> Sequence[Tensor]:
+    ) -> Tensor:
         """`update` for one parameter vector whose L tensors lie apart, as an optimizer has them.
 
         Args:
-            gradients: one for each tensor of the layout, (n,) each.
+            gradients: one for each tensor of the layout, of any shape with its n coordinates.
             parameters: as the gradients.
             states: the state's entries for each tensor, (..., n), and "step" (): changed in place,
                 but for a state that is part of an autograd graph, whose entries are replaced.
@@ -91,7 +91,7 @@ class UpdateRule(nn.Module, ABC):
             total_steps: (1, 1).
 
         Returns:
-            The update of each tensor, (n,).
+            The updates of all tensors in the layout's order, (N,).
         """
         joined = {
             key: (
@@ -101,7 +101,10 @@ class UpdateRule(nn.Module, ABC):
             ).unsqueeze(0)
             for key in states[0]
         }
-        gradient, vector = torch.cat(list(gradients)).unsqueeze(0), torch.cat(list(parameters)).unsqueeze(0)
+        gradient, vector = (
+            torch.cat([tensor.reshape(-1) for tensor in tensors]).unsqueeze(0)
+            for tensors in (gradients, parameters)
+        )
         update, new = self.update(gradient, vector, joined, lr, layout=layout, total_steps=total_steps)
         for key, value in new.items():
             entry = value.squeeze(0)
@@ -111,7 +114,7 @@ class UpdateRule(nn.Module, ABC):
                     state[key] = piece
                 else:
                     state[key].copy_(piece)
-        return update.squeeze(0).split_with_sizes(layout.sizes)
+        return update.squeeze(0)
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, JSON-compatible: with φ, they are all that the rule is."""

@@ -10,6 +10,9 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 #define LANES 16
@@ -69,9 +72,17 @@ static inline float total(vector x) {
 }
 
 static inline vector choose(mask m, vector yes, vector no) { return (vector)(((mask)yes & m) | ((mask)no & ~m)); }
-/* NaN stays NaN in both. */
+/* NaN stays NaN in both: of x86's minimum and maximum, NaN yields the second operand. */
+#if defined(__AVX512F__)
+static inline vector at_most(vector x, float high) { return (vector)_mm512_min_ps((__m512)all(high), (__m512)x); }
+static inline vector at_least(vector x, float low) { return (vector)_mm512_max_ps((__m512)all(low), (__m512)x); }
+#elif defined(__AVX2__)
+static inline vector at_most(vector x, float high) { return (vector)_mm256_min_ps((__m256)all(high), (__m256)x); }
+static inline vector at_least(vector x, float low) { return (vector)_mm256_max_ps((__m256)all(low), (__m256)x); }
+#else
 static inline vector at_most(vector x, float high) { return choose(x > all(high), all(high), x); }
 static inline vector at_least(vector x, float low) { return choose(x < all(low), all(low), x); }
+#endif
 static inline vector clamp(vector x, float limit) { return at_least(at_most(x, limit), -limit); }
 static inline vector magnitude(vector x) { return (vector)((mask)x & 0x7fffffff); }
 
@@ -81,15 +92,15 @@ static inline vector root_of(vector x) {
     return y;
 }
 
-/* e^x for |x| < 80: x = n ln 2 + y, and Taylor's series of e^y for |y| <= ln 2 / 2. */
+/* e^x for |x| < 80: x = n ln 2 + y, and for |y| <= ln 2 / 2 the polynomial with e^0 = 1 whose largest relative
+   error is least (9e-8). */
 static inline vector exponential(vector x) {
     const float shift = 12582912.0f + 127; /* 1.5 * 2^23 rounds a sum to an integer; 127 is the exponent of 1 */
     const vector rounded = x * 1.44269504f + shift, y = x - (rounded - shift) * 0.693147181f;
-    vector e = y * (1 / 720.0f) + 1 / 120.0f;
-    e = e * y + 1 / 24.0f;
-    e = e * y + 1 / 6.0f;
-    e = e * y + 0.5f;
-    e = e * y + 1.0f;
+    vector e = y * 0.0082903f + 0.04189798f;
+    e = e * y + 0.16667637f;
+    e = e * y + 0.49999149f;
+    e = e * y + 0.99999971f;
     e = e * y + 1.0f;
     return e * (vector)((mask)rounded << 23);
 }

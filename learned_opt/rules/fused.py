@@ -51,11 +51,24 @@ SEGMENT = np.dtype(
 """One tensor of one parameter vector, as fused.c declares it: addresses, sizes, numbers."""
 
 
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
 @lru_cache
 def library() -> ctypes.CDLL | None:
     """The compiled fused.c for this processor, or None if there is none."""
-    suited = {"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}.get(torch.backends.cpu.get_cpu_capability(), ())
+    suited = {"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}.get(
+        torch.backends.cpu.get_cpu_capability(), ()
+    )
     return next((loaded for name in (*suited, "generic") if (loaded := load(name))), None)
+
+
+def description() -> str:
+    """For people: what runs the step on this machine's CPU."""
+    compiled = library()
+    if compiled is None:
+        return "torch (reinstall with a C compiler at hand for the fused one)"
+    return f"fused, {Path(compiled._name).name.split('.')[0].removeprefix('_fused_')}"
 
 
 def load(instructions: str) -> ctypes.CDLL | None:
@@ -80,14 +93,12 @@ def applies(hidden: int, tensors: Iterable[Tensor]) -> bool:
     if hidden > MAX_HIDDEN or torch.compiler.is_compiling() or library() is None:
         return False
     wanted = torch.is_grad_enabled()
-    return all(
-        type(x) in (Tensor, torch.nn.Parameter)
-        and x.dtype == torch.float32
-        and x.device.type == "cpu"
-        and x.is_contiguous()
-        and not (wanted and x.requires_grad)
-        for x in tensors
-    )
+    for x in tensors:
+        if x.dtype is not torch.float32 or not x.is_cpu or not x.is_contiguous():
+            return False
+        if (wanted and x.requires_grad) or type(x) not in _PLAIN:
+            return False
+    return True
 
 
 def update(
@@ -139,22 +150,21 @@ def step_tensors(
     states: Sequence[RuleState],
     phi: Mapping[str, Tensor],
     numbers: Mapping[str, Any],
-) -> Sequence[Tensor]:
+) -> Tensor:
     """One step of one parameter vector whose tensors lie apart; changes the states in place."""
-    updates = torch.empty(layout.size).split_with_sizes(layout.sizes)
+    update = torch.empty(layout.size)
     weights = [tensor.data_ptr() for tensor in phi.values()]
-    addresses = []
-    for gradient, parameter, state, new in zip(gradients, parameters, states, updates, strict=True):
+    addresses, target = [], update.data_ptr()
+    for gradient, parameter, state, size in zip(gradients, parameters, states, layout.sizes, strict=True):
         entries = [state[name].data_ptr() for name in _STATE]
-        addresses.append(
-            [gradient.data_ptr(), parameter.data_ptr(), *entries, *entries, new.data_ptr(), *weights]
-        )
-    records = np.zeros(len(updates), SEGMENT)
+        addresses.append([gradient.data_ptr(), parameter.data_ptr(), *entries, *entries, target, *weights])
+        target += size * update.element_size()
+    records = np.zeros(len(states), SEGMENT)
     records["addresses"] = addresses
     records["size"] = records["stride"] = records["new_stride"] = layout.sizes
     _fill(records, layout, numbers)
     run(records, states[0]["hidden"].shape[0])
-    return updates
+    return update
 
 
 def _fill(records: np.ndarray, layout: ParameterLayout, numbers: Mapping[str, Any]) -> None:

@@ -104,7 +104,8 @@ class CoordinatewiseLSTM(UpdateRule):
         phi = {"cell_weight": self.cell_weight, "head": self.head}
         tensors = {"gradient": gradient, "parameters": parameters, **state}
         if fused.applies(self.hidden, (*tensors.values(), *phi.values())):
-            new = fused.update(layout, tensors, phi, self._numbers(lr, state["step"], total_steps))
+            numbers = {**self._numbers(lr), **_time(state["step"], total_steps)}
+            new = fused.update(layout, tensors, phi, numbers)
             return new.pop("update"), new
         batch = gradient.shape[0]
         finite = gradient * 0 == 0  # as isfinite, an order of magnitude faster
@@ -134,28 +135,28 @@ class CoordinatewiseLSTM(UpdateRule):
         *,
         layout: ParameterLayout,
         total_steps: Tensor | None = None,
-    ) -> Sequence[Tensor]:
+    ) -> Tensor:
         """See `UpdateRule`; on the CPU without copying the state."""
         phi = {"cell_weight": self.cell_weight, "head": self.head}
-        entries = [entry for state in states for entry in state.values()]
-        if not fused.applies(self.hidden, (*gradients, *parameters, *entries, *phi.values())):
+        hidden = [state["hidden"] for state in states]  # a state's entries are made and loaded alike
+        if not fused.applies(self.hidden, (*gradients, *parameters, *hidden, *phi.values())):
             return super().step_tensors(
                 gradients, parameters, states, lr, layout=layout, total_steps=total_steps
             )
-        step = torch.stack([state["step"] for state in states])
-        numbers = self._numbers(float(lr), step, None if total_steps is None else total_steps.view(1))
+        numbers = self._numbers(float(lr))
+        if total_steps is not None:
+            step = torch.stack([state["step"] for state in states])
+            numbers |= _time(step, total_steps.view(1))
         return fused.step_tensors(layout, gradients, parameters, states, phi, numbers)
 
-    def _numbers(self, lr: Scalar, step: Tensor, total_steps: Tensor | None) -> dict[str, Scalar]:
+    def _numbers(self, lr: Scalar) -> dict[str, Scalar]:
         """What the fused step takes besides tensors."""
-        share, known = share_of_life(step + 1, total_steps)
-        return {
-            "lr": lr,
-            "share": share,
-            "known": known,
-            "rho": self.max_log_multiplier,
-            "offset": self.max_offset,
-        }
+        return {"lr": lr, "rho": self.max_log_multiplier, "offset": self.max_offset}
+
+
+def _time(step: Tensor, total_steps: Tensor | None) -> dict[str, Scalar]:
+    share, known = share_of_life(step + 1, total_steps)
+    return {"share": share, "known": known}
 
 
 def _where_finite(finite: Tensor, new: RuleState, old: RuleState) -> RuleState:

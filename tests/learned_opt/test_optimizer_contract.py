@@ -1,4 +1,4 @@
-"""What torch.optim users expect, a test a promise; Adam passes all that apply to it, so the tests are fair."""
+"""What torch.optim users expect, a test a promise. Adam passes all that apply to it: the tests are fair."""
 
 from __future__ import annotations
 
@@ -38,6 +38,10 @@ def advance(optimizer, steps: int = 3, seed: int = 0) -> None:
         optimizer.step()
 
 
+def pickled(thing):
+    return pickle.loads(pickle.dumps(thing))
+
+
 def values(parameters) -> list[torch.Tensor]:
     return [parameter.detach().clone() for parameter in parameters]
 
@@ -46,7 +50,7 @@ def same(left, right) -> bool:
     return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
-# --- step ---------------------------------------------------------------------------------------------
+# --- step ------------------------------------------------------------------------------------------
 
 
 @BOTH
@@ -227,7 +231,7 @@ def test_optimizer_is_freed_with_its_last_reference(kind):
     assert reference() is None
 
 
-# --- parameters of every kind ---------------------------------------------------------------------------
+# --- parameters of every kind ----------------------------------------------------------------------
 
 
 @BOTH
@@ -337,7 +341,7 @@ def test_complex_parameters_move_as_their_real_views(kind):
     assert scalar != 1 + 2j
 
 
-# --- options and groups ------------------------------------------------------------------------------------
+# --- options and groups ----------------------------------------------------------------------------
 
 
 @BOTH
@@ -518,7 +522,7 @@ def test_repr_names_the_rule():
     assert "rule: CoordinatewiseLSTM" in repr(LearnedOptimizer(model().parameters()))
 
 
-# --- saving, loading, copying --------------------------------------------------------------------------------
+# --- saving, loading, copying ----------------------------------------------------------------------
 
 
 def continued(kind, optimizer_a, network_a, optimizer_b, network_b) -> bool:
@@ -602,7 +606,7 @@ def test_step_count_saved_as_a_number_is_accepted(kind):
 
 
 @BOTH
-@pytest.mark.parametrize("copier", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize("copier", [copy.deepcopy, pickled], ids=["deepcopy", "pickle"])
 def test_copies_go_on_as_the_original(kind, copier):
     network = model()
     optimizer = kind(network.parameters(), lr=1e-2)
@@ -678,7 +682,7 @@ def test_malicious_pickle_is_refused_as_state_and_as_rule(tmp_path):
     assert not trace.exists()
 
 
-# --- hooks, schedulers, scaling, averaging, compilation --------------------------------------------------------
+# --- hooks, schedulers, scaling, averaging, compilation --------------------------------------------
 
 
 @BOTH

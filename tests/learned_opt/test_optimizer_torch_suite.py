@@ -216,7 +216,8 @@ class TorchSuite(TestCase):
             start = torch.randn(2, 3, device=device, dtype=dtype, requires_grad=True)
             apart = torch.view_as_real(start).detach().reshape(2, 6).clone().requires_grad_()
             pair = [
-                optim_info.optim_cls([parameter], **copy.deepcopy(given.kwargs)) for parameter in (start, apart)
+                optim_info.optim_cls([parameter], **copy.deepcopy(given.kwargs))
+                for parameter in (start, apart)
             ]
             for _ in range(3):
                 whole = torch.view_as_complex(apart.view(2, 3, 2))
