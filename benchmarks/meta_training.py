@@ -20,8 +20,8 @@ import tyro
 from learned_opt.learner import LearnerConfig, actor_critic
 from learned_opt.meta import unroll as unroll_module
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.group import LearnerGroup
 from learned_opt.meta.trainer import new_rule
+from learned_opt.meta.truncated import TruncatedGroup
 from learned_opt.rules.features import FEATURES
 
 
@@ -47,7 +47,7 @@ def main(options: Options) -> None:
         learner=LearnerConfig(environments=8, outer_environments=8),
     )
     rule = new_rule(config)
-    group = LearnerGroup(options.family, config, seed=0, tell_roles=True)
+    group = TruncatedGroup(options.family, config, seed=0, tell_roles=True)
     group.lifetime[:] = 1e9
     group.advance(rule)
     seconds = sorted(elapsed(lambda: group.advance(rule)) for _ in range(options.windows))
@@ -72,7 +72,7 @@ def main(options: Options) -> None:
     print(f"learner-updates/s: {updates / window:.0f}")
 
 
-def parts(group: LearnerGroup, rule: torch.nn.Module) -> dict[str, float]:
+def parts(group: TruncatedGroup, rule: torch.nn.Module) -> dict[str, float]:
     """Seconds that one window spends where, by wrapping the functions concerned."""
     spent = {"rollouts": 0.0, "inner and outer gradients": 0.0, "rule forward": 0.0}
 

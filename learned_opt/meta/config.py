@@ -12,6 +12,10 @@ from learned_opt.learner import LearnerConfig
 from tasks import FAMILIES
 
 RULES = ("lstm", "classic")
+CREDITS = ("uniform", "remaining")
+ESTIMATORS = ("tbptt", "es", "pes")
+SCORINGS = ("sign", "rank")
+PERTURBED = ("all", "head")
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,19 @@ class MetaConfig:
     """See shortest_life."""
     known_total: float = 0.7
     """Share of learners whose rule is told how long they will live."""
+    start: str = ""
+    """A shipped rule or rule file to start from; empty for a rule at birth."""
+    estimator: str = "tbptt"
+    """Where the meta-gradient comes from: tbptt, truncated backpropagation of the policy objective; es,
+    evolution strategies on returns with one perturbation a life; pes, with a new one every window."""
+    sigma: float = 0.03
+    """Standard deviation of the perturbations; of es and pes."""
+    scoring: str = "sign"
+    """What a pair's difference in return counts: sign, or rank among the group's; of es and pes."""
+    perturbed: str = "all"
+    """Which of the rule's parameters are perturbed and learned: all or head; of es and pes."""
+    query_episodes: int = 8
+    """Fresh episodes that judge a candidate after each window; of es and pes."""
     second_order: bool = False
     """Differentiate through the inner policy gradient as well."""
     meta_steps: int = 1100
@@ -48,6 +65,9 @@ class MetaConfig:
     """Decoupled weight decay on the rule's parameters."""
     clip: float = 0.01
     """Each learner's meta-gradient is clipped to this norm before the mean is taken."""
+    credit: str = "uniform"
+    """Weight of a learner's meta-gradient: uniform, or remaining, twice the share of its life still to
+    come: what an update gains early on is enjoyed longer than the K updates that truncation looks at."""
     average: float = 0.98
     """Decay of the running average of the rule's parameters that is validated and saved."""
     validate_every: int = 100
@@ -74,21 +94,36 @@ class MetaConfig:
             if name not in FAMILIES:
                 choices = ", ".join(sorted(FAMILIES))
                 raise ValueError(f"unknown task family {name!r}; choose from {choices}")
+        allowed_values = {
+            "credit": CREDITS,
+            "estimator": ESTIMATORS,
+            "scoring": SCORINGS,
+            "perturbed": PERTURBED,
+        }
+        for name, allowed in allowed_values.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(allowed)}")
+        self._check_estimator()
         if len(set(self.families)) < len(self.families):
             raise ValueError(f"families repeats a name: {', '.join(self.families)}")
         if self.rule not in RULES:
             raise ValueError(f"unknown rule {self.rule!r}; choose from {', '.join(RULES)}")
         defaults = {item.name: item.default for item in fields(self)}
-        for name in ("hidden", "nominal_lr") if self.rule == "classic" else ():
+        for name in ("hidden", "nominal_lr") if self.rule == "classic" or self.start else ():
             if getattr(self, name) != defaults[name]:
-                raise ValueError(f"{name} is a setting of lstm; the classic rule's are fixed: leave it out")
+                whose = (
+                    "of the rule that the run starts from"
+                    if self.start
+                    else "of lstm, not of the classic rule"
+                )
+                raise ValueError(f"{name} is a setting {whose}: leave it out")
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, (int, float)) and not 0 <= value < 1e15:
                 raise ValueError(f"{item.name} must be finite and not negative, got {value}")
         positive = (
-            "hidden nominal_lr learners groups_per_family unroll shortest_life meta_lr clip "
-            "validate_every validation_tasks validation_updates checkpoint_every"
+            "hidden nominal_lr learners sigma query_episodes groups_per_family unroll shortest_life "
+            "meta_lr clip validate_every validation_tasks validation_updates checkpoint_every"
         )
         for name in positive.split():
             if getattr(self, name) <= 0:
@@ -97,8 +132,20 @@ class MetaConfig:
             raise ValueError("longest_life is shorter than shortest_life")
         if not (self.average < 1 and self.known_total <= 1):
             raise ValueError("average must be below 1 and known_total at most 1")
-        if self.learner.outer_environments < 1:
-            raise ValueError("learner.outer_environments must be at least 1 in meta-training")
+        if self.estimator == "tbptt" and self.learner.outer_environments < 1:
+            raise ValueError("learner.outer_environments must be at least 1 in meta-training by tbptt")
+
+    def _check_estimator(self) -> None:
+        """Settings of one estimator are refused with another, not ignored."""
+        of_evolution = ("sigma", "scoring", "perturbed", "query_episodes")
+        of_backpropagation = ("second_order", "credit")
+        foreign = of_evolution if self.estimator == "tbptt" else of_backpropagation
+        defaults = {item.name: item.default for item in fields(self)}
+        for name in foreign:
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(f"{name} has no meaning with estimator {self.estimator!r}: leave it out")
+        if self.estimator != "tbptt" and self.learners % 2:
+            raise ValueError(f"evolution strategies pair their learners: {self.learners} is odd")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as written to config.yaml."""

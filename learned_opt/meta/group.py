@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from learned_opt.learner import ActorCriticLearner, GradientSample
+from learned_opt.learner import ActorCriticLearner, GradientSample, LearnerConfig
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.unroll import Phi, clip_per_learner, replicate, unroll
+from learned_opt.meta.unroll import Phi
 from learned_opt.rules.base import RuleState, UpdateRule, select_rows
 from tasks import Noise, make_family
 
@@ -27,7 +29,7 @@ class Window:
     metrics: dict[str, float]
 
 
-class LearnerGroup:
+class LearnerGroup(ABC):
     """B learners of one task family that train side by side, at staggered phases of their lives.
 
     Lifetimes are drawn log-uniformly and rounded to whole windows; the first ones are cut to a
@@ -41,11 +43,15 @@ class LearnerGroup:
         tell_roles: whether the rule is told which tensors belong to actor and critic.
     """
 
+    replicas = 1
+    """How many learners share each task and all its random numbers."""
+
     def __init__(self, family: str, config: MetaConfig, *, seed: int, tell_roles: bool) -> None:
         self.family, self.config = family, config
         device = torch.device(config.device)
-        self.noise = Noise(torch.Generator(device).manual_seed(seed))
-        self.learner = ActorCriticLearner(make_family(family), config.learners, self.noise, config.learner)
+        self.noise = Noise(torch.Generator(device).manual_seed(seed), replicas=self.replicas)
+        learner = self._learner_config()
+        self.learner = ActorCriticLearner(make_family(family), config.learners, self.noise, learner)
         layout = self.learner.layout
         self.layout = layout if tell_roles else layout.without_roles()
         self.parameters = self.learner.initial_parameters()
@@ -56,48 +62,41 @@ class LearnerGroup:
         self.state: RuleState | None = None
         self.sample: GradientSample | None = None
 
+    def _learner_config(self) -> LearnerConfig:
+        return self.config.learner
+
+    @abstractmethod
     def advance(self, rule: UpdateRule) -> Window:
-        """K updates of every learner, the meta-gradient through them, and new lives where old ones ended."""
-        config = self.config
-        batch = config.learners
+        """K updates of every learner, the meta-gradient from them, and new lives where old ones ended."""
+
+    def ready(self, rule: UpdateRule) -> tuple[RuleState, GradientSample]:
+        """The rule's state and the gradients at the window's start; made where they are missing."""
         if self.state is None:
-            self.state = rule.init_state(self.layout, batch, device=self.parameters.device)
+            self.state = rule.init_state(self.layout, self.config.learners, device=self.parameters.device)
         if self.sample is None:
             self.sample = self.learner.gradient(self.parameters)
-        result = unroll(
-            self.learner,
-            rule,
-            replicate(rule, batch),
-            self.parameters,
-            self.state,
-            self.sample,
-            steps=config.unroll,
-            lr=rule.nominal_lr,
-            layout=self.layout,
-            total_steps=torch.where(self.told, self.lifetime, math.inf),
-            second_order=config.second_order,
-        )
-        clipped, norms, finite = clip_per_learner(result.meta_gradient, config.clip)
-        self.parameters, self.state, self.sample = result.parameters, result.state, result.sample
-        self.age = self.age + config.unroll
-        healthy = finite & self.parameters.isfinite().all(1)
-        for value in (*result.metrics.values(), result.sample.inner.sum(1)):
-            healthy = healthy & value.isfinite()
-        self._renew(rule, (self.age >= self.lifetime).squeeze(1), ~healthy)
-        alive = healthy.to(norms.dtype)
-        count = alive.sum().clamp_min(1.0)
+        return self.state, self.sample
 
-        def mean(value: Tensor) -> float:
-            return float(torch.where(healthy, value, 0.0).sum() / count)
+    def total_steps(self) -> Tensor:
+        """Planned length of each life (B, 1), infinite where the rule is not told."""
+        return torch.where(self.told, self.lifetime, math.inf)
 
-        metrics = {key: mean(value) for key, value in result.metrics.items()}
-        metrics["meta_gradient_norm"] = mean(norms)
-        metrics["diverged"] = float((~healthy).sum())
-        gradient = {name: value.mean(0) for name, value in clipped.items()}
-        return Window(gradient, metrics)
+    def end_window(self, rule: UpdateRule, healthy: Tensor) -> Tensor:
+        """K updates older: restart what ended its life or is not healthy (B, bool), and say what did."""
+        self.age = self.age + self.config.unroll
+        ended = (self.age >= self.lifetime).squeeze(1) | ~healthy
+        self._renew(rule, ended)
+        return ended
 
-    def _renew(self, rule: UpdateRule, ended: Tensor, diverged: Tensor) -> None:
-        rows = ended | diverged
+    def means(self, metrics: Mapping[str, Tensor], healthy: Tensor) -> dict[str, float]:
+        """Mean over the healthy learners of metrics (B,), and how many were not."""
+        count = healthy.sum().clamp_min(1)
+        values = {
+            key: float(torch.where(healthy, value, 0.0).sum() / count) for key, value in metrics.items()
+        }
+        return {**values, "diverged": float((~healthy).sum())}
+
+    def _renew(self, rule: UpdateRule, rows: Tensor) -> None:
         if not bool(rows.any()):
             return
         self.learner.restart(rows)

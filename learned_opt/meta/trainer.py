@@ -17,11 +17,13 @@ import torch
 import yaml
 from torch import Tensor
 
-from learned_opt.artifacts import save_rule
+from learned_opt.artifacts import load_rule, save_rule
 from learned_opt.meta.checkpoint import load_checkpoint, save_checkpoint
 from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.evolution import EvolutionGroup
 from learned_opt.meta.group import LearnerGroup, Window
 from learned_opt.meta.metrics import MetricsLog
+from learned_opt.meta.truncated import TruncatedGroup
 from learned_opt.meta.validation import Validator
 from learned_opt.rules import ClassicLSTM, CoordinatewiseLSTM, UpdateRule
 from learned_opt.seeding import derive_seed
@@ -66,7 +68,17 @@ class Outcome:
 
 
 def new_rule(config: MetaConfig) -> LearnedRule:
-    """The untrained rule of a run."""
+    """The rule that a run starts from: at birth, or a saved one.
+
+    Raises:
+        ArtifactError: there is no such rule to start from.
+        ValueError: it is of another class than the run's.
+    """
+    if config.start:
+        rule = load_rule(config.start)
+        if not isinstance(rule, ClassicLSTM if config.rule == "classic" else CoordinatewiseLSTM):
+            raise ValueError(f"{config.start} is a {type(rule).__name__}, the run trains {config.rule!r}")
+        return rule.requires_grad_()
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "rule"))
     if config.rule == "classic":
         return ClassicLSTM(generator=generator)
@@ -124,8 +136,9 @@ class MetaTrainer:
         self.optimizer = torch.optim.AdamW(
             self.rule.parameters(), lr=config.meta_lr, weight_decay=config.meta_weight_decay
         )
-        self.groups = [
-            LearnerGroup(
+        group = TruncatedGroup if config.estimator == "tbptt" else EvolutionGroup
+        self.groups: list[LearnerGroup] = [
+            group(
                 family,
                 config,
                 seed=derive_seed(config.seed, "group", replica, family),
@@ -199,7 +212,7 @@ class MetaTrainer:
             group["lr"] = self._meta_lr()
         window = self.groups[self.step % len(self.groups)].advance(self.rule)
         for name, parameter in self.rule.named_parameters():
-            parameter.grad = window.meta_gradient[name]
+            parameter.grad = window.meta_gradient.get(name)
         self.optimizer.step()
         self.step += 1
         decay = min(self.config.average, self.step / (self.step + 10))

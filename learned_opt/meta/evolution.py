@@ -1,0 +1,218 @@
+"""Evolution strategies: meta-gradients from the returns of perturbed rules; nothing is differentiated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from learned_opt.learner import LearnerConfig
+from learned_opt.learner.rollout import episodic_returns
+from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.group import LearnerGroup, Window
+from learned_opt.meta.unroll import Phi
+from learned_opt.rules.base import UpdateRule
+
+FINAL = 2.0
+"""Weight of a life's last window."""
+
+
+class Perturbations:
+    """Antithetic perturbations of φ for P pairs of learners, each pair at its own point of its own life.
+
+    A pair runs φ + σ ε and φ − σ ε side by side with the same tasks and random numbers. After each
+    window of a life, with losses L⁺ and L⁻ over that window, the estimate is
+
+        (L⁺ − L⁻) / (2 σ²) · σ ξ,
+
+    where ξ is ε itself if one perturbation lasts a whole life (ES-Single, Vicol 2023; noise-reuse
+    ES, Li et al. 2023), or the sum of all ε of this life so far if each window draws a new one
+    (persistent ES, Vicol et al. 2021). Both add up over a life to an unbiased estimate of the
+    gradient of its whole loss, smoothed by σ, though no window looks beyond its end. For example,
+    with two windows and persistent ES, the second window's loss is credited to ε_1 + ε_2, for the
+    first perturbation still shows in the state that the second window starts from.
+
+    Args:
+        shapes: of the parameters that are perturbed, by name.
+        pairs: P.
+        sigma: σ.
+        persistent: draw anew for each window.
+        generator: source of the perturbations.
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        pairs: int,
+        sigma: float,
+        *,
+        persistent: bool,
+        generator: torch.Generator,
+    ) -> None:
+        self.pairs, self.sigma, self.persistent = pairs, sigma, persistent
+        self._generator = generator
+        self._shapes = dict(shapes)
+        self.current = self._draw()
+        self.carried = {name: value.clone() for name, value in self.current.items()}
+
+    def renew(self, ended: Tensor) -> None:
+        """New perturbations for the pairs marked in `ended` (P, bool), whose lives are over."""
+        for name, drawn in self._draw().items():
+            rows = ended.view(-1, *([1] * (drawn.dim() - 1)))
+            self.current[name] = torch.where(rows, drawn, self.current[name])
+            self.carried[name] = torch.where(rows, drawn, self.carried[name])
+
+    def next_window(self, alive: Tensor) -> None:
+        """Before the next window of the pairs marked in `alive` (P, bool), whose lives go on."""
+        if not self.persistent:
+            return
+        for name, drawn in self._draw().items():
+            rows = alive.view(-1, *([1] * (drawn.dim() - 1)))
+            self.current[name] = torch.where(rows, drawn, self.current[name])
+            self.carried[name] = torch.where(rows, self.carried[name] + drawn, self.carried[name])
+
+    def candidates(self, center: Mapping[str, Tensor]) -> Phi:
+        """One φ for each of 2P learners, (2P, ...) by name: first all φ + σ ε, then all φ − σ ε."""
+        phi = {}
+        for name, value in center.items():
+            step = self.sigma * self.current[name] if name in self.current else torch.zeros_like(value)
+            step = step.expand(self.pairs, *value.shape)
+            phi[name] = torch.cat((value + step, value - step)).contiguous()
+        return phi
+
+    def gradient(self, score: Tensor) -> Phi:
+        """Mean over pairs of score · ξ: the meta-gradient, if scores are (L⁺ − L⁻) / (2σ), (P,)."""
+        return {
+            name: torch.einsum("p,p...->...", score, value) / self.pairs
+            for name, value in self.carried.items()
+        }
+
+    def _draw(self) -> Phi:
+        device = self._generator.device
+        return {
+            name: torch.randn(self.pairs, *shape, generator=self._generator, device=device)
+            for name, shape in self._shapes.items()
+        }
+
+    def state_dict(self) -> dict[str, Phi]:
+        """What changes, for checkpoints."""
+        return {"current": self.current, "carried": self.carried}
+
+    def load_state_dict(self, saved: Mapping[str, Phi]) -> None:
+        """The inverse of `state_dict`."""
+        self.current, self.carried = dict(saved["current"]), dict(saved["carried"])
+
+
+def sign_scores(difference: Tensor) -> Tensor:
+    """The sign of each pair's difference in loss L⁺ − L⁻ (P,): neither scales nor outliers matter."""
+    return difference.sign()
+
+
+def rank_scores(difference: Tensor) -> Tensor:
+    """Signed ranks of the pairs' differences in loss (P,), within [-1, 1]: clear wins count most."""
+    ranks = difference.abs().argsort().argsort().to(difference.dtype) + 1
+    return difference.sign() * ranks / len(difference)
+
+
+SCORES = {"sign": sign_scores, "rank": rank_scores}
+
+
+class EvolutionGroup(LearnerGroup):
+    """Pairs of learners under perturbed rules, judged after each window by the returns of fresh episodes.
+
+    A life's last window counts `FINAL` times, for how a life ends matters beyond its own window.
+    """
+
+    replicas = 2
+
+    def __init__(self, family: str, config: MetaConfig, *, seed: int, tell_roles: bool) -> None:
+        super().__init__(family, config, seed=seed, tell_roles=tell_roles)
+        self.pairs = config.learners // 2
+        self.perturbations: Perturbations | None = None
+
+    def advance(self, rule: UpdateRule) -> Window:
+        """K updates of every candidate, the estimate from their returns, new lives where old ones ended."""
+        config, batch = self.config, self.config.learners
+        phi = {name: value.detach() for name, value in rule.named_parameters()}
+        if self.perturbations is None:
+            self.perturbations = self._perturbations(phi)
+        with torch.no_grad():
+            candidates = self.perturbations.candidates(phi)
+            state, sample = self.ready(rule)
+            total, rewards = self.total_steps(), torch.zeros_like(self.parameters[:, 0])
+            healthy = torch.ones_like(rewards, dtype=torch.bool)
+            for _ in range(config.unroll):
+                update, state = functional_call(
+                    rule,
+                    candidates,
+                    (sample.inner, self.parameters, state, rule.nominal_lr),
+                    {"layout": self.layout, "total_steps": total},
+                )
+                healthy &= update.isfinite().all(1)
+                self.parameters = self.parameters + torch.where(healthy.unsqueeze(1), update, 0.0)
+                sample = self.learner.gradient(self.parameters)
+                healthy &= sample.inner.isfinite().all(1)
+                rewards = rewards + sample.metrics["reward"] / config.unroll
+            self.state, self.sample = state, sample
+            returns = self._judge().where(healthy, -math.inf)
+        plus, minus = returns[: self.pairs], returns[self.pairs :]
+        difference = torch.where(plus == minus, 0.0, minus - plus)  # of losses; both may be -inf
+        scores = SCORES[config.scoring](difference)
+        ends = (self.age + config.unroll >= self.lifetime).squeeze(1)[: self.pairs]
+        gradient = self.perturbations.gradient(scores * torch.where(ends, FINAL, 1.0))
+        both = healthy[: self.pairs] & healthy[self.pairs :]
+        ended = self.end_window(rule, both.repeat(2))[: self.pairs]
+        self.perturbations.renew(ended)
+        self.perturbations.next_window(~ended)
+        norm = torch.stack([value.norm() for value in gradient.values()]).norm()
+        metrics = {
+            "reward": rewards,
+            "gradient_norm": sample.metrics["gradient_norm"],
+            "meta_gradient_norm": norm.expand(batch),
+        }
+        return Window(gradient, self.means(metrics, both.repeat(2)))
+
+    def _judge(self) -> Tensor:
+        """Mean return of fresh episodes (B,), with the same random numbers within a pair."""
+        returns = episodic_returns(
+            self.learner.policy,
+            self.parameters,
+            self.learner.environments.tasks,
+            self.config.query_episodes,
+            self.noise,
+        )
+        return returns.mean(1)
+
+    def _perturbations(self, phi: Phi) -> Perturbations:
+        config = self.config
+        shapes = {name: tuple(value.shape) for name, value in phi.items()}
+        if config.perturbed == "head":
+            shapes = {"head": shapes["head"]}
+        return Perturbations(
+            shapes,
+            self.pairs,
+            config.sigma,
+            persistent=config.estimator == "pes",
+            generator=self.noise.generator,
+        )
+
+    def _learner_config(self) -> LearnerConfig:
+        return replace(self.config.learner, outer_environments=0)
+
+    def state_dict(self) -> dict[str, object]:
+        """As of every group, with the perturbations."""
+        perturbations = None if self.perturbations is None else self.perturbations.state_dict()
+        return {**super().state_dict(), "perturbations": perturbations}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        if saved["perturbations"] is not None:
+            current = saved["perturbations"]["current"]
+            self.perturbations = self._perturbations({name: value[0] for name, value in current.items()})
+            self.perturbations.load_state_dict(saved["perturbations"])
+        super().load_state_dict(saved)

@@ -1,0 +1,51 @@
+"""Meta-gradients of a group of learners by truncated backpropagation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from learned_opt.meta.group import LearnerGroup, Window
+from learned_opt.meta.unroll import clip_per_learner, replicate, unroll
+from learned_opt.rules.base import UpdateRule
+
+
+class TruncatedGroup(LearnerGroup):
+    """Learners whose outer losses are differentiated through each window of K updates, see `unroll`."""
+
+    def advance(self, rule: UpdateRule) -> Window:
+        """K updates of every learner, the meta-gradient through them, and new lives where old ones ended."""
+        config = self.config
+        batch = config.learners
+        state, sample = self.ready(rule)
+        result = unroll(
+            self.learner,
+            rule,
+            replicate(rule, batch),
+            self.parameters,
+            state,
+            sample,
+            steps=config.unroll,
+            lr=rule.nominal_lr,
+            layout=self.layout,
+            total_steps=self.total_steps(),
+            second_order=config.second_order,
+        )
+        clipped, norms, finite = clip_per_learner(result.meta_gradient, config.clip)
+        credit = self._credit()
+        self.parameters, self.state, self.sample = result.parameters, result.state, result.sample
+        healthy = finite & self.parameters.isfinite().all(1)
+        for value in (*result.metrics.values(), result.sample.inner.sum(1)):
+            healthy = healthy & value.isfinite()
+        self.end_window(rule, healthy)
+        gradient = {
+            name: torch.einsum("b,b...->...", credit, value) / batch for name, value in clipped.items()
+        }
+        return Window(gradient, self.means({**result.metrics, "meta_gradient_norm": norms}, healthy))
+
+    def _credit(self) -> Tensor:
+        """Weight of each learner's meta-gradient (B,), 1 on average over a life."""
+        if self.config.credit == "uniform":
+            return torch.ones_like(self.age.squeeze(1))
+        middle = self.age + self.config.unroll / 2
+        return 2 * (1 - middle / self.lifetime).squeeze(1)
