@@ -32,9 +32,9 @@ class Options:
     steps: int = 20_000
     """Environment steps to train."""
     rule: str = "default"
-    """A shipped rule or a rule file."""
+    """A shipped rule or a rule file; a loaded model keeps its own."""
     learning_rate: float | None = None
-    """None takes the rule's nominal one; Stable-Baselines3's own default is 3e-4 for PPO."""
+    """None takes the rule's nominal one; a loaded model keeps its own."""
     load: Path | None = None
     """Go on from a saved model."""
     out: Path = field(default_factory=lambda: Path("runs/sb3/model.zip"))
@@ -46,7 +46,9 @@ class Options:
 def create(options: Options) -> BaseAlgorithm:
     """An algorithm that optimizes with a learned rule."""
     # Stable-Baselines3 sets the learning rate at every iteration: it has to be given to the algorithm.
-    learning_rate = options.learning_rate or load_rule(options.rule).nominal_lr
+    learning_rate = options.learning_rate
+    if learning_rate is None:
+        learning_rate = load_rule(options.rule).nominal_lr
     settings: dict[str, Any] = {
         "policy_kwargs": {
             "optimizer_class": LearnedOptimizer,

@@ -13,11 +13,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from learned_opt.artifacts import load_rule
-from learned_opt.layout import ParameterLayout
+from learned_opt.layout import ParameterLayout, TensorSpec
 from learned_opt.rules import UpdateRule
+from learned_opt.rules.base import is_usable
 
 Rule = str | Path | UpdateRule
 """A shipped rule's name, a rule file, or a rule."""
+
+LAYOUTS = 16
+"""Sets of parameters with gradients whose layouts are kept."""
 
 
 class LearnedOptimizer(Optimizer):
@@ -25,8 +29,8 @@ class LearnedOptimizer(Optimizer):
 
     The trajectory is that of the rule's pure core. The rule computes in float32, whatever the
     parameters are; its state lies in `optimizer.state` as float32 tensors and stays float32 when
-    loaded. Coordinates whose gradient is not finite neither move nor change their state. Nothing
-    waits for the device: steps can be captured in CUDA graphs, whether or not `capturable` is set.
+    loaded. Coordinates whose gradient or value is not finite, or beyond 1e15, neither move nor change
+    their state. Nothing waits for the device, whether or not `capturable` is set.
 
     Args:
         params: as for every torch.optim optimizer: tensors, named tensors, or groups, which may have
@@ -45,7 +49,7 @@ class LearnedOptimizer(Optimizer):
     Raises:
         ArtifactError: no such rule.
         ValueError: an option out of its range, or a loaded state that another rule made.
-        RuntimeError: a sparse gradient.
+        RuntimeError: a sparse gradient, or a distributed parameter (DTensor).
     """
 
     def __init__(
@@ -63,7 +67,8 @@ class LearnedOptimizer(Optimizer):
     ) -> None:
         self._rules: dict[str, UpdateRule] = {}
         self._lr = lr
-        self._layouts: dict[tuple[int, ...], ParameterLayout] = {}
+        self._on_device: dict[tuple[str, torch.device], UpdateRule] = {}
+        self._layouts: dict[Any, ParameterLayout] = {}
         identity = self._adopt(rule)
         defaults = {
             "lr": self._rules[identity].nominal_lr if lr is None else lr,
@@ -132,22 +137,21 @@ class LearnedOptimizer(Optimizer):
         index = self._first_index(group)
         for parameter in group["params"]:
             gradient = parameter.grad
-            if gradient is not None and gradient.layout != torch.strided:
-                raise RuntimeError(
-                    "LearnedOptimizer does not support sparse gradients: make embeddings with sparse=False"
-                )
             if gradient is not None:
+                _check_support(parameter, gradient)
                 state = self.state[parameter]
                 if not state:
                     state.update(self._initial_state(group, parameter))
                 if parameter.numel():
+                    _check_size(parameter, state)
                     indices.append(index)
                     parameters.append(parameter)
                     gradients.append(gradient)
                     entries.extend([state[name] for name in sorted(state)])
             index += 1
         for together in _batches(parameters, one_by_one=group["foreach"] is False):
-            self._layout_of(tuple(indices[i] for i in together), parameters[together[0]].device)
+            self._layout_of([(indices[i], parameters[i]) for i in together])
+            self._rule_on(group["rule"], parameters[together[0]].device)
 
     def _update(
         self,
@@ -159,7 +163,7 @@ class LearnedOptimizer(Optimizer):
         entries: list[Tensor],
     ) -> None:
         """Step the parameters at the places `together` of the lists."""
-        rule, lr, decay = self._rules[group["rule"]], group["lr"], group["weight_decay"]
+        lr, decay = group["lr"], group["weight_decay"]
         if isinstance(lr, Tensor):
             lr = lr.reshape(()).float()
         targets = [parameters[i] for i in together]
@@ -172,18 +176,19 @@ class LearnedOptimizer(Optimizer):
         if group["maximize"]:
             slopes = [-slope for slope in slopes]
         total = group["total_steps"]
-        update = rule.step_tensors(
+        update = self._rule_on(group["rule"], seen[0].device).step_tensors(
             slopes,
             seen,
             states,
             lr,
-            layout=self._layout_of(tuple(indices[i] for i in together), seen[0].device),
-            total_steps=None if total is None else torch.full((1, 1), float(total), device=seen[0].device),
+            layout=self._layout_of([(indices[i], parameters[i]) for i in together]),
+            total_steps=None if total is None else seen[0].new_full((1, 1), float(total)),
         )
         updates = torch._C._nn.unflatten_dense_tensors(update, seen)
         if decay:
             kept = [
-                torch.where(slope.isfinite(), value, 0.0) for slope, value in zip(slopes, seen, strict=True)
+                torch.where(is_usable(slope, value), value, 0.0)
+                for slope, value in zip(slopes, seen, strict=True)
             ]
             updates = [change - lr * decay * value for change, value in zip(updates, kept, strict=True)]
         if group["differentiable"]:
@@ -203,14 +208,28 @@ class LearnedOptimizer(Optimizer):
         state = self._rules[group["rule"]].init_state(layout, 1, device=parameter.device)
         return {key: value.reshape(()) if key == "step" else value.squeeze(0) for key, value in state.items()}
 
-    def _layout_of(self, indices: tuple[int, ...], device: torch.device) -> ParameterLayout:
-        """The layout of some of all parameters, which keep their positions among all; made once."""
-        if indices not in self._layouts:
-            everything = [parameter for group in self.param_groups for parameter in group["params"]]
-            shapes = {str(index): tuple(_shape(parameter)) for index, parameter in enumerate(everything)}
-            self._layouts[indices] = ParameterLayout.of(shapes).select(indices)
-            self._layouts[indices].prepare(device)
-        return self._layouts[indices]
+    def _layout_of(self, members: list[tuple[int, Tensor]]) -> ParameterLayout:
+        """The layout of some of all parameters, given with their places among all, which they keep."""
+        key = (members[0][1].device, *((index, parameter.shape) for index, parameter in members))
+        if key not in self._layouts:
+            while len(self._layouts) >= LAYOUTS:
+                del self._layouts[next(iter(self._layouts))]
+            last = max(sum(len(group["params"]) for group in self.param_groups) - 1, 1)
+            specs = [
+                TensorSpec(str(index), tuple(_shape(parameter)), position=2 * index / last - 1)
+                for index, parameter in members
+            ]
+            self._layouts[key] = ParameterLayout(tuple(specs))
+            self._layouts[key].prepare(members[0][1].device)
+        return self._layouts[key]
+
+    def _rule_on(self, identity: str, device: torch.device) -> UpdateRule:
+        """The rule where the parameters are; made once for each device."""
+        if device.type == "cpu":
+            return self._rules[identity]
+        if (identity, device) not in self._on_device:
+            self._on_device[identity, device] = copy.deepcopy(self._rules[identity]).to(device)
+        return self._on_device[identity, device]
 
     def _first_index(self, group: dict[str, Any]) -> int:
         count = 0
@@ -230,7 +249,8 @@ class LearnedOptimizer(Optimizer):
         return identity
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_rules": self._rules, "_lr": self._lr, "_layouts": {}}
+        own = {"_rules": self._rules, "_lr": self._lr, "_on_device": {}, "_layouts": {}}
+        return {**super().__getstate__(), **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As in torch, but that the state keeps its precision and is copied, not shared.
@@ -262,7 +282,7 @@ class LearnedOptimizer(Optimizer):
             names = [name for group in loading["param_groups"] for name in group["params"]]
             for parameter, name in zip(parameters, names, strict=True):
                 for key, value in loading["state"].get(name, {}).items():
-                    state["state"][parameter][key] = _own_copy(value, parameter)
+                    state["state"][parameter][key] = _own_copy(key, value, parameter)
         super().__setstate__(state)
 
 
@@ -283,26 +303,46 @@ def _shape(parameter: Tensor) -> torch.Size:
 
 def _real(tensor: Tensor) -> Tensor:
     """A tensor in float32 and in order; a complex one as its real parts, with a last axis of 2."""
-    if tensor.dtype is torch.float32 and tensor.is_contiguous():
-        return tensor
+    if not torch.compiler.is_compiling():
+        tensor = tensor.resolve_conj().resolve_neg()
     real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     return real.float().contiguous()
 
 
-def _own_copy(value: Any, parameter: Tensor) -> Tensor:
+def _own_copy(key: str, value: Any, parameter: Tensor) -> Tensor:
     """A loaded entry of the state; old checkpoints may hold a plain number."""
-    if isinstance(value, Tensor):
-        dtype = torch.float32 if value.is_floating_point() else value.dtype
-        return value.detach().to(parameter.device, dtype, copy=True)
-    return torch.tensor(float(value), device=parameter.device)
+    entry = torch.as_tensor(value).detach()
+    dtype = torch.float32 if key == "step" or entry.is_floating_point() else entry.dtype
+    return entry.to(parameter.device, dtype, copy=True).contiguous()
+
+
+def _check_support(parameter: Tensor, gradient: Tensor) -> None:
+    if gradient.layout != torch.strided:
+        raise RuntimeError(
+            "LearnedOptimizer does not support sparse gradients: make embeddings with sparse=False"
+        )
+    if hasattr(parameter, "device_mesh"):
+        raise RuntimeError(
+            "LearnedOptimizer does not support distributed parameters (DTensor): its rules look at whole "
+            "tensors; use DistributedDataParallel"
+        )
+
+
+def _check_size(parameter: Tensor, state: dict[str, Tensor]) -> None:
+    size = _shape(parameter).numel()
+    for key, entry in state.items():
+        if key != "step" and entry.shape[-1] != size:
+            raise ValueError(
+                f"the state's {key} has {entry.shape[-1]} coordinates, its parameter {size}: "
+                "the parameter's shape changed, or the state was made for another network"
+            )
 
 
 def _check(options: dict[str, Any]) -> None:
     lr, decay, total = options["lr"], options["weight_decay"], options["total_steps"]
-    if isinstance(lr, Tensor):
-        if lr.numel() != 1:
-            raise ValueError(f"Tensor lr must be 1-element, got shape {tuple(lr.shape)}")
-    elif not (lr >= 0 and math.isfinite(lr)):
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ValueError(f"Tensor lr must be 1-element, got shape {tuple(lr.shape)}")
+    if not (lr >= 0 and math.isfinite(lr)):
         raise ValueError(f"lr must be at least 0 and finite, got {lr}")
     if not (decay >= 0 and math.isfinite(decay)):
         raise ValueError(f"weight_decay must be at least 0 and finite, got {decay}")

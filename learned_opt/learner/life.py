@@ -10,7 +10,7 @@ from torch import Tensor
 
 from learned_opt.learner.actor_critic import ActorCriticLearner
 from learned_opt.learner.rollout import episodic_returns
-from learned_opt.rules.base import Scalar, UpdateRule
+from learned_opt.rules.base import Scalar, UpdateRule, is_usable
 from learned_opt.seeding import derive_noise
 
 
@@ -21,7 +21,7 @@ class Life:
     updates: (Q,) numbers of updates after which the policies were queried, 0 first.
     returns: (Q, B) mean undiscounted return of fresh episodes, actions sampled.
     mean_action_returns: (Q, B) the same with the most probable (or mean) actions.
-    diverged: (B,) whether parameters or gradients ever became non-finite; such learners stop there.
+    diverged: (B,) whether parameters or gradients ever left the range of `is_usable`; those stop there.
     steps_per_update: environment steps a learner takes between updates.
     """
 
@@ -107,7 +107,7 @@ def live(
             total_steps=total,
         )
         stepped = parameters + change
-        diverged |= ~(stepped.isfinite() & sample.inner.isfinite()).all(1)
+        diverged |= ~is_usable(sample.inner, stepped).all(1)
         parameters = torch.where(diverged.unsqueeze(1), parameters, stepped)
         if on_update is not None:
             on_update()

@@ -16,7 +16,7 @@ from learned_opt.learner.rollout import episodic_returns
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.group import LearnerGroup, Window
 from learned_opt.meta.unroll import Phi
-from learned_opt.rules.base import UpdateRule
+from learned_opt.rules.base import UpdateRule, is_usable
 
 FINAL = 2.0
 """Weight of a life's last window."""
@@ -156,7 +156,7 @@ class EvolutionGroup(LearnerGroup):
                 healthy &= update.isfinite().all(1)
                 self.parameters = self.parameters + torch.where(healthy.unsqueeze(1), update, 0.0)
                 sample = self.learner.gradient(self.parameters)
-                healthy &= sample.inner.isfinite().all(1)
+                healthy &= is_usable(sample.inner, self.parameters).all(1)
                 rewards = rewards + sample.metrics["reward"] / config.unroll
             self.state, self.sample = state, sample
             returns = self._judge().where(healthy, -math.inf)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from learned_opt.meta.group import LearnerGroup, Window
 from learned_opt.meta.unroll import clip_per_learner, replicate, unroll
-from learned_opt.rules.base import UpdateRule
+from learned_opt.rules.base import UpdateRule, is_usable
 
 
 class TruncatedGroup(LearnerGroup):
@@ -34,8 +34,8 @@ class TruncatedGroup(LearnerGroup):
         clipped, norms, finite = clip_per_learner(result.meta_gradient, config.clip)
         credit = self._credit()
         self.parameters, self.state, self.sample = result.parameters, result.state, result.sample
-        healthy = finite & self.parameters.isfinite().all(1)
-        for value in (*result.metrics.values(), result.sample.inner.sum(1)):
+        healthy = finite & is_usable(result.sample.inner, self.parameters).all(1)
+        for value in result.metrics.values():
             healthy = healthy & value.isfinite()
         self.end_window(rule, healthy)
         gradient = {

@@ -86,6 +86,7 @@ class UpdateRule(nn.Module, ABC):
             parameters: as the gradients.
             states: the state's entries for each tensor, (..., n), and "step" (): changed in place,
                 but for a state that is part of an autograd graph, whose entries are replaced.
+                Coordinates that are not usable, see `is_usable`, keep theirs and do not move.
             lr: float, or a tensor of one element.
             layout: of these L tensors.
             total_steps: (1, 1).
@@ -105,8 +106,11 @@ class UpdateRule(nn.Module, ABC):
             torch.cat([tensor.reshape(-1) for tensor in tensors]).unsqueeze(0)
             for tensors in (gradients, parameters)
         )
+        usable = is_usable(gradient, vector)
+        gradient, vector = torch.where(usable, gradient, 0.0), torch.where(usable, vector, 0.0)
         update, new = self.update(gradient, vector, joined, lr, layout=layout, total_steps=total_steps)
-        for key, value in new.items():
+        update = torch.where(usable, update, 0.0)
+        for key, value in where_usable(usable, new, joined).items():
             entry = value.squeeze(0)
             pieces = entry.unbind() if key == "step" else entry.split_with_sizes(layout.sizes, dim=-1)
             for state, piece in zip(states, pieces, strict=True):
@@ -116,16 +120,17 @@ class UpdateRule(nn.Module, ABC):
                     state[key].copy_(piece)
         return update.squeeze(0)
 
+    @abstractmethod
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, JSON-compatible: with φ, they are all that the rule is."""
-        return {}
 
     def identity(self) -> str:
         """A name that two rules share if and only if class, configuration and φ are equal."""
-        digest = hashlib.sha256(json.dumps(self.config(), sort_keys=True).encode())
+        made = {"class": f"{type(self).__module__}.{type(self).__qualname__}", **self.config()}
+        digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
         for name, value in sorted(self.state_dict().items()):
             digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
         return f"{type(self).__name__} {digest.hexdigest()[:16]}"
 
     def forward(
@@ -140,6 +145,25 @@ class UpdateRule(nn.Module, ABC):
     ) -> tuple[Tensor, RuleState]:
         """`update`, so that `torch.func.functional_call` can run the rule with another φ."""
         return self.update(gradient, parameters, state, lr, layout=layout, total_steps=total_steps)
+
+
+LARGEST = 1e15
+"""Gradients and parameters beyond this magnitude count as not finite: their squares would overflow."""
+
+
+def is_usable(gradient: Tensor, parameters: Tensor) -> Tensor:
+    """Which coordinates have a gradient and a value that a rule can work with (NaN and infinity are none)."""
+    return (gradient.abs() <= LARGEST) & (parameters.abs() <= LARGEST)
+
+
+def where_usable(usable: Tensor, new: RuleState, old: RuleState) -> RuleState:
+    """`new`, except that coordinates not marked in `usable` (B, N) keep their `old` entries."""
+    return {
+        key: value
+        if key == "step"
+        else torch.where(usable if value.dim() == 2 else usable.unsqueeze(1), value, old[key])
+        for key, value in new.items()
+    }
 
 
 def select_rows(rows: Tensor, new: RuleState, old: RuleState) -> RuleState:

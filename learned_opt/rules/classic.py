@@ -55,10 +55,12 @@ class ClassicLSTM(UpdateRule):
         self.cells = nn.ParameterList()
         for hidden in self.layers:
             fan_in = width + 1 + hidden
-            weight = torch.randn(4 * hidden, fan_in, generator=generator) / math.sqrt(fan_in)
+            weight = torch.randn(
+                4 * hidden, fan_in, generator=generator, dtype=torch.float32, device="cpu"
+            ) / math.sqrt(fan_in)
             self.cells.append(nn.Parameter(weight))
             width = hidden
-        self.head = nn.Parameter(torch.zeros(1, width + 1))
+        self.head = nn.Parameter(torch.zeros(1, width + 1, dtype=torch.float32, device="cpu"))
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, for artifacts."""

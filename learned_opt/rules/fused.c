@@ -47,7 +47,7 @@ typedef struct {
     float correction[3], shared[SHARED], inverse_square, inverse_size; /* filled by observe */
 } segment;
 
-static const float FAST = 0.9f, SLOW = 0.99f, SQUARE = 0.999f, EPS = 1e-8f, LIMIT = 5.0f;
+static const float FAST = 0.9f, SLOW = 0.99f, SQUARE = 0.999f, EPS = 1e-8f, LIMIT = 5.0f, LARGEST = 1e15f;
 static const float TINY = 1.17549435e-38f;
 
 static inline vector all(float x) { return (vector){0} + x; }
@@ -85,6 +85,11 @@ static inline vector at_least(vector x, float low) { return choose(x < all(low),
 #endif
 static inline vector clamp(vector x, float limit) { return at_least(at_most(x, limit), -limit); }
 static inline vector magnitude(vector x) { return (vector)((mask)x & 0x7fffffff); }
+
+/* As is_usable of base.py. */
+static inline mask is_usable(vector gradient, vector parameter) {
+    return (magnitude(gradient) <= LARGEST) & (magnitude(parameter) <= LARGEST);
+}
 
 static inline vector root_of(vector x) {
     vector y;
@@ -148,13 +153,13 @@ static void observe(segment *s) {
         vector sum_gradient = {0}, sum_square = {0}, sum_parameters = {0}, sum_adam = {0}, sum_slow = {0};
         for (int64_t i = start; i < stop; i += LANES) {
             const int64_t count = stop - i;
-            const vector p = load_up_to(s->parameters + i, count);
+            const vector raw_p = load_up_to(s->parameters + i, count);
             const moments old = {.fast = load_up_to(s->fast + i, count),
                                  .slow = load_up_to(s->slow + i, count),
                                  .square = load_up_to(s->square + i, count)};
             const vector raw = load_up_to(s->gradient + i, count);
-            const mask finite = raw * 0.0f == 0.0f;
-            const vector g = choose(finite, raw, all(0)), gg = g * g;
+            const mask usable = is_usable(raw, raw_p);
+            const vector p = choose(usable, raw_p, all(0)), g = choose(usable, raw, all(0)), gg = g * g;
             const moments new = {.fast = old.fast + (1 - FAST) * (g - old.fast),
                                  .slow = old.slow + (1 - SLOW) * (g - old.slow),
                                  .square = old.square + (1 - SQUARE) * (gg - old.square)};
@@ -164,9 +169,9 @@ static void observe(segment *s) {
             sum_parameters += p * p;
             sum_adam += seen.adam * seen.adam;
             sum_slow += seen.slow_unit * seen.slow_unit;
-            store_up_to(s->new_fast + i, choose(finite, new.fast, old.fast), count);
-            store_up_to(s->new_slow + i, choose(finite, new.slow, old.slow), count);
-            store_up_to(s->new_square + i, choose(finite, new.square, old.square), count);
+            store_up_to(s->new_fast + i, choose(usable, new.fast, old.fast), count);
+            store_up_to(s->new_slow + i, choose(usable, new.slow, old.slow), count);
+            store_up_to(s->new_square + i, choose(usable, new.square, old.square), count);
         }
         of_gradient += total(sum_gradient), of_square += total(sum_square);
         of_parameters += total(sum_parameters), of_adam += total(sum_adam), of_slow += total(sum_slow);
@@ -225,7 +230,7 @@ static inline void gates(const vector x[4], vector old, vector *cell, vector *hi
 static void advance_block(const segment *s, int hidden, const packed *w, int64_t first, int64_t size) {
     vector inputs[(OWN + MAX_HIDDEN) * VECTORS];
     view seen[VECTORS];
-    mask finite[VECTORS], moved[VECTORS];
+    mask usable[VECTORS], moved[VECTORS];
     vector multiplier[VECTORS], offset[VECTORS];
     int64_t at[VECTORS], count[VECTORS];
     for (int v = 0; v < VECTORS; v++) {
@@ -233,8 +238,9 @@ static void advance_block(const segment *s, int hidden, const packed *w, int64_t
         at[v] = count[v] > 0 ? first + v * LANES : first; /* lanes beyond the end read and write nothing */
         const int64_t i = at[v];
         const vector raw = load_up_to(s->gradient + i, count[v]);
-        finite[v] = raw * 0.0f == 0.0f;
-        const vector g = choose(finite[v], raw, all(0)), p = load_up_to(s->parameters + i, count[v]);
+        const vector raw_p = load_up_to(s->parameters + i, count[v]);
+        usable[v] = is_usable(raw, raw_p);
+        const vector g = choose(usable[v], raw, all(0)), p = choose(usable[v], raw_p, all(0));
         const moments now = {.fast = load_up_to(s->new_fast + i, count[v]),
                              .slow = load_up_to(s->new_slow + i, count[v]),
                              .square = load_up_to(s->new_square + i, count[v])};
@@ -270,8 +276,8 @@ static void advance_block(const segment *s, int hidden, const packed *w, int64_t
             multiplier[v] += s->head[unit] * output;
             offset[v] += s->head[hidden + 1 + unit] * output;
             const int64_t j = unit * s->new_stride + at[v];
-            store_up_to(s->new_cell + j, choose(finite[v], cell, old), count[v]);
-            store_up_to(s->new_hidden + j, choose(finite[v], output, inputs[(OWN + unit) * VECTORS + v]), count[v]);
+            store_up_to(s->new_cell + j, choose(usable[v], cell, old), count[v]);
+            store_up_to(s->new_hidden + j, choose(usable[v], output, inputs[(OWN + unit) * VECTORS + v]), count[v]);
         }
     }
     for (int v = 0; v < VECTORS; v++) {
@@ -279,7 +285,7 @@ static void advance_block(const segment *s, int hidden, const packed *w, int64_t
         const vector gate = choose(moved[v], seen[v].root * seen[v].inverse, all(0));
         const vector c = s->offset * hyperbolic_tangent(offset[v]);
         const vector update = -s->lr * (m * seen[v].adam + c * gate);
-        store_up_to(s->update + at[v], choose(finite[v], update, all(0)), count[v]);
+        store_up_to(s->update + at[v], choose(usable[v], update, all(0)), count[v]);
     }
 }
 

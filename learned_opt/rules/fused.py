@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from learned_opt.layout import FACTS, ParameterLayout
 from learned_opt.rules.base import RuleState
@@ -35,6 +36,8 @@ _ADDRESSES = (
     "cell_weight",
     "head",
 )
+_ROWS = {"fast": 1, "slow": 1, "square": 1, "step": 1}
+"""Numbers a coordinate of the state's entries; H of those that are not named."""
 _COLUMN = {name: index for index, name in enumerate(_ADDRESSES)}
 SEGMENT = np.dtype(
     [
@@ -88,17 +91,28 @@ def load(instructions: str) -> ctypes.CDLL | None:
     return None
 
 
-def applies(hidden: int, tensors: Iterable[Tensor]) -> bool:
-    """Whether the fused step can stand in: contiguous float32 on the CPU, no gradient wanted."""
-    if hidden > MAX_HIDDEN or torch.compiler.is_compiling() or library() is None:
+def applies(hidden: int, tensors: Iterable[Tensor], given: Sequence[Tensor] = ()) -> bool:
+    """Whether the fused step can stand in: contiguous float32 on the CPU, and nothing to differentiate.
+
+    Args:
+        hidden: H.
+        tensors: whose memory the step reads or writes.
+        given: other tensors that it depends on, of any type.
+    """
+    if hidden > MAX_HIDDEN or torch.compiler.is_compiling() or library() is None or _transformed():
         return False
     wanted = torch.is_grad_enabled()
     for x in tensors:
-        if x.dtype is not torch.float32 or not x.is_cpu or not x.is_contiguous():
+        if x.dtype is not torch.float32 or not x.is_cpu or not x.is_contiguous() or x.is_neg():
             return False
         if (wanted and x.requires_grad) or type(x) not in _PLAIN:
             return False
-    return True
+    return not any((wanted and x.requires_grad) or not x.is_cpu for x in given)
+
+
+def _transformed() -> bool:
+    """Whether vmap, a functional derivative or forward-mode differentiation is under way."""
+    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def update(
@@ -118,7 +132,15 @@ def update(
     Returns:
         The update (B, N) under "update" and the new state's entries under their names.
     """
-    batch, count = tensors["step"].shape
+    batch, count = len(tensors["gradient"]), len(layout.specs)
+    hidden = phi["head"].shape[-1] - 1
+    expected = {"step": (batch, count), "hidden": (batch, hidden, layout.size)}
+    expected["cell"] = expected["hidden"]
+    for name, tensor in tensors.items():
+        _fits(name, tensor, expected.get(name, (batch, layout.size)))
+    for name, tensor in phi.items():
+        if tensor.dim() == 3:
+            _fits(name, tensor, (batch, *tensor.shape[1:]))
     out = {name: torch.empty_like(tensors[name]) for name in _STATE}
     out["update"] = torch.empty_like(tensors["gradient"])
     records = np.zeros((batch, count), SEGMENT)
@@ -139,7 +161,7 @@ def update(
     records["size"] = layout.sizes
     records["stride"] = records["new_stride"] = layout.size
     _fill(records, layout, numbers)
-    run(records.reshape(-1), tensors["hidden"].shape[1])
+    run(records.reshape(-1), hidden)
     return out
 
 
@@ -152,10 +174,18 @@ def step_tensors(
     numbers: Mapping[str, Any],
 ) -> Tensor:
     """One step of one parameter vector whose tensors lie apart; changes the states in place."""
-    update = torch.empty(layout.size)
+    update = torch.empty(layout.size, dtype=torch.float32, device="cpu")
+    hidden = phi["head"].shape[-1] - 1
     weights = [tensor.data_ptr() for tensor in phi.values()]
     addresses, target = [], update.data_ptr()
     for gradient, parameter, state, size in zip(gradients, parameters, states, layout.sizes, strict=True):
+        for name in _STATE:
+            rows = _ROWS.get(name, hidden)
+            if state[name].numel() != (1 if name == "step" else rows * size):
+                shape = tuple(state[name].shape)
+                raise ValueError(f"the state's {name} has shape {shape}, made for another size")
+        if gradient.numel() != size or parameter.numel() != size:
+            raise ValueError(f"a tensor of {size} coordinates came with {gradient.numel()} gradients")
         entries = [state[name].data_ptr() for name in _STATE]
         addresses.append([gradient.data_ptr(), parameter.data_ptr(), *entries, *entries, target, *weights])
         target += size * update.element_size()
@@ -163,8 +193,14 @@ def step_tensors(
     records["addresses"] = addresses
     records["size"] = records["stride"] = records["new_stride"] = layout.sizes
     _fill(records, layout, numbers)
-    run(records, states[0]["hidden"].shape[0])
+    run(records, hidden)
     return update
+
+
+def _fits(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    """The C code takes sizes on trust, so they are checked here."""
+    if tensor.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
 
 
 def _fill(records: np.ndarray, layout: ParameterLayout, numbers: Mapping[str, Any]) -> None:
@@ -185,8 +221,22 @@ def run(records: np.ndarray, hidden: int) -> None:
     cuts = [total * i // threads for i in range(threads + 1)]
     own, *others = [(address, count, hidden, start, stop) for start, stop in pairwise(cuts)]
     helpers = [Thread(target=fused.learned_opt_advance, args=share) for share in others]
+    try:
+        for helper in helpers:
+            helper.start()
+        fused.learned_opt_advance(*own)
+    finally:
+        _finish(helpers)
+
+
+def _finish(helpers: Sequence[Thread]) -> None:
+    """Wait for all, whatever happens: they write into tensors that live no longer than the caller."""
+    interrupt: KeyboardInterrupt | None = None
     for helper in helpers:
-        helper.start()
-    fused.learned_opt_advance(*own)
-    for helper in helpers:
-        helper.join()
+        while helper.is_alive():
+            try:
+                helper.join()
+            except KeyboardInterrupt as caught:
+                interrupt = caught
+    if interrupt is not None:
+        raise interrupt

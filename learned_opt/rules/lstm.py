@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from learned_opt.layout import ParameterLayout
 from learned_opt.rules import fused
-from learned_opt.rules.base import RuleState, Scalar, UpdateRule, batched
+from learned_opt.rules.base import RuleState, Scalar, UpdateRule, batched, is_usable, where_usable
 from learned_opt.rules.cell import lstm_cell
 from learned_opt.rules.features import FEATURES, init_moments, observe, share_of_life
 
@@ -24,8 +24,8 @@ class CoordinatewiseLSTM(UpdateRule):
         Δθ = −lr · [exp(ρ tanh(a / ρ)) · m̂ / (√v̂ + ε) + c · tanh(b) · √v̂ / (√v̂ + ε)],
 
     so that training starts at Adam(lr) and can change each step by at most a factor e^ρ plus c lr.
-    Coordinates that never saw a gradient (v = 0) do not move; coordinates whose gradient is not
-    finite neither move nor change their state.
+    Coordinates that never saw a gradient (v = 0) do not move; coordinates whose gradient or value is
+    not finite, or beyond 1e15, neither move nor change their state.
 
     Args:
         hidden: H, hidden units a coordinate.
@@ -59,11 +59,12 @@ class CoordinatewiseLSTM(UpdateRule):
         self.max_log_multiplier = max_log_multiplier
         self.max_offset = max_offset
         generator = generator or torch.Generator().manual_seed(0)
-        weight = torch.randn(4 * hidden, FEATURES + hidden, generator=generator)
+        size = (4 * hidden, FEATURES + hidden)
+        weight = torch.randn(size, generator=generator, dtype=torch.float32, device="cpu")
         weight /= math.sqrt(FEATURES + hidden)
         weight[hidden : 2 * hidden, FEATURES - 1] += 1.0  # forget gates start open
         self.cell_weight = nn.Parameter(weight)
-        self.head = nn.Parameter(torch.zeros(2, hidden + 1))
+        self.head = nn.Parameter(torch.zeros(2, hidden + 1, dtype=torch.float32, device="cpu"))
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, for artifacts."""
@@ -103,14 +104,15 @@ class CoordinatewiseLSTM(UpdateRule):
         """One step of the rule; see the class for the equation."""
         phi = {"cell_weight": self.cell_weight, "head": self.head}
         tensors = {"gradient": gradient, "parameters": parameters, **state}
-        if fused.applies(self.hidden, (*tensors.values(), *phi.values())):
+        given = [x for x in (lr, total_steps) if isinstance(x, Tensor)]
+        if fused.applies(self.hidden, (*tensors.values(), *phi.values()), given):
             numbers = {**self._numbers(lr), **_time(state["step"], total_steps)}
             new = fused.update(layout, tensors, phi, numbers)
             return new.pop("update"), new
         batch = gradient.shape[0]
-        finite = gradient * 0 == 0  # as isfinite, an order of magnitude faster
-        clean = torch.where(finite, gradient, 0.0)
-        seen = observe(clean, parameters, state, layout, total_steps)
+        usable = is_usable(gradient, parameters)
+        gradient, parameters = torch.where(usable, gradient, 0.0), torch.where(usable, parameters, 0.0)
+        seen = observe(gradient, parameters, state, layout, total_steps)
         hidden, cell = lstm_cell(
             seen.features, state["hidden"], state["cell"], batched(self.cell_weight, batch, 2)
         )
@@ -121,10 +123,10 @@ class CoordinatewiseLSTM(UpdateRule):
         offset = self.max_offset * torch.tanh(output[:, 1])
         update = -lr * (multiplier * seen.adam + offset * seen.gate)
         new = {**seen.moments, "hidden": hidden, "cell": cell}
-        looking_is_free = finite.device.type == "cpu" and not torch.compiler.is_compiling()
-        if looking_is_free and bool(finite.all()):
+        looking_is_free = usable.device.type == "cpu" and not torch.compiler.is_compiling()
+        if looking_is_free and bool(usable.all()):
             return update, new
-        return torch.where(finite, update, 0.0), _where_finite(finite, new, state)
+        return torch.where(usable, update, 0.0), where_usable(usable, new, state)
 
     def step_tensors(
         self,
@@ -138,8 +140,9 @@ class CoordinatewiseLSTM(UpdateRule):
     ) -> Tensor:
         """See `UpdateRule`; on the CPU without copying the state."""
         phi = {"cell_weight": self.cell_weight, "head": self.head}
-        hidden = [state["hidden"] for state in states]  # a state's entries are made and loaded alike
-        if not fused.applies(self.hidden, (*gradients, *parameters, *hidden, *phi.values())):
+        entries = [entry for state in states for entry in state.values()]
+        given = [x for x in (lr, total_steps) if isinstance(x, Tensor)]
+        if not fused.applies(self.hidden, (*gradients, *parameters, *entries, *phi.values()), given):
             return super().step_tensors(
                 gradients, parameters, states, lr, layout=layout, total_steps=total_steps
             )
@@ -157,12 +160,3 @@ class CoordinatewiseLSTM(UpdateRule):
 def _time(step: Tensor, total_steps: Tensor | None) -> dict[str, Scalar]:
     share, known = share_of_life(step + 1, total_steps)
     return {"share": share, "known": known}
-
-
-def _where_finite(finite: Tensor, new: RuleState, old: RuleState) -> RuleState:
-    """`new`, except that coordinates not marked in `finite` (B, N) keep their `old` entries."""
-    kept = {"step": new["step"]}
-    for key in new.keys() - kept.keys():
-        mask = finite if new[key].dim() == 2 else finite.unsqueeze(1)
-        kept[key] = torch.where(mask, new[key], old[key])
-    return kept

@@ -198,10 +198,10 @@ def test_a_diverging_learner_leaves_the_meta_gradients_of_the_others_alone():
 
     healthy = meta_gradient()
     learner.curvature = learner.curvature.clone()
-    learner.curvature[0] *= 1e200  # its square overflows
+    learner.curvature[0] = float("nan")
     poisoned = meta_gradient()
     assert torch.equal(poisoned[1], healthy[1])
-    assert not bool(poisoned[0].isfinite().all())
+    assert not bool(poisoned[0].any())  # its coordinates do not move, so φ has no say in them
 
 
 def test_handmade_rules_unroll_without_parameters_to_learn():

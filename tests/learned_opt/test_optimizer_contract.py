@@ -166,6 +166,35 @@ def test_non_finite_gradients_neither_move_nor_change_state():
     assert not torch.equal(parameter[:2], before[:2])
 
 
+@pytest.mark.parametrize("rule", ["default", "adam", "classic"])
+def test_non_finite_gradients_and_values_are_left_alone_by_every_rule(rule):
+    from learned_opt import Adam, ClassicLSTM
+
+    chosen = {"default": "default", "adam": Adam(), "classic": ClassicLSTM((4,))}[rule]
+    parameter = nn.Parameter(torch.tensor([0.5, float("-inf"), 0.2, float("nan"), 1.0, 2.0]))
+    before = parameter.detach().clone()
+    optimizer = LearnedOptimizer([parameter], lr=1e-2, rule=chosen, weight_decay=0.1)
+    for _ in range(3):
+        parameter.grad = torch.tensor([1.0, 0.0, 1.0, 1.0, float("inf"), 1.9e19])
+        optimizer.step()
+    still, moving = torch.tensor([1, 3, 4, 5]), torch.tensor([0, 2])
+    assert torch.equal(parameter[still].nan_to_num(7.0), before[still].nan_to_num(7.0))
+    assert (parameter[moving] != before[moving]).all()
+    assert parameter[moving].isfinite().all()
+
+
+@BOTH
+def test_gradients_with_the_negative_bit_have_their_sign(kind):
+    a, b = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.tensor(1.0))
+    optimizer = kind([a, b], lr=3e-2)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss = (torch.complex(a, b).conj() - (0.5 - 0.2j)).abs().square()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.05
+
+
 @BOTH
 def test_maximize_ascends(kind):
     up, down = model(), model()
@@ -219,6 +248,18 @@ def test_memory_stays_flat():
     before = tensors()
     advance(optimizer, 300)
     assert tensors() <= before
+
+
+def test_memory_stays_flat_whatever_has_gradients():
+    parameters = [nn.Parameter(torch.ones(50)) for _ in range(10)]
+    optimizer = LearnedOptimizer(parameters)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        for parameter in parameters:
+            used = torch.rand((), generator=generator) < 0.5
+            parameter.grad = torch.ones(50) if used else None
+        optimizer.step()
+    assert len(optimizer._layouts) <= 16
 
 
 @BOTH
@@ -341,6 +382,63 @@ def test_complex_parameters_move_as_their_real_views(kind):
     assert scalar != 1 + 2j
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_default_type_does_not_matter(dtype):
+    plain, other = model(), model()
+    advance(LearnedOptimizer(plain.parameters(), lr=1e-2, total_steps=9))
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        optimizer = LearnedOptimizer(other.parameters(), lr=1e-2, total_steps=9)
+        advance(optimizer)
+    finally:
+        torch.set_default_dtype(before)
+    assert same(plain.parameters(), other.parameters())
+    assert all(entry.dtype == torch.float32 for state in optimizer.state.values() for entry in state.values())
+
+
+def test_a_parameter_whose_shape_changed_is_refused():
+    parameter = nn.Parameter(torch.ones(20))
+    optimizer = LearnedOptimizer([parameter])
+    advance(optimizer, 1)
+    parameter.data = parameter.data[:10]
+    parameter.grad = torch.ones(10)
+    with pytest.raises(ValueError, match="shape changed"):
+        optimizer.step()
+
+
+def test_state_cut_to_a_parameters_new_shape_goes_on():
+    old = nn.Parameter(torch.ones(20))
+    optimizer = LearnedOptimizer([old])
+    advance(optimizer, 2)
+    new = nn.Parameter(old.detach()[:10].clone())
+    state = optimizer.state.pop(old)
+    optimizer.state[new] = {key: e if key == "step" else e[..., :10].clone() for key, e in state.items()}
+    optimizer.param_groups[0]["params"] = [new]
+    advance(optimizer, 2)
+    assert new.isfinite().all()
+    assert float(optimizer.state[new]["step"]) == 4
+
+
+def test_uninitialised_lazy_parameters_can_wait():
+    network = nn.Sequential(nn.Linear(3, 3), nn.LazyLinear(2))
+    optimizer = LearnedOptimizer(network.parameters())
+    network[0](torch.ones(2, 3)).sum().backward()
+    optimizer.step()
+    assert len(optimizer.state) == 2
+
+
+def test_the_rule_follows_its_parameters_to_their_device():
+    """Without a GPU, the meta device tells whether all that takes part is on one device."""
+    with torch.device("meta"):
+        network = nn.Linear(3, 2)
+    optimizer = LearnedOptimizer(network.parameters(), rule="default")
+    (rule,) = optimizer._rules.values()
+    moved = optimizer._rule_on(rule.identity(), torch.device("meta"))
+    assert all(value.device.type == "meta" for value in moved.parameters())
+    assert all(value.device.type == "cpu" for value in rule.parameters())
+
+
 # --- options and groups ----------------------------------------------------------------------------
 
 
@@ -422,7 +520,13 @@ def test_tensor_lr_equals_float_lr(kind):
 @BOTH
 @pytest.mark.parametrize(
     "options",
-    [{"lr": -1.0}, {"lr": float("nan")}, {"lr": torch.ones(2)}, {"weight_decay": -0.1}],
+    [
+        {"lr": -1.0},
+        {"lr": torch.tensor(-1.0)},
+        {"lr": float("nan")},
+        {"lr": torch.ones(2)},
+        {"weight_decay": -0.1},
+    ],
     ids=str,
 )
 def test_options_out_of_range_are_refused(kind, options):
@@ -593,12 +697,13 @@ def test_state_dict_moves_between_devices():
 
 
 @BOTH
-def test_step_count_saved_as_a_number_is_accepted(kind):
+@pytest.mark.parametrize("convert", [float, int, lambda step: step.long()], ids=["float", "int", "int64"])
+def test_step_counts_of_other_types_are_accepted(kind, convert):
     optimizer = kind(model().parameters(), lr=1e-2)
     advance(optimizer)
     saved = copy.deepcopy(optimizer.state_dict())
     for entries in saved["state"].values():
-        entries["step"] = float(entries["step"])
+        entries["step"] = convert(entries["step"])
     restored = kind(model().parameters(), lr=1e-2)
     restored.load_state_dict(saved)
     advance(restored)

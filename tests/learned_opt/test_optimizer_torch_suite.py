@@ -125,15 +125,20 @@ class TorchSuite(TestCase):
     @optims(ALL)
     def test_group_lr_and_weight_decay(self, device, dtype, optim_info):
         for given in configurations(device, dtype, optim_info, skip=("differentiable",)):
-            weight, bias = (nn.Parameter(torch.randn(3, 3, device=device)) for _ in range(2))
-            start = bias.detach().clone()
             kwargs = {key: value for key, value in given.kwargs.items() if key != "lr"}
-            groups = [{"params": [weight], "weight_decay": 0.1}, {"params": [bias], "lr": 1e-28}]
-            optimizer = optim_info.optim_cls(groups, lr=1e-2, **{**kwargs, "weight_decay": 0.0})
-            loss = (weight.sum() + bias.sum()).square()
-            loss.backward()
-            optimizer.step()
-            assert torch.equal(bias, start), given.desc
+            ends = []
+            for decay in (0.0, 0.5):
+                weight, bias = (nn.Parameter(torch.linspace(1, 2, 9, device=device)) for _ in range(2))
+                start = bias.detach().clone()
+                groups = [{"params": [weight], "weight_decay": decay}, {"params": [bias], "lr": 1e-28}]
+                optimizer = optim_info.optim_cls(groups, lr=1e-2, **{**kwargs, "weight_decay": 0.0})
+                for _ in range(2):
+                    optimizer.zero_grad()
+                    (weight.sin().sum() + bias.sum()).backward()
+                    optimizer.step()
+                assert torch.equal(bias, start), given.desc
+                ends.append(weight.detach().clone())
+            assert not torch.equal(*ends), given.desc
 
     @optims(ALL)
     def test_step_without_gradients_does_nothing(self, device, dtype, optim_info):
