@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from analysis.lives import Budget
 from analysis.tune import TUNING_QUERIES, make_baseline
 from learned_opt.learner import LearnerConfig
 from tasks import make_family
+
+Tuning = Literal["global", "family", "both"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ class CompareConfig:
     """Fresh episodes a judgement."""
     baselines: tuple[str, ...] = ("sgd", "rmsprop", "adam", "adamw")
     """Hand-made rules to tune and compare with."""
-    tuning: Literal["global", "family"] = "family"
-    """One setting of a baseline for all families, or the best for each."""
+    tuning: Tuning = "family"
+    """One setting of a baseline for all families, the best for each, or both as two contenders."""
     tuning_tasks: int = 8
     """Tuning tasks a family; never the shown ones."""
     tuning_updates: int | None = None
@@ -65,8 +67,8 @@ class CompareConfig:
             raise ValueError(
                 f"queries must be from 2 to updates + 1 = {self.updates + 1}, got {self.queries}"
             )
-        if self.tuning not in ("global", "family"):
-            raise ValueError(f"tuning must be 'global' or 'family', got {self.tuning!r}")
+        if self.tuning not in get_args(Tuning):
+            raise ValueError(f"tuning must be 'global', 'family' or 'both', got {self.tuning!r}")
         strangers = [name for name in self.families if name not in self.trained_on]
         if self.shifted and strangers:
             raise ValueError(
@@ -89,11 +91,15 @@ class CompareConfig:
         queries = min(TUNING_QUERIES, updates + 1)
         return Budget(updates, queries, self.query_episodes, self.seed, self.device, self.learner)
 
+    def tuned_together(self) -> tuple[str, ...]:
+        """The families whose tuning tasks a global tuning averages over."""
+        return self.tuned_on or self.trained_on or self.families
+
     def tuning_families(self) -> tuple[str, ...]:
         """The families whose tuning tasks baselines meet."""
-        if self.tuning == "family":
-            return self.families
-        return self.tuned_on or self.trained_on or self.families
+        apart = () if self.tuning == "global" else self.families
+        together = () if self.tuning == "family" else self.tuned_together()
+        return tuple(dict.fromkeys((*apart, *together)))
 
     def split(self, family: str) -> str:
         """How far the shown tasks of `family` lie from those trained on."""

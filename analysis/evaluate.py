@@ -22,16 +22,11 @@ from analysis.results import (
     decode_flags,
     encode,
 )
-from analysis.tune import (
-    Baseline,
-    Tuned,
-    make_baseline,
-    score_grid,
-    tune_global,
-    tune_per_family,
-)
+from analysis.tune import Baseline, Tuned, choose, make_baseline, score_grid
 from learned_opt.rules import UpdateRule
 
+ONCE = ", tuned once"
+"""Added to the name of a baseline tuned for all families together where one tuned for each also runs."""
 Progress = Callable[[int, int, str], None]
 """(done, total, what is running), in updates of single learners."""
 
@@ -121,7 +116,8 @@ def total_updates(config: CompareConfig, contenders: int) -> int:
     """Updates of single learners that a comparison takes, tuning included: progress's total."""
     grid = sum(len(make_baseline(name).grid()) for name in config.baselines)
     tuning = grid * config.tuning_tasks * config.tuning_budget().updates
-    shown = (contenders + len(config.baselines)) * config.tasks * config.updates
+    tunings = 2 if config.tuning == "both" else 1
+    shown = (contenders + tunings * len(config.baselines)) * config.tasks * config.updates
     return tuning * len(config.tuning_families()) + shown * len(config.families)
 
 
@@ -167,21 +163,26 @@ def _tune(
 
     chosen: dict[str, dict[str, tuple[Baseline, Tuned, str]]] = {f: {} for f in config.families}
     grids: list[GridScores] = []
-    names = config.tuning_families()
     for baseline in map(make_baseline, config.baselines):
-        if config.tuning == "global":
-            words = f"once for all on {config.tuning_tasks} tuning tasks each of {', '.join(names)}"
-            best = tune_global(baseline, names, remembered)
-            per_family = dict.fromkeys(config.families, best)
-            grids += best.grids
-        else:
-            words = f"on {config.tuning_tasks} tuning tasks of the family"
-            per_family = tune_per_family(baseline, names, remembered)
-            grids += [grid for each in per_family.values() for grid in each.grids]
-        for family, tuned in per_family.items():
-            edge = "; the best lr lies at the grid's edge" if tuned.at_edge else ""
-            chosen[family][baseline.name] = (baseline, tuned, words + edge)
+        scored = [remembered(baseline, family) for family in config.tuning_families()]
+        grids += scored
+        by_family = {grid.family: grid for grid in scored}
+        for family in config.families:
+            if config.tuning != "global":
+                best = choose(baseline, [by_family[family]])
+                chosen[family][baseline.name] = (baseline, best, _words(config, best, "of the family"))
+            if config.tuning != "family":
+                together = config.tuned_together()
+                best = choose(baseline, [by_family[name] for name in together])
+                label = baseline.name if config.tuning == "global" else f"{baseline.name}{ONCE}"
+                where = f"each of {', '.join(together)}, once for all"
+                chosen[family][label] = (baseline, best, _words(config, best, where))
     return chosen, grids
+
+
+def _words(config: CompareConfig, tuned: Tuned, where: str) -> str:
+    edge = "; the best lr lies at the grid's edge" if tuned.at_edge else ""
+    return f"on {config.tuning_tasks} tuning tasks {where}{edge}"
 
 
 def _line_up(

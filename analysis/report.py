@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,10 +19,9 @@ from analysis.statistics import (
     interquartile_mean,
     probability_of_improvement,
 )
+from analysis.thresholds import SpeedSummary, speed, speed_summary
 
 OVERALL = "all families"
-TARGET = 0.9
-"""Share of the rival's final normalised return that `updates_to_target` counts the updates to."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,9 @@ class SummaryRow:
     final: interquartile mean of the normalised final return.
     final_return: the same of the raw return; None over several families.
     improvement: probability that a run beats one of the rival's; None for the rival.
-    updates_to_target: updates until the IQM curve reaches 90 % of the rival's end; None if never.
+    updates_to_target: updates until the IQM curve reaches 90 % of the rival's end; infinite if never,
+        None where there is no such target, and over several families.
+    speed: over several families, the ratio of those updates to the rival's own; None for the rival.
     diverged, runs: how many runs broke down (they count as the worst score), of how many.
     best: whether no contender has a larger area here.
     behind: families (overall rows) where another contender has a larger area.
@@ -48,7 +50,8 @@ class SummaryRow:
     final: float
     final_return: float | None
     improvement: Improvement | None
-    updates_to_target: int | None
+    updates_to_target: float | None
+    speed: SpeedSummary | None
     diverged: int
     runs: int
     best: bool
@@ -105,10 +108,17 @@ def _rows(
     rows = []
     for label in labels:
         low, high = bootstrap_interval(areas[label], generator=generator)
-        improvement = None
+        improvement, quickness, target = None, None, None
         if rival in labels and label != rival:
             pairs = list(zip(areas[label], areas[rival], strict=True))
             improvement = probability_of_improvement(pairs, generator=generator)
+            if len(names) > 1:
+                quickness = speed_summary(results, label, rival, list(names), generator=generator)
+        if rival in labels and len(names) == 1:
+            found = speed(
+                results.families[names[0]].updates, scores[names[0]][label], scores[names[0]][rival]
+            )
+            target = None if found is None else found.contender
         run = results.families[names[0]].contenders[label] if len(names) == 1 else None
         rows.append(
             SummaryRow(
@@ -121,7 +131,8 @@ def _rows(
                 final=_iqm([scores[name][label].finals for name in names]),
                 final_return=_iqm([scores[names[0]][label].returns[-1]]) if run else None,
                 improvement=improvement,
-                updates_to_target=_updates_to_target(results, names, scores, label, rival),
+                updates_to_target=target,
+                speed=quickness,
                 diverged=sum(broken_runs(results.families[name], label) for name in names),
                 runs=sum(len(area) for area in areas[label]),
                 best=middle[label] >= max(middle.values()),
@@ -139,23 +150,6 @@ def _iqm(strata: Sequence[Array]) -> float:
 
 def _is_behind(scores: dict[str, Scores], label: str) -> bool:
     return _iqm([scores[label].areas]) < max(_iqm([other.areas]) for other in scores.values())
-
-
-def _updates_to_target(
-    results: Results,
-    names: Sequence[str],
-    scores: dict[str, dict[str, Scores]],
-    label: str,
-    rival: str | None,
-) -> int | None:
-    """First query at which the IQM curve of a single family reaches TARGET of the rival's end."""
-    if len(names) > 1 or rival not in scores[names[0]]:
-        return None
-    goal = TARGET * _iqm([scores[names[0]][rival].finals])
-    reached = interquartile_mean(scores[names[0]][label].curves) >= goal
-    if goal <= 0 or not reached.any():
-        return None
-    return int(results.families[names[0]].updates[reached.argmax()])
 
 
 def render_table(
@@ -191,9 +185,7 @@ def render_table(
             table.add_section()
         position, previous = (position + 1 if group == previous else 0), group
         title = (row.family, f"({row.split})")[position] if position < 2 else ""
-        never = "" if row.family == OVERALL else "–"
-        updates = never if row.updates_to_target is None else str(row.updates_to_target)
-        against = [_versus(row.improvement), updates]
+        against = [_versus(row.improvement), _quickness(row)]
         cells = [
             title,
             row.label,
@@ -225,7 +217,8 @@ _LEGEND = (
     "* best area of the group. Scores: 0 random policy, 1 reference; area: mean over queries\n"
     "after update 0. Interquartile means over tasks, 95 % bootstrap intervals; diverged runs\n"
     "score the worst. + or -: beats or loses to the rival with an interval clear of one half.\n"
-    "90 % at: updates until the curve reaches 90 % of the rival's end."
+    "90 % at: updates until the curve reaches 90 % of the rival's end; over several families,\n"
+    "the median ratio of these to the rival's own."
 )
 
 
@@ -255,6 +248,14 @@ def edge_warnings(results: Results) -> list[str]:
             if "grid's edge" in run.tuned:
                 found.append(f"warning: {label} on {name} was tuned to the edge of its grid ({run.setting})")
     return found
+
+
+def _quickness(row: SummaryRow) -> str:
+    if row.speed is not None:
+        return f"×{row.speed.median:.2f} [{row.speed.low:.2f}, {row.speed.high:.2f}]"
+    if row.updates_to_target is None:
+        return ""
+    return f"{row.updates_to_target:.0f}" if math.isfinite(row.updates_to_target) else "–"
 
 
 def _versus(improvement: Improvement | None) -> str:

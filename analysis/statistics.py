@@ -1,4 +1,4 @@
-"""Robust aggregates with intervals: interquartile mean, bootstrap, probability of improvement.
+"""Robust aggregates with intervals: interquartile mean, bootstrap, probability of improvement, profiles.
 
 After Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice"
 (arXiv 2108.13264). Strata are task families: F of them, of n_f runs each.
@@ -78,6 +78,46 @@ def bootstrap_interval(
         rows = generator.integers(len(scores), size=(resamples, len(scores)))
         drawn.append(scores[rows])
     return _percentiles(statistic(np.concatenate(drawn, axis=1), 1), confidence)
+
+
+class Profile(NamedTuple):
+    """Share of runs above each threshold, with its confidence band; (T,) each."""
+
+    share: Array
+    low: Array
+    high: Array
+
+
+def performance_profile(
+    strata: Sequence[ArrayLike],
+    thresholds: ArrayLike,
+    *,
+    generator: np.random.Generator,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> Profile:
+    """Share of all runs that score above each threshold: the run-score distribution of the source.
+
+    Args:
+        strata: F arrays (n_f,) of scores.
+        thresholds: (T,).
+        generator: source of the resamples.
+        resamples: number of bootstrap resamples.
+        confidence: pointwise coverage of the band.
+
+    Raises:
+        ValueError: no strata, empty ones, or scores that are not finite.
+    """
+    levels = np.asarray(thresholds, dtype=np.float64)
+    above = [(_finite(stratum)[:, None] > levels).astype(np.float64) for stratum in strata]
+
+    def mean(scores: Array, axis: int) -> Array:
+        return np.asarray(scores.mean(axis))
+
+    low, high = bootstrap_interval(
+        above, mean, generator=generator, resamples=resamples, confidence=confidence
+    )
+    return Profile(mean(np.concatenate(above), 0), low, high)
 
 
 class Improvement(NamedTuple):

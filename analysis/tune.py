@@ -92,10 +92,6 @@ class Tuned:
     grids: list[GridScores]
 
 
-ScoreGrid = Callable[[Baseline, str], GridScores]
-"""(baseline, family) -> scores; `compare` passes one that remembers finished grids."""
-
-
 def score_grid(
     baseline: Baseline,
     family: str,
@@ -117,17 +113,6 @@ def score_grid(
     lives = run_lives(problem, baseline.make, settings, budget, on_update)
     areas = score(lives.returns, lives.diverged, problem.random, problem.reference).areas
     return GridScores(baseline.name, family, settings, areas.mean(1).tolist())
-
-
-def tune_global(baseline: Baseline, families: Sequence[str], score_grid: ScoreGrid) -> Tuned:
-    """The one setting with the best mean normalised area over all `families`."""
-    grids = [score_grid(baseline, family) for family in families]
-    return choose(baseline, grids)
-
-
-def tune_per_family(baseline: Baseline, families: Sequence[str], score_grid: ScoreGrid) -> dict[str, Tuned]:
-    """The best setting for each family by itself."""
-    return {family: choose(baseline, [score_grid(baseline, family)]) for family in families}
 
 
 def choose(baseline: Baseline, grids: Sequence[GridScores]) -> Tuned:

@@ -47,7 +47,7 @@ def main(options: Options) -> None:
         learner=LearnerConfig(environments=8, outer_environments=8),
     )
     rule = new_rule(config)
-    group = TruncatedGroup(options.family, config, seed=0, tell_roles=True)
+    group = TruncatedGroup(options.family, config, rule, seed=0, tell_roles=True)
     group.lifetime[:] = 1e9
     group.advance(rule)
     seconds = sorted(elapsed(lambda: group.advance(rule)) for _ in range(options.windows))

@@ -11,10 +11,12 @@ from typing import Literal
 import tyro
 
 from analysis import CompareConfig, Contender, compare, load_results, plot_curves, render_table
+from analysis.config import Tuning
 from analysis.results import Results
 from learned_opt.artifacts import Artifact, load_artifact
 from learned_opt.commands.meta_train import check_device, set_threads
 from learned_opt.commands.progress import WorkBar
+from learned_opt.learner import LearnerConfig
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.trainer import ARTIFACT, new_rule
 
@@ -33,8 +35,8 @@ class Compare:
     """Hand-made rules to tune and compare with."""
     untrained: bool = False
     """Also show the untrained rule (Adam at the nominal learning rate)."""
-    tuning: Literal["global", "family"] = "family"
-    """Tune baselines once over the rule's training families, or for each family by itself."""
+    tuning: Tuning = "family"
+    """Tune baselines once over the rule's training families, for each family by itself, or show both."""
     count: int = 32
     """New tasks a family."""
     tuning_count: int = 8
@@ -45,6 +47,12 @@ class Compare:
     """How often a life is judged, on fresh episodes."""
     shifted: bool = False
     """Show tasks outside the training ranges instead."""
+    width: int = 32
+    """Hidden units a layer of actor and critic."""
+    environments: int = 16
+    """Environments a learner steps side by side."""
+    steps: int = 32
+    """Steps of each environment between updates."""
     seed: int = 0
     """Seed of everything random."""
     device: str = "cpu"
@@ -80,6 +88,7 @@ class Compare:
             tuning_tasks=self.tuning_count,
             seed=self.seed,
             device=self.device,
+            learner=LearnerConfig(width=self.width, environments=self.environments, steps=self.steps),
         )
         run_comparison(config, contenders, self.out)
         return 0

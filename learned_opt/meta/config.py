@@ -15,7 +15,7 @@ RULES = ("lstm", "classic")
 CREDITS = ("uniform", "remaining")
 ESTIMATORS = ("tbptt", "es", "pes")
 SCORINGS = ("sign", "rank")
-PERTURBED = ("all", "head")
+PERTURBED = ("all", "head", "skip")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class MetaConfig:
     """Hidden units a coordinate; of lstm only."""
     nominal_lr: float = 6e-3
     """Learning rate at which the rule is born as Adam; of lstm only."""
+    skip: bool = True
+    """Whether the head sees the features directly, besides the hidden state; of lstm only."""
     learners: int = 12
     """Learners in a group; a meta-step advances one group."""
     groups_per_family: int = 2
@@ -52,7 +54,8 @@ class MetaConfig:
     scoring: str = "sign"
     """What a pair's difference in return counts: sign, or rank among the group's; of es and pes."""
     perturbed: str = "all"
-    """Which of the rule's parameters are perturbed and learned: all or head; of es and pes."""
+    """Which of the rule's parameters are perturbed and learned: all, head, or skip, the head's weights on
+    features that respect the sign symmetry; of es and pes."""
     query_episodes: int = 8
     """Fresh episodes that judge a candidate after each window; of es and pes."""
     second_order: bool = False
@@ -109,7 +112,7 @@ class MetaConfig:
         if self.rule not in RULES:
             raise ValueError(f"unknown rule {self.rule!r}; choose from {', '.join(RULES)}")
         defaults = {item.name: item.default for item in fields(self)}
-        for name in ("hidden", "nominal_lr") if self.rule == "classic" or self.start else ():
+        for name in ("hidden", "nominal_lr", "skip") if self.rule == "classic" or self.start else ():
             if getattr(self, name) != defaults[name]:
                 whose = (
                     "of the rule that the run starts from"

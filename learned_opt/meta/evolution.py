@@ -17,6 +17,8 @@ from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.group import LearnerGroup, Window
 from learned_opt.meta.unroll import Phi
 from learned_opt.rules.base import UpdateRule, is_usable
+from learned_opt.rules.features import EVEN, ODD
+from learned_opt.rules.lstm import CoordinatewiseLSTM
 
 FINAL = 2.0
 """Weight of a life's last window."""
@@ -38,7 +40,7 @@ class Perturbations:
     first perturbation still shows in the state that the second window starts from.
 
     Args:
-        shapes: of the parameters that are perturbed, by name.
+        masks: of the parameters that are perturbed, by name: 1 for what is, 0 for what stays.
         pairs: P.
         sigma: σ.
         persistent: draw anew for each window.
@@ -47,7 +49,7 @@ class Perturbations:
 
     def __init__(
         self,
-        shapes: Mapping[str, tuple[int, ...]],
+        masks: Mapping[str, Tensor],
         pairs: int,
         sigma: float,
         *,
@@ -56,7 +58,7 @@ class Perturbations:
     ) -> None:
         self.pairs, self.sigma, self.persistent = pairs, sigma, persistent
         self._generator = generator
-        self._shapes = dict(shapes)
+        self._masks = dict(masks)
         self.current = self._draw()
         self.carried = {name: value.clone() for name, value in self.current.items()}
 
@@ -95,8 +97,8 @@ class Perturbations:
     def _draw(self) -> Phi:
         device = self._generator.device
         return {
-            name: torch.randn(self.pairs, *shape, generator=self._generator, device=device)
-            for name, shape in self._shapes.items()
+            name: mask * torch.randn(self.pairs, *mask.shape, generator=self._generator, device=device)
+            for name, mask in self._masks.items()
         }
 
     def state_dict(self) -> dict[str, Phi]:
@@ -122,6 +124,31 @@ def rank_scores(difference: Tensor) -> Tensor:
 SCORES = {"sign": sign_scores, "rank": rank_scores}
 
 
+def perturbed(rule: UpdateRule, which: str) -> Phi:
+    """Masks of the rule's parameters that are perturbed and learned, by name.
+
+    Args:
+        rule: whose.
+        which: "all"; "head"; or "skip", those weights from features to the head that respect the
+            rule's symmetry: flip a gradient's sign, and its update flips.
+
+    Raises:
+        ValueError: the rule has no such parameters.
+    """
+    everything = {name: torch.ones_like(value.detach()) for name, value in rule.named_parameters()}
+    if which == "all":
+        return everything
+    if which == "head":
+        return {"head": everything["head"]}
+    if not isinstance(rule, CoordinatewiseLSTM) or not rule.skip:
+        raise ValueError("perturbed: skip needs an lstm rule with a skip connection")
+    mask = torch.zeros_like(everything["head"])
+    multiplier, offset = mask[:, rule.hidden :]
+    multiplier[list(EVEN)] = 1.0
+    offset[list(ODD)] = 1.0
+    return {"head": mask}
+
+
 class EvolutionGroup(LearnerGroup):
     """Pairs of learners under perturbed rules, judged after each window by the returns of fresh episodes.
 
@@ -130,20 +157,26 @@ class EvolutionGroup(LearnerGroup):
 
     replicas = 2
 
-    def __init__(self, family: str, config: MetaConfig, *, seed: int, tell_roles: bool) -> None:
-        super().__init__(family, config, seed=seed, tell_roles=tell_roles)
+    def __init__(
+        self, family: str, config: MetaConfig, rule: UpdateRule, *, seed: int, tell_roles: bool
+    ) -> None:
+        super().__init__(family, config, rule, seed=seed, tell_roles=tell_roles)
         self.pairs = config.learners // 2
-        self.perturbations: Perturbations | None = None
+        self.perturbations = Perturbations(
+            perturbed(rule, config.perturbed),
+            self.pairs,
+            config.sigma,
+            persistent=config.estimator == "pes",
+            generator=self.noise.generator,
+        )
 
     def advance(self, rule: UpdateRule) -> Window:
         """K updates of every candidate, the estimate from their returns, new lives where old ones ended."""
         config, batch = self.config, self.config.learners
         phi = {name: value.detach() for name, value in rule.named_parameters()}
-        if self.perturbations is None:
-            self.perturbations = self._perturbations(phi)
         with torch.no_grad():
             candidates = self.perturbations.candidates(phi)
-            state, sample = self.ready(rule)
+            state, sample = self.state, self.ready()
             total, rewards = self.total_steps(), torch.zeros_like(self.parameters[:, 0])
             healthy = torch.ones_like(rewards, dtype=torch.bool)
             for _ in range(config.unroll):
@@ -188,31 +221,14 @@ class EvolutionGroup(LearnerGroup):
         )
         return returns.mean(1)
 
-    def _perturbations(self, phi: Phi) -> Perturbations:
-        config = self.config
-        shapes = {name: tuple(value.shape) for name, value in phi.items()}
-        if config.perturbed == "head":
-            shapes = {"head": shapes["head"]}
-        return Perturbations(
-            shapes,
-            self.pairs,
-            config.sigma,
-            persistent=config.estimator == "pes",
-            generator=self.noise.generator,
-        )
-
     def _learner_config(self) -> LearnerConfig:
         return replace(self.config.learner, outer_environments=0)
 
     def state_dict(self) -> dict[str, object]:
         """As of every group, with the perturbations."""
-        perturbations = None if self.perturbations is None else self.perturbations.state_dict()
-        return {**super().state_dict(), "perturbations": perturbations}
+        return {**super().state_dict(), "perturbations": self.perturbations.state_dict()}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        if saved["perturbations"] is not None:
-            current = saved["perturbations"]["current"]
-            self.perturbations = self._perturbations({name: value[0] for name, value in current.items()})
-            self.perturbations.load_state_dict(saved["perturbations"])
+        self.perturbations.load_state_dict(saved["perturbations"])
         super().load_state_dict(saved)

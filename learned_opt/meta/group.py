@@ -13,7 +13,7 @@ from torch import Tensor
 from learned_opt.learner import ActorCriticLearner, GradientSample, LearnerConfig
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.unroll import Phi
-from learned_opt.rules.base import RuleState, UpdateRule, select_rows
+from learned_opt.rules.base import UpdateRule, select_rows
 from tasks import Noise, make_family
 
 
@@ -39,6 +39,7 @@ class LearnerGroup(ABC):
     Args:
         family: name of the task family.
         config: the run.
+        rule: what they will learn with.
         seed: of this group's randomness.
         tell_roles: whether the rule is told which tensors belong to actor and critic.
     """
@@ -46,7 +47,9 @@ class LearnerGroup(ABC):
     replicas = 1
     """How many learners share each task and all its random numbers."""
 
-    def __init__(self, family: str, config: MetaConfig, *, seed: int, tell_roles: bool) -> None:
+    def __init__(
+        self, family: str, config: MetaConfig, rule: UpdateRule, *, seed: int, tell_roles: bool
+    ) -> None:
         self.family, self.config = family, config
         device = torch.device(config.device)
         self.noise = Noise(torch.Generator(device).manual_seed(seed), replicas=self.replicas)
@@ -59,7 +62,7 @@ class LearnerGroup(ABC):
         self.lifetime, self.told = self._draw_lifetimes()
         share = self.noise.uniform(config.learners, 1)
         self.lifetime = self._whole_windows(self.lifetime * share)
-        self.state: RuleState | None = None
+        self.state = rule.init_state(self.layout, config.learners, device=device)
         self.sample: GradientSample | None = None
 
     def _learner_config(self) -> LearnerConfig:
@@ -69,13 +72,11 @@ class LearnerGroup(ABC):
     def advance(self, rule: UpdateRule) -> Window:
         """K updates of every learner, the meta-gradient from them, and new lives where old ones ended."""
 
-    def ready(self, rule: UpdateRule) -> tuple[RuleState, GradientSample]:
-        """The rule's state and the gradients at the window's start; made where they are missing."""
-        if self.state is None:
-            self.state = rule.init_state(self.layout, self.config.learners, device=self.parameters.device)
+    def ready(self) -> GradientSample:
+        """The gradients at the window's start, measured where they are missing."""
         if self.sample is None:
             self.sample = self.learner.gradient(self.parameters)
-        return self.state, self.sample
+        return self.sample
 
     def total_steps(self) -> Tensor:
         """Planned length of each life (B, 1), infinite where the rule is not told."""
@@ -103,7 +104,6 @@ class LearnerGroup(ABC):
         column = rows.unsqueeze(1)
         self.parameters = torch.where(column, self.learner.initial_parameters(), self.parameters)
         fresh = rule.init_state(self.layout, len(rows), device=self.parameters.device)
-        assert self.state is not None
         self.state = select_rows(rows, fresh, self.state)
         lifetime, told = self._draw_lifetimes()
         self.lifetime = torch.where(column, lifetime, self.lifetime)

@@ -82,7 +82,9 @@ def new_rule(config: MetaConfig) -> LearnedRule:
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "rule"))
     if config.rule == "classic":
         return ClassicLSTM(generator=generator)
-    return CoordinatewiseLSTM(config.hidden, nominal_lr=config.nominal_lr, generator=generator)
+    return CoordinatewiseLSTM(
+        config.hidden, nominal_lr=config.nominal_lr, skip=config.skip, generator=generator
+    )
 
 
 def calibrate(rule: LearnedRule, score: Callable[[UpdateRule], dict[str, float]]) -> dict[str, float]:
@@ -141,6 +143,7 @@ class MetaTrainer:
             group(
                 family,
                 config,
+                self.rule,
                 seed=derive_seed(config.seed, "group", replica, family),
                 tell_roles=config.groups_per_family > 1 and (replica + index) % 2 == 0,
             )

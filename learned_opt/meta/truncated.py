@@ -17,14 +17,13 @@ class TruncatedGroup(LearnerGroup):
         """K updates of every learner, the meta-gradient through them, and new lives where old ones ended."""
         config = self.config
         batch = config.learners
-        state, sample = self.ready(rule)
         result = unroll(
             self.learner,
             rule,
             replicate(rule, batch),
             self.parameters,
-            state,
-            sample,
+            self.state,
+            self.ready(),
             steps=config.unroll,
             lr=rule.nominal_lr,
             layout=self.layout,

@@ -22,6 +22,10 @@ EPS = 1e-8
 LIMIT = 5.0
 """Normalised gradients are clamped to ±LIMIT."""
 FEATURES = 15 + FACTS + 1
+ODD = (0, 1, 2, 6)
+"""Rows that flip with the signs of the gradient and of the parameters."""
+EVEN = tuple(row for row in range(FEATURES) if row not in ODD)
+"""Rows that do not."""
 
 
 class Observation(NamedTuple):

@@ -41,9 +41,9 @@ typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias
 typedef struct {
     const float *gradient, *parameters, *fast, *slow, *square, *step, *hidden, *cell;
     float *new_fast, *new_slow, *new_square, *new_step, *new_hidden, *new_cell, *update;
-    const float *cell_weight, *head; /* (4H, FEATURES + H) and (2, H + 1) */
+    const float *cell_weight, *head; /* (4H, FEATURES + H) and (2, H + FEATURES), or (2, H + 1) without skip */
     int64_t size, stride, new_stride; /* coordinates; floats between rows of hidden and cell */
-    float facts[FACTS], share, known, lr, rho, offset;
+    float facts[FACTS], share, known, lr, rho, offset, skip;
     float correction[3], shared[SHARED], inverse_square, inverse_size; /* filled by observe */
 } segment;
 
@@ -198,6 +198,7 @@ static void observe(segment *s) {
 /* The cell's weights in the order in which they are read: for each unit and input, its four gates. */
 typedef struct {
     float weight[MAX_HIDDEN * (OWN + MAX_HIDDEN) * 4], bias[MAX_HIDDEN * 4];
+    float head[2][MAX_HIDDEN + OWN], head_bias[2]; /* of the hidden units, then of the features */
 } packed;
 
 static void pack(const segment *s, int hidden, packed *out) {
@@ -212,6 +213,14 @@ static void pack(const segment *s, int hidden, packed *out) {
             for (int k = 0; k < OWN; k++) target[4 * k] = row[k];
             for (int k = 0; k < hidden; k++) target[4 * (OWN + k)] = row[FEATURES + k];
         }
+    }
+    for (int output = 0; output < 2; output++) {
+        const float *row = s->head + output * (hidden + (s->skip ? FEATURES : 1)), *direct = row + hidden;
+        float bias = s->skip ? 0 : *direct;
+        for (int k = 0; s->skip && k < SHARED; k++) bias += direct[OWN + k] * s->shared[k];
+        for (int k = 0; k < OWN; k++) out->head[output][hidden + k] = s->skip ? direct[k] : 0;
+        memcpy(out->head[output], row, sizeof(float) * hidden);
+        out->head_bias[output] = bias;
     }
 }
 
@@ -259,8 +268,12 @@ static void advance_block(const segment *s, int hidden, const packed *w, int64_t
         for (int k = 0; k < OWN; k++) inputs[k * VECTORS + v] = own[k];
         for (int k = 0; k < hidden; k++)
             inputs[(OWN + k) * VECTORS + v] = load_up_to(s->hidden + k * s->stride + i, count[v]);
-        multiplier[v] = all(s->head[hidden]);
-        offset[v] = all(s->head[2 * hidden + 1]);
+        multiplier[v] = all(w->head_bias[0]);
+        offset[v] = all(w->head_bias[1]);
+        for (int k = 0; k < OWN; k++) {
+            multiplier[v] += w->head[0][hidden + k] * own[k];
+            offset[v] += w->head[1][hidden + k] * own[k];
+        }
     }
     for (int unit = 0; unit < hidden; unit++) {
         vector x[VECTORS][4];
@@ -273,8 +286,8 @@ static void advance_block(const segment *s, int hidden, const packed *w, int64_t
         for (int v = 0; v < VECTORS; v++) {
             vector cell, output, old = load_up_to(s->cell + unit * s->stride + at[v], count[v]);
             gates(x[v], old, &cell, &output);
-            multiplier[v] += s->head[unit] * output;
-            offset[v] += s->head[hidden + 1 + unit] * output;
+            multiplier[v] += w->head[0][unit] * output;
+            offset[v] += w->head[1][unit] * output;
             const int64_t j = unit * s->new_stride + at[v];
             store_up_to(s->new_cell + j, choose(usable[v], cell, old), count[v]);
             store_up_to(s->new_hidden + j, choose(usable[v], output, inputs[(OWN + unit) * VECTORS + v]), count[v]);

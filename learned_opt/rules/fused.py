@@ -47,7 +47,7 @@ SEGMENT = np.dtype(
         ("new_stride", np.int64),
     ]
     + [("facts", np.float32, FACTS)]
-    + [(name, np.float32) for name in ("share", "known", "lr", "rho", "offset")]
+    + [(name, np.float32) for name in ("share", "known", "lr", "rho", "offset", "skip")]
     + [("filled by observe", np.float32, 18)],
     align=True,
 )
@@ -133,7 +133,7 @@ def update(
         The update (B, N) under "update" and the new state's entries under their names.
     """
     batch, count = len(tensors["gradient"]), len(layout.specs)
-    hidden = phi["head"].shape[-1] - 1
+    hidden = phi["cell_weight"].shape[-2] // 4
     expected = {"step": (batch, count), "hidden": (batch, hidden, layout.size)}
     expected["cell"] = expected["hidden"]
     for name, tensor in tensors.items():
@@ -175,7 +175,7 @@ def step_tensors(
 ) -> Tensor:
     """One step of one parameter vector whose tensors lie apart; changes the states in place."""
     update = torch.empty(layout.size, dtype=torch.float32, device="cpu")
-    hidden = phi["head"].shape[-1] - 1
+    hidden = phi["cell_weight"].shape[-2] // 4
     weights = [tensor.data_ptr() for tensor in phi.values()]
     addresses, target = [], update.data_ptr()
     for gradient, parameter, state, size in zip(gradients, parameters, states, layout.sizes, strict=True):

@@ -19,7 +19,8 @@ from learned_opt.rules.features import FEATURES, init_moments, observe, share_of
 class CoordinatewiseLSTM(UpdateRule):
     """An LSTM on scale-free gradient features whose zero-initialised head makes it Adam at birth.
 
-    With (a, b) the head's two outputs for a coordinate,
+    With (a, b) the head's two outputs for a coordinate, linear in the hidden state (and, by a skip
+    connection, in the features),
 
         Δθ = −lr · [exp(ρ tanh(a / ρ)) · m̂ / (√v̂ + ε) + c · tanh(b) · √v̂ / (√v̂ + ε)],
 
@@ -32,6 +33,8 @@ class CoordinatewiseLSTM(UpdateRule):
         nominal_lr: learning rate at which the rule is trained and meant to run.
         max_log_multiplier: ρ.
         max_offset: c.
+        skip: whether the head also sees the features directly, so that a schedule over time or a
+            dependence on the signal-to-noise ratio is one weight.
         generator: source of the initial weights; None takes seed 0.
     """
 
@@ -42,6 +45,7 @@ class CoordinatewiseLSTM(UpdateRule):
         nominal_lr: float = 6e-3,
         max_log_multiplier: float = math.log(10.0),
         max_offset: float = 0.3,
+        skip: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -58,13 +62,15 @@ class CoordinatewiseLSTM(UpdateRule):
         self.nominal_lr = nominal_lr
         self.max_log_multiplier = max_log_multiplier
         self.max_offset = max_offset
+        self.skip = skip
         generator = generator or torch.Generator().manual_seed(0)
         size = (4 * hidden, FEATURES + hidden)
         weight = torch.randn(size, generator=generator, dtype=torch.float32, device="cpu")
         weight /= math.sqrt(FEATURES + hidden)
         weight[hidden : 2 * hidden, FEATURES - 1] += 1.0  # forget gates start open
         self.cell_weight = nn.Parameter(weight)
-        self.head = nn.Parameter(torch.zeros(2, hidden + 1, dtype=torch.float32, device="cpu"))
+        columns = hidden + (FEATURES if skip else 1)
+        self.head = nn.Parameter(torch.zeros(2, columns, dtype=torch.float32, device="cpu"))
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, for artifacts."""
@@ -73,6 +79,7 @@ class CoordinatewiseLSTM(UpdateRule):
             "nominal_lr": self.nominal_lr,
             "max_log_multiplier": self.max_log_multiplier,
             "max_offset": self.max_offset,
+            "skip": self.skip,
         }
 
     def init_state(
@@ -117,7 +124,12 @@ class CoordinatewiseLSTM(UpdateRule):
             seen.features, state["hidden"], state["cell"], batched(self.cell_weight, batch, 2)
         )
         head = batched(self.head, batch, 2)
-        output = torch.baddbmm(head[:, :, -1:], head[:, :, :-1], hidden)
+        output = torch.baddbmm(head[:, :, -1:], head[:, :, : self.hidden], hidden)
+        if self.skip:
+            *parts, _ = seen.features
+            weights = torch.split(head[:, :, self.hidden : -1], [part.shape[1] for part in parts], dim=2)
+            for weight, part in zip(weights, parts, strict=True):
+                output = torch.baddbmm(output, weight, part)
         rho = self.max_log_multiplier
         multiplier = (rho * torch.tanh(output[:, 0] / rho)).exp()
         offset = self.max_offset * torch.tanh(output[:, 1])
@@ -154,7 +166,7 @@ class CoordinatewiseLSTM(UpdateRule):
 
     def _numbers(self, lr: Scalar) -> dict[str, Scalar]:
         """What the fused step takes besides tensors."""
-        return {"lr": lr, "rho": self.max_log_multiplier, "offset": self.max_offset}
+        return {"lr": lr, "rho": self.max_log_multiplier, "offset": self.max_offset, "skip": float(self.skip)}
 
 
 def _time(step: Tensor, total_steps: Tensor | None) -> dict[str, Scalar]:

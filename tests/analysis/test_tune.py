@@ -4,8 +4,7 @@ import torch
 
 from analysis.lives import LARGEST_BATCH, Budget, draw_problem, run_lives
 from analysis.results import GridScores, Setting
-from analysis.tune import BASELINES, half_decades, make_baseline, score_grid, tune_global
-from analysis.tune import tune_per_family as per_family
+from analysis.tune import BASELINES, choose, half_decades, make_baseline, score_grid
 from learned_opt.learner import LearnerConfig
 
 SMALL = LearnerConfig(width=8, depth=1, environments=4, steps=8)
@@ -56,24 +55,17 @@ def test_tuning_tasks_are_not_the_shown_ones():
     torch.testing.assert_close(again.tasks["mass"], shown.tasks["mass"], rtol=0, atol=0)
 
 
-def made_up(scores):
-    def score(baseline, family):
-        return GridScores(baseline.name, family, baseline.grid()[:4], scores[family])
-
-    return score
-
-
-def test_global_tuning_takes_the_best_mean_and_family_tuning_each_best():
+def test_the_best_mean_over_the_grids_is_chosen():
     sgd = make_baseline("sgd")
-    source = made_up({"bandit": [0.0, 0.6, 0.9, 0.0], "catch": [0.9, 0.8, 0.0, 0.0]})
-    best = tune_global(sgd, ["bandit", "catch"], source)
+    scores = {"bandit": [0.0, 0.6, 0.9, 0.0], "catch": [0.9, 0.8, 0.0, 0.0]}
+    bandit, catch = (GridScores("sgd", family, sgd.grid()[:4], rows) for family, rows in scores.items())
+    best = choose(sgd, [bandit, catch])
     assert best.setting == sgd.grid()[1]
     assert not best.at_edge
     assert [grid.family for grid in best.grids] == ["bandit", "catch"]
-    each = per_family(sgd, ["bandit", "catch"], source)
-    assert each["bandit"].setting == sgd.grid()[2]
-    assert each["catch"].setting == sgd.grid()[0]
-    assert each["catch"].at_edge
+    assert choose(sgd, [bandit]).setting == sgd.grid()[2]
+    assert choose(sgd, [catch]).setting == sgd.grid()[0]
+    assert choose(sgd, [catch]).at_edge
 
 
 def test_a_grid_scores_every_setting_and_counts_its_learners():

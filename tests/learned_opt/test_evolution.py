@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from learned_opt import CoordinatewiseLSTM, ParameterLayout
 from learned_opt.artifacts import load_artifact
 from learned_opt.learner import LearnerConfig
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.evolution import Perturbations, rank_scores, sign_scores
+from learned_opt.meta.evolution import Perturbations, perturbed, rank_scores, sign_scores
 from learned_opt.meta.trainer import MetaTrainer, new_rule
+from learned_opt.rules.features import FEATURES
 
 TINY = MetaConfig(
     families=("navigation2d", "bandit"),
@@ -51,7 +53,7 @@ def exact_gradient(theta: float) -> float:
 def estimate(theta: float, *, persistent: bool, truncated: bool = False, sigma: float = 0.05) -> torch.Tensor:
     """Estimates of the gradient of a whole life's loss, one for each of its pairs' windows, summed."""
     generator = torch.Generator().manual_seed(0)
-    pairs = Perturbations({"θ": ()}, PAIRS, sigma, persistent=persistent, generator=generator)
+    pairs = Perturbations({"θ": torch.ones(())}, PAIRS, sigma, persistent=persistent, generator=generator)
     center = {"θ": torch.tensor(theta)}
     state, gradient = torch.zeros(2 * PAIRS), torch.zeros(())
     alive = torch.ones(PAIRS, dtype=torch.bool)
@@ -85,7 +87,7 @@ def test_forgetting_the_life_so_far_is_biased():
 def test_scores_climb_a_known_problem(scores, persistent):
     """The sum over a life of (s − 1)² has its least near θ = 0.3; both scores find it from -1."""
     generator = torch.Generator().manual_seed(1)
-    pairs = Perturbations({"θ": ()}, 16, 0.05, persistent=persistent, generator=generator)
+    pairs = Perturbations({"θ": torch.ones(())}, 16, 0.05, persistent=persistent, generator=generator)
     theta = torch.tensor(-1.0)
     optimizer = torch.optim.Adam([theta], lr=0.02)
 
@@ -114,7 +116,7 @@ def test_scores_climb_a_known_problem(scores, persistent):
 
 def test_candidates_are_antithetic_and_only_what_is_perturbed_differs():
     generator = torch.Generator().manual_seed(0)
-    pairs = Perturbations({"head": (2, 3)}, 4, 0.1, persistent=False, generator=generator)
+    pairs = Perturbations({"head": torch.ones(2, 3)}, 4, 0.1, persistent=False, generator=generator)
     center = {"head": torch.randn(2, 3), "cell_weight": torch.randn(4, 2)}
     phi = pairs.candidates(center)
     assert torch.allclose(phi["head"][:4] + phi["head"][4:], 2 * center["head"].expand(4, 2, 3), atol=1e-6)
@@ -124,7 +126,7 @@ def test_candidates_are_antithetic_and_only_what_is_perturbed_differs():
 
 def test_renewal_touches_only_the_lives_that_ended():
     generator = torch.Generator().manual_seed(0)
-    pairs = Perturbations({"w": (3,)}, 4, 0.1, persistent=True, generator=generator)
+    pairs = Perturbations({"w": torch.ones(3)}, 4, 0.1, persistent=True, generator=generator)
     before = pairs.carried["w"].clone()
     ended = torch.tensor([True, False, False, True])
     pairs.renew(ended)
@@ -136,7 +138,9 @@ def test_renewal_touches_only_the_lives_that_ended():
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"estimator": "pes", "scoring": "rank"}, {"perturbed": "head"}], ids=str
+    "changes",
+    [{}, {"estimator": "pes", "scoring": "rank"}, {"perturbed": "head"}, {"perturbed": "skip"}],
+    ids=str,
 )
 def test_meta_training_by_evolution_resumes_exactly(changes, tmp_path):
     config = replace(TINY, **changes)
@@ -153,7 +157,27 @@ def test_meta_training_by_evolution_resumes_exactly(changes, tmp_path):
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
     born = dict(new_rule(config).named_parameters())
     assert not torch.equal(whole["head"], born["head"])
-    assert torch.equal(whole["cell_weight"], born["cell_weight"]) == (config.perturbed == "head")
+    assert torch.equal(whole["cell_weight"], born["cell_weight"]) == (config.perturbed != "all")
+
+
+def test_what_the_skip_connection_learns_keeps_the_sign_symmetry():
+    rule = CoordinatewiseLSTM(4, skip=True)
+    mask = perturbed(rule, "skip")["head"]
+    with torch.no_grad():
+        rule.head.copy_(mask * torch.randn(mask.shape, generator=torch.Generator().manual_seed(0)))
+    layout = ParameterLayout.of({"weight": (3, 4), "bias": (3,)})
+    gradient, parameters = torch.linspace(-1, 2, 2 * layout.size).view(2, 1, -1)
+    updates = []
+    with torch.no_grad():
+        for sign in (1, -1):
+            state = rule.init_state(layout, 1)
+            for _ in range(3):
+                update, state = rule(sign * gradient, sign * parameters, state, 0.1, layout=layout)
+            updates.append(sign * update)
+    torch.testing.assert_close(*updates)
+    assert int(mask.sum()) == FEATURES
+    with pytest.raises(ValueError, match="needs an lstm rule with a skip connection"):
+        perturbed(CoordinatewiseLSTM(4), "skip")
 
 
 def test_a_second_stage_starts_from_a_saved_rule(tmp_path):

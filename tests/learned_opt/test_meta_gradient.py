@@ -26,7 +26,12 @@ def problem():
 
 
 def rule_with_random_head(kind):
-    rule = (CoordinatewiseLSTM(3) if kind == "lstm" else ClassicLSTM((3, 2))).double()
+    kinds = {
+        "lstm": lambda: CoordinatewiseLSTM(3),
+        "skip": lambda: CoordinatewiseLSTM(3, skip=True),
+        "classic": lambda: ClassicLSTM((3, 2)),
+    }
+    rule = kinds[kind]().double()
     normal = draw(1)
     with torch.no_grad():
         rule.head.copy_(normal(*rule.head.shape))
@@ -48,7 +53,7 @@ def advance(learner, rule, phi, parameters, state, *, frozen=None):
     return path, seen
 
 
-@pytest.mark.parametrize("kind", ["lstm", "classic"])
+@pytest.mark.parametrize("kind", ["lstm", "skip", "classic"])
 @pytest.mark.parametrize("second_order", [False, True])
 def test_meta_gradient_matches_finite_differences_through_several_windows(kind, second_order):
     learner, rule = problem(), rule_with_random_head(kind)

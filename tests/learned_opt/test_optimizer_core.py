@@ -51,8 +51,8 @@ def compiled() -> bool:
 @pytest.mark.parametrize("kernel", ["fused", "torch"])
 @pytest.mark.parametrize(
     "rule",
-    [load_rule(), CoordinatewiseLSTM(5), classic(), Adam()],
-    ids=["default", "untrained", "classic", "adam"],
+    [load_rule(), CoordinatewiseLSTM(5), CoordinatewiseLSTM(4, skip=True), classic(), Adam()],
+    ids=["default", "untrained", "skip", "classic", "adam"],
 )
 def test_shell_equals_the_core_bit_for_bit(rule, kernel, monkeypatch):
     if kernel == "torch":
@@ -108,9 +108,10 @@ def test_shell_equals_the_core_bit_for_bit(rule, kernel, monkeypatch):
 @pytest.mark.skipif(not compiled(), reason="no C compiler at installation")
 @pytest.mark.parametrize("hidden", [1, 5, 16, 33])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_fused_step_equals_the_torch_step(hidden, batch, monkeypatch):
+@pytest.mark.parametrize("skip", [False, True])
+def test_fused_step_equals_the_torch_step(hidden, batch, skip, monkeypatch):
     layout = ParameterLayout.of({"a": (17, 9), "b": (17,), "c": (), "d": (64, 3), "e": (0, 2), "f": (1, 16)})
-    rule = CoordinatewiseLSTM(hidden).requires_grad_(False)
+    rule = CoordinatewiseLSTM(hidden, skip=skip).requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     rule.head.normal_(0, 0.5, generator=generator)
     phi = {

@@ -164,7 +164,7 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
 
 
 def test_diverged_learners_are_restarted_counted_and_cost_no_meta_step():
-    group = TruncatedGroup("navigation2d", TINY, seed=0, tell_roles=True)
+    group = TruncatedGroup("navigation2d", TINY, new_rule(TINY), seed=0, tell_roles=True)
     rule = new_rule(TINY)
     torch.nn.init.ones_(rule.head)
     group.advance(rule)
@@ -181,7 +181,7 @@ def test_diverged_learners_are_restarted_counted_and_cost_no_meta_step():
 
 def test_lives_end_at_their_drawn_lengths_and_start_staggered():
     config = replace(TINY, learners=200)
-    group = TruncatedGroup("bandit", config, seed=0, tell_roles=False)
+    group = TruncatedGroup("bandit", config, new_rule(config), seed=0, tell_roles=False)
     firsts = group.lifetime.flatten()
     assert bool((firsts % config.unroll == 0).all())
     assert len(firsts.unique()) >= 3
@@ -206,7 +206,9 @@ def test_second_order_meta_training_runs(tmp_path):
 
 def test_second_order_meets_tensors_without_any_gradient():
     """A bandit's observation is zero: the first layers' weights never get a gradient."""
-    group = TruncatedGroup("bandit", replace(TINY, second_order=True), seed=0, tell_roles=True)
+    group = TruncatedGroup(
+        "bandit", replace(TINY, second_order=True), new_rule(TINY), seed=0, tell_roles=True
+    )
     rule = new_rule(TINY)
     torch.nn.init.ones_(rule.head)
     for _ in range(2):

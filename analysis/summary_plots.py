@@ -1,0 +1,205 @@
+"""Whole comparisons in one picture: performance profiles, a heat-map, time to a target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from analysis.plots import contender_styles
+from analysis.report import OVERALL, default_rival, summary_table
+from analysis.results import SPLITS, Results
+from analysis.scores import family_scores
+from analysis.statistics import interquartile_mean, performance_profile
+from analysis.thresholds import SpeedSummary
+
+LEVELS = np.linspace(-0.25, 1.25, 151)
+"""Normalised scores at which profiles are evaluated."""
+
+
+def plot_profiles(results: Results, path: str | Path, *, seed: int = 0) -> Figure:
+    """Share of runs whose normalised area exceeds each score, one panel a split, with 95 % bands.
+
+    A curve that lies above another everywhere belongs to the better contender, whatever summary one
+    prefers (Agarwal et al. 2021, figure 4).
+
+    Args:
+        results: what to draw.
+        path: the figure's file; its suffix gives the format.
+        seed: of the bootstrap.
+    """
+    splits = _splits(results)
+    figure = _figure(3.2 * len(splits), 2.7)
+    styles, generator = contender_styles(results.labels()), np.random.default_rng(seed)
+    axes = figure.subplots(1, len(splits), squeeze=False, sharey=True)[0]
+    for panel, (split, names) in zip(axes, splits.items(), strict=True):
+        scores = [family_scores(results.families[name]) for name in names]
+        for label in _everywhere(results, names):
+            strata = [family[label].areas for family in scores]
+            profile = performance_profile(strata, LEVELS, generator=generator)
+            color, dash = styles[label]
+            panel.plot(LEVELS, profile.share, color=color, linestyle=dash, lw=1.4, label=label)
+            panel.fill_between(LEVELS, profile.low, profile.high, color=color, alpha=0.12, linewidth=0)
+        panel.set_title(_title(split, names), fontsize=8)
+        panel.set_xlabel("normalised area τ", fontsize=8)
+        panel.set_xlim(LEVELS[0], LEVELS[-1])
+        _tidy(panel)
+    axes[0].set_ylabel("share of runs above τ", fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False, fontsize=8
+    )
+    figure.savefig(path, dpi=200)
+    return figure
+
+
+def plot_heatmap(results: Results, path: str | Path) -> Figure:
+    """Interquartile mean of the normalised area: families down, contenders across; the best are framed."""
+    labels, names = results.labels(), list(results.families)
+    table = np.full((len(names), len(labels)), np.nan)
+    for row, name in enumerate(names):
+        for label, scores in family_scores(results.families[name]).items():
+            table[row, labels.index(label)] = interquartile_mean(scores.areas)
+    figure = _figure(1.6 + 0.75 * len(labels), 1.1 + 0.28 * len(names))
+    axes = figure.add_subplot()
+    image = axes.imshow(table, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    for row, column in zip(*np.nonzero(np.isfinite(table)), strict=True):
+        value = table[row, column]
+        best = value >= np.nanmax(table[row])
+        axes.text(
+            column,
+            row,
+            f"{value:.2f}",
+            ha="center",
+            va="center",
+            fontsize=7,
+            color="black" if value > 0.55 else "white",
+            weight="bold" if best else "normal",
+            bbox={"boxstyle": "square,pad=0.25", "fc": "none", "ec": "#D55E00", "lw": 1.2} if best else None,
+        )
+    axes.set_xticks(range(len(labels)), labels, rotation=35, ha="right", fontsize=7)
+    titles = [f"{name} ({results.families[name].split})" for name in names]
+    axes.set_yticks(range(len(names)), titles, fontsize=7)
+    axes.tick_params(length=0)
+    bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
+    bar.set_label("normalised area (IQM)", fontsize=7)
+    bar.ax.tick_params(labelsize=6)
+    figure.savefig(path, dpi=200)
+    return figure
+
+
+def plot_times(results: Results, path: str | Path, *, rival: str | None = None, seed: int = 0) -> Figure:
+    """Updates to 90 % of the rival's final return, as a ratio to the rival's own, per family and contender.
+
+    Hollow marks at the right edge never got there. The median over a split's families stands below
+    them with its 95 % interval.
+
+    Args:
+        results: what to draw.
+        path: the figure's file.
+        rival: whose end sets the target; `default_rival` if None.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: there is no rival to measure against.
+    """
+    rival = default_rival(results) if rival is None else rival
+    if rival is None:
+        raise ValueError("time to a target needs a hand-made contender to set it")
+    rows = summary_table(results, rival=rival, seed=seed)
+    styles = contender_styles(results.labels())
+    others = [label for label in results.labels() if label != rival]
+    overall = {(r.split, r.label): r.speed for r in rows if r.family == OVERALL and r.speed is not None}
+    reach = {
+        (r.family, r.label): r.updates_to_target
+        for r in rows
+        if r.family != OVERALL and r.updates_to_target is not None
+    }
+    lines: list[tuple[str, dict[str, float | SpeedSummary]]] = []
+    for split, names in _splits(results).items():
+        for name in names:
+            if (name, rival) in reach:
+                own = max(reach[name, rival], 1e-9)
+                ratios = {k: reach[name, k] / own for k in others if (name, k) in reach}
+                lines.append((f"{name} ({split})", dict(ratios)))
+        medians = {k: overall[split, k] for k in others if (split, k) in overall}
+        if medians:
+            lines.append((f"median of {split}", dict(medians)))
+    figure = _figure(5.2, 0.9 + 0.3 * max(len(lines), 1))
+    axes = figure.add_subplot()
+    edge = 4.0
+    for position, (_, values) in enumerate(lines):
+        for index, label in enumerate(others):
+            value = values.get(label)
+            if value is None:
+                continue
+            place = position + 0.5 * (index / max(len(others) - 1, 1) - 0.5)
+            color, _ = styles[label]
+            if isinstance(value, SpeedSummary):
+                axes.plot(
+                    np.clip([value.low, value.high], 1 / edge, edge), [place, place], color=color, lw=1.2
+                )
+            middle = value.median if isinstance(value, SpeedSummary) else value
+            never = not middle < edge
+            axes.plot(
+                min(max(middle, 1 / edge), edge),
+                place,
+                marker="D" if isinstance(value, SpeedSummary) else "o",
+                markersize=4.5,
+                color=color,
+                markerfacecolor="none" if never else color,
+                linestyle="none",
+                label=label if position == 0 else None,
+                clip_on=False,
+            )
+    axes.axvline(1, color="0.4", lw=0.8)
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(1 / edge, edge)
+    axes.set_xticks([0.25, 0.5, 1, 2, 4], ["≤ ¼", "½", "1", "2", "≥ 4"])
+    axes.set_yticks(range(len(lines)), [title for title, _ in lines], fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"updates to 90 % of {rival}'s final return, as a multiple of {rival}'s", fontsize=8)
+    _tidy(axes)
+    handles = {
+        label: axes.plot([], [], "o", markersize=4.5, color=styles[label][0], label=label)[0]
+        for label in others
+    }
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside lower center",
+        ncols=min(4, len(others)),
+        frameon=False,
+        fontsize=8,
+    )
+    figure.savefig(path, dpi=200)
+    return figure
+
+
+def _splits(results: Results) -> dict[str, list[str]]:
+    """Families by split, in the order of SPLITS; only splits that occur."""
+    found = {s: [n for n, f in results.families.items() if f.split == s] for s in SPLITS}
+    return {split: names for split, names in found.items() if names}
+
+
+def _everywhere(results: Results, names: list[str]) -> list[str]:
+    return [k for k in results.labels() if all(k in results.families[n].contenders for n in names)]
+
+
+def _title(split: str, names: list[str]) -> str:
+    return f"{split}: {len(names)} {'family' if len(names) == 1 else 'families'}"
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _tidy(axes: object) -> None:
+    axes.tick_params(labelsize=7, length=2.5, width=0.6)  # type: ignore[attr-defined]
+    axes.grid(color="0.92", linewidth=0.6)  # type: ignore[attr-defined]
+    axes.set_axisbelow(True)  # type: ignore[attr-defined]
+    axes.spines[["top", "right"]].set_visible(False)  # type: ignore[attr-defined]
