@@ -57,7 +57,7 @@ def compare(
     config: CompareConfig,
     contenders: Mapping[str, Contender],
     *,
-    out: str | Path | None = None,
+    cells: str | Path | None = None,
     progress: Progress | None = None,
     command: str = "",
 ) -> Results:
@@ -68,8 +68,8 @@ def compare(
     Args:
         config: families, budgets, baselines.
         contenders: the rules to compare, by label; baselines are added under their names.
-        out: a folder that keeps finished cells (a contender, or a baseline's grid, on one family)
-            in cells/, and gives back those whose every input is unchanged; None keeps nothing.
+        cells: a folder that keeps finished cells (a contender, or a baseline's grid, on one family), and
+            gives back those whose every input is unchanged; None keeps nothing.
         progress: told after each step; the total is known from the first call.
         command: the command line, for the record.
 
@@ -81,7 +81,7 @@ def compare(
         raise ValueError(f"{', '.join(clash)} names both a contender and a baseline: rename one")
     if not contenders and not config.baselines:
         raise ValueError("nothing to compare: give a contender or a baseline")
-    store = CellStore(None if out is None else Path(out) / "cells")
+    store = CellStore(None if cells is None else Path(cells))
     clock = _Clock(total_updates(config, len(contenders)), progress)
     tuned, grids = _tune(config, store, clock)
     families = {}

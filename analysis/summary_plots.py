@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -90,6 +91,10 @@ def plot_heatmap(results: Results, path: str | Path) -> Figure:
     return figure
 
 
+EDGE = 4.0
+"""Ratios of times beyond this, or below its inverse, are drawn at the margin."""
+
+
 def plot_times(results: Results, path: str | Path, *, rival: str | None = None, seed: int = 0) -> Figure:
     """Updates to 90 % of the rival's final return, as a ratio to the rival's own, per family and contender.
 
@@ -129,7 +134,6 @@ def plot_times(results: Results, path: str | Path, *, rival: str | None = None, 
             lines.append((f"median of {split}", dict(medians)))
     figure = _figure(5.2, 0.9 + 0.3 * max(len(lines), 1))
     axes = figure.add_subplot()
-    edge = 4.0
     for position, (_, values) in enumerate(lines):
         for index, label in enumerate(others):
             value = values.get(label)
@@ -139,12 +143,12 @@ def plot_times(results: Results, path: str | Path, *, rival: str | None = None, 
             color, _ = styles[label]
             if isinstance(value, SpeedSummary):
                 axes.plot(
-                    np.clip([value.low, value.high], 1 / edge, edge), [place, place], color=color, lw=1.2
+                    np.clip([value.low, value.high], 1 / EDGE, EDGE), [place, place], color=color, lw=1.2
                 )
             middle = value.median if isinstance(value, SpeedSummary) else value
-            never = not middle < edge
+            never = not middle < EDGE
             axes.plot(
-                min(max(middle, 1 / edge), edge),
+                min(max(middle, 1 / EDGE), EDGE),
                 place,
                 marker="D" if isinstance(value, SpeedSummary) else "o",
                 markersize=4.5,
@@ -156,11 +160,11 @@ def plot_times(results: Results, path: str | Path, *, rival: str | None = None, 
             )
     axes.axvline(1, color="0.4", lw=0.8)
     axes.set_xscale("log", base=2)
-    axes.set_xlim(1 / edge, edge)
+    axes.set_xlim(1 / EDGE, EDGE)
     axes.set_xticks([0.25, 0.5, 1, 2, 4], ["≤ ¼", "½", "1", "2", "≥ 4"])
     axes.set_yticks(range(len(lines)), [title for title, _ in lines], fontsize=7)
     axes.invert_yaxis()
-    axes.set_xlabel(f"updates to 90 % of {rival}'s final return, as a multiple of {rival}'s", fontsize=8)
+    axes.set_xlabel(f"updates to 90 % of {rival}'s final return, relative to {rival}", fontsize=8)
     _tidy(axes)
     handles = {
         label: axes.plot([], [], "o", markersize=4.5, color=styles[label][0], label=label)[0]
@@ -170,7 +174,7 @@ def plot_times(results: Results, path: str | Path, *, rival: str | None = None, 
         list(handles.values()),
         list(handles),
         loc="outside lower center",
-        ncols=min(4, len(others)),
+        ncols=min(3, len(others)),
         frameon=False,
         fontsize=8,
     )
@@ -198,8 +202,8 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _tidy(axes: object) -> None:
-    axes.tick_params(labelsize=7, length=2.5, width=0.6)  # type: ignore[attr-defined]
-    axes.grid(color="0.92", linewidth=0.6)  # type: ignore[attr-defined]
-    axes.set_axisbelow(True)  # type: ignore[attr-defined]
-    axes.spines[["top", "right"]].set_visible(False)  # type: ignore[attr-defined]
+def _tidy(axes: Axes) -> None:
+    axes.tick_params(labelsize=7, length=2.5, width=0.6)
+    axes.grid(color="0.92", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -93,7 +93,9 @@ def speed_summary(
         count = scores[label].curves.shape[1]
         rows = generator.integers(count, size=(resamples, count))
         times = _times(family.updates, *(scores[k].curves[:, rows] for k in (label, rival)))
-        drawn.append(np.where(np.isfinite(times[1]), times[0] / np.maximum(times[1], 1e-9), np.inf))
+        ratios = np.full(resamples, np.inf)
+        np.divide(*times, out=ratios, where=np.isfinite(times[1]) & (times[1] > 0))
+        drawn.append(ratios)
     if not points:
         return None
     tail = 50 * (1 - CONFIDENCE)

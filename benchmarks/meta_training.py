@@ -20,6 +20,7 @@ import tyro
 from learned_opt.learner import LearnerConfig, actor_critic
 from learned_opt.meta import unroll as unroll_module
 from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.group import View
 from learned_opt.meta.trainer import new_rule
 from learned_opt.meta.truncated import TruncatedGroup
 from learned_opt.rules.features import FEATURES
@@ -47,7 +48,7 @@ def main(options: Options) -> None:
         learner=LearnerConfig(environments=8, outer_environments=8),
     )
     rule = new_rule(config)
-    group = TruncatedGroup(options.family, config, rule, seed=0, tell_roles=True)
+    group = TruncatedGroup(options.family, config, rule, seed=0, view=View(roles=True, critic_first=False))
     group.lifetime[:] = 1e9
     group.advance(rule)
     seconds = sorted(elapsed(lambda: group.advance(rule)) for _ in range(options.windows))

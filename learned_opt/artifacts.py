@@ -17,7 +17,7 @@ from safetensors.torch import save
 
 from learned_opt.rules import ClassicLSTM, CoordinatewiseLSTM, UpdateRule
 
-FORMAT = 1
+FORMAT = 2
 """Version of the header; files of a later version are refused."""
 HEADER_KEY = "learned_opt"
 LARGEST = 64 * 2**20
@@ -121,6 +121,10 @@ def _rebuild(header: Any, tensors: dict[str, torch.Tensor], path: Path) -> Updat
         raise ArtifactError(f"{path} has no readable header: not a rule saved by learned_opt")
     if header["format"] < 1:
         raise ArtifactError(f"{path} has format {header['format']}, which never was")
+    if header["format"] < FORMAT:
+        raise ArtifactError(
+            f"{path} has format {header['format']}, whose rules saw other features: meta-train it again"
+        )
     if header["format"] > FORMAT:
         raise ArtifactError(
             f"{path} has format {header['format']}, this version reads up to {FORMAT}: upgrade learned_opt"

@@ -1,4 +1,4 @@
-"""The command line: learned-opt demo | meta-train | compare | plot | list."""
+"""The command line: learned-opt demo | meta-train | compare | plot | probe | report | card | list."""
 
 from __future__ import annotations
 
@@ -11,16 +11,22 @@ from typing import Annotated
 
 import tyro
 
+from learned_opt.commands.card import Card
 from learned_opt.commands.compare import Compare, Plot
 from learned_opt.commands.demo import Demo
 from learned_opt.commands.listing import List
 from learned_opt.commands.meta_train import MetaTrain
+from learned_opt.commands.probe import Probe
+from learned_opt.commands.report import Report
 
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[MetaTrain, tyro.conf.subcommand("meta-train")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Plot, tyro.conf.subcommand("plot")]
+    | Annotated[Probe, tyro.conf.subcommand("probe")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Card, tyro.conf.subcommand("card")]
     | Annotated[List, tyro.conf.subcommand("list")]
 )
 
@@ -39,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parse(arguments: Sequence[str] | None) -> Demo | MetaTrain | Compare | Plot | List:
+def _parse(arguments: Sequence[str] | None) -> Command:
     """The command with its options.
 
     Raises:

@@ -83,6 +83,18 @@ class ParameterLayout:
         """The same layout with every role hint removed."""
         return ParameterLayout(tuple(replace(spec, role=None) for spec in self.specs))
 
+    def as_if_ordered(self, order: Sequence[int]) -> ParameterLayout:
+        """The same layout, each tensor with the position that it would have in this order of indices.
+
+        Raises:
+            ValueError: not each of the L indices once.
+        """
+        if sorted(order) != list(range(len(self.specs))):
+            raise ValueError(f"an order of {len(self.specs)} tensors names each once, got {list(order)}")
+        last = max(len(self.specs) - 1, 1)
+        place = {index: 2.0 * rank / last - 1.0 for rank, index in enumerate(order)}
+        return ParameterLayout(tuple(replace(spec, position=place[i]) for i, spec in enumerate(self.specs)))
+
     def select(self, indices: Sequence[int]) -> ParameterLayout:
         """The layout of some of the tensors; each keeps the position that it has here."""
         positions = self._positions()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +13,7 @@ import tyro
 from analysis import CompareConfig, Contender, compare, load_results, plot_curves, render_table
 from analysis.config import Tuning
 from analysis.results import Results
+from analysis.summary_plots import plot_heatmap, plot_profiles, plot_times
 from learned_opt.artifacts import Artifact, load_artifact
 from learned_opt.commands.meta_train import check_device, set_threads
 from learned_opt.commands.progress import WorkBar
@@ -26,7 +27,9 @@ class Compare:
     """Compare rules with tuned baselines on new tasks: results.json, curves.png and a table."""
 
     out: Path
-    """Folder for results.json and curves.png; finished parts in it are reused."""
+    """Folder for results.json and curves.png; finished parts in its cells/ are reused."""
+    cells: Path | None = None
+    """Another folder of finished parts, for several comparisons to share."""
     rule: tuple[str, ...] = ("default",)
     """Rules: shipped names or files."""
     tasks: tuple[str, ...] = ("cartpole", "gridworld", "lqr", "navigation2d", "pendulum", "acrobot")
@@ -43,6 +46,8 @@ class Compare:
     """Tuning tasks a family; never the ones shown."""
     updates: int = 150
     """Updates a life."""
+    tuning_updates: int | None = None
+    """Updates a life while tuning; as many as shown by default."""
     queries: int = 16
     """How often a life is judged, on fresh episodes."""
     shifted: bool = False
@@ -86,37 +91,53 @@ class Compare:
             baselines=self.baselines,
             tuning=self.tuning,
             tuning_tasks=self.tuning_count,
+            tuning_updates=self.tuning_updates,
             seed=self.seed,
             device=self.device,
             learner=LearnerConfig(width=self.width, environments=self.environments, steps=self.steps),
         )
-        run_comparison(config, contenders, self.out)
+        run_comparison(config, contenders, self.out, self.cells)
         return 0
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Draw adaptation curves from stored results."""
+    """Draw stored results."""
 
     results: tyro.conf.Positional[Path]
     """results.json, or the folder that holds it."""
-    out: Path = field(default=Path("curves.png"))
-    """The figure: .png, .pdf or .svg."""
+    kind: Literal["curves", "profiles", "heatmap", "times"] = "curves"
+    """Adaptation curves; performance profiles; a heat-map of areas; updates to 90 % of the rival's end."""
+    out: Path | None = None
+    """The figure: .png, .pdf or .svg; KIND.png by default."""
     x: Literal["updates", "steps"] = "updates"
-    """Horizontal axis: update steps or environment steps."""
+    """Horizontal axis of curves: update steps or environment steps."""
     y: Literal["returns", "normalised"] = "returns"
-    """Vertical axis: raw or normalised returns."""
+    """Vertical axis of curves: raw or normalised returns."""
+    rival: str | None = None
+    """Of times: the contender that sets the target; adam by default."""
     seed: int = 0
     """Seed of the bootstrap behind the bands."""
 
     def run(self) -> int:
         """Draw."""
-        path = self.results / "results.json" if self.results.is_dir() else self.results
-        results = load_results(path)
-        if self.out.exists():
-            raise FileExistsError(f"{self.out} exists; choose another --out")
-        plot_curves(results, self.out, self.x, y=self.y, seed=self.seed)
-        print(f"curves: {self.out}")
+        results = load_results(self.results / "results.json" if self.results.is_dir() else self.results)
+        out = self.out or Path(f"{self.kind}.png")
+        if out.exists():
+            raise FileExistsError(f"{out} exists; choose another --out")
+        if self.kind != "curves" and (self.x, self.y) != ("updates", "returns"):
+            raise ValueError(f"--x and --y are of curves, not of {self.kind}")
+        if self.kind != "times" and self.rival is not None:
+            raise ValueError(f"--rival is of times, not of {self.kind}")
+        if self.kind == "curves":
+            plot_curves(results, out, self.x, y=self.y, seed=self.seed)
+        elif self.kind == "profiles":
+            plot_profiles(results, out, seed=self.seed)
+        elif self.kind == "heatmap":
+            plot_heatmap(results, out)
+        else:
+            plot_times(results, out, rival=self.rival, seed=self.seed)
+        print(f"{self.kind}: {out}")
         return 0
 
 
@@ -137,9 +158,11 @@ def trained_families(artifact: Artifact) -> tuple[str, ...]:
 
 
 def run_of(artifact: Artifact) -> MetaConfig:
-    """The configuration that a rule was meta-trained with; the default one if its header has none."""
-    configuration = artifact.header["provenance"].get("configuration", {})
-    return MetaConfig.from_dict(configuration, "the rule's header")
+    """The configuration that a rule was born with; the default one if its header has none."""
+    provenance = artifact.header["provenance"]
+    while isinstance(provenance.get("started_from"), dict):
+        provenance = provenance["started_from"]
+    return MetaConfig.from_dict(provenance.get("configuration", {}), "the rule's header")
 
 
 def untrained_contender(config: MetaConfig) -> Contender:
@@ -147,7 +170,9 @@ def untrained_contender(config: MetaConfig) -> Contender:
     return Contender(new_rule(config), tuned="nominal lr, never trained")
 
 
-def run_comparison(config: CompareConfig, contenders: dict[str, Contender], out: Path) -> Results:
+def run_comparison(
+    config: CompareConfig, contenders: dict[str, Contender], out: Path, cells: Path | None = None
+) -> Results:
     """Compare with a progress bar; write results.json and curves.png to `out` and print the table.
 
     Raises:
@@ -159,7 +184,9 @@ def run_comparison(config: CompareConfig, contenders: dict[str, Contender], out:
     out.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["learned-opt", *sys.argv[1:]])
     with WorkBar("comparing", "updates") as bar:
-        results = compare(config, contenders, out=out, progress=bar.update, command=command)
+        results = compare(
+            config, contenders, cells=cells or out / "cells", progress=bar.update, command=command
+        )
     results.save(path)
     plot_curves(results, out / "curves.png")
     print(render_table(results, color=sys.stdout.isatty()))

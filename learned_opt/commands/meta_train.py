@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from learned_opt.artifacts import write_atomically
 from learned_opt.commands.progress import MetaProgress, WorkBar
-from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.trainer import MetaTrainer, Outcome
+from learned_opt.meta.checkpoint import CHECKPOINT
+from learned_opt.meta.config import BIRTH, MetaConfig, load_recipe
+from learned_opt.meta.trainer import ARTIFACT, MetaTrainer, Outcome
+
+STAGE = "stage-"
+"""Folders of a recipe's stages: stage-1, stage-2, ..."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,7 @@ class MetaTrain:
     out: Path
     """Folder of the run; must be new or empty, except with --resume."""
     config: Path | None = None
-    """YAML file with fields of MetaConfig; the options below take precedence."""
+    """YAML file with fields of MetaConfig, or of several stages; the options below take precedence."""
     families: tuple[str, ...] | None = None
     """Task families to train on."""
     meta_steps: int | None = None
@@ -42,7 +48,7 @@ class MetaTrain:
 
     def run(self) -> int:
         """Train, and say where the rule lies."""
-        outcome = train(self.configuration(), self.out, resume=self.resume, threads=self.threads)
+        outcome = train_recipe(self.recipe(), self.out, resume=self.resume, threads=self.threads)
         print(f"{outcome.step} meta-steps; {outcome.diverged} learners diverged and were restarted")
         if outcome.interrupted:
             print(f"interrupted; the rule as it stands: {outcome.path}")
@@ -51,19 +57,30 @@ class MetaTrain:
         print(f"the best validated rule: {outcome.path}")
         return 0
 
-    def configuration(self) -> MetaConfig:
-        """The file's fields, overridden by the options given; a resumed run reads its own file."""
-        own = self.out / "config.yaml"
-        if self.resume and self.config is None and not own.exists():
-            raise ValueError(f"{self.out} holds no run to resume")
-        path = self.config or (own if self.resume else None)
-        base = MetaConfig() if path is None else MetaConfig.load(path)
+    def recipe(self) -> tuple[MetaConfig, ...]:
+        """The file's stages, with the options given; a resumed run reads its own files."""
+        if self.config is not None:
+            stages = load_recipe(self.config)
+        elif self.resume:
+            own = sorted(self.out.glob(f"{STAGE}*/config.yaml")) or [self.out / "config.yaml"]
+            if not own[0].exists():
+                raise ValueError(f"{self.out} holds no run to resume")
+            if len(own) > 1 or own[0].parent != self.out:
+                raise ValueError(f"{self.out} holds a run of several stages: resume it with its --config")
+            stages = (MetaConfig.load(own[0]),)
+        else:
+            stages = (MetaConfig(),)
         given: dict[str, Any] = {
             field.name: getattr(self, field.name)
             for field in fields(MetaConfig)
             if getattr(self, field.name, None) is not None
         }
-        return replace(base, **given)
+        if len(stages) > 1 and self.meta_steps is not None:
+            raise ValueError(
+                f"--meta-steps is ambiguous: {self.config} has {len(stages)} stages; edit it there"
+            )
+        later = {name: value for name, value in given.items() if name not in BIRTH}
+        return tuple(replace(stage, **(later if index else given)) for index, stage in enumerate(stages))
 
 
 def check_device(device: str) -> None:
@@ -86,6 +103,34 @@ def set_threads(threads: int | None) -> None:
         if threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
         torch.set_num_threads(threads)
+
+
+def train_recipe(
+    stages: Sequence[MetaConfig], out: Path, *, resume: bool = False, threads: int | None = None
+) -> Outcome:
+    """Train stage after stage, each from the rule of the one before, in folders of their own.
+
+    A recipe of one stage trains in `out` itself. Otherwise stage i trains in out/stage-i, and the last
+    one's rule is copied to `out`. Resumed, finished stages are left as they are.
+    """
+    if len(stages) == 1:
+        return train(stages[0], out, resume=resume, threads=threads)
+    if not resume and out.exists() and any(out.iterdir()):
+        raise FileExistsError(
+            f"{out} already holds a run; choose another --out, or add --resume to continue it"
+        )
+    start = stages[0].start
+    for number, stage in enumerate(stages, 1):
+        folder = out / f"{STAGE}{number}"
+        print(f"stage {number} of {len(stages)}: {stage.estimator}, {stage.meta_steps} meta-steps")
+        begun = (folder / CHECKPOINT).exists()
+        outcome = train(replace(stage, start=start), folder, resume=resume and begun, threads=threads)
+        if outcome.interrupted:
+            break
+        start = str(outcome.path)
+    path = out / ARTIFACT
+    write_atomically(path, outcome.path.read_bytes())
+    return replace(outcome, path=path)
 
 
 def train(config: MetaConfig, out: Path, *, resume: bool = False, threads: int | None = None) -> Outcome:

@@ -142,6 +142,7 @@ class ActorCriticLearner:
         inner = inner * (self.config.max_gradient_norm / (norm + 1e-6)).clamp(max=1.0)
         metrics = {
             "reward": rollout.rewards.mean((1, 2)),
+            "endings": (rollout.terminated | rollout.truncated).to(norm.dtype).mean((1, 2)),
             "gradient_norm": norm.detach().squeeze(1),
         }
         return GradientSample(inner, outer.detach(), metrics)

@@ -10,14 +10,14 @@ import torch
 
 from learned_opt.artifacts import write_atomically
 
-NAME = "checkpoint.pt"
+CHECKPOINT = "checkpoint.pt"
 
 
 def save_checkpoint(folder: Path, content: dict[str, Any]) -> None:
     """Write tensors and plain data, atomically."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_atomically(folder / NAME, buffer.getvalue())
+    write_atomically(folder / CHECKPOINT, buffer.getvalue())
 
 
 def load_checkpoint(folder: Path, device: str) -> dict[str, Any]:
@@ -26,9 +26,9 @@ def load_checkpoint(folder: Path, device: str) -> dict[str, Any]:
     Raises:
         ValueError: there is no checkpoint, or it is damaged.
     """
-    path = folder / NAME
+    path = folder / CHECKPOINT
     if not path.is_file():
-        raise ValueError(f"{folder} holds no {NAME} to resume from")
+        raise ValueError(f"{folder} holds no {CHECKPOINT} to resume from")
     try:
         content = torch.load(path, weights_only=True, map_location=device)
     except Exception as error:

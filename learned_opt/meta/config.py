@@ -9,18 +9,21 @@ from typing import Any
 import yaml
 
 from learned_opt.learner import LearnerConfig
+from learned_opt.rules.features import GROUPS
 from tasks import FAMILIES
 
 RULES = ("lstm", "classic")
 CREDITS = ("uniform", "remaining")
 ESTIMATORS = ("tbptt", "es", "pes")
 SCORINGS = ("sign", "rank")
+BIRTH = ("rule", "hidden", "nominal_lr", "skip", "birth_noise", "start")
+"""Fields that say what a run starts from: of a recipe's first stage alone."""
 PERTURBED = ("all", "head", "skip")
 
 
 @dataclass(frozen=True)
 class MetaConfig:
-    """Hyper-parameters of meta-training; the defaults are the recipe of the shipped rule."""
+    """Hyper-parameters of meta-training or of a stage of it; configs/default.yaml has the shipped rule's."""
 
     families: tuple[str, ...] = ("cartpole", "gridworld", "lqr", "navigation2d", "pendulum")
     """Task families that the rule is trained on."""
@@ -32,10 +35,15 @@ class MetaConfig:
     """Learning rate at which the rule is born as Adam; of lstm only."""
     skip: bool = True
     """Whether the head sees the features directly, besides the hidden state; of lstm only."""
+    birth_noise: float = 0.0
+    """Standard deviation of the head's weights at birth; at 0 the rule is born as Adam. Of lstm only."""
+    without: tuple[str, ...] = ()
+    """Groups of features that the rule may not use: coordinate, tensor, time, facts. Of lstm only."""
     learners: int = 12
     """Learners in a group; a meta-step advances one group."""
     groups_per_family: int = 2
-    """Groups of learners per family; if several, half are told which tensors are actor and critic."""
+    """Groups of learners per family; if several, half are told which tensors are actor and critic. The
+    rule sees the critic's tensors after the actor's in half of all groups, and before them in the others."""
     unroll: int = 20
     """Updates K between meta-steps, through which the meta-gradient is propagated."""
     shortest_life: int = 60
@@ -55,9 +63,7 @@ class MetaConfig:
     """What a pair's difference in return counts: sign, or rank among the group's; of es and pes."""
     perturbed: str = "all"
     """Which of the rule's parameters are perturbed and learned: all, head, or skip, the head's weights on
-    features that respect the sign symmetry; of es and pes."""
-    query_episodes: int = 8
-    """Fresh episodes that judge a candidate after each window; of es and pes."""
+    the features; of es and pes."""
     second_order: bool = False
     """Differentiate through the inner policy gradient as well."""
     meta_steps: int = 1100
@@ -109,10 +115,15 @@ class MetaConfig:
         self._check_estimator()
         if len(set(self.families)) < len(self.families):
             raise ValueError(f"families repeats a name: {', '.join(self.families)}")
+        for name in self.without:
+            if name not in GROUPS:
+                raise ValueError(f"unknown features {name!r} in without; choose from {', '.join(GROUPS)}")
+        if self.without and self.rule == "classic":
+            raise ValueError("without is a setting of lstm, not of the classic rule: leave it out")
         if self.rule not in RULES:
             raise ValueError(f"unknown rule {self.rule!r}; choose from {', '.join(RULES)}")
         defaults = {item.name: item.default for item in fields(self)}
-        for name in ("hidden", "nominal_lr", "skip") if self.rule == "classic" or self.start else ():
+        for name in BIRTH[1:-1] if self.rule == "classic" or self.start else ():
             if getattr(self, name) != defaults[name]:
                 whose = (
                     "of the rule that the run starts from"
@@ -125,7 +136,7 @@ class MetaConfig:
             if isinstance(value, (int, float)) and not 0 <= value < 1e15:
                 raise ValueError(f"{item.name} must be finite and not negative, got {value}")
         positive = (
-            "hidden nominal_lr learners sigma query_episodes groups_per_family unroll shortest_life "
+            "hidden nominal_lr learners sigma groups_per_family unroll shortest_life "
             "meta_lr clip validate_every validation_tasks validation_updates checkpoint_every"
         )
         for name in positive.split():
@@ -140,7 +151,7 @@ class MetaConfig:
 
     def _check_estimator(self) -> None:
         """Settings of one estimator are refused with another, not ignored."""
-        of_evolution = ("sigma", "scoring", "perturbed", "query_episodes")
+        of_evolution = ("sigma", "scoring", "perturbed")
         of_backpropagation = ("second_order", "credit")
         foreign = of_evolution if self.estimator == "tbptt" else of_backpropagation
         defaults = {item.name: item.default for item in fields(self)}
@@ -152,7 +163,7 @@ class MetaConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as written to config.yaml."""
-        return {**asdict(self), "families": list(self.families)}
+        return {**asdict(self), "families": list(self.families), "without": list(self.without)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], source: str = "the configuration") -> MetaConfig:
@@ -167,27 +178,60 @@ class MetaConfig:
             raise ValueError(f"{source}: learner must be a mapping")
         _check_fields(cls, data, source, "")
         _check_fields(LearnerConfig, inner, source, "learner.")
-        if "families" in data:
-            data["families"] = tuple(data["families"])
+        for name in ("families", "without"):
+            if name in data:
+                data[name] = tuple(data[name])
         base = asdict(cls().learner)
         return cls(**data, learner=LearnerConfig(**{**base, **inner}))
 
     @classmethod
     def load(cls, path: Path) -> MetaConfig:
-        """Read a YAML file.
+        """Read a YAML file of one stage.
 
         Raises:
             ValueError: the file is missing, is no mapping, or holds an unknown field or bad value.
         """
-        try:
-            data = yaml.safe_load(path.read_text())
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"cannot read the configuration {path}: {error}") from error
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(data, dict):
-            raise ValueError(f"{path} holds no mapping of field names to values")
-        return cls.from_dict(data, str(path))
+        return cls.from_dict(_mapping(path), str(path))
+
+
+def load_recipe(path: Path) -> tuple[MetaConfig, ...]:
+    """Read a YAML file of one or several stages, each of which starts from the rule of the one before.
+
+    Fields hold for all stages; those under `stages`, a list of mappings, for one stage each.
+
+    Raises:
+        ValueError: as `MetaConfig.load`; or stages that are no list of mappings.
+    """
+    common = _mapping(path)
+    stages = common.pop("stages", [{}])
+    if not isinstance(stages, list) or not stages or not all(isinstance(stage, dict) for stage in stages):
+        raise ValueError(f"{path}: stages must be a list of mappings of field names to values")
+    learner = common.get("learner", {})
+    configs = []
+    for index, stage in enumerate(stages):
+        fields_of_stage = {**common, **stage}
+        if isinstance(learner, dict) and isinstance(stage.get("learner", {}), dict):
+            fields_of_stage["learner"] = {**learner, **stage.get("learner", {})}
+        if index:
+            named = sorted(set(stage) & set(BIRTH))
+            if named:
+                raise ValueError(f"{path}: {', '.join(named)} can only be said of the first stage")
+            for name in set(BIRTH) - {"rule"}:
+                fields_of_stage.pop(name, None)
+        configs.append(MetaConfig.from_dict(fields_of_stage, str(path)))
+    return tuple(configs)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read the configuration {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} holds no mapping of field names to values")
+    return data
 
 
 def _check_fields(kind: type, data: dict[str, Any], source: str, prefix: str) -> None:

@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.func import functional_call
 
 from learned_opt.learner import LearnerConfig
-from learned_opt.learner.rollout import episodic_returns
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.group import LearnerGroup, Window
+from learned_opt.meta.group import LearnerGroup, View, Window
 from learned_opt.meta.unroll import Phi
 from learned_opt.rules.base import UpdateRule, is_usable
-from learned_opt.rules.features import EVEN, ODD
 from learned_opt.rules.lstm import CoordinatewiseLSTM
 
+RAREST = 1e-4
+"""Least number of endings a step that a return is computed with; no family has so long a horizon."""
 FINAL = 2.0
 """Weight of a life's last window."""
 
@@ -40,7 +40,7 @@ class Perturbations:
     first perturbation still shows in the state that the second window starts from.
 
     Args:
-        masks: of the parameters that are perturbed, by name: 1 for what is, 0 for what stays.
+        scales: of the parameters that are perturbed, by name: multiples of σ, 0 for what stays.
         pairs: P.
         sigma: σ.
         persistent: draw anew for each window.
@@ -49,7 +49,7 @@ class Perturbations:
 
     def __init__(
         self,
-        masks: Mapping[str, Tensor],
+        scales: Mapping[str, Tensor],
         pairs: int,
         sigma: float,
         *,
@@ -58,7 +58,7 @@ class Perturbations:
     ) -> None:
         self.pairs, self.sigma, self.persistent = pairs, sigma, persistent
         self._generator = generator
-        self._masks = dict(masks)
+        self._scales = dict(scales)
         self.current = self._draw()
         self.carried = {name: value.clone() for name, value in self.current.items()}
 
@@ -97,8 +97,8 @@ class Perturbations:
     def _draw(self) -> Phi:
         device = self._generator.device
         return {
-            name: mask * torch.randn(self.pairs, *mask.shape, generator=self._generator, device=device)
-            for name, mask in self._masks.items()
+            name: scale * torch.randn(self.pairs, *scale.shape, generator=self._generator, device=device)
+            for name, scale in self._scales.items()
         }
 
     def state_dict(self) -> dict[str, Phi]:
@@ -125,42 +125,41 @@ SCORES = {"sign": sign_scores, "rank": rank_scores}
 
 
 def perturbed(rule: UpdateRule, which: str) -> Phi:
-    """Masks of the rule's parameters that are perturbed and learned, by name.
+    """How far each of the rule's parameters is perturbed, in multiples of σ, by name.
+
+    A matrix whose columns are many inputs is perturbed by as much less as its weights are smaller at
+    birth, one over the root of their number.
 
     Args:
         rule: whose.
-        which: "all"; "head"; or "skip", those weights from features to the head that respect the
-            rule's symmetry: flip a gradient's sign, and its update flips.
+        which: "all"; "head"; or "skip", the head's weights on the features.
 
     Raises:
         ValueError: the rule has no such parameters.
     """
-    everything = {name: torch.ones_like(value.detach()) for name, value in rule.named_parameters()}
+    scales = {name: torch.ones_like(value.detach()) for name, value in rule.named_parameters()}
     if which == "all":
-        return everything
-    if which == "head":
-        return {"head": everything["head"]}
-    if not isinstance(rule, CoordinatewiseLSTM) or not rule.skip:
-        raise ValueError("perturbed: skip needs an lstm rule with a skip connection")
-    mask = torch.zeros_like(everything["head"])
-    multiplier, offset = mask[:, rule.hidden :]
-    multiplier[list(EVEN)] = 1.0
-    offset[list(ODD)] = 1.0
-    return {"head": mask}
+        return {name: s if name == "head" else s * s.shape[-1] ** -0.5 for name, s in scales.items()}
+    head = scales["head"]
+    if which == "skip":
+        if not isinstance(rule, CoordinatewiseLSTM) or not rule.skip:
+            raise ValueError("perturbed: skip needs an lstm rule with a skip connection")
+        head[:, : rule.hidden] = 0.0
+    return {"head": head}
 
 
 class EvolutionGroup(LearnerGroup):
-    """Pairs of learners under perturbed rules, judged after each window by the returns of fresh episodes.
+    """Pairs of learners under perturbed rules, judged by their returns in each window of their lives.
 
-    A life's last window counts `FINAL` times, for how a life ends matters beyond its own window.
+    A window's return is the reward of all its rollouts over the number of episodes that ended there:
+    many more episodes than one could query anew, and none of them extra. A life's last window counts
+    `FINAL` times, for how a life ends matters beyond its own window.
     """
 
     replicas = 2
 
-    def __init__(
-        self, family: str, config: MetaConfig, rule: UpdateRule, *, seed: int, tell_roles: bool
-    ) -> None:
-        super().__init__(family, config, rule, seed=seed, tell_roles=tell_roles)
+    def __init__(self, family: str, config: MetaConfig, rule: UpdateRule, *, seed: int, view: View) -> None:
+        super().__init__(family, config, rule, seed=seed, view=view)
         self.pairs = config.learners // 2
         self.perturbations = Perturbations(
             perturbed(rule, config.perturbed),
@@ -177,7 +176,8 @@ class EvolutionGroup(LearnerGroup):
         with torch.no_grad():
             candidates = self.perturbations.candidates(phi)
             state, sample = self.state, self.ready()
-            total, rewards = self.total_steps(), torch.zeros_like(self.parameters[:, 0])
+            total = self.total_steps()
+            rewards, endings = torch.zeros(2, batch, device=self.parameters.device)
             healthy = torch.ones_like(rewards, dtype=torch.bool)
             for _ in range(config.unroll):
                 update, state = functional_call(
@@ -191,8 +191,9 @@ class EvolutionGroup(LearnerGroup):
                 sample = self.learner.gradient(self.parameters)
                 healthy &= is_usable(sample.inner, self.parameters).all(1)
                 rewards = rewards + sample.metrics["reward"] / config.unroll
+                endings = endings + sample.metrics["endings"] / config.unroll
             self.state, self.sample = state, sample
-            returns = self._judge().where(healthy, -math.inf)
+            returns = (rewards / endings.clamp_min(RAREST)).where(healthy, -math.inf)
         plus, minus = returns[: self.pairs], returns[self.pairs :]
         difference = torch.where(plus == minus, 0.0, minus - plus)  # of losses; both may be -inf
         scores = SCORES[config.scoring](difference)
@@ -209,17 +210,6 @@ class EvolutionGroup(LearnerGroup):
             "meta_gradient_norm": norm.expand(batch),
         }
         return Window(gradient, self.means(metrics, both.repeat(2)))
-
-    def _judge(self) -> Tensor:
-        """Mean return of fresh episodes (B,), with the same random numbers within a pair."""
-        returns = episodic_returns(
-            self.learner.policy,
-            self.parameters,
-            self.learner.environments.tasks,
-            self.config.query_episodes,
-            self.noise,
-        )
-        return returns.mean(1)
 
     def _learner_config(self) -> LearnerConfig:
         return replace(self.config.learner, outer_environments=0)

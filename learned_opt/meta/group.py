@@ -6,10 +6,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from learned_opt.layout import ParameterLayout
 from learned_opt.learner import ActorCriticLearner, GradientSample, LearnerConfig
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.unroll import Phi
@@ -29,6 +31,24 @@ class Window:
     metrics: dict[str, float]
 
 
+class View(NamedTuple):
+    """What a rule is told of a learner's tensors; it must not rely on what users' code does otherwise.
+
+    roles: which belong to actor and critic.
+    critic_first: in which of the two orders they stand.
+    """
+
+    roles: bool
+    critic_first: bool
+
+    def of(self, layout: ParameterLayout) -> ParameterLayout:
+        """The layout as the rule sees it."""
+        if self.critic_first:
+            order = sorted(range(len(layout.specs)), key=lambda i: layout.specs[i].role != "critic")
+            layout = layout.as_if_ordered(order)
+        return layout if self.roles else layout.without_roles()
+
+
 class LearnerGroup(ABC):
     """B learners of one task family that train side by side, at staggered phases of their lives.
 
@@ -41,22 +61,19 @@ class LearnerGroup(ABC):
         config: the run.
         rule: what they will learn with.
         seed: of this group's randomness.
-        tell_roles: whether the rule is told which tensors belong to actor and critic.
+        view: what the rule is told of the tensors.
     """
 
     replicas = 1
     """How many learners share each task and all its random numbers."""
 
-    def __init__(
-        self, family: str, config: MetaConfig, rule: UpdateRule, *, seed: int, tell_roles: bool
-    ) -> None:
+    def __init__(self, family: str, config: MetaConfig, rule: UpdateRule, *, seed: int, view: View) -> None:
         self.family, self.config = family, config
         device = torch.device(config.device)
         self.noise = Noise(torch.Generator(device).manual_seed(seed), replicas=self.replicas)
         learner = self._learner_config()
         self.learner = ActorCriticLearner(make_family(family), config.learners, self.noise, learner)
-        layout = self.learner.layout
-        self.layout = layout if tell_roles else layout.without_roles()
+        self.layout = view.of(self.learner.layout)
         self.parameters = self.learner.initial_parameters()
         self.age = torch.zeros(config.learners, 1, device=device)
         self.lifetime, self.told = self._draw_lifetimes()

@@ -9,6 +9,7 @@ from typing import TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
+VALIDATIONS = "validations.csv"
 COLUMNS = (
     "meta_step",
     "family",
@@ -31,7 +32,7 @@ class MetricsLog:
     def __init__(self, folder: Path, families: tuple[str, ...], done: int = 0) -> None:
         self._steps = _open(folder / "metrics.csv", COLUMNS, done)
         scores = ("meta_step", "all", *families)
-        self._scores = _open(folder / "validations.csv", scores, done)
+        self._scores = _open(folder / VALIDATIONS, scores, done)
         self._board = SummaryWriter(str(folder), purge_step=done + 1)
 
     def step(self, step: int, family: str, values: dict[str, float]) -> None:

@@ -17,11 +17,11 @@ import torch
 import yaml
 from torch import Tensor
 
-from learned_opt.artifacts import load_rule, save_rule
+from learned_opt.artifacts import load_artifact, load_rule, save_rule
 from learned_opt.meta.checkpoint import load_checkpoint, save_checkpoint
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.evolution import EvolutionGroup
-from learned_opt.meta.group import LearnerGroup, Window
+from learned_opt.meta.group import LearnerGroup, View, Window
 from learned_opt.meta.metrics import MetricsLog
 from learned_opt.meta.truncated import TruncatedGroup
 from learned_opt.meta.validation import Validator
@@ -82,9 +82,13 @@ def new_rule(config: MetaConfig) -> LearnedRule:
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "rule"))
     if config.rule == "classic":
         return ClassicLSTM(generator=generator)
-    return CoordinatewiseLSTM(
+    born = CoordinatewiseLSTM(
         config.hidden, nominal_lr=config.nominal_lr, skip=config.skip, generator=generator
     )
+    if config.birth_noise:
+        with torch.no_grad():
+            born.head.normal_(0, config.birth_noise, generator=generator)
+    return born
 
 
 def calibrate(rule: LearnedRule, score: Callable[[UpdateRule], dict[str, float]]) -> dict[str, float]:
@@ -133,7 +137,14 @@ class MetaTrainer:
                 f"{folder} already holds a run; choose another --out, or add --resume to continue it"
             )
         saved = load_checkpoint(folder, config.device) if resume else None
+        self.origin = load_artifact(config.start) if config.start else None
         self.rule = new_rule(config).to(config.device)
+        self.unused: dict[str, Tensor] = {}
+        if isinstance(self.rule, CoordinatewiseLSTM):
+            self.unused = self.rule.weights_of(config.without)
+        with torch.no_grad():
+            for name, mask in self.unused.items():
+                self.rule.get_parameter(name).masked_fill_(mask, 0.0)
         self.average = copy.deepcopy(self.rule).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.rule.parameters(), lr=config.meta_lr, weight_decay=config.meta_weight_decay
@@ -145,7 +156,10 @@ class MetaTrainer:
                 config,
                 self.rule,
                 seed=derive_seed(config.seed, "group", replica, family),
-                tell_roles=config.groups_per_family > 1 and (replica + index) % 2 == 0,
+                view=View(
+                    roles=config.groups_per_family > 1 and (replica + index) % 2 == 0,
+                    critic_first=(replica + index // 2) % 2 == 1,
+                ),
             )
             for replica in range(config.groups_per_family)
             for index, family in enumerate(config.families)
@@ -162,7 +176,7 @@ class MetaTrainer:
         (folder / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
 
     def run(self, observer: Observer | None = None) -> Outcome:
-        """Train to the last meta-step, calibrate the best validated rule, and save it.
+        """Train to the last meta-step, calibrate the best validated rule (after tbptt), and save it.
 
         Interrupted, it saves the rule as it stands (the running average) instead; the best one is in
         the checkpoint, and a resumed run goes on from there. Diverged learners are restarted and
@@ -188,10 +202,11 @@ class MetaTrainer:
             provenance = self._provenance(self.step, {})
         else:
             rule.load_state_dict(self.best_state)
-            tasks = CALIBRATION * config.validation_tasks
-            score = Validator(replace(config, validation_tasks=tasks), "calibration")
-            areas = calibrate(rule, score)
-            provenance = {**self._provenance(self.best_step, self.best), "calibration": areas}
+            provenance = self._provenance(self.best_step, self.best)
+            if config.estimator == "tbptt":
+                tasks = CALIBRATION * config.validation_tasks
+                score = Validator(replace(config, validation_tasks=tasks), "calibration")
+                provenance["calibration"] = calibrate(rule, score)
         path = self.folder / ARTIFACT
         save_rule(rule, path, provenance)
         return Outcome(rule, path, self.step, interrupted, self.diverged, self.best)
@@ -215,7 +230,10 @@ class MetaTrainer:
             group["lr"] = self._meta_lr()
         window = self.groups[self.step % len(self.groups)].advance(self.rule)
         for name, parameter in self.rule.named_parameters():
-            parameter.grad = window.meta_gradient.get(name)
+            gradient = window.meta_gradient.get(name)
+            if gradient is not None and name in self.unused:
+                gradient = gradient.masked_fill(self.unused[name], 0.0)
+            parameter.grad = gradient
         self.optimizer.step()
         self.step += 1
         decay = min(self.config.average, self.step / (self.step + 10))
@@ -243,12 +261,13 @@ class MetaTrainer:
 
     def _provenance(self, step: int, scores: dict[str, float]) -> dict[str, Any]:
         config = self.config
+        earlier = [] if self.origin is None else self.origin.header["provenance"].get("families", [])
         try:
             package = version("learned-opt")
         except PackageNotFoundError:
             package = "uninstalled"
-        return {
-            "families": list(config.families),
+        facts: dict[str, Any] = {
+            "families": list(dict.fromkeys((*config.families, *earlier))),
             "seed": config.seed,
             "meta_steps": step,
             "lifetimes": [config.shortest_life, config.longest_life],
@@ -257,6 +276,11 @@ class MetaTrainer:
             "package_version": package,
             "licence": "Apache-2.0",
         }
+        if self.origin is not None:
+            # A path says nothing elsewhere; the file's hash and its own story do.
+            facts["configuration"]["start"] = self.origin.digest
+            facts["started_from"] = self.origin.header["provenance"]
+        return facts
 
     def _save(self) -> None:
         content = {

@@ -1,8 +1,10 @@
-"""What the learned rule sees of each coordinate: scale-free, and known to any torch.optim optimizer.
+"""What the learned rule sees of each coordinate: scale-free, sign-free, and known to any optimizer.
 
 As long as gradients are well above ε = 1e-8, multiplying the loss by a constant changes no feature:
-gradients and momenta enter divided by √v̂,
-magnitudes relative to their tensor, parameters relative to their tensor's root mean square.
+gradients and momenta enter divided by √v̂, magnitudes relative to their tensor, parameters relative to
+their tensor's root mean square. Nor does flipping the signs of a coordinate's gradients and of the
+coordinate itself: only magnitudes, and products of two signed numbers, are seen. A rule that sees
+signs learns to move coordinates up and not down, as networks do not mind which half of theirs it moves.
 """
 
 from __future__ import annotations
@@ -22,24 +24,28 @@ EPS = 1e-8
 LIMIT = 5.0
 """Normalised gradients are clamped to ±LIMIT."""
 FEATURES = 15 + FACTS + 1
-ODD = (0, 1, 2, 6)
-"""Rows that flip with the signs of the gradient and of the parameters."""
-EVEN = tuple(row for row in range(FEATURES) if row not in ODD)
-"""Rows that do not."""
+GROUPS = {
+    "coordinate": slice(0, 7),
+    "tensor": slice(7, 11),
+    "time": slice(11, 15),
+    "facts": slice(15, 15 + FACTS),
+}
+"""Rows by what they tell of; the last row, constant 1, is in none."""
 
 
 class Observation(NamedTuple):
     """What the rule sees at one step, and what its output is built from.
 
     features: parts of a (B, FEATURES, N) stack, the last row of it constant 1.
-    adam: m̂ / (√v̂ + ε), Adam's direction, (B, N).
-    gate: √v̂ / (√v̂ + ε), about 1, and exactly 0 where no gradient was ever seen, (B, N).
+    unit, adam, slow: directions (B, N), exactly 0 where no gradient was ever seen: the gradient, and
+        its fast (Adam's) and slow momenta, each over √v̂ + ε.
     moments: the state's entries after the step.
     """
 
     features: tuple[Tensor, ...]
+    unit: Tensor
     adam: Tensor
-    gate: Tensor
+    slow: Tensor
     moments: RuleState
 
 
@@ -61,11 +67,12 @@ def observe(
 ) -> Observation:
     """Update the moments with the gradient (B, N) and compute the features.
 
-    Rows, in order. Of the coordinate: g, m̂ fast and m̂ slow over √v̂; log |m̂ slow| / √v̂, its
-    signal-to-noise; agreement of g with m̂ fast; log √v̂ relative to its tensor; θ relative to its
-    tensor. Of the tensor: log signal-to-noise at two time scales; log of the gradient's size
-    relative to its history; log size of θ; the layout's facts. Of time: log t; a fast and a slow
-    warm-up; t / T where T is known; whether it is. Constant 1.
+    Rows, in order. Of the coordinate: |g| and |m̂ fast| over √v̂; agreement of both momenta; log of
+    |m̂ slow| / √v̂, its signal-to-noise; agreement of g with m̂ fast; log √v̂ relative to its tensor;
+    θ relative to its tensor, positive where Adam's step would shrink it. Of the tensor: log
+    signal-to-noise at two time scales; log of the gradient's size relative to its history; log size
+    of θ. Of time: log t; a warm-up; t / T where T is known; whether it is. Of the tensor again: the
+    layout's facts. Constant 1.
     """
     batch = gradient.shape[0]
     segments = layout.segments(gradient.device)
@@ -112,13 +119,13 @@ def observe(
     inverse_square, inverse_size = spread_rows[:, -2], spread_rows[:, -1]
     of_coordinates = torch.stack(
         (
-            unit,
-            adam,
-            slow_unit,
+            unit.abs(),
+            adam.abs(),
+            adam * slow_unit,
             (slow_unit.abs() + 1e-3).log() / 3 + 0.5,
             (unit * adam).clamp(-LIMIT, LIMIT),
             (root * inverse_square + 1e-3).log() / 3,
-            (parameters * inverse_size).clamp(-LIMIT, LIMIT) / 2,
+            (parameters * inverse_size).clamp(-LIMIT, LIMIT) * adam,
         ),
         dim=1,
     )
@@ -126,8 +133,7 @@ def observe(
     ones = torch.ones_like(gradient).unsqueeze(1)
     features = (of_coordinates, spread_rows[:, :-2], facts, ones)
     new = {"fast": fast, "slow": slow, "square": square, "step": step}
-    gate = torch.where(square > 0, root * inverse, 0.0)
-    return Observation(features, adam, gate, new)
+    return Observation(features, unit, adam, slow_unit, new)
 
 
 def share_of_life(step: Tensor, total_steps: Tensor | None) -> tuple[Tensor, Tensor]:

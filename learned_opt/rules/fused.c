@@ -31,6 +31,7 @@
 #define FEATURES (OWN + SHARED)
 #define FACTS 4
 #define MAX_HIDDEN 64
+#define OUTPUTS 3 /* of the head */
 #define EXPORT __attribute__((visibility("default")))
 
 typedef float vector __attribute__((vector_size(4 * LANES)));
@@ -41,9 +42,9 @@ typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias
 typedef struct {
     const float *gradient, *parameters, *fast, *slow, *square, *step, *hidden, *cell;
     float *new_fast, *new_slow, *new_square, *new_step, *new_hidden, *new_cell, *update;
-    const float *cell_weight, *head; /* (4H, FEATURES + H) and (2, H + FEATURES), or (2, H + 1) without skip */
+    const float *cell_weight, *head; /* (4H, FEATURES + H) and (3, H + FEATURES), or (3, H + 1) without skip */
     int64_t size, stride, new_stride; /* coordinates; floats between rows of hidden and cell */
-    float facts[FACTS], share, known, lr, rho, offset, skip;
+    float facts[FACTS], share, known, lr, rho, skip;
     float correction[3], shared[SHARED], inverse_square, inverse_size; /* filled by observe */
 } segment;
 
@@ -198,7 +199,7 @@ static void observe(segment *s) {
 /* The cell's weights in the order in which they are read: for each unit and input, its four gates. */
 typedef struct {
     float weight[MAX_HIDDEN * (OWN + MAX_HIDDEN) * 4], bias[MAX_HIDDEN * 4];
-    float head[2][MAX_HIDDEN + OWN], head_bias[2]; /* of the hidden units, then of the features */
+    float head[OUTPUTS][MAX_HIDDEN + OWN], head_bias[OUTPUTS]; /* of the hidden units, then of the features */
 } packed;
 
 static void pack(const segment *s, int hidden, packed *out) {
@@ -214,7 +215,7 @@ static void pack(const segment *s, int hidden, packed *out) {
             for (int k = 0; k < hidden; k++) target[4 * (OWN + k)] = row[FEATURES + k];
         }
     }
-    for (int output = 0; output < 2; output++) {
+    for (int output = 0; output < OUTPUTS; output++) {
         const float *row = s->head + output * (hidden + (s->skip ? FEATURES : 1)), *direct = row + hidden;
         float bias = s->skip ? 0 : *direct;
         for (int k = 0; s->skip && k < SHARED; k++) bias += direct[OWN + k] * s->shared[k];
@@ -239,8 +240,8 @@ static inline void gates(const vector x[4], vector old, vector *cell, vector *hi
 static void advance_block(const segment *s, int hidden, const packed *w, int64_t first, int64_t size) {
     vector inputs[(OWN + MAX_HIDDEN) * VECTORS];
     view seen[VECTORS];
-    mask usable[VECTORS], moved[VECTORS];
-    vector multiplier[VECTORS], offset[VECTORS];
+    mask usable[VECTORS];
+    vector units[VECTORS], outputs[VECTORS][OUTPUTS];
     int64_t at[VECTORS], count[VECTORS];
     for (int v = 0; v < VECTORS; v++) {
         count[v] = size - v * LANES;
@@ -254,25 +255,22 @@ static void advance_block(const segment *s, int hidden, const packed *w, int64_t
                              .slow = load_up_to(s->new_slow + i, count[v]),
                              .square = load_up_to(s->new_square + i, count[v])};
         seen[v] = look(s, now);
-        moved[v] = now.square > 0.0f;
-        const vector unit = clamp(g * seen[v].inverse, LIMIT);
+        const vector unit = units[v] = clamp(g * seen[v].inverse, LIMIT);
         const vector own[OWN] = {
-            unit,
-            seen[v].adam,
-            seen[v].slow_unit,
+            magnitude(unit),
+            magnitude(seen[v].adam),
+            seen[v].adam * seen[v].slow_unit,
             logarithm(magnitude(seen[v].slow_unit) + 1e-3f) / 3.0f + 0.5f,
             clamp(unit * seen[v].adam, LIMIT),
             logarithm(seen[v].root * s->inverse_square + 1e-3f) / 3.0f,
-            clamp(p * s->inverse_size, LIMIT) / 2.0f,
+            clamp(p * s->inverse_size, LIMIT) * seen[v].adam,
         };
         for (int k = 0; k < OWN; k++) inputs[k * VECTORS + v] = own[k];
         for (int k = 0; k < hidden; k++)
             inputs[(OWN + k) * VECTORS + v] = load_up_to(s->hidden + k * s->stride + i, count[v]);
-        multiplier[v] = all(w->head_bias[0]);
-        offset[v] = all(w->head_bias[1]);
-        for (int k = 0; k < OWN; k++) {
-            multiplier[v] += w->head[0][hidden + k] * own[k];
-            offset[v] += w->head[1][hidden + k] * own[k];
+        for (int output = 0; output < OUTPUTS; output++) {
+            outputs[v][output] = all(w->head_bias[output]);
+            for (int k = 0; k < OWN; k++) outputs[v][output] += w->head[output][hidden + k] * own[k];
         }
     }
     for (int unit = 0; unit < hidden; unit++) {
@@ -286,18 +284,18 @@ static void advance_block(const segment *s, int hidden, const packed *w, int64_t
         for (int v = 0; v < VECTORS; v++) {
             vector cell, output, old = load_up_to(s->cell + unit * s->stride + at[v], count[v]);
             gates(x[v], old, &cell, &output);
-            multiplier[v] += w->head[0][unit] * output;
-            offset[v] += w->head[1][unit] * output;
+            for (int row = 0; row < OUTPUTS; row++) outputs[v][row] += w->head[row][unit] * output;
             const int64_t j = unit * s->new_stride + at[v];
             store_up_to(s->new_cell + j, choose(usable[v], cell, old), count[v]);
             store_up_to(s->new_hidden + j, choose(usable[v], output, inputs[(OWN + unit) * VECTORS + v]), count[v]);
         }
     }
     for (int v = 0; v < VECTORS; v++) {
-        const vector m = exponential(s->rho * hyperbolic_tangent(multiplier[v] / s->rho));
-        const vector gate = choose(moved[v], seen[v].root * seen[v].inverse, all(0));
-        const vector c = s->offset * hyperbolic_tangent(offset[v]);
-        const vector update = -s->lr * (m * seen[v].adam + c * gate);
+        const vector multiplier = exponential(s->rho * hyperbolic_tangent(outputs[v][0] / s->rho));
+        const vector now = hyperbolic_tangent(outputs[v][1]), lasting = hyperbolic_tangent(outputs[v][2]);
+        const vector adam = seen[v].adam;
+        const vector direction = adam + now * (units[v] - adam) + lasting * (seen[v].slow_unit - adam);
+        const vector update = -s->lr * multiplier * direction;
         store_up_to(s->update + at[v], choose(usable[v], update, all(0)), count[v]);
     }
 }

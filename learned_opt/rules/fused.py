@@ -47,7 +47,7 @@ SEGMENT = np.dtype(
         ("new_stride", np.int64),
     ]
     + [("facts", np.float32, FACTS)]
-    + [(name, np.float32) for name in ("share", "known", "lr", "rho", "offset", "skip")]
+    + [(name, np.float32) for name in ("share", "known", "lr", "rho", "skip")]
     + [("filled by observe", np.float32, 18)],
     align=True,
 )

@@ -13,26 +13,27 @@ from learned_opt.layout import ParameterLayout
 from learned_opt.rules import fused
 from learned_opt.rules.base import RuleState, Scalar, UpdateRule, batched, is_usable, where_usable
 from learned_opt.rules.cell import lstm_cell
-from learned_opt.rules.features import FEATURES, init_moments, observe, share_of_life
+from learned_opt.rules.features import FEATURES, GROUPS, init_moments, observe, share_of_life
 
 
 class CoordinatewiseLSTM(UpdateRule):
-    """An LSTM on scale-free gradient features whose zero-initialised head makes it Adam at birth.
+    """An LSTM on scale-free, sign-free features whose zero-initialised head makes it Adam at birth.
 
-    With (a, b) the head's two outputs for a coordinate, linear in the hidden state (and, by a skip
-    connection, in the features),
+    With (a, b, d) the head's outputs for a coordinate, linear in the hidden state (and, by a skip
+    connection, in the features), and g, m̂, n̂ its gradient, Adam's momentum and a slower one,
 
-        Δθ = −lr · [exp(ρ tanh(a / ρ)) · m̂ / (√v̂ + ε) + c · tanh(b) · √v̂ / (√v̂ + ε)],
+        Δθ = −lr · exp(ρ tanh(a / ρ)) · [m̂ + tanh(b) (g − m̂) + tanh(d) (n̂ − m̂)] / (√v̂ + ε),
 
-    so that training starts at Adam(lr) and can change each step by at most a factor e^ρ plus c lr.
-    Coordinates that never saw a gradient (v = 0) do not move; coordinates whose gradient or value is
-    not finite, or beyond 1e15, neither move nor change their state.
+    so that training starts at Adam(lr), and can change the step's length by a factor of at most e^ρ and
+    how far back it looks: b → 1 forgets the past, as RMSprop does, and d → 1 averages over more of it.
+    As no output depends on signs, −g for −θ gives −Δθ. Coordinates that never saw a gradient (v = 0) do
+    not move; coordinates whose gradient or value is not finite, or beyond 1e15, neither move nor change
+    their state.
 
     Args:
         hidden: H, hidden units a coordinate.
         nominal_lr: learning rate at which the rule is trained and meant to run.
         max_log_multiplier: ρ.
-        max_offset: c.
         skip: whether the head also sees the features directly, so that a schedule over time or a
             dependence on the signal-to-noise ratio is one weight.
         generator: source of the initial weights; None takes seed 0.
@@ -43,25 +44,19 @@ class CoordinatewiseLSTM(UpdateRule):
         hidden: int = 16,
         *,
         nominal_lr: float = 6e-3,
-        max_log_multiplier: float = math.log(10.0),
-        max_offset: float = 0.3,
+        max_log_multiplier: float = math.log(30.0),
         skip: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         if hidden < 1:
             raise ValueError(f"hidden must be at least 1, got {hidden}")
-        for name, value in (
-            ("nominal_lr", nominal_lr),
-            ("max_log_multiplier", max_log_multiplier),
-            ("max_offset", max_offset),
-        ):
+        for name, value in (("nominal_lr", nominal_lr), ("max_log_multiplier", max_log_multiplier)):
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name} must be positive and finite, got {value}")
         self.hidden = hidden
         self.nominal_lr = nominal_lr
         self.max_log_multiplier = max_log_multiplier
-        self.max_offset = max_offset
         self.skip = skip
         generator = generator or torch.Generator().manual_seed(0)
         size = (4 * hidden, FEATURES + hidden)
@@ -70,7 +65,21 @@ class CoordinatewiseLSTM(UpdateRule):
         weight[hidden : 2 * hidden, FEATURES - 1] += 1.0  # forget gates start open
         self.cell_weight = nn.Parameter(weight)
         columns = hidden + (FEATURES if skip else 1)
-        self.head = nn.Parameter(torch.zeros(2, columns, dtype=torch.float32, device="cpu"))
+        self.head = nn.Parameter(torch.zeros(3, columns, dtype=torch.float32, device="cpu"))
+
+    def weights_of(self, features: Sequence[str]) -> dict[str, Tensor]:
+        """Masks over φ, True on every weight that reads one of the named groups of features.
+
+        Args:
+            features: names of `learned_opt.rules.features.GROUPS`.
+        """
+        masks = {name: torch.zeros_like(value, dtype=torch.bool) for name, value in self.named_parameters()}
+        for group in features:
+            rows = GROUPS[group]
+            masks["cell_weight"][:, rows] = True
+            if self.skip:
+                masks["head"][:, self.hidden :][:, rows] = True
+        return masks
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, for artifacts."""
@@ -78,7 +87,6 @@ class CoordinatewiseLSTM(UpdateRule):
             "hidden": self.hidden,
             "nominal_lr": self.nominal_lr,
             "max_log_multiplier": self.max_log_multiplier,
-            "max_offset": self.max_offset,
             "skip": self.skip,
         }
 
@@ -132,8 +140,9 @@ class CoordinatewiseLSTM(UpdateRule):
                 output = torch.baddbmm(output, weight, part)
         rho = self.max_log_multiplier
         multiplier = (rho * torch.tanh(output[:, 0] / rho)).exp()
-        offset = self.max_offset * torch.tanh(output[:, 1])
-        update = -lr * (multiplier * seen.adam + offset * seen.gate)
+        now, long = torch.tanh(output[:, 1:]).unbind(1)
+        direction = seen.adam + now * (seen.unit - seen.adam) + long * (seen.slow - seen.adam)
+        update = -lr * multiplier * direction
         new = {**seen.moments, "hidden": hidden, "cell": cell}
         looking_is_free = usable.device.type == "cpu" and not torch.compiler.is_compiling()
         if looking_is_free and bool(usable.all()):
@@ -166,7 +175,11 @@ class CoordinatewiseLSTM(UpdateRule):
 
     def _numbers(self, lr: Scalar) -> dict[str, Scalar]:
         """What the fused step takes besides tensors."""
-        return {"lr": lr, "rho": self.max_log_multiplier, "offset": self.max_offset, "skip": float(self.skip)}
+        return {
+            "lr": lr,
+            "rho": self.max_log_multiplier,
+            "skip": float(self.skip),
+        }
 
 
 def _time(step: Tensor, total_steps: Tensor | None) -> dict[str, Scalar]:

@@ -8,7 +8,7 @@ import torch
 
 from analysis.cells import rule_digest
 from analysis.config import CompareConfig
-from analysis.evaluate import Contender, compare, total_updates
+from analysis.evaluate import ONCE, Contender, compare, total_updates
 from learned_opt.learner import LearnerConfig
 from learned_opt.rules import SGD, Adam, CoordinatewiseLSTM
 
@@ -92,11 +92,25 @@ def _append(calls, *call):
     calls.append(call)
 
 
+def test_a_baseline_tuned_for_each_family_and_one_tuned_once_run_side_by_side():
+    config = dataclasses.replace(CONFIG, tuning="both")
+    calls = []
+    results = compare(config, {}, progress=partial(_append, calls))
+    assert calls[-1][0] == calls[-1][1] == total_updates(config, 0)
+    assert results.labels() == ["sgd", f"sgd{ONCE}"]
+    for label, tuning in (("sgd", "family"), (f"sgd{ONCE}", "global")):
+        alone = compare(dataclasses.replace(CONFIG, tuning=tuning), {})
+        for family in config.families:
+            both, one = results.families[family].contenders[label], alone.families[family].contenders["sgd"]
+            assert both.setting == one.setting
+            np.testing.assert_array_equal(both.returns, one.returns)
+
+
 def test_progress_reaches_the_total_that_was_announced(tmp_path):
     for _ in range(2):  # the second time every cell is found
         calls = []
         record = partial(_append, calls)
-        compare(CONFIG, {"a": Contender(Adam())}, out=tmp_path, progress=record)
+        compare(CONFIG, {"a": Contender(Adam())}, cells=tmp_path, progress=record)
         total = total_updates(CONFIG, 1)
         assert {call[1] for call in calls} == {total}
         assert calls[0][0] == 0
@@ -112,37 +126,37 @@ def test_an_interrupted_comparison_goes_on_and_ends_as_if_it_never_stopped(tmp_p
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compare(CONFIG, contenders, out=tmp_path, progress=interrupt)
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
+        compare(CONFIG, contenders, cells=tmp_path, progress=interrupt)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert len(kept) == 3  # sgd's two grids and a on bandit
-    resumed = compare(CONFIG, contenders, out=tmp_path)
+    resumed = compare(CONFIG, contenders, cells=tmp_path)
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     assert resumed.to_json() == compare(CONFIG, contenders).to_json()
 
 
 def test_a_cell_of_another_setting_seed_or_rule_is_not_reused(tmp_path):
-    cells = tmp_path / "cells"
-    compare(ALONE, {"a": Contender(Adam())}, out=tmp_path)
+    cells = tmp_path
+    compare(ALONE, {"a": Contender(Adam())}, cells=tmp_path)
     assert len(list(cells.iterdir())) == 2
-    compare(ALONE, {"a": Contender(Adam(), lr=0.1)}, out=tmp_path)
+    compare(ALONE, {"a": Contender(Adam(), lr=0.1)}, cells=tmp_path)
     assert len(list(cells.iterdir())) == 4
-    compare(ALONE, {"a": Contender(Adam(beta1=0.5))}, out=tmp_path)
+    compare(ALONE, {"a": Contender(Adam(beta1=0.5))}, cells=tmp_path)
     assert len(list(cells.iterdir())) == 6
-    compare(dataclasses.replace(ALONE, seed=9), {"a": Contender(Adam())}, out=tmp_path)
+    compare(dataclasses.replace(ALONE, seed=9), {"a": Contender(Adam())}, cells=tmp_path)
     assert len(list(cells.iterdir())) == 8
 
 
 @pytest.mark.parametrize("damage", ["", "{}", "[]", None])
 def test_a_damaged_cell_is_run_anew(tmp_path, damage):
     config = dataclasses.replace(ALONE, families=("bandit",))
-    first = compare(config, {"a": Contender(Adam())}, out=tmp_path)
-    (cell,) = (tmp_path / "cells").iterdir()
+    first = compare(config, {"a": Contender(Adam())}, cells=tmp_path)
+    (cell,) = tmp_path.iterdir()
     if damage is None:
         data = json.loads(cell.read_text())
         data["value"]["returns"] = [[1.0]]
         damage = json.dumps(data)
     cell.write_text(damage)
-    again = compare(config, {"a": Contender(Adam())}, out=tmp_path)
+    again = compare(config, {"a": Contender(Adam())}, cells=tmp_path)
     assert again.to_json() == first.to_json()
 
 
@@ -170,7 +184,7 @@ def test_a_rule_that_explodes_is_counted_as_diverged():
         ({"tuning_updates": 0}, "tuning_updates must be at least 1"),
         ({"queries": 1}, "queries must be from 2 to"),
         ({"queries": 6}, "queries must be from 2 to"),
-        ({"tuning": "none"}, "'global' or 'family'"),
+        ({"tuning": "none"}, "'global', 'family' or 'both'"),
         ({"shifted": True}, "cartpole was not"),
         ({"learner": LearnerConfig(outer_environments=4)}, "outer_environments to 0"),
     ],

@@ -1,36 +1,11 @@
 import matplotlib
-import numpy as np
 import pytest
 
 from analysis.plots import contender_styles, plot_curves
-from analysis.results import Adaptation, FamilyResults, Results, Setting
-
-UPDATES = np.array([0, 10, 20, 30])
-
-
-def results(panels, labels=("learned", "adam")):
-    source = np.random.default_rng(0)
-
-    def run():
-        returns = UPDATES[:, None] / 3 + source.normal(size=(4, 6))
-        return Adaptation(Setting(0.01), "given", returns, returns, np.zeros(6, dtype=bool))
-
-    families = {
-        f"family_{i}": FamilyResults(
-            ("new tasks", "new family")[i % 2],
-            np.zeros(6),
-            np.full(6, 10.0 if i else 1000.0),
-            512,
-            UPDATES,
-            {label: run() for label in labels},
-        )
-        for i in range(panels)
-    }
-    return Results("", 0, 30, {}, families)
 
 
 @pytest.mark.parametrize("panels", [1, 5, 12])
-def test_a_figure_has_one_titled_panel_a_family_and_one_legend(panels, tmp_path):
+def test_a_figure_has_one_titled_panel_a_family_and_one_legend(panels, tmp_path, results):
     path = tmp_path / "curves.png"
     figure = plot_curves(results(panels), path)
     assert path.read_bytes().startswith(b"\x89PNG")
@@ -42,7 +17,7 @@ def test_a_figure_has_one_titled_panel_a_family_and_one_legend(panels, tmp_path)
     assert not any(axes.get_legend() for axes in figure.axes)
 
 
-def test_axes_say_what_they_measure(tmp_path):
+def test_axes_say_what_they_measure(tmp_path, results):
     raw = plot_curves(results(1), tmp_path / "a.png").axes[0]
     assert (raw.get_xlabel(), raw.get_ylabel()) == ("updates", "return per episode")
     scaled = plot_curves(results(1), tmp_path / "b.svg", x="steps", y="normalised").axes[0]
@@ -50,7 +25,7 @@ def test_axes_say_what_they_measure(tmp_path):
     assert scaled.get_xlim() == (0, 30 * 512)
 
 
-def test_the_reference_is_drawn_only_where_it_lies_in_range(tmp_path):
+def test_the_reference_is_drawn_only_where_it_lies_in_range(tmp_path, results):
     far, near = plot_curves(results(2), tmp_path / "a.png").axes
     assert "reference" not in far.get_legend_handles_labels()[1]
     assert "reference" in near.get_legend_handles_labels()[1]
@@ -63,13 +38,13 @@ def test_a_contender_has_its_own_colour_and_adam_the_same_everywhere():
     assert contender_styles(["adam"])["adam"] == styles["adam"]
 
 
-def test_plotting_leaves_matplotlib_as_it_was(tmp_path):
+def test_plotting_leaves_matplotlib_as_it_was(tmp_path, results):
     before = dict(matplotlib.rcParams)
     plot_curves(results(1), tmp_path / "a.png")
     assert dict(matplotlib.rcParams) == before
 
 
-def test_wrong_requests_are_refused_with_a_sentence(tmp_path):
+def test_wrong_requests_are_refused_with_a_sentence(tmp_path, results):
     with pytest.raises(ValueError, match="no results for chess"):
         plot_curves(results(1), tmp_path / "a.png", families=["chess"])
     with pytest.raises(ValueError, match="1 to 12 panels, got 13"):

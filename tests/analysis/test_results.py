@@ -185,8 +185,9 @@ def test_the_table_measures_against_adam_and_marks_the_best(three):
     assert by["bandit", "learned"].improvement.probability == 1.0
     assert by["catch", "learned"].improvement.probability == 0.0
     assert by["bandit", "adam"].improvement is None
-    assert by["bandit", "learned"].updates_to_target == 10
-    assert by["catch", "learned"].updates_to_target is None
+    assert by["bandit", "learned"].updates_to_target == pytest.approx(6, abs=0.1)
+    assert by["catch", "learned"].updates_to_target == np.inf
+    assert by[OVERALL, "learned"].speed.families["bandit"].ratio < 1
     assert by[OVERALL, "learned"].behind == ("catch",)
 
 

@@ -5,6 +5,7 @@ from scipy import stats
 from analysis.statistics import (
     bootstrap_interval,
     interquartile_mean,
+    performance_profile,
     probability_of_improvement,
 )
 
@@ -111,3 +112,15 @@ def test_a_certain_win_has_no_interval_and_a_rule_ties_with_itself():
     result = probability_of_improvement([(scores, scores)], generator=generator())
     assert result.probability == 0.5
     assert result.low < 0.5 < result.high
+
+
+def test_a_profile_is_the_survival_function_of_all_runs():
+    strata = [generator(5).normal(size=20), generator(6).normal(1.0, size=30)]
+    levels = np.linspace(-2, 3, 40)
+    profile = performance_profile(strata, levels, generator=generator(7))
+    theirs = stats.ecdf(np.concatenate(strata)).sf.evaluate(levels)
+    np.testing.assert_allclose(profile.share, theirs)
+    assert (profile.low <= profile.share).all()
+    assert (profile.share <= profile.high).all()
+    middle = np.argmin(np.abs(profile.share - 0.5))
+    assert profile.high[middle] - profile.low[middle] == pytest.approx(4 * np.sqrt(0.25 / 50), abs=0.08)

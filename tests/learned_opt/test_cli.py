@@ -5,7 +5,9 @@ import json
 import pytest
 import yaml
 
+from learned_opt.artifacts import load_artifact
 from learned_opt.cli import main
+from learned_opt.commands.compare import run_of
 from learned_opt.learner import LearnerConfig
 from learned_opt.meta.config import MetaConfig
 
@@ -63,6 +65,16 @@ def test_meta_train_then_compare_then_plot(tmp_path, config, capsys):
 
     assert main(["plot", str(versus), "--out", str(tmp_path / "again.svg"), "--x", "steps"]) == 0
     assert (tmp_path / "again.svg").stat().st_size > 1000
+    for kind in ("profiles", "heatmap", "times"):
+        assert main(["plot", str(versus), "--kind", kind, "--out", str(tmp_path / f"{kind}.png")]) == 0
+        assert (tmp_path / f"{kind}.png").read_bytes().startswith(b"\x89PNG")
+
+    probe = ["probe", "--out", str(tmp_path / "probe"), "--rule", rule, "--tasks", "bandit"]
+    assert main([*probe, "--updates", "2", "--learners", "2"]) == 0
+    assert json.loads((tmp_path / "probe" / "probe.json").read_text())["traces"][0]["family"] == "bandit"
+    page = tmp_path / "report.html"
+    assert main(["report", str(versus), str(tmp_path / "probe"), str(run), "--out", str(page)]) == 0
+    assert page.read_text().count("<img") == 4 + 2 + 1
 
 
 def test_meta_train_resumes_where_it_stopped(tmp_path, config):
@@ -87,6 +99,8 @@ def test_unknown_names_are_refused(tmp_path, capsys):
     assert "'adan'" in refusal(capsys, "compare", "--out", out, "--baselines", "adan")
     assert "absent.yaml" in refusal(capsys, "meta-train", "--out", out, "--config", tmp_path / "absent.yaml")
     assert "absent.json" in refusal(capsys, "plot", tmp_path / "absent.json")
+    assert "'atari'" in refusal(capsys, "probe", "--out", out, "--tasks", "atari")
+    assert "holds no results.json" in refusal(capsys, "report", tmp_path, "--out", out)
     assert not out.exists()
 
 
@@ -141,3 +155,45 @@ def test_help_is_no_error(capsys):
         main(["--help"])
     assert not info.value.code
     assert "meta-train" in capsys.readouterr().out
+
+
+def test_a_recipe_of_several_stages_trains_one_after_the_other(tmp_path, capsys):
+    first = {"estimator": "es", "perturbed": "skip", "sigma": 0.2, "learner": {"outer_environments": 0}}
+    second = {"meta_lr": 1e-3, "families": ["bandit", "catch"]}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({**TINY.to_dict(), "start": "", "stages": [first, second]}))
+    run = tmp_path / "run"
+    assert main(["meta-train", "--config", str(recipe), "--out", str(run), "--seed", "5"]) == 0
+    assert "stage 2 of 2: tbptt" in capsys.readouterr().out
+    artifact = load_artifact(run / "rule.safetensors")
+    provenance = artifact.header["provenance"]
+    born = load_artifact(run / "stage-1" / "rule.safetensors")
+    assert provenance["configuration"]["start"] == born.digest
+    assert provenance["started_from"] == born.header["provenance"]
+    assert provenance["started_from"]["configuration"]["estimator"] == "es"
+    assert provenance["families"] == ["bandit", "catch"]
+    assert [
+        stage.seed for stage in (MetaConfig.load(run / f"stage-{i}" / "config.yaml") for i in (1, 2))
+    ] == [5, 5]
+    assert run_of(artifact).hidden == TINY.hidden
+    assert "holds a run of several stages" in refusal(capsys, "meta-train", "--out", run, "--resume")
+    assert main(["meta-train", "--config", str(recipe), "--out", str(run), "--seed", "5", "--resume"]) == 0
+    assert load_artifact(run / "rule.safetensors").digest == artifact.digest
+    again = tmp_path / "elsewhere"
+    assert main(["meta-train", "--config", str(recipe), "--out", str(again), "--seed", "5"]) == 0
+    assert load_artifact(again / "rule.safetensors").digest == artifact.digest
+
+
+def test_bad_recipes_are_refused(tmp_path, capsys):
+    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
+
+    def reason(stages, *options):
+        recipe.write_text(yaml.safe_dump({"stages": stages}))
+        return refusal(capsys, "meta-train", "--config", recipe, "--out", out, *options)
+
+    assert "list of mappings" in reason([])
+    assert "list of mappings" in reason({"sigma": 1.0})
+    assert "hidden can only be said of the first stage" in reason([{}, {"hidden": 3}])
+    assert "unknown field 'sigmoid'" in reason([{}, {"sigmoid": 3}])
+    assert "--meta-steps is ambiguous" in reason([{}, {}], "--meta-steps", "3")
+    assert not out.exists()

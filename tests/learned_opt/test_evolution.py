@@ -7,13 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from learned_opt import CoordinatewiseLSTM, ParameterLayout
+from learned_opt import CoordinatewiseLSTM
 from learned_opt.artifacts import load_artifact
 from learned_opt.learner import LearnerConfig
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.evolution import Perturbations, perturbed, rank_scores, sign_scores
 from learned_opt.meta.trainer import MetaTrainer, new_rule
-from learned_opt.rules.features import FEATURES
 
 TINY = MetaConfig(
     families=("navigation2d", "bandit"),
@@ -29,7 +28,6 @@ TINY = MetaConfig(
     validation_updates=4,
     checkpoint_every=2,
     estimator="es",
-    query_episodes=2,
     learner=LearnerConfig(width=4, environments=2, steps=6),
 )
 PAIRS = 40_000
@@ -160,22 +158,12 @@ def test_meta_training_by_evolution_resumes_exactly(changes, tmp_path):
     assert torch.equal(whole["cell_weight"], born["cell_weight"]) == (config.perturbed != "all")
 
 
-def test_what_the_skip_connection_learns_keeps_the_sign_symmetry():
+def test_evolving_the_skip_connection_leaves_the_hidden_units_out():
     rule = CoordinatewiseLSTM(4, skip=True)
     mask = perturbed(rule, "skip")["head"]
-    with torch.no_grad():
-        rule.head.copy_(mask * torch.randn(mask.shape, generator=torch.Generator().manual_seed(0)))
-    layout = ParameterLayout.of({"weight": (3, 4), "bias": (3,)})
-    gradient, parameters = torch.linspace(-1, 2, 2 * layout.size).view(2, 1, -1)
-    updates = []
-    with torch.no_grad():
-        for sign in (1, -1):
-            state = rule.init_state(layout, 1)
-            for _ in range(3):
-                update, state = rule(sign * gradient, sign * parameters, state, 0.1, layout=layout)
-            updates.append(sign * update)
-    torch.testing.assert_close(*updates)
-    assert int(mask.sum()) == FEATURES
+    assert mask.shape == rule.head.shape
+    assert not bool(mask[:, :4].any())
+    assert bool(mask[:, 4:].all())
     with pytest.raises(ValueError, match="needs an lstm rule with a skip connection"):
         perturbed(CoordinatewiseLSTM(4), "skip")
 

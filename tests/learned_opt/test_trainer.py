@@ -8,16 +8,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from learned_opt import CoordinatewiseLSTM, load_rule
+from learned_opt import CoordinatewiseLSTM, ParameterLayout, load_rule
 from learned_opt.artifacts import load_artifact
 from learned_opt.learner import LearnerConfig
 from learned_opt.learner.quadratic import QuadraticLearner
 from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.group import View
 from learned_opt.meta.trainer import MetaTrainer, calibrate, new_rule
 from learned_opt.meta.truncated import TruncatedGroup
 from learned_opt.meta.unroll import replicate, unroll
 from learned_opt.seeding import derive_noise, derive_seed
 
+TOLD = View(roles=True, critic_first=False)
 TINY = MetaConfig(
     families=("navigation2d", "bandit"),
     hidden=4,
@@ -164,7 +166,7 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
 
 
 def test_diverged_learners_are_restarted_counted_and_cost_no_meta_step():
-    group = TruncatedGroup("navigation2d", TINY, new_rule(TINY), seed=0, tell_roles=True)
+    group = TruncatedGroup("navigation2d", TINY, new_rule(TINY), seed=0, view=TOLD)
     rule = new_rule(TINY)
     torch.nn.init.ones_(rule.head)
     group.advance(rule)
@@ -181,7 +183,9 @@ def test_diverged_learners_are_restarted_counted_and_cost_no_meta_step():
 
 def test_lives_end_at_their_drawn_lengths_and_start_staggered():
     config = replace(TINY, learners=200)
-    group = TruncatedGroup("bandit", config, new_rule(config), seed=0, tell_roles=False)
+    group = TruncatedGroup(
+        "bandit", config, new_rule(config), seed=0, view=View(roles=False, critic_first=True)
+    )
     firsts = group.lifetime.flatten()
     assert bool((firsts % config.unroll == 0).all())
     assert len(firsts.unique()) >= 3
@@ -206,9 +210,7 @@ def test_second_order_meta_training_runs(tmp_path):
 
 def test_second_order_meets_tensors_without_any_gradient():
     """A bandit's observation is zero: the first layers' weights never get a gradient."""
-    group = TruncatedGroup(
-        "bandit", replace(TINY, second_order=True), new_rule(TINY), seed=0, tell_roles=True
-    )
+    group = TruncatedGroup("bandit", replace(TINY, second_order=True), new_rule(TINY), seed=0, view=TOLD)
     rule = new_rule(TINY)
     torch.nn.init.ones_(rule.head)
     for _ in range(2):
@@ -271,3 +273,36 @@ def test_configurations_survive_yaml(tmp_path):
         MetaConfig.load(path)
     with pytest.raises(ValueError, match="cannot read"):
         MetaConfig.load(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize("estimator", ["tbptt", "es"])
+def test_a_rule_without_a_group_of_features_never_reads_them(estimator, tmp_path):
+    config = replace(TINY, without=("time", "facts"), estimator=estimator, learners=4, meta_steps=4)
+    trainer = MetaTrainer(config, tmp_path / "run")
+    trainer.run()
+    blind = trainer.rule.weights_of(("time", "facts"))
+    for name, parameter in trainer.rule.named_parameters():
+        assert not bool(parameter[blind[name]].any())
+        assert bool(parameter[~blind[name]].any())
+    layout = ParameterLayout.of({"weight": (3, 4), "bias": (3,)})
+    facing = ParameterLayout.of({"bias": (3,), "weight": (3, 4)})
+    gradient = torch.linspace(-1, 2, layout.size).unsqueeze(0)
+    parameters = torch.linspace(1, -1, layout.size).unsqueeze(0)
+    order = torch.tensor([*range(12, 15), *range(12)])
+    rule = trainer.rule
+    with torch.no_grad():
+        told, _ = rule(
+            gradient, parameters, rule.init_state(layout, 1), 1.0, layout=layout, total_steps=torch.ones(1, 1)
+        )
+        other, _ = rule(
+            gradient[:, order], parameters[:, order], rule.init_state(facing, 1), 1.0, layout=facing
+        )
+    torch.testing.assert_close(told[:, order], other)
+
+
+def test_a_rule_may_be_born_elsewhere_than_as_adam():
+    rule = new_rule(replace(TINY, birth_noise=0.3))
+    assert bool(rule.head.any())
+    assert torch.equal(rule.cell_weight, new_rule(TINY).cell_weight)
+    with pytest.raises(ValueError, match="unknown features 'colour'"):
+        replace(TINY, without=("colour",))

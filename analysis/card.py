@@ -1,0 +1,152 @@
+"""A model card: what a shipped rule is, how it was made, what it was measured to do, and where it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from analysis.report import OVERALL, SummaryRow, default_rival, summary_table
+from analysis.results import Results
+from learned_opt.artifacts import Artifact
+
+EXPLAINED = (
+    "Areas are interquartile means over tasks of the normalised area under the adaptation curve (0 random "
+    "policy, 1 reference), with 95 % bootstrap intervals. P is the probability that a run beats one of the "
+    "rival's; *90 % at* is the updates to 90 % of the rival's final return, relative to the rival's own."
+)
+
+
+def model_card(
+    artifact: Artifact,
+    comparisons: Mapping[str, Results],
+    *,
+    label: str,
+    training: Sequence[Mapping[str, Any]] = (),
+    seed: int = 0,
+) -> str:
+    """The card in Markdown, from the artifact's header and from results alone.
+
+    Args:
+        artifact: the rule.
+        comparisons: results by title; the rule takes part in each under `label`.
+        label: the contender that is this rule.
+        training: of each stage, its seconds, learner_updates and environment_steps; as far as known.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: a comparison in which this very artifact did not take part.
+    """
+    for title, results in comparisons.items():
+        if results.artifacts.get(label) != artifact.digest:
+            raise ValueError(f"{title} does not show {label} with the hash {artifact.digest[:12]}")
+    parts = [f"# {label}", _identity(artifact), "## Training", _training(artifact, training)]
+    tables = {title: summary_table(results, seed=seed) for title, results in comparisons.items()}
+    parts += ["## Results", EXPLAINED]
+    for title, rows in tables.items():
+        results = comparisons[title]
+        rival = default_rival(results)
+        parts += [f"### {title}", _table(rows, label, rival), f"```\n{results.command}\n```"]
+    parts += ["## Limits", _limits(tables, label)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _identity(artifact: Artifact) -> str:
+    header = artifact.header
+    weights = sum(parameter.numel() for parameter in artifact.rule.parameters())
+    config = ", ".join(f"{key} {_number(value)}" for key, value in header["config"].items())
+    return "\n".join(
+        [
+            f"- class: `{header['rule']}` ({config}), {weights:,} weights",
+            f"- nominal learning rate: {artifact.rule.nominal_lr:g}",
+            f"- SHA-256: `{artifact.digest}`",
+            f"- licence: {header['provenance'].get('licence', 'not stated')}",
+        ]
+    )
+
+
+def _training(artifact: Artifact, training: Sequence[Mapping[str, Any]]) -> str:
+    stages = _stages(artifact.header["provenance"])
+    lines = []
+    for number, stage in enumerate(stages, 1):
+        configuration = stage.get("configuration", {})
+        area = stage.get("validation", {}).get("all", float("nan"))
+        facts = [
+            f"{number}. `{configuration.get('estimator', 'tbptt')}`, meta-seed {stage.get('seed', '?')};",
+            f"the best of {configuration.get('meta_steps', '?')} meta-steps was number",
+            f"{stage.get('meta_steps', '?')}, with a validation area of {area:.3f};",
+            f"lives of {' to '.join(map(str, stage.get('lifetimes', ['?'])))} updates;",
+            f"families: {', '.join(stage.get('families', []))}.",
+        ]
+        if number <= len(training):
+            spent = training[number - 1]
+            facts.append(
+                f"{spent['seconds'] / 60:.0f} minutes, {spent['learner_updates']:,.0f} learner-updates,"
+                f" {spent['environment_steps'] / 1e6:.0f} million environment steps."
+            )
+        lines.append(" ".join(facts))
+    return "\n".join(lines)
+
+
+def _stages(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    earlier = provenance.get("started_from")
+    return [*(_stages(earlier) if isinstance(earlier, dict) else []), provenance]
+
+
+def _table(rows: Sequence[SummaryRow], label: str, rival: str | None) -> str:
+    against = "" if rival is None else f" {rival} | P(beats {rival}) | 90 % at |"
+    lines = [
+        f"| split | family | {label} | best other |{against} diverged |",
+        "|---" * (5 if rival is None else 8) + "|",
+    ]
+    for row in rows:
+        if row.label != label:
+            continue
+        peers = {r.label: r for r in rows if (r.split, r.family) == (row.split, row.family)}
+        top = max((r for name, r in peers.items() if name != label), key=lambda r: r.area, default=None)
+        cells = [row.split, row.family, _area(row, bold=row.best)]
+        cells.append("" if top is None else f"{top.label} {_area(top, bold=not row.best)}")
+        if rival is not None:
+            p = row.improvement
+            cells.append(_area(peers[rival]) if rival in peers else "")
+            cells.append("" if p is None else f"{p.probability:.2f} [{p.low:.2f}, {p.high:.2f}]")
+            cells.append(_speed(row, peers.get(rival)))
+        cells.append(f"{row.diverged}/{row.runs}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _area(row: SummaryRow, *, bold: bool = False) -> str:
+    text = f"{row.area:.3f} [{row.low:.3f}, {row.high:.3f}]"
+    return f"**{text}**" if bold else text
+
+
+def _speed(row: SummaryRow, rival: SummaryRow | None) -> str:
+    if row.speed is not None:
+        return f"×{row.speed.median:.2f} [{row.speed.low:.2f}, {row.speed.high:.2f}]"
+    if row.updates_to_target is None or rival is None or not rival.updates_to_target:
+        return ""
+    ratio = row.updates_to_target / rival.updates_to_target
+    return f"×{ratio:.2f}" if ratio < float("inf") else "never"
+
+
+def _limits(tables: Mapping[str, Sequence[SummaryRow]], label: str) -> str:
+    """What the results themselves say against the rule."""
+    lines = []
+    for title, rows in tables.items():
+        lost = []
+        for row in rows:
+            peers = [r for r in rows if (r.split, r.family) == (row.split, row.family)]
+            top = max(peers, key=lambda r: r.area)
+            if row.label == label and row.family != OVERALL and not row.best:
+                lost.append(f"{row.family} (to {top.label}, by {top.area - row.area:.3f})")
+        broken = sum(row.diverged for row in rows if row.label == label and row.family != OVERALL)
+        lines.append(f"- {title}: behind on {', '.join(lost) or 'no family'}; {broken} runs diverged.")
+    lines.append(
+        "- One artifact of one meta-seed: its figures say nothing of what the recipe gives with another."
+    )
+    lines.append("- Measured on batched actor-critics with small tanh networks; elsewhere, compare first.")
+    return "\n".join(lines)
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,114 @@
+"""Pictures of what a rule has learned; see probe.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from analysis.probe import Paths, Response, Trace
+
+LAYER_COLORS = ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#CC79A7", "#000000", "#7F7F7F")
+"""Okabe and Ito's palette: the actor's tensors in cold colours, the critic's in warm ones."""
+
+
+def plot_probe(responses: Mapping[str, Response], traces: Sequence[Trace], path: str | Path) -> Figure:
+    """First row: update over lr against gradient and momentum. Second: effective learning rates over a life.
+
+    Args:
+        responses: by the rule's label; all on the same bins.
+        traces: of one rule, one panel a family; only weights are drawn, biases follow them closely.
+        path: the figure's file.
+    """
+    columns = max(len(responses), len(traces))
+    figure = _figure(2.7 * columns, 5.0)
+    rows: Any = figure.subfigures(2, 1)
+    top = rows[0].subplots(1, len(responses), squeeze=False, sharey=True)[0]
+    limit = max(float(np.nanmax(np.abs(r.update))) for r in responses.values())
+    for axes, (label, response) in zip(top, responses.items(), strict=True):
+        image = axes.pcolormesh(
+            response.unit_edges,
+            response.momentum_edges,
+            response.update.T,
+            cmap="RdBu_r",
+            vmin=-limit,
+            vmax=limit,
+        )
+        axes.set_title(label, fontsize=8)
+        axes.set_xlabel("gradient g / √v̂", fontsize=8)
+        axes.tick_params(labelsize=7)
+    top[0].set_ylabel("momentum m̂ / √v̂", fontsize=8)
+    bar = rows[0].colorbar(image, ax=list(top), fraction=0.04, pad=0.02)
+    bar.set_label("update / lr", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    bottom = rows[1].subplots(1, len(traces), squeeze=False, sharey=True)[0]
+    for axes, trace in zip(bottom, traces, strict=True):
+        weights = [i for i, name in enumerate(trace.tensors) if not name.endswith("bias")]
+        for color, index in zip(LAYER_COLORS, weights, strict=False):
+            axes.plot(
+                np.arange(1, len(trace.rates) + 1),
+                trace.rates[:, index],
+                color=color,
+                lw=1.1,
+                label=trace.tensors[index].removesuffix(".weight"),
+            )
+        axes.set_yscale("log")
+        axes.set_title(trace.family, fontsize=8)
+        axes.set_xlabel("update", fontsize=8)
+        axes.grid(color="0.92", linewidth=0.6)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    bottom[0].set_ylabel("effective learning rate", fontsize=8)
+    handles: dict[str, object] = {}
+    for axes in bottom:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    rows[1].legend(
+        list(handles.values()), list(handles), loc="outside lower center", ncols=7, frameon=False, fontsize=7
+    )
+    figure.savefig(path, dpi=200)
+    return figure
+
+
+def plot_paths(paths: Mapping[str, Paths], path: str | Path) -> Figure:
+    """Walks in 2-D navigation: contenders down, moments of the life across, a colour a task.
+
+    Args:
+        paths: by label; the same tasks and moments.
+        path: the figure's file.
+    """
+    moments = next(iter(paths.values())).updates
+    figure = _figure(2.0 * len(moments) + 0.4, 2.0 * len(paths) + 0.3)
+    grid = figure.subplots(len(paths), len(moments), squeeze=False, sharex=True, sharey=True)
+    for row, (label, found) in zip(grid, paths.items(), strict=True):
+        for axes, walks, moment in zip(row, found.positions, found.updates, strict=True):
+            _draw_walks(axes, walks, found.goals)
+            if row is grid[0]:
+                axes.set_title(f"after {moment} updates" if moment else "before learning", fontsize=8)
+        row[0].set_ylabel(label, fontsize=8)
+    figure.savefig(path, dpi=200)
+    return figure
+
+
+def _draw_walks(axes: Axes, walks: np.ndarray, goals: np.ndarray) -> None:
+    for task, goal in enumerate(goals):
+        color = LAYER_COLORS[(0, 3, 2, 5, 6)[task % 5]]
+        for walk in walks[task]:
+            axes.plot(walk[:, 0], walk[:, 1], color=color, lw=0.7, alpha=0.7)
+        axes.plot(*goal, marker="*", markersize=11, color=color, markeredgecolor="black", markeredgewidth=0.5)
+    axes.plot(0, 0, marker="o", markersize=3, color="black")
+    axes.set_xlim(-1, 1)
+    axes.set_ylim(-1, 1)
+    axes.set_aspect("equal")
+    axes.tick_params(labelsize=6, length=2)
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(max(width, 4.5), height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure

@@ -1,0 +1,73 @@
+"""learned-opt card."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis import load_results
+from analysis.card import model_card
+from learned_opt.artifacts import load_artifact, write_atomically
+from learned_opt.commands.meta_train import STAGE
+from learned_opt.meta.config import MetaConfig
+
+
+@dataclass(frozen=True)
+class Card:
+    """Write a rule's model card from its header and its results."""
+
+    out: Path
+    """The card, a Markdown file."""
+    rule: str = "default"
+    """A shipped rule's name, or a file."""
+    results: tuple[Path, ...] = ()
+    """Folders that compare wrote; the rule takes part in each."""
+    label: str | None = None
+    """The contender that is this rule; the rule's name by default."""
+    run_folder: Path | None = None
+    """The folder that meta-train wrote, for the time that training took."""
+    seed: int = 0
+    """Seed of the bootstrap behind intervals."""
+
+    def run(self) -> int:
+        """Read and write."""
+        if self.out.exists():
+            raise FileExistsError(f"{self.out} exists; choose another --out")
+        artifact = load_artifact(self.rule)
+        comparisons = {folder.name: load_results(folder / "results.json") for folder in self.results}
+        if len(comparisons) < len(self.results):
+            raise ValueError("two folders of results have the same name, which titles their tables")
+        training = [] if self.run_folder is None else [spent(folder) for folder in stages(self.run_folder)]
+        label = self.label or Path(self.rule).stem
+        card = model_card(artifact, comparisons, label=label, training=training, seed=self.seed)
+        write_atomically(self.out, card.encode())
+        print(f"card: {self.out}")
+        return 0
+
+
+def stages(run: Path) -> list[Path]:
+    """The folders of a run's stages, or the run itself.
+
+    Raises:
+        ValueError: it is no run.
+    """
+    folders = sorted(run.glob(f"{STAGE}*")) or [run]
+    for folder in folders:
+        if not (folder / "metrics.csv").exists():
+            raise ValueError(f"{folder} holds no metrics.csv")
+    return folders
+
+
+def spent(folder: Path) -> dict[str, float]:
+    """Seconds, learner-updates and environment steps of a finished run, validation not counted."""
+    with open(folder / "metrics.csv", newline="") as file:
+        *_, last = csv.DictReader(file)
+    learner = MetaConfig.load(folder / "config.yaml").learner
+    copies = learner.environments + learner.outer_environments
+    updates = float(last["learner_updates"])
+    return {
+        "seconds": float(last["seconds"]),
+        "learner_updates": updates,
+        "environment_steps": updates * copies * learner.steps,
+    }

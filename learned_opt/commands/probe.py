@@ -1,0 +1,99 @@
+"""learned-opt probe."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from analysis.probe import Response, Trace, navigation_paths, response, trace
+from analysis.probe_plots import plot_paths, plot_probe
+from analysis.results import encode
+from learned_opt.artifacts import load_artifact, write_atomically
+from learned_opt.commands.meta_train import set_threads
+from learned_opt.rules import Adam
+from tasks import make_family
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Show what a rule has learned: responses, effective learning rates, walks before and after."""
+
+    out: Path
+    """Folder for probe.json, probe.png and navigation.png; must be new or empty."""
+    rule: str = "default"
+    """A shipped rule's name, or a file."""
+    tasks: tuple[str, ...] = ("cartpole", "navigation2d", "gridworld")
+    """Task families whose lives are watched."""
+    updates: int = 150
+    """Length of a life."""
+    learners: int = 16
+    """Lives a family."""
+    adam_lr: float = 0.01
+    """Learning rate of the Adam beside it."""
+    seed: int = 0
+    """Seed of everything random."""
+    threads: int | None = None
+    """CPU threads; torch's choice by default."""
+
+    def run(self) -> int:
+        """Probe, save, draw."""
+        set_threads(self.threads)
+        if self.out.exists() and any(self.out.iterdir()):
+            raise FileExistsError(f"{self.out} is not empty; choose another --out")
+        for name in self.tasks:
+            make_family(name)
+        if min(self.updates, self.learners) < 1 or not self.tasks:
+            raise ValueError("probing needs at least one family, one learner and one update")
+        artifact = load_artifact(self.rule)
+        label = f"{self.rule} ({artifact.digest[:12]})"
+        adam = Adam()
+        responses = {label: response(artifact.rule, seed=self.seed), "adam": response(adam, seed=self.seed)}
+        traces = [
+            trace(artifact.rule, name, updates=self.updates, learners=self.learners, seed=self.seed)
+            for name in self.tasks
+        ]
+        moments = tuple(dict.fromkeys((0, min(10, self.updates), self.updates)))
+        walks = {
+            self.rule: navigation_paths(artifact.rule, moments=moments, seed=self.seed),
+            f"adam, lr {self.adam_lr:g}": navigation_paths(
+                adam, moments=moments, seed=self.seed, lr=self.adam_lr
+            ),
+        }
+        self.out.mkdir(parents=True, exist_ok=True)
+        plot_probe(responses, traces, self.out / "probe.png")
+        plot_paths(walks, self.out / "navigation.png")
+        content = {
+            "rule": self.rule,
+            "artifact": artifact.digest,
+            "seed": self.seed,
+            "responses": {name: _response(each) for name, each in responses.items()},
+            "traces": [_trace(each) for each in traces],
+        }
+        write_atomically(self.out / "probe.json", json.dumps(content, allow_nan=False).encode())
+        for each in traces:
+            first, last = (
+                np.exp(np.log(rows.clip(1e-12)).mean()) for rows in (each.rates[:5], each.rates[-5:])
+            )
+            print(f"{each.family}: effective learning rate {first:.2g} at first, {last:.2g} in the end")
+        print(f"probe: {self.out}")
+        return 0
+
+
+def _response(each: Response) -> dict[str, object]:
+    return {
+        "unit_edges": each.unit_edges.tolist(),
+        "momentum_edges": each.momentum_edges.tolist(),
+        "update": encode(each.update),
+    }
+
+
+def _trace(each: Trace) -> dict[str, object]:
+    return {
+        "family": each.family,
+        "tensors": list(each.tensors),
+        "rates": encode(each.rates),
+        "alignment": encode(each.alignment),
+    }

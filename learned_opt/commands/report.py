@@ -1,0 +1,76 @@
+"""learned-opt report."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from analysis import load_results
+from analysis.page import Picture, Section, page, validation_picture
+from learned_opt.artifacts import write_atomically
+from learned_opt.meta.metrics import VALIDATIONS
+
+PROBES = {
+    "probe.png": (
+        "Above: update over lr against gradient and momentum. Below: the learning rate at which Adam's step "
+        "would have been as long, by layer, over a life."
+    ),
+    "navigation.png": "2-D navigation: walks before, during and after learning; stars are the hidden goals.",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """Gather comparisons, probes and meta-training runs into one HTML page that holds everything."""
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders that compare, probe or meta-train wrote, in the order of the page."""
+    out: Path = Path("report.html")
+    """The page."""
+    title: str = "A learned update rule"
+    """Its heading."""
+    seed: int = 0
+    """Seed of the bootstrap behind intervals."""
+
+    def run(self) -> int:
+        """Read, draw, write."""
+        if self.out.exists():
+            raise FileExistsError(f"{self.out} exists; choose another --out")
+        if not self.folders:
+            raise ValueError("name at least one folder that compare, probe or meta-train wrote")
+        sections = [section_of(folder) for folder in self.folders]
+        write_atomically(self.out, page(self.title, sections, seed=self.seed).encode())
+        print(f"report: {self.out}")
+        return 0
+
+
+def section_of(folder: Path) -> Section:
+    """What a folder holds: a comparison, a probe or a meta-training run.
+
+    Raises:
+        ValueError: none of them.
+    """
+    if (folder / "results.json").exists():
+        results = load_results(folder / "results.json")
+        splits = sorted({family.split for family in results.families.values()})
+        return Section(f"{folder.name}: {', '.join(splits)}", results)
+    pictures = [
+        Picture((folder / name).read_bytes(), caption)
+        for name, caption in PROBES.items()
+        if (folder / name).exists()
+    ]
+    if pictures:
+        return Section(f"{folder.name}: what the rule does", pictures=tuple(pictures))
+    if (folder / VALIDATIONS).exists():
+        with open(folder / VALIDATIONS, newline="") as file:
+            rows = list(csv.DictReader(file))
+        if rows:
+            steps = [int(row["meta_step"]) for row in rows]
+            scores: dict[str, list[float]] = {
+                name: [float(row[name]) for row in rows] for name in rows[0] if name != "meta_step"
+            }
+            return Section(f"{folder.name}: meta-training", pictures=(validation_picture(steps, scores),))
+    raise ValueError(f"{folder} holds no results.json, probe.png or {VALIDATIONS}")

@@ -1,0 +1,66 @@
+"""Dropped in, the shipped rule learns as it does inside the batched learner: the same curves."""
+
+import pytest
+import torch
+
+from learned_opt import LearnedOptimizer, load_rule
+from learned_opt.learner import ActorCriticLearner, LearnerConfig
+from learned_opt.learner.life import live
+from learned_opt.rules.base import UpdateRule
+from learned_opt.seeding import derive_noise
+from tasks import make_family
+
+BATCH, UPDATES = 3, 12
+
+
+class Dropped(UpdateRule):
+    """Each learner's tensors as parameters of an optimizer of its own, stepped from their gradients."""
+
+    def __init__(self, rule):
+        super().__init__()
+        self.rule, self.nominal_lr = rule, rule.nominal_lr
+
+    def config(self):
+        return {}
+
+    def init_state(self, layout, batch, *, device=None, dtype=torch.float32):
+        self.optimizers = None
+        return {}
+
+    def update(self, gradient, parameters, state, lr, *, layout, total_steps=None):
+        before = layout.split(parameters)
+        if self.optimizers is None:
+            self.tensors = [
+                {name: torch.nn.Parameter(value[row].clone()) for name, value in before.items()}
+                for row in range(len(parameters))
+            ]
+            self.optimizers = [
+                LearnedOptimizer(tensors.values(), rule=self.rule, total_steps=int(total_steps[row]))
+                for row, tensors in enumerate(self.tensors)
+            ]
+        slopes = layout.split(gradient)
+        for row, (tensors, optimizer) in enumerate(zip(self.tensors, self.optimizers, strict=True)):
+            for name, parameter in tensors.items():
+                assert torch.equal(parameter.detach(), before[name][row]), name
+                parameter.grad = slopes[name][row].clone()
+            optimizer.step()
+        after = {name: torch.stack([tensors[name].detach() for tensors in self.tensors]) for name in before}
+        # live() adds the update to θ again: hand it the sum's exact inverse by replacing θ itself.
+        parameters.copy_(layout.join(after))
+        return torch.zeros_like(parameters), state
+
+
+@pytest.mark.parametrize("family", ["cartpole", "pendulum"])
+def test_the_shipped_rule_gives_the_same_curves_dropped_in_as_in_the_batched_learner(family):
+    rule = load_rule()
+    lives = []
+    for each in (rule, Dropped(rule)):
+        noise = derive_noise(0, "curves", family)
+        learner = ActorCriticLearner(
+            make_family(family), BATCH, noise, LearnerConfig(environments=8, steps=16)
+        )
+        lives.append(live(learner, each, updates=UPDATES, queries=5, query_seed=1, query_episodes=4))
+    core, dropped = lives
+    assert torch.equal(core.returns, dropped.returns)
+    assert torch.equal(core.mean_action_returns, dropped.mean_action_returns)
+    assert len(core.returns.unique()) > BATCH
