@@ -1,4 +1,4 @@
-"""The command line: learned-opt demo | meta-train | compare | plot | probe | report | card | list."""
+"""The command line: learned-opt meta-train, compare and the others."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated
 
 import tyro
 
+from learned_opt.commands.ablate import Ablate
 from learned_opt.commands.card import Card
 from learned_opt.commands.compare import Compare, Plot
 from learned_opt.commands.demo import Demo
@@ -26,6 +27,7 @@ Command = (
     | Annotated[Plot, tyro.conf.subcommand("plot")]
     | Annotated[Probe, tyro.conf.subcommand("probe")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Ablate, tyro.conf.subcommand("ablate")]
     | Annotated[Card, tyro.conf.subcommand("card")]
     | Annotated[List, tyro.conf.subcommand("list")]
 )

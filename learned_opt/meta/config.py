@@ -194,31 +194,55 @@ class MetaConfig:
         return cls.from_dict(_mapping(path), str(path))
 
 
-def load_recipe(path: Path) -> tuple[MetaConfig, ...]:
-    """Read a YAML file of one or several stages, each of which starts from the rule of the one before.
+Recipe = tuple[MetaConfig, ...]
+"""Stages, each of which starts from the rule of the one before."""
 
-    Fields hold for all stages; those under `stages`, a list of mappings, for one stage each.
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a YAML file of one or several stages.
 
     Raises:
-        ValueError: as `MetaConfig.load`; or stages that are no list of mappings.
+        ValueError: as `MetaConfig.load` and `recipe_from`.
+    """
+    return recipe_from(_mapping(path), str(path))
+
+
+def load_variants(path: Path) -> dict[str, Recipe]:
+    """Read a YAML file of recipes: fields, and under `variants` what each changes, by name.
+
+    Raises:
+        ValueError: as `load_recipe`; or variants that are no mapping of names to mappings.
     """
     common = _mapping(path)
+    variants = common.pop("variants", None)
+    if not isinstance(variants, dict) or not all(isinstance(each, dict) for each in variants.values()):
+        raise ValueError(f"{path}: variants must be a mapping of names to mappings of fields")
+    return {str(name): recipe_from({**common, **each}, f"{path}: {name}") for name, each in variants.items()}
+
+
+def recipe_from(data: dict[str, Any], source: str) -> Recipe:
+    """A recipe from plain data: fields hold for all stages, those in `stages`, a list of mappings, for one.
+
+    Raises:
+        ValueError: an unknown field, a bad value, or stages that are no list of mappings.
+    """
+    common = dict(data)
     stages = common.pop("stages", [{}])
     if not isinstance(stages, list) or not stages or not all(isinstance(stage, dict) for stage in stages):
-        raise ValueError(f"{path}: stages must be a list of mappings of field names to values")
+        raise ValueError(f"{source}: stages must be a list of mappings of field names to values")
     learner = common.get("learner", {})
     configs = []
     for index, stage in enumerate(stages):
-        fields_of_stage = {**common, **stage}
+        merged = {**common, **stage}
         if isinstance(learner, dict) and isinstance(stage.get("learner", {}), dict):
-            fields_of_stage["learner"] = {**learner, **stage.get("learner", {})}
+            merged["learner"] = {**learner, **stage.get("learner", {})}
         if index:
             named = sorted(set(stage) & set(BIRTH))
             if named:
-                raise ValueError(f"{path}: {', '.join(named)} can only be said of the first stage")
+                raise ValueError(f"{source}: {', '.join(named)} can only be said of the first stage")
             for name in set(BIRTH) - {"rule"}:
-                fields_of_stage.pop(name, None)
-        configs.append(MetaConfig.from_dict(fields_of_stage, str(path)))
+                merged.pop(name, None)
+        configs.append(MetaConfig.from_dict(merged, source))
     return tuple(configs)
 
 

@@ -36,6 +36,7 @@ def config(tmp_path):
 
 def refusal(capsys, *arguments):
     """The one line on standard error that a command is refused with."""
+    capsys.readouterr()
     assert main([str(argument) for argument in arguments]) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("learned-opt: ")
@@ -197,3 +198,34 @@ def test_bad_recipes_are_refused(tmp_path, capsys):
     assert "unknown field 'sigmoid'" in reason([{}, {"sigmoid": 3}])
     assert "--meta-steps is ambiguous" in reason([{}, {}], "--meta-steps", "3")
     assert not out.exists()
+
+
+def test_an_ablation_trains_each_variant_once_and_compares_them(tmp_path, capsys):
+    path, out = tmp_path / "ablation.yaml", tmp_path / "ablation"
+    variants = {"full": {}, "without time": {"without": ["time"]}}
+    path.write_text(yaml.safe_dump({**TINY.to_dict(), "variants": variants}))
+    options = ["--count", "2", "--updates", "15", "--threads", "1"]
+    assert main(["ablate", "--config", str(path), "--out", str(out), *options, "--only", "full"]) == 0
+    first = (out / "variants" / "full" / "rule.safetensors").read_bytes()
+    assert "without time" in refusal(capsys, "ablate", "--config", path, "--out", out, "--only", "colour")
+    (out / "results.json").unlink()
+    (out / "curves.png").unlink()
+    assert main(["ablate", "--config", str(path), "--out", str(out), *options]) == 0
+    assert (out / "variants" / "full" / "rule.safetensors").read_bytes() == first
+    results = json.loads((out / "results.json").read_text())
+    assert list(results["families"]["bandit"]["contenders"]) == ["full", "without time", "adam"]
+    path.write_text(yaml.safe_dump({"variants": ["full"]}))
+    assert "variants must be a mapping" in refusal(capsys, "ablate", "--config", path, "--out", out)
+
+
+def test_a_card_is_written_from_results_and_run(tmp_path, config, capsys):
+    run, versus, card = tmp_path / "run", tmp_path / "versus", tmp_path / "CARD.md"
+    assert main(["meta-train", "--config", str(config), "--out", str(run)]) == 0
+    rule = str(run / "rule.safetensors")
+    options = "--tasks bandit --baselines adam --count 2 --tuning-count 1 --updates 2 --queries 2"
+    assert main(["compare", "--out", str(versus), "--rule", rule, *options.split()]) == 0
+    command = ["card", "--out", str(card), "--rule", rule, "--label", "run", "--results", str(versus)]
+    assert main([*command, "--run-folder", str(run)]) == 0
+    assert "learner-updates" in card.read_text()
+    assert "### versus" in card.read_text()
+    assert "choose another --out" in refusal(capsys, *command)

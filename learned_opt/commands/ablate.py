@@ -1,0 +1,76 @@
+"""learned-opt ablate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from analysis import CompareConfig, Contender
+from learned_opt.artifacts import load_artifact
+from learned_opt.commands.compare import run_comparison
+from learned_opt.commands.meta_train import check_device, set_threads, train_recipe
+from learned_opt.meta.config import load_variants
+from learned_opt.meta.trainer import ARTIFACT
+
+
+@dataclass(frozen=True)
+class Ablate:
+    """Meta-train variants of a recipe and compare them; finished variants are kept and not run again."""
+
+    config: Path
+    """YAML file with fields of MetaConfig, and `variants`: what each changes, by name."""
+    out: Path
+    """Folder: a run for each variant, then results.json and curves.png."""
+    only: tuple[str, ...] = ()
+    """Names of variants; all by default."""
+    tasks: tuple[str, ...] = ()
+    """Task families to compare on; the training families of the first variant by default."""
+    count: int = 32
+    """New tasks a family."""
+    updates: int = 150
+    """Updates a life."""
+    seed: int = 0
+    """Seed of everything random."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, ..."""
+    threads: int | None = None
+    """CPU threads; torch's choice by default."""
+
+    def run(self) -> int:
+        """Train what is missing, then compare."""
+        check_device(self.device)
+        set_threads(self.threads)
+        variants = load_variants(self.config)
+        unknown = [name for name in self.only if name not in variants]
+        if unknown:
+            raise ValueError(
+                f"no variant {', '.join(unknown)} in {self.config}; choose from {', '.join(variants)}"
+            )
+        names = self.only or tuple(variants)
+        families = variants[names[0]][-1].families
+        contenders = {}
+        for name in names:
+            recipe = tuple(replace(stage, seed=self.seed, device=self.device) for stage in variants[name])
+            folder = self.out / "variants" / "".join(c if c.isalnum() or c in "=-" else "_" for c in name)
+            done = folder / "done"
+            if not done.exists():
+                print(f"variant {name!r}")
+                outcome = train_recipe(recipe, folder, resume=folder.exists())
+                if outcome.interrupted:
+                    print("interrupted; the same command goes on")
+                    return 130
+                done.touch()
+            artifact = load_artifact(folder / ARTIFACT)
+            contenders[name] = Contender(artifact.rule, artifact=artifact.digest)
+        config = CompareConfig(
+            families=self.tasks or families,
+            trained_on=families,
+            tasks=self.count,
+            updates=self.updates,
+            baselines=("adam",),
+            tuning_tasks=8,
+            seed=self.seed,
+            device=self.device,
+        )
+        run_comparison(config, contenders, self.out)
+        return 0
