@@ -8,7 +8,7 @@ from pathlib import Path
 from analysis import CompareConfig, Contender
 from learned_opt.artifacts import load_artifact
 from learned_opt.commands.compare import run_comparison, trained_families, untrained_contender
-from learned_opt.commands.meta_train import check_device, set_threads, train
+from learned_opt.commands.meta_train import check_device, set_threads, train_recipe
 from learned_opt.meta.config import MetaConfig
 
 UNSEEN = ("acrobot", "catch")
@@ -21,8 +21,8 @@ class Demo:
 
     out: Path = Path("runs/demo")
     """Folder for rule, results and curves; must be new or empty."""
-    meta_steps: int = 150
-    """Meta-updates of the rule."""
+    meta_steps: int = 100
+    """Meta-updates of the rule by truncated backpropagation, and as many by evolution strategies."""
     count: int = 16
     """New tasks a family in the comparison."""
     updates: int = 100
@@ -46,17 +46,29 @@ class Demo:
             raise ValueError(f"the shipped rule was trained on {', '.join(seen)}, shown here as unseen")
         config = replace(
             MetaConfig(),
+            nominal_lr=0.01,
             learners=8,
             groups_per_family=1,
             longest_life=200,
             meta_steps=self.meta_steps,
-            meta_lr=3e-3,
             average=0.9,
-            validate_every=75,
-            validation_tasks=4,
-            validation_updates=80,
+            validate_every=self.meta_steps,
+            validation_tasks=6,
+            validation_updates=100,
             seed=self.seed,
             device=self.device,
+        )
+        evolution = replace(
+            config,
+            nominal_lr=MetaConfig.nominal_lr,
+            estimator="es",
+            perturbed="head",
+            scoring="rank",
+            sigma=0.3,
+            learners=32,
+            meta_lr=0.03,
+            meta_weight_decay=0.0,
+            validate_every=max(self.meta_steps // 2, 1),
         )
         comparison = CompareConfig(
             families=(*config.families, *UNSEEN),
@@ -71,7 +83,7 @@ class Demo:
             device=self.device,
         )
         print(f"1/2 meta-training on {', '.join(config.families)}")
-        outcome = train(config, self.out / "meta-training")
+        outcome = train_recipe((config, evolution), self.out / "meta-training")
         if outcome.interrupted:
             print(f"interrupted; the rule as it stands: {outcome.path}")
             return 130
@@ -85,5 +97,5 @@ class Demo:
         print(f"\nadaptation curves: {self.out / 'curves.png'}")
         print(f"results:           {self.out / 'results.json'}")
         print(f"rule trained here: {outcome.path}")
-        print(f"metrics:           {outcome.path.parent} (metrics.csv; TensorBoard)")
+        print(f"metrics:           {outcome.path.parent}/stage-* (metrics.csv; TensorBoard)")
         return 0

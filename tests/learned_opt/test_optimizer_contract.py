@@ -762,7 +762,7 @@ def test_distributed_checkpoint_round_trip(kind, tmp_path):
 
 def test_malicious_pickle_is_refused_as_state_and_as_rule(tmp_path):
     from learned_opt import ArtifactError, load_rule
-    from learned_opt.meta.checkpoint import NAME, load_checkpoint
+    from learned_opt.meta.checkpoint import CHECKPOINT, load_checkpoint
 
     trace = tmp_path / "executed"
 
@@ -785,7 +785,7 @@ def test_malicious_pickle_is_refused_as_state_and_as_rule(tmp_path):
     torch.save({**optimizer.state_dict(), "extra": Malicious()}, tmp_path / "state.pt")
     with pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "state.pt", weights_only=True)
-    torch.save({"step": 1, "extra": Malicious()}, tmp_path / NAME)
+    torch.save({"step": 1, "extra": Malicious()}, tmp_path / CHECKPOINT)
     with pytest.raises(ValueError, match="damaged"):
         load_checkpoint(tmp_path, "cpu")
     assert not trace.exists()
