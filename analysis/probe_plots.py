@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from analysis.probe import Paths, Response, Trace
 
 LAYER_COLORS = ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#CC79A7", "#000000", "#7F7F7F")
-"""Okabe and Ito's palette: the actor's tensors in cold colours, the critic's in warm ones."""
+"""Okabe and Ito's palette: an actor's three weights come in cold colours, its critic's in warm ones."""
 
 
 def plot_probe(responses: Mapping[str, Response], traces: Sequence[Trace], path: str | Path) -> Figure:
@@ -47,16 +47,15 @@ def plot_probe(responses: Mapping[str, Response], traces: Sequence[Trace], path:
     bar.set_label("update / lr", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     bottom = rows[1].subplots(1, len(traces), squeeze=False, sharey=True)[0]
+    colors: dict[str, str] = {}
     for axes, trace in zip(bottom, traces, strict=True):
-        weights = [i for i, name in enumerate(trace.tensors) if not name.endswith("bias")]
-        for color, index in zip(LAYER_COLORS, weights, strict=False):
-            axes.plot(
-                np.arange(1, len(trace.rates) + 1),
-                trace.rates[:, index],
-                color=color,
-                lw=1.1,
-                label=trace.tensors[index].removesuffix(".weight"),
-            )
+        for index, name in enumerate(trace.tensors):
+            if name.endswith("bias"):
+                continue
+            color = colors.setdefault(name, LAYER_COLORS[len(colors) % len(LAYER_COLORS)])
+            moments = np.arange(1, len(trace.rates) + 1)
+            label = name.removesuffix(".weight")
+            axes.plot(moments, trace.rates[:, index], color=color, lw=1.1, label=label)
         axes.set_yscale("log")
         axes.set_title(trace.family, fontsize=8)
         axes.set_xlabel("update", fontsize=8)
