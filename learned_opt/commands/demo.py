@@ -21,7 +21,7 @@ class Demo:
 
     out: Path = Path("runs/demo")
     """Folder for rule, results and curves; must be new or empty."""
-    meta_steps: int = 100
+    meta_steps: int = 80
     """Meta-updates of the rule by truncated backpropagation, and as many by evolution strategies."""
     count: int = 16
     """New tasks a family in the comparison."""
