@@ -106,7 +106,7 @@ def step_table(options: Options) -> None:
     rule = load_rule(options.rule)
     assert isinstance(rule, CoordinatewiseLSTM)
     hidden = rule.hidden
-    multiply_adds = 4 * hidden * (OWN_FEATURES + hidden) + 2 * hidden
+    multiply_adds = 4 * hidden * (OWN_FEATURES + hidden) + 3 * (hidden + OWN_FEATURES)
     speed = matrix_speed()
     print(f"one step, {options.threads} thread(s); {options.rule}: {hidden} hidden units")
     print(f"matrix speed {speed / 1e9:.0f} GFLOP/s; {multiply_adds} multiply-adds a coordinate")

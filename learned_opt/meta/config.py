@@ -65,7 +65,7 @@ class MetaConfig:
     """Which of the rule's parameters are perturbed and learned: all, head, or skip, the head's weights on
     the features; of es and pes."""
     second_order: bool = False
-    """Differentiate through the inner policy gradient as well."""
+    """Differentiate through the inner policy gradient as well; of tbptt."""
     meta_steps: int = 1100
     """Number of meta-updates of the rule."""
     meta_lr: float = 1e-3
@@ -73,10 +73,10 @@ class MetaConfig:
     meta_weight_decay: float = 1e-4
     """Decoupled weight decay on the rule's parameters."""
     clip: float = 0.01
-    """Each learner's meta-gradient is clipped to this norm before the mean is taken."""
+    """Each learner's meta-gradient is clipped to this norm before the mean is taken; of tbptt."""
     credit: str = "uniform"
     """Weight of a learner's meta-gradient: uniform, or remaining, twice the share of its life still to
-    come: what an update gains early on is enjoyed longer than the K updates that truncation looks at."""
+    come: what comes early is enjoyed longer than the K updates that truncation looks at. Of tbptt."""
     average: float = 0.98
     """Decay of the running average of the rule's parameters that is validated and saved."""
     validate_every: int = 100
@@ -94,7 +94,7 @@ class MetaConfig:
     learner: LearnerConfig = field(
         default_factory=lambda: LearnerConfig(environments=16, outer_environments=8)
     )
-    """The inner learner."""
+    """The inner learner; its outer environments are of tbptt, evolution strategies run none."""
 
     def __post_init__(self) -> None:
         if not self.families:
@@ -152,7 +152,7 @@ class MetaConfig:
     def _check_estimator(self) -> None:
         """Settings of one estimator are refused with another, not ignored."""
         of_evolution = ("sigma", "scoring", "perturbed")
-        of_backpropagation = ("second_order", "credit")
+        of_backpropagation = ("second_order", "credit", "clip")
         foreign = of_evolution if self.estimator == "tbptt" else of_backpropagation
         defaults = {item.name: item.default for item in fields(self)}
         for name in foreign:

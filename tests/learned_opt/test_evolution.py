@@ -184,6 +184,7 @@ def test_a_second_stage_starts_from_a_saved_rule(tmp_path):
         ({"learners": 3}, "is odd"),
         ({"second_order": True}, "second_order has no meaning"),
         ({"credit": "remaining"}, "credit has no meaning"),
+        ({"clip": 1.0}, "clip has no meaning"),
         ({"estimator": "tbptt", "sigma": 0.1}, "sigma has no meaning"),
         ({"estimator": "magic"}, "unknown estimator"),
         ({"scoring": "loud"}, "unknown scoring"),

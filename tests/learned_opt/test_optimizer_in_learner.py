@@ -45,7 +45,7 @@ class Dropped(UpdateRule):
                 parameter.grad = slopes[name][row].clone()
             optimizer.step()
         after = {name: torch.stack([tensors[name].detach() for tensors in self.tensors]) for name in before}
-        # live() adds the update to θ again: hand it the sum's exact inverse by replacing θ itself.
+        # live() adds an update to θ, which would round: θ itself is replaced, and 0 added to it.
         parameters.copy_(layout.join(after))
         return torch.zeros_like(parameters), state
 
