@@ -68,7 +68,7 @@ class LearnedOptimizer(Optimizer):
         self._rules: dict[str, UpdateRule] = {}
         self._lr = lr
         self._on_device: dict[tuple[str, torch.device], UpdateRule] = {}
-        self._layouts: dict[Any, ParameterLayout] = {}
+        self._layouts: dict[Any, tuple[ParameterLayout, dict[str, Any]]] = {}
         identity = self._adopt(rule)
         defaults = {
             "lr": self._rules[identity].nominal_lr if lr is None else lr,
@@ -135,6 +135,7 @@ class LearnedOptimizer(Optimizer):
         torch.compile calls this method, by its name, once and outside of its graph.
         """
         index = self._first_index(group)
+        names: list[str] = []
         for parameter in group["params"]:
             gradient = parameter.grad
             if gradient is not None:
@@ -143,11 +144,11 @@ class LearnedOptimizer(Optimizer):
                 if not state:
                     state.update(self._initial_state(group, parameter))
                 if parameter.numel():
-                    _check_size(parameter, state)
                     indices.append(index)
                     parameters.append(parameter)
                     gradients.append(gradient)
-                    entries.extend([state[name] for name in sorted(state)])
+                    names = names or sorted(state)
+                    entries.extend([state[name] for name in names])
             index += 1
         for together in _batches(parameters, one_by_one=group["foreach"] is False):
             self._layout_of([(indices[i], parameters[i]) for i in together])
@@ -176,13 +177,15 @@ class LearnedOptimizer(Optimizer):
         if group["maximize"]:
             slopes = [-slope for slope in slopes]
         total = group["total_steps"]
+        layout, scratch = self._layout_of([(indices[i], parameters[i]) for i in together])
         update = self._rule_on(group["rule"], seen[0].device).step_tensors(
             slopes,
             seen,
             states,
             lr,
-            layout=self._layout_of([(indices[i], parameters[i]) for i in together]),
+            layout=layout,
             total_steps=None if total is None else seen[0].new_full((1, 1), float(total)),
+            scratch=scratch,
         )
         updates = torch._C._nn.unflatten_dense_tensors(update, seen)
         if decay:
@@ -208,8 +211,11 @@ class LearnedOptimizer(Optimizer):
         state = self._rules[group["rule"]].init_state(layout, 1, device=parameter.device)
         return {key: value.reshape(()) if key == "step" else value.squeeze(0) for key, value in state.items()}
 
-    def _layout_of(self, members: list[tuple[int, Tensor]]) -> ParameterLayout:
-        """The layout of some of all parameters, given with their places among all, which they keep."""
+    def _layout_of(self, members: list[tuple[int, Tensor]]) -> tuple[ParameterLayout, dict[str, Any]]:
+        """The layout of some of all parameters, given with their places among all, which they keep.
+
+        With it comes what the rule may keep from step to step.
+        """
         key = (members[0][1].device, *((index, parameter.shape) for index, parameter in members))
         if key not in self._layouts:
             while len(self._layouts) >= LAYOUTS:
@@ -219,8 +225,9 @@ class LearnedOptimizer(Optimizer):
                 TensorSpec(str(index), tuple(_shape(parameter)), position=2 * index / last - 1)
                 for index, parameter in members
             ]
-            self._layouts[key] = ParameterLayout(tuple(specs))
-            self._layouts[key].prepare(members[0][1].device)
+            layout = ParameterLayout(tuple(specs))
+            layout.prepare(members[0][1].device)
+            self._layouts[key] = layout, {}
         return self._layouts[key]
 
     def _rule_on(self, identity: str, device: torch.device) -> UpdateRule:
@@ -304,6 +311,8 @@ def _shape(parameter: Tensor) -> torch.Size:
 def _real(tensor: Tensor) -> Tensor:
     """A tensor in float32 and in order; a complex one as its real parts, with a last axis of 2."""
     if not torch.compiler.is_compiling():
+        if tensor.dtype is torch.float32 and tensor.is_contiguous() and not tensor.is_neg():
+            return tensor
         tensor = tensor.resolve_conj().resolve_neg()
     real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     return real.float().contiguous()
@@ -326,16 +335,6 @@ def _check_support(parameter: Tensor, gradient: Tensor) -> None:
             "LearnedOptimizer does not support distributed parameters (DTensor): its rules look at whole "
             "tensors; use DistributedDataParallel"
         )
-
-
-def _check_size(parameter: Tensor, state: dict[str, Tensor]) -> None:
-    size = _shape(parameter).numel()
-    for key, entry in state.items():
-        if key != "step" and entry.shape[-1] != size:
-            raise ValueError(
-                f"the state's {key} has {entry.shape[-1]} coordinates, its parameter {size}: "
-                "the parameter's shape changed, or the state was made for another network"
-            )
 
 
 def _check(options: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -78,6 +78,7 @@ class UpdateRule(nn.Module, ABC):
         *,
         layout: ParameterLayout,
         total_steps: Tensor | None = None,
+        scratch: dict[str, Any] | None = None,
     ) -> Tensor:
         """`update` for one parameter vector whose L tensors lie apart, as an optimizer has them.
 
@@ -90,10 +91,16 @@ class UpdateRule(nn.Module, ABC):
             lr: float, or a tensor of one element.
             layout: of these L tensors.
             total_steps: (1, 1).
+            scratch: a mapping that the caller keeps with these tensors, where a rule may leave what it
+                needs not find out again at the next step.
 
         Returns:
             The updates of all tensors in the layout's order, (N,).
+
+        Raises:
+            ValueError: a state was made for tensors of other sizes.
         """
+        check_states(layout, states)
         joined = {
             key: (
                 torch.stack([state[key] for state in states])
@@ -164,6 +171,34 @@ def where_usable(usable: Tensor, new: RuleState, old: RuleState) -> RuleState:
         else torch.where(usable if value.dim() == 2 else usable.unsqueeze(1), value, old[key])
         for key, value in new.items()
     }
+
+
+def check_states(
+    layout: ParameterLayout, states: Sequence[RuleState], rows: Mapping[str, int] | None = None
+) -> None:
+    """See that the states of single tensors belong to a layout.
+
+    Args:
+        layout: of L tensors.
+        states: the L states.
+        rows: of entries with several numbers for each coordinate, how many.
+
+    Raises:
+        ValueError: an entry has another number of coordinates than its tensor.
+    """
+    for state, size in zip(states, layout.sizes, strict=True):
+        for name, entry in state.items():
+            if name == "step":
+                fits = entry.numel() == 1
+            elif rows is None:
+                fits = entry.shape[-1:] == (size,)
+            else:
+                fits = entry.shape[-1:] == (size,) and entry.numel() == rows.get(name, 1) * size
+            if not fits:
+                raise ValueError(
+                    f"the state's {name} has shape {tuple(entry.shape)}, its parameter {size} coordinates: "
+                    "the parameter's shape changed, or the state was made for another network"
+                )
 
 
 def select_rows(rows: Tensor, new: RuleState, old: RuleState) -> RuleState:

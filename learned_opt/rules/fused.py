@@ -7,7 +7,9 @@ elsewhere the same equations run in torch. Both agree to rounding.
 from __future__ import annotations
 
 import ctypes
+import operator
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +22,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from learned_opt.layout import FACTS, ParameterLayout
-from learned_opt.rules.base import RuleState
+from learned_opt.rules.base import RuleState, check_states
 
 MAX_HIDDEN = 64
 """Hidden units above which fused.c has no room."""
@@ -36,9 +38,10 @@ _ADDRESSES = (
     "cell_weight",
     "head",
 )
-_ROWS = {"fast": 1, "slow": 1, "square": 1, "step": 1}
-"""Numbers a coordinate of the state's entries; H of those that are not named."""
 _COLUMN = {name: index for index, name in enumerate(_ADDRESSES)}
+_OLD = [_COLUMN[name] for name in _STATE]
+_NEW = [_COLUMN[f"new_{name}"] for name in _STATE]
+_FLOAT_BYTES = np.uint64(4)
 SEGMENT = np.dtype(
     [
         ("addresses", np.uint64, len(_ADDRESSES)),
@@ -102,12 +105,18 @@ def applies(hidden: int, tensors: Iterable[Tensor], given: Sequence[Tensor] = ()
     if hidden > MAX_HIDDEN or torch.compiler.is_compiling() or library() is None or _transformed():
         return False
     wanted = torch.is_grad_enabled()
+    return _plain(tensors) and not any((wanted and x.requires_grad) or not x.is_cpu for x in given)
+
+
+def _plain(tensors: Iterable[Tensor]) -> bool:
+    """Whether C may read and write the memory of these tensors."""
+    wanted = torch.is_grad_enabled()
     for x in tensors:
         if x.dtype is not torch.float32 or not x.is_cpu or not x.is_contiguous() or x.is_neg():
             return False
         if (wanted and x.requires_grad) or type(x) not in _PLAIN:
             return False
-    return not any((wanted and x.requires_grad) or not x.is_cpu for x in given)
+    return True
 
 
 def _transformed() -> bool:
@@ -160,40 +169,82 @@ def update(
         point(name, tensor, 0 if tensor.dim() == 2 else tensor.stride(0), 0)
     records["size"] = layout.sizes
     records["stride"] = records["new_stride"] = layout.size
-    _fill(records, layout, numbers)
+    records["facts"] = _facts(layout)
+    _fill(records, numbers)
     run(records.reshape(-1), hidden)
     return out
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The records of tensors that lie apart, kept from step to step while their state stays where it is."""
+
+    hidden: int
+    entries: list[Tensor]
+    addresses: list[int]
+    records: np.ndarray
+    offsets: np.ndarray
+
+    def holds(self, hidden: int, entries: list[Tensor]) -> bool:
+        """Whether the state is still in the tensors that were checked, and they in the same memory."""
+        return (
+            hidden == self.hidden
+            and len(entries) == len(self.entries)
+            and all(map(operator.is_, entries, self.entries))
+            and [entry.data_ptr() for entry in entries] == self.addresses
+        )
+
+
+def segments(
+    layout: ParameterLayout, states: Sequence[RuleState], hidden: int, scratch: dict[str, Any]
+) -> Segments | None:
+    """The records of one parameter vector whose tensors lie apart, or None if its state is not for C.
+
+    Args:
+        layout: of the L tensors.
+        states: of each tensor.
+        hidden: H.
+        scratch: where the records are kept for the next step.
+    """
+    entries = [state[name] for state in states for name in _STATE]
+    kept = scratch.get("segments")
+    if kept is None or not kept.holds(hidden, entries):
+        if not _plain(entries):
+            return None
+        check_states(layout, states, {"hidden": hidden, "cell": hidden})
+        records = np.zeros(len(states), SEGMENT)
+        addresses = [entry.data_ptr() for entry in entries]
+        places = np.array(addresses, np.uint64).reshape(len(states), len(_STATE))
+        records["addresses"][:, _OLD] = records["addresses"][:, _NEW] = places
+        records["size"] = records["stride"] = records["new_stride"] = layout.sizes
+        records["facts"] = _facts(layout)
+        offsets = _FLOAT_BYTES * np.cumsum([0, *layout.sizes[:-1]]).astype(np.uint64)
+        kept = scratch["segments"] = Segments(hidden, entries, addresses, records, offsets)
+    return kept
 
 
 def step_tensors(
     layout: ParameterLayout,
     gradients: Sequence[Tensor],
     parameters: Sequence[Tensor],
-    states: Sequence[RuleState],
+    kept: Segments,
     phi: Mapping[str, Tensor],
     numbers: Mapping[str, Any],
 ) -> Tensor:
-    """One step of one parameter vector whose tensors lie apart; changes the states in place."""
-    update = torch.empty(layout.size, dtype=torch.float32, device="cpu")
-    hidden = phi["cell_weight"].shape[-2] // 4
-    weights = [tensor.data_ptr() for tensor in phi.values()]
-    addresses, target = [], update.data_ptr()
-    for gradient, parameter, state, size in zip(gradients, parameters, states, layout.sizes, strict=True):
-        for name in _STATE:
-            rows = _ROWS.get(name, hidden)
-            if state[name].numel() != (1 if name == "step" else rows * size):
-                shape = tuple(state[name].shape)
-                raise ValueError(f"the state's {name} has shape {shape}, made for another size")
+    """One step of one parameter vector whose tensors lie apart; changes the state in place."""
+    for gradient, parameter, size in zip(gradients, parameters, layout.sizes, strict=True):
         if gradient.numel() != size or parameter.numel() != size:
             raise ValueError(f"a tensor of {size} coordinates came with {gradient.numel()} gradients")
-        entries = [state[name].data_ptr() for name in _STATE]
-        addresses.append([gradient.data_ptr(), parameter.data_ptr(), *entries, *entries, target, *weights])
-        target += size * update.element_size()
-    records = np.zeros(len(states), SEGMENT)
-    records["addresses"] = addresses
-    records["size"] = records["stride"] = records["new_stride"] = layout.sizes
-    _fill(records, layout, numbers)
-    run(records, hidden)
+    update = torch.empty(layout.size, dtype=torch.float32, device="cpu")
+    records = kept.records
+    addresses = records["addresses"]
+    addresses[:, _COLUMN["gradient"]] = [gradient.data_ptr() for gradient in gradients]
+    addresses[:, _COLUMN["parameters"]] = [parameter.data_ptr() for parameter in parameters]
+    addresses[:, _COLUMN["update"]] = kept.offsets + np.uint64(update.data_ptr())
+    for name, tensor in phi.items():
+        addresses[:, _COLUMN[name]] = tensor.data_ptr()
+    _fill(records, numbers)
+    run(records, phi["cell_weight"].shape[-2] // 4)
     return update
 
 
@@ -203,9 +254,14 @@ def _fits(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
 
 
-def _fill(records: np.ndarray, layout: ParameterLayout, numbers: Mapping[str, Any]) -> None:
-    """Write the layout's facts, and numbers broadcast over (B, L), into records (B, L) or (L,)."""
-    records["facts"] = layout.facts(torch.device("cpu"), torch.float32).T.numpy()
+def _facts(layout: ParameterLayout) -> np.ndarray:
+    """The layout's facts, (L, FACTS)."""
+    facts: np.ndarray = layout.facts(torch.device("cpu"), torch.float32).T.numpy()
+    return facts
+
+
+def _fill(records: np.ndarray, numbers: Mapping[str, Any]) -> None:
+    """Write numbers, broadcast over (B, L), into records (B, L) or (L,)."""
     for name, value in numbers.items():
         records[name] = value.numpy() if isinstance(value, Tensor) else value
 

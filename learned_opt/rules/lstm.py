@@ -158,12 +158,15 @@ class CoordinatewiseLSTM(UpdateRule):
         *,
         layout: ParameterLayout,
         total_steps: Tensor | None = None,
+        scratch: dict[str, Any] | None = None,
     ) -> Tensor:
         """See `UpdateRule`; on the CPU without copying the state."""
         phi = {"cell_weight": self.cell_weight, "head": self.head}
-        entries = [entry for state in states for entry in state.values()]
         given = [x for x in (lr, total_steps) if isinstance(x, Tensor)]
-        if not fused.applies(self.hidden, (*gradients, *parameters, *entries, *phi.values()), given):
+        kept = None
+        if fused.applies(self.hidden, (*gradients, *parameters, *phi.values()), given):
+            kept = fused.segments(layout, states, self.hidden, {} if scratch is None else scratch)
+        if kept is None:
             return super().step_tensors(
                 gradients, parameters, states, lr, layout=layout, total_steps=total_steps
             )
@@ -171,7 +174,7 @@ class CoordinatewiseLSTM(UpdateRule):
         if total_steps is not None:
             step = torch.stack([state["step"] for state in states])
             numbers |= _time(step, total_steps.view(1))
-        return fused.step_tensors(layout, gradients, parameters, states, phi, numbers)
+        return fused.step_tensors(layout, gradients, parameters, kept, phi, numbers)
 
     def _numbers(self, lr: Scalar) -> dict[str, Scalar]:
         """What the fused step takes besides tensors."""
