@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from analysis.results import Array, Setting
-from learned_opt.learner import ActorCriticLearner, LearnerConfig
+from learned_opt.learner import LearnerConfig, make_learner
 from learned_opt.learner.life import Life, live
 from learned_opt.rules import UpdateRule
 from learned_opt.rules.base import Scalar
@@ -134,7 +134,7 @@ def _run_chunk(
     path = (problem.purpose, "lives", problem.family.name)
     noise = derive_noise(budget.seed, *path, device=budget.device, replicas=replicas)
     tasks = {key: value.repeat(replicas, *[1] * (value.dim() - 1)) for key, value in problem.tasks.items()}
-    learner = ActorCriticLearner(problem.family, batch, noise, budget.learner, tasks=tasks)
+    learner = make_learner(problem.family, batch, noise, budget.learner, tasks=tasks)
 
     def after_update() -> None:
         if on_update is not None:

@@ -7,7 +7,17 @@
 from learned_opt.artifacts import ArtifactError, load_rule, save_rule
 from learned_opt.layout import ParameterLayout, TensorSpec
 from learned_opt.optimizer import LearnedOptimizer
-from learned_opt.rules import SGD, Adam, ClassicLSTM, CoordinatewiseLSTM, RMSprop, UpdateRule
+from learned_opt.rules import (
+    SGD,
+    Adam,
+    ClassicLSTM,
+    CoordinatewiseLSTM,
+    LearnedStart,
+    MetaLSTM,
+    MetaSGD,
+    RMSprop,
+    UpdateRule,
+)
 
 __all__ = [
     "SGD",
@@ -16,6 +26,9 @@ __all__ = [
     "ClassicLSTM",
     "CoordinatewiseLSTM",
     "LearnedOptimizer",
+    "LearnedStart",
+    "MetaLSTM",
+    "MetaSGD",
     "ParameterLayout",
     "RMSprop",
     "TensorSpec",

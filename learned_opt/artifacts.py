@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,17 +16,28 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from learned_opt.rules import ClassicLSTM, CoordinatewiseLSTM, UpdateRule
+from learned_opt.rules import (
+    SGD,
+    Adam,
+    ClassicLSTM,
+    CoordinatewiseLSTM,
+    LearnedStart,
+    MetaLSTM,
+    MetaSGD,
+    UpdateRule,
+)
 
 FORMAT = 2
 """Version of the header; files of a later version are refused."""
 HEADER_KEY = "learned_opt"
 LARGEST = 64 * 2**20
 """Files above this size, in bytes, are refused unread."""
-RULE_CLASSES: dict[str, type[CoordinatewiseLSTM] | type[ClassicLSTM]] = {
-    "CoordinatewiseLSTM": CoordinatewiseLSTM,
-    "ClassicLSTM": ClassicLSTM,
+RULE_CLASSES: dict[str, type[UpdateRule]] = {
+    kind.__name__: kind for kind in (CoordinatewiseLSTM, ClassicLSTM, MetaSGD, MetaLSTM, LearnedStart)
 }
+"""What a file may hold."""
+STARTED: dict[str, type[UpdateRule]] = {**RULE_CLASSES, "SGD": SGD, "Adam": Adam}
+"""What may stand beside a learned start."""
 
 
 class ArtifactError(ValueError):
@@ -53,7 +65,7 @@ def shipped_rules() -> dict[str, Path]:
 
 
 def save_rule(
-    rule: CoordinatewiseLSTM | ClassicLSTM,
+    rule: UpdateRule,
     path: str | Path,
     provenance: Mapping[str, Any] | None = None,
 ) -> None:
@@ -138,18 +150,37 @@ def _rebuild(header: Any, tensors: dict[str, torch.Tensor], path: Path) -> Updat
         raise ArtifactError(f"{path}: the header's provenance is malformed")
     # The tensors bound the sizes, so that a forged header cannot ask for more memory than the file has.
     elements = sum(tensor.numel() for tensor in tensors.values())
-    widths = [config.get("hidden", 0), *_as_list(config.get("layers", []))]
-    if any(not isinstance(width, int) or 4 * width * width > max(elements, 1) for width in widths):
-        raise ArtifactError(f"{path}: the header's sizes do not fit the tensors")
     try:
-        rule = RULE_CLASSES[kind](**config)
+        rule = _construct(kind, config, elements, RULE_CLASSES)
         rule.load_state_dict(tensors)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, OverflowError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ArtifactError(f"{path}: header and tensors disagree ({reason})") from error
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise ArtifactError(f"{path} holds non-finite numbers")
     return rule.requires_grad_(False).eval()
+
+
+def _construct(kind: str, config: Any, elements: int, allowed: Mapping[str, type[UpdateRule]]) -> UpdateRule:
+    """A rule of these arguments, none of whose sizes asks for more than `elements` numbers."""
+    if kind not in allowed or not isinstance(config, dict):
+        raise ValueError(f"no rule {kind!r}")
+    if kind == "LearnedStart":
+        if allowed is STARTED:
+            raise ValueError("a learned start within a learned start")
+        shapes = {str(name): tuple(shape) for name, shape in config["shapes"]}
+        if any(not isinstance(n, int) or n < 1 for shape in shapes.values() for n in shape):
+            raise ValueError("shapes must be positive integers")
+        if sum(math.prod(shape) for shape in shapes.values()) > elements:
+            raise ValueError("the header's sizes do not fit the tensors")
+        inner = config["rule"]
+        rule = _construct(inner["class"], inner["config"], elements, STARTED)
+        return LearnedStart(rule, shapes, nominal_lr=config["nominal_lr"])
+    squares = [config.get("hidden", 0), *_as_list(config.get("layers", []))]
+    sizes = [config.get("size", 0), *(4 * n * n if isinstance(n, int) else n for n in squares)]
+    if any(not isinstance(size, int) or size > max(elements, 1) for size in sizes):
+        raise ValueError("the header's sizes do not fit the tensors")
+    return allowed[kind](**config)
 
 
 def _as_list(value: Any) -> list[Any]:

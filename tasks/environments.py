@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,13 +48,11 @@ class BatchedEnvironments:
         staggered: bool = False,
     ) -> None:
         self.family = family
-        self.tasks = tasks
+        self._adopt(tasks)
         self.environments = environments
         self.noise = noise
         self.staggered = staggered
         self.batch = next(iter(tasks.values())).shape[0]
-        self.constants = family.constants(tasks)
-        self.horizon = tasks.get("horizon", family.horizon)
         self.reset()
 
     def reset(self) -> Tensor:
@@ -82,16 +80,36 @@ class BatchedEnvironments:
 
     def replace_tasks(self, rows: Tensor, tasks: Tasks) -> None:
         """Give the learners marked in `rows` (B, bool) the same rows of `tasks`, and reset them."""
-        self.tasks = {
-            key: torch.where(rows.view(-1, *([1] * (old.dim() - 1))), tasks[key], old)
-            for key, old in self.tasks.items()
-        }
-        self.constants = self.family.constants(self.tasks)
-        self.horizon = self.tasks.get("horizon", self.family.horizon)
+        self._adopt(
+            {
+                key: torch.where(rows.view(-1, *([1] * (old.dim() - 1))), tasks[key], old)
+                for key, old in self.tasks.items()
+            }
+        )
         fresh = self.family.initial_state(self.constants, self.environments, self.noise)
         self.state = torch.where(rows.view(-1, 1, 1), fresh, self.state)
         self.elapsed = torch.where(rows.view(-1, 1), self._first_count(), self.elapsed)
         self.observation = self.family.observe(self.constants, self.state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tasks and where every environment stands, for checkpoints."""
+        return {
+            "tasks": self.tasks,
+            "state": self.state,
+            "elapsed": self.elapsed,
+            "observation": self.observation,
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self._adopt(saved["tasks"])
+        self.state, self.elapsed = saved["state"], saved["elapsed"]
+        self.observation = saved["observation"]
+
+    def _adopt(self, tasks: Tasks) -> None:
+        self.tasks = tasks
+        self.constants = self.family.constants(tasks)
+        self.horizon = tasks.get("horizon", self.family.horizon)
 
     def _first_count(self) -> Tensor:
         """Steps (B, E) that the first episodes count as already taken."""

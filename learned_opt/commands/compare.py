@@ -18,8 +18,9 @@ from learned_opt.artifacts import Artifact, load_artifact
 from learned_opt.commands.meta_train import check_device, set_threads
 from learned_opt.commands.progress import WorkBar
 from learned_opt.learner import LearnerConfig
+from learned_opt.meta.birth import new_rule
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.trainer import ARTIFACT, new_rule
+from learned_opt.meta.trainer import ARTIFACT
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,12 @@
 """Learners: what an update rule trains."""
 
-from learned_opt.learner.actor_critic import ActorCriticLearner, LearnerConfig
+from learned_opt.learner.actor_critic import ActorCriticLearner
 from learned_opt.learner.base import GradientSample, Learner
-from learned_opt.learner.policies import ActorCritic
+from learned_opt.learner.config import LearnerConfig
+from learned_opt.learner.make import RLLearner, make_learner
+from learned_opt.learner.policies import ActorCritic, QNetwork
+from learned_opt.learner.q_learning import QLearner
+from learned_opt.learner.reinforce import ReinforceLearner
 from learned_opt.learner.rollout import Rollout, collect, episodic_returns
 
 __all__ = [
@@ -11,7 +15,12 @@ __all__ = [
     "GradientSample",
     "Learner",
     "LearnerConfig",
+    "QLearner",
+    "QNetwork",
+    "RLLearner",
+    "ReinforceLearner",
     "Rollout",
     "collect",
     "episodic_returns",
+    "make_learner",
 ]

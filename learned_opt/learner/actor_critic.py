@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,51 +10,10 @@ from torch import Tensor
 from learned_opt.layout import ParameterLayout
 from learned_opt.learner.advantages import ReturnScale, generalised_advantages, normalised
 from learned_opt.learner.base import GradientSample
+from learned_opt.learner.config import LearnerConfig
 from learned_opt.learner.policies import ActorCritic, Network
 from learned_opt.learner.rollout import Rollout, collect
 from tasks import BatchedEnvironments, Noise, TaskFamily, Tasks
-
-
-@dataclass(frozen=True)
-class LearnerConfig:
-    """Hyper-parameters of the inner learner, the same for every update rule."""
-
-    width: int = 32
-    """Units of each hidden layer of actor and critic."""
-    depth: int = 2
-    """Hidden layers of actor and critic."""
-    environments: int = 16
-    """Environments a learner whose data feed the inner gradient."""
-    outer_environments: int = 0
-    """Further copies whose data feed the outer gradient alone; meta-training needs at least one."""
-    steps: int = 32
-    """Environment steps between updates."""
-    discount: float = 0.97
-    """Discount factor γ."""
-    trace: float = 0.95
-    """GAE's λ of the inner loss; the outer one takes λ = 1."""
-    value_coefficient: float = 0.5
-    """Weight of the value loss in the inner loss."""
-    entropy_coefficient: float = 0.01
-    """Weight of the entropy bonus in the inner loss."""
-    max_gradient_norm: float = 0.5
-    """Each learner's inner gradient is clipped to this norm."""
-    advantage_scale: Literal["returns", "batch"] = "returns"
-    """Advantages are centred on their batch and divided by the running scale of returns, or by the
-    batch's own standard deviation (as PPO does), which blows up noise once a policy is good."""
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not isinstance(value, str) and (not math.isfinite(value) or value < 0):
-                raise ValueError(f"{field.name} must be finite and not negative, got {value}")
-        for name in ("width", "environments", "steps", "max_gradient_norm"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.discount > 1 or self.trace > 1:
-            raise ValueError("discount and trace must be at most 1")
-        if self.advantage_scale not in ("returns", "batch"):
-            raise ValueError(f"advantage_scale must be 'returns' or 'batch', got {self.advantage_scale!r}")
 
 
 class _Losses(NamedTuple):
@@ -94,7 +51,7 @@ class ActorCriticLearner:
     ) -> None:
         self.family, self.noise, self._batch = family, noise, batch
         self.config = config or LearnerConfig()
-        self.policy = ActorCritic(family, self.config.width, self.config.depth)
+        self.policy = ActorCritic(family, self.config.width, self.config.depth, self.config.activation)
         self._layout = self.policy.layout()
         total = self.config.environments + self.config.outer_environments
         tasks = family.sample_tasks(batch, noise) if tasks is None else tasks
@@ -120,9 +77,9 @@ class ActorCriticLearner:
         """Fresh parameter vectors, (B, N)."""
         return self.policy.initial_parameters(self._batch, self.noise)
 
-    def restart(self, rows: Tensor) -> None:
-        """Draw new training tasks for the learners marked in `rows` (B, bool)."""
-        tasks = self.family.sample_tasks(self._batch, self.noise)
+    def restart(self, rows: Tensor, tasks: Tasks | None = None) -> None:
+        """Take new tasks, or draw training tasks, for the learners marked in `rows` (B, bool)."""
+        tasks = self.family.sample_tasks(self._batch, self.noise) if tasks is None else tasks
         self.environments.replace_tasks(rows, tasks)
         self.scale.forget(rows)
 
@@ -146,6 +103,19 @@ class ActorCriticLearner:
             "gradient_norm": norm.detach().squeeze(1),
         }
         return GradientSample(inner, outer.detach(), metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes as learners live, beside their parameters; for checkpoints."""
+        scale = self.scale
+        return {
+            "environments": self.environments.state_dict(),
+            "scale": [scale.mean, scale.square, scale.weight],
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.environments.load_state_dict(saved["environments"])
+        self.scale.mean, self.scale.square, self.scale.weight = saved["scale"]
 
     def _losses(self, parameters: Tensor, rollout: Rollout) -> _Losses:
         """Inner and outer losses, summed over learners (which share no parameters)."""

@@ -15,11 +15,16 @@ class GradientSample(NamedTuple):
     inner: gradient of the inner loss, the rule's input, (B, N). Connected to θ's graph if asked for.
     outer: gradient of the outer loss, detached, (B, N).
     metrics: numbers for people, (B,) each.
+    loss: value of the outer loss in the units of its gradient, (B,), if the learner knows it.
+    log_prob: Σ log π_θ(a|s) over the data of the inner gradient, (B,), connected to θ's graph, if that
+        was asked for: with it, data can be credited with what was learned from them.
     """
 
     inner: Tensor
     outer: Tensor
     metrics: dict[str, Tensor]
+    loss: Tensor | None = None
+    log_prob: Tensor | None = None
 
 
 class Learner(Protocol):

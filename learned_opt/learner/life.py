@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from learned_opt.learner.actor_critic import ActorCriticLearner
+from learned_opt.learner.make import RLLearner
 from learned_opt.learner.rollout import episodic_returns
 from learned_opt.rules.base import Scalar, UpdateRule, is_usable
 from learned_opt.seeding import derive_noise
@@ -34,7 +34,7 @@ class Life:
 
 @torch.no_grad()
 def live(
-    learner: ActorCriticLearner,
+    learner: RLLearner,
     rule: UpdateRule,
     *,
     updates: int,
@@ -66,7 +66,7 @@ def live(
         raise ValueError(f"queries must be between 2 and updates + 1, got {queries} of {updates}")
     base: Scalar = rule.nominal_lr if lr is None else lr
     layout = learner.layout.without_roles()
-    parameters = learner.initial_parameters()
+    parameters = rule.initial_parameters(learner.layout, learner.initial_parameters())
     state = rule.init_state(layout, learner.batch, device=parameters.device, dtype=parameters.dtype)
     total = torch.full((learner.batch, 1), float(updates), device=parameters.device)
     moments = torch.linspace(0, updates, queries).round().long()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,6 +12,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from learned_opt.layout import ParameterLayout, Role
+from learned_opt.learner.config import Activation
 from tasks import Noise, TaskFamily
 
 LOG_STD_MIN, LOG_STD_MAX = -3.0, 1.0
@@ -22,7 +24,7 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class ActorCritic:
-    """Separate tanh perceptrons for policy and value, for B learners at once.
+    """Separate perceptrons for policy and value, for B learners at once.
 
     The policy is categorical for Discrete action spaces and Gaussian with a state-independent
     standard deviation for Box spaces, in units in which a bounded Box is [−1, 1].
@@ -31,11 +33,15 @@ class ActorCritic:
         family: gives spaces and the scale of observations.
         width: units of each hidden layer.
         depth: hidden layers.
+        activation: of the hidden layers.
+        values: whether there is a critic at all.
     """
 
     family: TaskFamily
     width: int = 32
     depth: int = 2
+    activation: Activation = "tanh"
+    values: bool = True
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.depth < 0:
@@ -60,7 +66,7 @@ class ActorCritic:
         shapes: dict[str, tuple[int, ...]] = {}
         roles: dict[str, Role] = {}
         parts: tuple[tuple[Role, int], ...] = (("actor", self.actions), ("critic", 1))
-        for role, outputs in parts:
+        for role, outputs in parts if self.values else parts[:1]:
             widths = [observations, *[self.width] * self.depth, outputs]
             for index, (fan_in, fan_out) in enumerate(pairwise(widths)):
                 shapes[f"{role}.{index}.weight"] = (fan_out, fan_in)
@@ -89,11 +95,12 @@ class ActorCritic:
     def network(self, tensors: Tensors, role: Role) -> Network:
         """The actor's or critic's perceptron, ready to run on observations.
 
-        tanh(x) = 2σ(2x) − 1, and on the CPU σ is six times faster than tanh. So the perceptron runs
+        tanh(x) = 2σ(2x) − 1, and on the CPU σ is six times faster than tanh. So a tanh perceptron runs
         as one of sigmoids: the factors 2, the shift −1 and the observations' normalisation are folded
         into weights and biases, which are small, instead of being applied to activations, which are
         large. Derivatives of every order pass through the folding.
         """
+        folded = self.activation == "tanh"
         layers = []
         for index in range(self.depth + 1):
             weight = tensors[f"{role}.{index}.weight"]
@@ -101,14 +108,14 @@ class ActorCritic:
             if index == 0:
                 center, scale = self._normalisation(weight)
                 weight = weight / scale
-                shift = weight @ center
-            else:
-                shift = weight.sum(-1)
+                bias = bias - (weight @ center).unsqueeze(1)
+            elif folded:
+                bias = bias - weight.sum(-1).unsqueeze(1)
                 weight = 2 * weight
-            bias = bias - shift.unsqueeze(1)
-            last = index == self.depth
-            layers.append((weight if last else 2 * weight, bias if last else 2 * bias))
-        return Network([(weight.transpose(1, 2), bias) for weight, bias in layers])
+            if folded and index < self.depth:
+                weight, bias = 2 * weight, 2 * bias
+            layers.append((weight.transpose(1, 2), bias))
+        return Network(layers, torch.sigmoid if folded else torch.relu)
 
     def actor(self, tensors: Tensors, observations: Tensor) -> Tensor:
         """Logits or means, (B, R, A), of R observations a learner, (B, R, O)."""
@@ -175,16 +182,46 @@ class ActorCritic:
 
 @dataclass(frozen=True)
 class Network:
-    """B perceptrons with sigmoids between layers: transposed weights (B, in, out), biases (B, 1, out)."""
+    """B perceptrons: transposed weights (B, in, out), biases (B, 1, out), and what stands between layers."""
 
     layers: list[tuple[Tensor, Tensor]]
+    activation: Callable[[Tensor], Tensor]
 
     def __call__(self, signal: Tensor) -> Tensor:
         """(B, R, in) to (B, R, out)."""
         for weight, bias in self.layers[:-1]:
-            signal = torch.baddbmm(bias, signal, weight).sigmoid()
+            signal = self.activation(torch.baddbmm(bias, signal, weight))
         weight, bias = self.layers[-1]
         return torch.baddbmm(bias, signal, weight)
+
+
+@dataclass(frozen=True)
+class QNetwork(ActorCritic):
+    """One perceptron for action values Q(s, ·), acting ε-greedily; for Discrete action spaces.
+
+    Args:
+        exploration: ε, the probability of an action at random.
+    """
+
+    values: bool = False
+    exploration: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.discrete:
+            raise ValueError(
+                f"Q-learning needs discrete actions, and those of {self.family.name} are continuous: "
+                "take the actor-critic"
+            )
+
+    def draw(self, noise: Noise, batch: int, steps: int, environments: int) -> Tensor:
+        """Uniform numbers (T, B, E, 1 + A): whether to explore, and with which action."""
+        return noise.uniform(batch, steps, environments, 1 + self.actions).transpose(0, 1)
+
+    def act(self, output: Tensor, log_std: Tensor | None, draw: Tensor) -> Tensor:
+        """The best action, or with probability ε any: integers (B, E)."""
+        explore = draw[..., 0] < self.exploration
+        return torch.where(explore, draw[..., 1:].argmax(-1), output.argmax(-1))
 
 
 def _orthogonal(batch: int, rows: int, columns: int, *, noise: Noise) -> Tensor:

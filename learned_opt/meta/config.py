@@ -12,12 +12,23 @@ from learned_opt.learner import LearnerConfig
 from learned_opt.rules.features import GROUPS
 from tasks import FAMILIES
 
-RULES = ("lstm", "classic")
+RULES = ("lstm", "classic", "sgd", "adam", "meta-sgd", "meta-lstm")
+INITIALISATIONS = ("random", "learned")
+OUTER = ("every", "last")
 CREDITS = ("uniform", "remaining")
 ESTIMATORS = ("tbptt", "es", "pes")
 SCORINGS = ("sign", "rank")
-BIRTH = ("rule", "hidden", "nominal_lr", "skip", "birth_noise", "start")
+BIRTH = ("rule", "initialisation", "hidden", "nominal_lr", "skip", "birth_noise", "start")
 """Fields that say what a run starts from: of a recipe's first stage alone."""
+OF_RULE = {
+    "lstm": ("hidden", "nominal_lr", "skip", "birth_noise", "without"),
+    "classic": (),
+    "sgd": ("nominal_lr",),
+    "adam": ("nominal_lr",),
+    "meta-sgd": ("nominal_lr",),
+    "meta-lstm": ("hidden", "nominal_lr"),
+}
+"""Settings that each rule has."""
 PERTURBED = ("all", "head", "skip")
 
 
@@ -28,11 +39,14 @@ class MetaConfig:
     families: tuple[str, ...] = ("cartpole", "gridworld", "lqr", "navigation2d", "pendulum")
     """Task families that the rule is trained on."""
     rule: str = "lstm"
-    """Which learned rule: lstm (Adam at birth) or classic (Andrychowicz et al. 2016)."""
+    """Which rule: lstm (Adam at birth), classic (Andrychowicz et al. 2016), meta-sgd (Li et al. 2017),
+    meta-lstm (Ravi and Larochelle 2017), or sgd or adam, of which only the start can be learned."""
+    initialisation: str = "random"
+    """Where learners start: at random, or at a learned θ_0, for learners of one architecture."""
     hidden: int = 16
-    """Hidden units a coordinate; of lstm only."""
+    """Hidden units a coordinate; of lstm and meta-lstm."""
     nominal_lr: float = 6e-3
-    """Learning rate at which the rule is born as Adam; of lstm only."""
+    """Learning rate of the rule, at which lstm is born as Adam; not of classic."""
     skip: bool = True
     """Whether the head sees the features directly, besides the hidden state; of lstm only."""
     birth_noise: float = 0.0
@@ -66,6 +80,13 @@ class MetaConfig:
     the features; of es and pes."""
     second_order: bool = False
     """Differentiate through the inner policy gradient as well; of tbptt."""
+    outer: str = "every"
+    """Whose outer losses count: those after every update of a window, or after the last; of tbptt."""
+    exploration_credit: float = 0.0
+    """Weight of the credit that data deserve for the outer loss of what was learned from them: E-MAML's
+    term (Stadie et al. 2018), exact at 1; of tbptt with second_order."""
+    siblings: int = 1
+    """Learners that share a task, with random numbers of their own: exploration_credit compares them."""
     meta_steps: int = 1100
     """Number of meta-updates of the rule."""
     meta_lr: float = 1e-3
@@ -79,6 +100,8 @@ class MetaConfig:
     come: what comes early is enjoyed longer than the K updates that truncation looks at. Of tbptt."""
     average: float = 0.98
     """Decay of the running average of the rule's parameters that is validated and saved."""
+    target: float = 0.0
+    """Stop early once the validation score reaches this; 0 never does."""
     validate_every: int = 100
     """Meta-steps between validations on fresh tasks of the training families; the best is kept."""
     validation_tasks: int = 10
@@ -108,6 +131,9 @@ class MetaConfig:
             "estimator": ESTIMATORS,
             "scoring": SCORINGS,
             "perturbed": PERTURBED,
+            "initialisation": INITIALISATIONS,
+            "outer": OUTER,
+            "rule": RULES,
         }
         for name, allowed in allowed_values.items():
             if getattr(self, name) not in allowed:
@@ -118,26 +144,14 @@ class MetaConfig:
         for name in self.without:
             if name not in GROUPS:
                 raise ValueError(f"unknown features {name!r} in without; choose from {', '.join(GROUPS)}")
-        if self.without and self.rule == "classic":
-            raise ValueError("without is a setting of lstm, not of the classic rule: leave it out")
-        if self.rule not in RULES:
-            raise ValueError(f"unknown rule {self.rule!r}; choose from {', '.join(RULES)}")
-        defaults = {item.name: item.default for item in fields(self)}
-        for name in BIRTH[1:-1] if self.rule == "classic" or self.start else ():
-            if getattr(self, name) != defaults[name]:
-                whose = (
-                    "of the rule that the run starts from"
-                    if self.start
-                    else "of lstm, not of the classic rule"
-                )
-                raise ValueError(f"{name} is a setting {whose}: leave it out")
+        self._check_birth()
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, (int, float)) and not 0 <= value < 1e15:
                 raise ValueError(f"{item.name} must be finite and not negative, got {value}")
         positive = (
             "hidden nominal_lr learners sigma groups_per_family unroll shortest_life "
-            "meta_lr clip validate_every validation_tasks validation_updates checkpoint_every"
+            "siblings meta_lr clip validate_every validation_tasks validation_updates checkpoint_every"
         )
         for name in positive.split():
             if getattr(self, name) <= 0:
@@ -146,13 +160,27 @@ class MetaConfig:
             raise ValueError("longest_life is shorter than shortest_life")
         if not (self.average < 1 and self.known_total <= 1):
             raise ValueError("average must be below 1 and known_total at most 1")
-        if self.estimator == "tbptt" and self.learner.outer_environments < 1:
+        backward = self.estimator == "tbptt" and self.learner.objective == "actor-critic"
+        if backward and self.learner.outer_environments < 1:
             raise ValueError("learner.outer_environments must be at least 1 in meta-training by tbptt")
+
+    def _check_birth(self) -> None:
+        """Settings of one rule are refused with another, and a run must have something to learn."""
+        defaults = {item.name: item.default for item in fields(self)}
+        for name in ("hidden", "nominal_lr", "skip", "birth_noise", "without"):
+            if getattr(self, name) == defaults[name] or (name == "without" and self.start):
+                continue
+            if self.start:
+                raise ValueError(f"{name} is a setting of the rule that the run starts from: leave it out")
+            if name not in OF_RULE[self.rule]:
+                raise ValueError(f"{name} is no setting of {self.rule}: leave it out")
+        if self.rule in ("sgd", "adam") and self.initialisation == "random":
+            raise ValueError(f"{self.rule} from random starts has nothing to learn: set initialisation")
 
     def _check_estimator(self) -> None:
         """Settings of one estimator are refused with another, not ignored."""
         of_evolution = ("sigma", "scoring", "perturbed")
-        of_backpropagation = ("second_order", "credit", "clip")
+        of_backpropagation = ("second_order", "credit", "clip", "outer", "exploration_credit", "siblings")
         foreign = of_evolution if self.estimator == "tbptt" else of_backpropagation
         defaults = {item.name: item.default for item in fields(self)}
         for name in foreign:
@@ -160,6 +188,16 @@ class MetaConfig:
                 raise ValueError(f"{name} has no meaning with estimator {self.estimator!r}: leave it out")
         if self.estimator != "tbptt" and self.learners % 2:
             raise ValueError(f"evolution strategies pair their learners: {self.learners} is odd")
+        if self.siblings > 1 and not self.shortest_life == self.longest_life == self.unroll:
+            raise ValueError("siblings start together: set shortest_life and longest_life to unroll")
+        if self.learners % self.siblings:
+            raise ValueError(f"{self.learners} learners are no multiple of {self.siblings} siblings a task")
+        if self.exploration_credit and not (
+            self.second_order and self.learner.objective == "reinforce" and self.siblings > 1
+        ):
+            raise ValueError(
+                "exploration_credit needs second_order, learner.objective 'reinforce' and siblings to compare"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as written to config.yaml."""
@@ -181,7 +219,7 @@ class MetaConfig:
         for name in ("families", "without"):
             if name in data:
                 data[name] = tuple(data[name])
-        base = asdict(cls().learner)
+        base = asdict(cls().learner) if inner.get("objective", "actor-critic") == "actor-critic" else {}
         return cls(**data, learner=LearnerConfig(**{**base, **inner}))
 
     @classmethod

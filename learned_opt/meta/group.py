@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from learned_opt.layout import ParameterLayout
-from learned_opt.learner import ActorCriticLearner, GradientSample, LearnerConfig
+from learned_opt.learner import GradientSample, LearnerConfig, make_learner
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.unroll import Phi
 from learned_opt.rules.base import UpdateRule, select_rows
-from tasks import Noise, make_family
+from tasks import Noise, Tasks, make_family
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,11 @@ class LearnerGroup(ABC):
         device = torch.device(config.device)
         self.noise = Noise(torch.Generator(device).manual_seed(seed), replicas=self.replicas)
         learner = self._learner_config()
-        self.learner = ActorCriticLearner(make_family(family), config.learners, self.noise, learner)
+        made = make_family(family)
+        tasks = self._share(made.sample_tasks(config.learners, self.noise))
+        self.learner = make_learner(made, config.learners, self.noise, learner, tasks=tasks)
         self.layout = view.of(self.learner.layout)
-        self.parameters = self.learner.initial_parameters()
+        self.parameters = rule.initial_parameters(self.learner.layout, self.learner.initial_parameters())
         self.age = torch.zeros(config.learners, 1, device=device)
         self.lifetime, self.told = self._draw_lifetimes()
         share = self.noise.uniform(config.learners, 1)
@@ -117,9 +119,10 @@ class LearnerGroup(ABC):
     def _renew(self, rule: UpdateRule, rows: Tensor) -> None:
         if not bool(rows.any()):
             return
-        self.learner.restart(rows)
+        self.learner.restart(rows, self._share(self.learner.family.sample_tasks(len(rows), self.noise)))
         column = rows.unsqueeze(1)
-        self.parameters = torch.where(column, self.learner.initial_parameters(), self.parameters)
+        start = rule.initial_parameters(self.learner.layout, self.learner.initial_parameters())
+        self.parameters = torch.where(column, start, self.parameters)
         fresh = rule.init_state(self.layout, len(rows), device=self.parameters.device)
         self.state = select_rows(rows, fresh, self.state)
         lifetime, told = self._draw_lifetimes()
@@ -127,6 +130,13 @@ class LearnerGroup(ABC):
         self.told = torch.where(column, told, self.told)
         self.age = torch.where(column, 0.0, self.age)
         self.sample = None
+
+    def _share(self, tasks: Tasks) -> Tasks:
+        """Each task for as many adjacent learners as are siblings."""
+        count = self.config.siblings
+        if count == 1:
+            return tasks
+        return {key: value[::count].repeat_interleave(count, 0) for key, value in tasks.items()}
 
     def _draw_lifetimes(self) -> tuple[Tensor, Tensor]:
         config = self.config
@@ -140,14 +150,9 @@ class LearnerGroup(ABC):
 
     def state_dict(self) -> dict[str, object]:
         """Everything that changes, for checkpoints: tensors and plain data only."""
-        environments, scale = self.learner.environments, self.learner.scale
         return {
             "generator": self.noise.generator.get_state(),
-            "tasks": environments.tasks,
-            "environment_state": environments.state,
-            "elapsed": environments.elapsed,
-            "observation": environments.observation,
-            "scale": [scale.mean, scale.square, scale.weight],
+            "learner": self.learner.state_dict(),
             "parameters": self.parameters,
             "age": self.age,
             "lifetime": self.lifetime,
@@ -158,13 +163,7 @@ class LearnerGroup(ABC):
 
     def load_state_dict(self, saved: dict[str, object]) -> None:
         """The inverse of `state_dict`."""
-        environments, scale = self.learner.environments, self.learner.scale
-        everyone = torch.ones(self.config.learners, dtype=torch.bool, device=self.noise.device)
-        environments.replace_tasks(everyone, saved["tasks"])  # type: ignore[arg-type]
-        environments.state = saved["environment_state"]  # type: ignore[assignment]
-        environments.elapsed = saved["elapsed"]  # type: ignore[assignment]
-        environments.observation = saved["observation"]  # type: ignore[assignment]
-        scale.mean, scale.square, scale.weight = saved["scale"]  # type: ignore[misc]
+        self.learner.load_state_dict(saved["learner"])  # type: ignore[arg-type]
         for name in ("parameters", "age", "lifetime", "told"):
             setattr(self, name, saved[name])
         self.state = saved["rule_state"]  # type: ignore[assignment]

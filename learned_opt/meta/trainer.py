@@ -17,7 +17,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from learned_opt.artifacts import load_artifact, load_rule, save_rule
+from learned_opt.artifacts import load_artifact, save_rule
+from learned_opt.meta.birth import new_rule
 from learned_opt.meta.checkpoint import load_checkpoint, save_checkpoint
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.evolution import EvolutionGroup
@@ -25,7 +26,7 @@ from learned_opt.meta.group import LearnerGroup, View, Window
 from learned_opt.meta.metrics import MetricsLog
 from learned_opt.meta.truncated import TruncatedGroup
 from learned_opt.meta.validation import Validator
-from learned_opt.rules import ClassicLSTM, CoordinatewiseLSTM, UpdateRule
+from learned_opt.rules import CoordinatewiseLSTM, UpdateRule
 from learned_opt.seeding import derive_seed
 
 ARTIFACT = "rule.safetensors"
@@ -33,8 +34,6 @@ LR_FACTORS = (1.0, 0.7, 0.5)
 """Fractions of the nominal learning rate that a finished run tries; the first of equals is taken."""
 CALIBRATION = 3
 """Calibration looks at this many times as many tasks as a validation."""
-
-LearnedRule = CoordinatewiseLSTM | ClassicLSTM
 
 
 class Observer(Protocol):
@@ -59,7 +58,7 @@ class Outcome:
     best: validation scores of the best rule so far.
     """
 
-    rule: LearnedRule
+    rule: UpdateRule
     path: Path
     step: int
     interrupted: bool
@@ -67,31 +66,7 @@ class Outcome:
     best: dict[str, float]
 
 
-def new_rule(config: MetaConfig) -> LearnedRule:
-    """The rule that a run starts from: at birth, or a saved one.
-
-    Raises:
-        ArtifactError: there is no such rule to start from.
-        ValueError: it is of another class than the run's.
-    """
-    if config.start:
-        rule = load_rule(config.start)
-        if not isinstance(rule, ClassicLSTM if config.rule == "classic" else CoordinatewiseLSTM):
-            raise ValueError(f"{config.start} is a {type(rule).__name__}, the run trains {config.rule!r}")
-        return rule.requires_grad_()
-    generator = torch.Generator().manual_seed(derive_seed(config.seed, "rule"))
-    if config.rule == "classic":
-        return ClassicLSTM(generator=generator)
-    born = CoordinatewiseLSTM(
-        config.hidden, nominal_lr=config.nominal_lr, skip=config.skip, generator=generator
-    )
-    if config.birth_noise:
-        with torch.no_grad():
-            born.head.normal_(0, config.birth_noise, generator=generator)
-    return born
-
-
-def calibrate(rule: LearnedRule, score: Callable[[UpdateRule], dict[str, float]]) -> dict[str, float]:
+def calibrate(rule: UpdateRule, score: Callable[[UpdateRule], dict[str, float]]) -> dict[str, float]:
     """Set the rule's nominal learning rate to the best of a few fractions of it.
 
     Truncated backpropagation credits an update with what follows within K steps, and so favours
@@ -187,7 +162,7 @@ class MetaTrainer:
         with MetricsLog(self.folder, config.families, self.step) as log, _interrupts() as stop:
             if not self.best:
                 self._assess(log, observer)
-            while self.step < config.meta_steps:
+            while self.step < config.meta_steps and not self._reached():
                 if stop():
                     interrupted = True
                     break
@@ -246,6 +221,10 @@ class MetaTrainer:
     def _meta_lr(self) -> float:
         progress = self.step / max(self.config.meta_steps, 1)
         return self.config.meta_lr * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
+
+    def _reached(self) -> bool:
+        """Whether the validated score is good enough to stop early."""
+        return self.config.target > 0 and self.best["all"] >= self.config.target
 
     def _assess(self, log: MetricsLog, observer: Observer | None) -> None:
         scores = self._validate(self.average)

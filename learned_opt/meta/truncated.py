@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from learned_opt.learner import GradientSample
 from learned_opt.meta.group import LearnerGroup, Window
-from learned_opt.meta.unroll import clip_per_learner, replicate, unroll
+from learned_opt.meta.unroll import Phi, clip_per_learner, replicate, unroll
 from learned_opt.rules.base import UpdateRule, is_usable
 
 
@@ -17,18 +18,23 @@ class TruncatedGroup(LearnerGroup):
         """K updates of every learner, the meta-gradient through them, and new lives where old ones ended."""
         config = self.config
         batch = config.learners
+        phi = replicate(rule, batch)
+        parameters, sample = self._begin(phi)
         result = unroll(
             self.learner,
             rule,
-            replicate(rule, batch),
-            self.parameters,
+            phi,
+            parameters,
             self.state,
-            self.ready(),
+            sample,
             steps=config.unroll,
             lr=rule.nominal_lr,
             layout=self.layout,
             total_steps=self.total_steps(),
             second_order=config.second_order,
+            last_only=config.outer == "last",
+            exploration_credit=config.exploration_credit,
+            siblings=config.siblings,
         )
         clipped, norms, finite = clip_per_learner(result.meta_gradient, config.clip)
         credit = self._credit()
@@ -41,6 +47,18 @@ class TruncatedGroup(LearnerGroup):
             name: torch.einsum("b,b...->...", credit, value) / batch for name, value in clipped.items()
         }
         return Window(gradient, self.means({**result.metrics, "meta_gradient_norm": norms}, healthy))
+
+    def _begin(self, phi: Phi) -> tuple[Tensor, GradientSample]:
+        """Parameters at the window's start and the gradients there.
+
+        Lives that begin at a learned start are connected to it, and by second order so are the gradients.
+        """
+        if "start" not in phi:
+            return self.parameters, self.ready()
+        parameters = torch.where(self.age == 0, phi["start"], self.parameters)
+        if not self.config.second_order:
+            return parameters, self.ready()
+        return parameters, self.learner.gradient(parameters, second_order=True)
 
     def _credit(self) -> Tensor:
         """Weight of each learner's meta-gradient (B,), 1 on average over a life."""

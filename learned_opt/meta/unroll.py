@@ -54,6 +54,9 @@ def unroll(
     layout: ParameterLayout | None = None,
     total_steps: Tensor | None = None,
     second_order: bool = False,
+    last_only: bool = False,
+    exploration_credit: float = 0.0,
+    siblings: int = 1,
 ) -> Unroll:
     """Run K = `steps` updates and differentiate the outer losses at θ_1 … θ_K with respect to φ.
 
@@ -62,7 +65,8 @@ def unroll(
         (1 / K) Σ_k ⟨∇L_outer(θ_k), dθ_k / dφ⟩,
 
     where each θ_k was reached with data collected before it, so that the rollout at θ_k serves both
-    losses. θ_0 and the rule's state at the start of the window are constants: the truncation. For
+    losses. θ_0 and the rule's state at the start of the window are constants: the truncation; unless
+    the caller connects θ_0 to φ, which then has a learned start. For
     example, with K = 2 the update u_0 is credited with L_outer(θ_1) and L_outer(θ_2), u_1 with
     L_outer(θ_2) alone.
 
@@ -70,27 +74,41 @@ def unroll(
     runs through the rule and its recurrent state only, as in Andrychowicz et al. 2016. Second order
     also differentiates how θ_k changes the later inner gradients and the rule's view of θ.
 
+    Either way the data that an update learns from are taken as given, though θ_k had a say in them.
+    `exploration_credit` adds E-MAML's term for that (Stadie et al. 2018, arXiv 1803.01118):
+
+        Σ_{j<k} (L_outer(θ_k) − b) ∇ log π_{θ_j}(data_j),
+
+    with b the mean of L_outer over the learner's siblings, which share its task and nothing else.
+
     Args:
         learner: measures gradients.
         rule: f_φ.
         phi: one φ for each learner, as `replicate` makes them.
         parameters: θ_0, (B, N).
         state: the rule's state.
-        sample: gradients at θ_0.
+        sample: gradients at θ_0; what they depend on is differentiated if they are connected to it.
         steps: K.
         lr: learning rate, float or (B, 1).
         layout: what the rule is told of the parameters; the learner's own layout by default.
         total_steps: planned length of each life, (B, 1).
         second_order: see above.
+        last_only: the objective is L_outer(θ_K) alone.
+        exploration_credit: weight of the term above; needs second order, and a learner that measures
+            `loss` and `log_prob`.
+        siblings: learners that share each task, in adjacent rows.
     """
     layout = layout or learner.layout
-    parameters, inner = parameters.detach(), sample.inner.detach()
+    inner = sample.inner
     visited: list[Tensor] = []
     cotangents: list[Tensor] = []
     totals: dict[str, Tensor] = {}
+    told: Tensor | None = None
     with torch.enable_grad():
-        for _ in range(steps):
+        for k in range(1, steps + 1):
             seen = parameters if second_order else parameters.detach()
+            if exploration_credit:
+                told = _required(sample.log_prob) + (0.0 if told is None else told)
             update, state = functional_call(
                 rule,
                 phi,
@@ -102,24 +120,41 @@ def unroll(
                 parameters if second_order else parameters.detach(), second_order=second_order
             )
             inner = sample.inner
-            visited.append(parameters)
-            cotangents.append(sample.outer)
+            if k == steps or not last_only:
+                visited.append(parameters)
+                cotangents.append(sample.outer)
+                if told is not None:
+                    visited.append(told)
+                    cotangents.append(exploration_credit * _above_siblings(_required(sample.loss), siblings))
             for key, value in sample.metrics.items():
                 totals[key] = totals.get(key, 0.0) + value / steps
         names = list(phi)
         gradients = torch.autograd.grad(
             visited,
             [phi[name] for name in names],
-            [cotangent / steps for cotangent in cotangents],
+            [cotangent / (1 if last_only else steps) for cotangent in cotangents],
             allow_unused=True,
         )
     meta_gradient = {
         name: torch.zeros_like(phi[name]) if gradient is None else gradient
         for name, gradient in zip(names, gradients, strict=True)
     }
-    sample = sample._replace(inner=sample.inner.detach())
+    sample = sample._replace(inner=sample.inner.detach(), log_prob=None)
     state = {key: value.detach() for key, value in state.items()}
     return Unroll(parameters.detach(), state, sample, meta_gradient, totals)
+
+
+def _required(measured: Tensor | None) -> Tensor:
+    if measured is None:
+        raise ValueError("exploration credit needs second order, and a learner with episodes: REINFORCE")
+    return measured
+
+
+def _above_siblings(loss: Tensor, siblings: int) -> Tensor:
+    """Each learner's loss (B,) less the mean of the others that share its task."""
+    grouped = loss.view(-1, siblings)
+    others = (grouped.sum(1, keepdim=True) - grouped) / max(siblings - 1, 1)
+    return (grouped - others).flatten()
 
 
 def clip_per_learner(meta_gradient: Phi, limit: float) -> tuple[Phi, Tensor, Tensor]:

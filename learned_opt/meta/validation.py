@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from learned_opt.learner import ActorCriticLearner
+from learned_opt.learner import make_learner
 from learned_opt.learner.life import live
 from learned_opt.meta.config import MetaConfig
 from learned_opt.rules.base import UpdateRule
@@ -41,9 +41,7 @@ class Validator:
         config, scores = self.config, {}
         for name, (family, tasks, floor, reference) in self._tasks.items():
             noise = derive_noise(config.seed, f"{self.purpose} lives", name, device=config.device)
-            learner = ActorCriticLearner(
-                family, config.validation_tasks, noise, self._learner_config, tasks=tasks
-            )
+            learner = make_learner(family, config.validation_tasks, noise, self._learner_config, tasks=tasks)
             life = live(
                 learner,
                 rule,

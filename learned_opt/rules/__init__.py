@@ -1,15 +1,21 @@
-"""Update rules: SGD, RMSprop, Adam and learned LSTMs, all behind one pure interface."""
+"""Update rules, hand-made and learned, all behind one pure interface."""
 
 from learned_opt.rules.base import RuleState, UpdateRule
 from learned_opt.rules.classic import ClassicLSTM
 from learned_opt.rules.handcrafted import SGD, Adam, RMSprop
 from learned_opt.rules.lstm import CoordinatewiseLSTM
+from learned_opt.rules.meta_lstm import MetaLSTM
+from learned_opt.rules.meta_sgd import MetaSGD
+from learned_opt.rules.start import LearnedStart
 
 __all__ = [
     "SGD",
     "Adam",
     "ClassicLSTM",
     "CoordinatewiseLSTM",
+    "LearnedStart",
+    "MetaLSTM",
+    "MetaSGD",
     "RMSprop",
     "RuleState",
     "UpdateRule",

@@ -44,6 +44,14 @@ class UpdateRule(nn.Module, ABC):
     ) -> RuleState:
         """The state before the first step, for B = `batch` parameter vectors."""
 
+    def initial_parameters(self, layout: ParameterLayout, drawn: Tensor) -> Tensor:
+        """θ_0 (B, N): what the learner has drawn, unless the rule has learned where to start.
+
+        Raises:
+            ValueError: the learned start is for another network than `layout`.
+        """
+        return drawn
+
     @abstractmethod
     def update(
         self,

@@ -114,9 +114,12 @@ class ClassicLSTM(UpdateRule):
         return lr * output.squeeze(1), new
 
     def _preprocess(self, gradient: Tensor) -> Tensor:
-        """(B, N) to (B, 2, N): (log|g| / p, sign g), or (−1, e^p g) below e^-p; or (B, 1, N) as it is."""
         if self.preprocessing == "identity":
             return gradient.unsqueeze(1)
-        p = self.exponent
-        magnitude = (gradient.abs().clamp_min(math.exp(-p)).log() / p).clamp_min(-1.0)
-        return torch.stack((magnitude, (gradient * math.exp(p)).clamp(-1.0, 1.0)), dim=1)
+        return log_sign(gradient, self.exponent)
+
+
+def log_sign(gradient: Tensor, exponent: float) -> Tensor:
+    """(B, N) to (B, 2, N): (log|g| / p, sign g), or (−1, e^p g) where |g| < e^-p; p = `exponent`."""
+    magnitude = (gradient.abs().clamp_min(math.exp(-exponent)).log() / exponent).clamp_min(-1.0)
+    return torch.stack((magnitude, (gradient * math.exp(exponent)).clamp(-1.0, 1.0)), dim=1)

@@ -1,0 +1,95 @@
+"""Hyper-parameters of the inner learner."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
+
+Objective = Literal["actor-critic", "reinforce", "q-learning"]
+Activation = Literal["tanh", "relu"]
+Scale = Literal["returns", "batch", "none"]
+
+FOREIGN: dict[str, tuple[str, ...]] = {
+    "actor-critic": ("baseline", "replay", "minibatch", "exploration", "target_rate"),
+    "reinforce": (
+        *("outer_environments", "steps", "value_coefficient"),
+        *("replay", "minibatch", "exploration", "target_rate"),
+    ),
+    "q-learning": (
+        *("outer_environments", "trace", "value_coefficient", "entropy_coefficient"),
+        *("advantage_scale", "baseline"),
+    ),
+}
+"""Settings that have no meaning under an objective; they must keep their defaults."""
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """Hyper-parameters of the inner learner, the same for every update rule."""
+
+    objective: Objective = "actor-critic"
+    """What is learned: advantage actor-critic; REINFORCE on whole episodes; or Q-learning with replay."""
+    width: int = 32
+    """Units of each hidden layer of actor and critic."""
+    depth: int = 2
+    """Hidden layers of actor and critic."""
+    activation: Activation = "tanh"
+    """Of the hidden layers: tanh or relu."""
+    environments: int = 16
+    """Environments a learner whose data feed the inner gradient; of REINFORCE, episodes an update."""
+    outer_environments: int = 0
+    """Further copies whose data feed the outer gradient alone; of the actor-critic, whose meta-training
+    by backpropagation needs at least one."""
+    steps: int = 32
+    """Environment steps between updates; REINFORCE plays whole episodes instead."""
+    discount: float = 0.97
+    """Discount factor γ."""
+    trace: float = 0.95
+    """GAE's λ of the inner loss; the outer one takes λ = 1."""
+    value_coefficient: float = 0.5
+    """Weight of the value loss in the inner loss; of the actor-critic."""
+    entropy_coefficient: float = 0.01
+    """Weight of the entropy bonus in the inner loss; of policies."""
+    max_gradient_norm: float = 0.5
+    """Each learner's inner gradient is clipped to this norm."""
+    advantage_scale: Scale = "returns"
+    """Advantages are centred on their batch and divided by the running scale of returns (of the
+    actor-critic), or by the batch's own standard deviation (as PPO does), which blows up noise once a
+    policy is good; or left as they are."""
+    baseline: bool = True
+    """Whether REINFORCE subtracts the linear feature baseline from returns."""
+    replay: int = 4096
+    """Transitions that Q-learning keeps."""
+    minibatch: int = 128
+    """Transitions of a gradient of Q-learning."""
+    exploration: float = 0.1
+    """Probability of a random action in Q-learning."""
+    target_rate: float = 0.05
+    """Share by which Q-learning's target parameters move to the parameters at each update."""
+
+    def __post_init__(self) -> None:
+        allowed = {"objective": Objective, "activation": Activation, "advantage_scale": Scale}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in allowed:
+                choices = get_args(allowed[field.name])
+                if value not in choices:
+                    raise ValueError(f"{field.name} must be one of {', '.join(choices)}, got {value!r}")
+            elif not math.isfinite(value) or value < 0:
+                raise ValueError(f"{field.name} must be finite and not negative, got {value}")
+            if field.name in FOREIGN[self.objective] and value != field.default:
+                raise ValueError(f"{field.name} has no meaning with {self.objective}: leave it out")
+        for name in ("width", "environments", "steps", "max_gradient_norm", "minibatch"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("discount", "trace", "exploration", "target_rate"):
+            if getattr(self, name) > 1:
+                raise ValueError(f"{name} must be at most 1, got {getattr(self, name)}")
+        if self.objective == "reinforce" and self.advantage_scale == "returns":
+            raise ValueError("REINFORCE keeps no running scale: set advantage_scale to 'batch' or 'none'")
+        if self.objective == "actor-critic" and self.advantage_scale == "none":
+            raise ValueError("advantage_scale 'none' is of REINFORCE: set 'returns' or 'batch'")
+        fresh = self.environments * self.steps
+        if self.objective == "q-learning" and self.replay < fresh:
+            raise ValueError(f"replay must hold the {fresh} transitions of an update, got {self.replay}")

@@ -1,0 +1,25 @@
+"""The learner that a configuration asks for."""
+
+from __future__ import annotations
+
+from learned_opt.learner.actor_critic import ActorCriticLearner
+from learned_opt.learner.config import LearnerConfig
+from learned_opt.learner.q_learning import QLearner
+from learned_opt.learner.reinforce import ReinforceLearner
+from tasks import Noise, TaskFamily, Tasks
+
+RLLearner = ActorCriticLearner | ReinforceLearner | QLearner
+"""Learners that act in environments with a policy."""
+
+_LEARNERS: dict[str, type[RLLearner]] = {
+    "actor-critic": ActorCriticLearner,
+    "reinforce": ReinforceLearner,
+    "q-learning": QLearner,
+}
+
+
+def make_learner(
+    family: TaskFamily, batch: int, noise: Noise, config: LearnerConfig, *, tasks: Tasks | None = None
+) -> RLLearner:
+    """B = `batch` learners with the configuration's objective; see their classes."""
+    return _LEARNERS[config.objective](family, batch, noise, config, tasks=tasks)

@@ -1,0 +1,166 @@
+"""Q-learning with replay and target parameters, batched over tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from learned_opt.layout import ParameterLayout
+from learned_opt.learner.base import GradientSample
+from learned_opt.learner.config import LearnerConfig
+from learned_opt.learner.policies import QNetwork
+from learned_opt.learner.rollout import Rollout, collect
+from tasks import BatchedEnvironments, Noise, TaskFamily, Tasks
+
+Transitions = dict[str, Tensor]
+"""R transitions a learner: observation and following (B, R, O), action, reward and terminated (B, R)."""
+
+
+class QLearner:
+    """B deep Q-networks (Mnih et al. 2015) on B tasks, side by side.
+
+    The inner loss is the Huber loss of r + γ max_a Q⁻(s′, a) − Q(s, a) on a minibatch from replay, Q⁻
+    with target parameters that follow θ as an exponential average. The outer loss is the same on the
+    transitions that were just collected at θ, before any update has seen them.
+
+    Args:
+        family: what the tasks are drawn from.
+        batch: B.
+        noise: source of every random number.
+        config: hyper-parameters.
+        tasks: the tasks themselves, if not to be drawn from the family's training distribution.
+
+    Raises:
+        ValueError: the family's actions are continuous.
+    """
+
+    def __init__(
+        self,
+        family: TaskFamily,
+        batch: int,
+        noise: Noise,
+        config: LearnerConfig,
+        *,
+        tasks: Tasks | None = None,
+    ) -> None:
+        self.family, self.noise, self._batch, self.config = family, noise, batch, config
+        self.policy = QNetwork(
+            family, config.width, config.depth, config.activation, exploration=config.exploration
+        )
+        self._layout = self.policy.layout()
+        tasks = family.sample_tasks(batch, noise) if tasks is None else tasks
+        self.environments = BatchedEnvironments(family, tasks, config.environments, noise, staggered=True)
+        device, observations = noise.device, int(family.observation_space.shape[0])
+        shape = (batch, config.replay)
+        self.replay: Transitions = {
+            "observation": torch.zeros(*shape, observations, device=device, dtype=noise.dtype),
+            "following": torch.zeros(*shape, observations, device=device, dtype=noise.dtype),
+            "action": torch.zeros(shape, device=device, dtype=torch.long),
+            "reward": torch.zeros(shape, device=device, dtype=noise.dtype),
+            "terminated": torch.zeros(shape, device=device, dtype=torch.bool),
+        }
+        self.stored = torch.zeros(batch, 1, device=device, dtype=torch.long)
+        self.target = torch.zeros(batch, self._layout.size, device=device, dtype=noise.dtype)
+
+    @property
+    def layout(self) -> ParameterLayout:
+        """The network's tensors."""
+        return self._layout
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return self._batch
+
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps that one gradient of one learner costs."""
+        return self.config.environments * self.config.steps
+
+    def initial_parameters(self) -> Tensor:
+        """Fresh parameter vectors, (B, N)."""
+        return self.policy.initial_parameters(self._batch, self.noise)
+
+    def restart(self, rows: Tensor, tasks: Tasks | None = None) -> None:
+        """New tasks, given or drawn, and an empty replay for the learners marked in `rows` (B, bool)."""
+        tasks = self.family.sample_tasks(self._batch, self.noise) if tasks is None else tasks
+        self.environments.replace_tasks(rows, tasks)
+        self.stored = torch.where(rows.unsqueeze(1), 0, self.stored)
+
+    def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
+        """One rollout at θ (B, N), stored in replay, and both gradients."""
+        theta = parameters.detach()
+        rate = torch.where(self.stored > 0, self.config.target_rate, 1.0)
+        self.target = torch.lerp(self.target, theta, rate)
+        tensors = self._layout.split(theta)
+        rollout = collect(self.policy, tensors, self.environments, self.config.steps, self.noise)
+        fresh = _transitions(rollout)
+        self._store(fresh)
+        remembered = self._draw()
+        if not second_order:
+            parameters = theta.requires_grad_()
+        with torch.enable_grad():
+            outer_loss, inner_loss = self._loss(parameters, fresh), self._loss(parameters, remembered)
+            outer_sum, inner_sum = outer_loss.sum(), inner_loss.sum()
+        (outer,) = torch.autograd.grad(outer_sum, parameters, retain_graph=True)
+        (inner,) = torch.autograd.grad(inner_sum, parameters, create_graph=second_order)
+        norm = inner.norm(dim=1, keepdim=True)
+        inner = inner * (self.config.max_gradient_norm / (norm + 1e-6)).clamp(max=1.0)
+        metrics = {
+            "reward": rollout.rewards.mean((1, 2)),
+            "endings": (rollout.terminated | rollout.truncated).to(norm.dtype).mean((1, 2)),
+            "gradient_norm": norm.detach().squeeze(1),
+        }
+        return GradientSample(inner, outer.detach(), metrics, outer_loss.detach())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes as learners live, beside their parameters; for checkpoints."""
+        return {
+            "environments": self.environments.state_dict(),
+            "replay": self.replay,
+            "stored": self.stored,
+            "target": self.target,
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.environments.load_state_dict(saved["environments"])
+        self.replay, self.stored, self.target = saved["replay"], saved["stored"], saved["target"]
+
+    def _loss(self, parameters: Tensor, seen: Transitions) -> Tensor:
+        """Huber loss (B,) of the temporal-difference errors."""
+        with torch.no_grad():
+            ahead = self.policy.actor(self._layout.split(self.target), seen["following"]).amax(-1)
+            goal = seen["reward"] + self.config.discount * torch.where(seen["terminated"], 0.0, ahead)
+        values = self.policy.actor(self._layout.split(parameters), seen["observation"])
+        chosen = values.gather(-1, seen["action"].unsqueeze(-1)).squeeze(-1)
+        return F.smooth_l1_loss(chosen, goal, reduction="none").mean(1)
+
+    def _store(self, fresh: Transitions) -> None:
+        """Into the ring; the oldest are overwritten."""
+        count = fresh["reward"].shape[1]
+        places = (self.stored + torch.arange(count, device=self.stored.device)) % self.config.replay
+        for name, old in self.replay.items():
+            index = places.unsqueeze(-1).expand(-1, -1, old.shape[-1]) if old.dim() == 3 else places
+            self.replay[name] = old.scatter(1, index, fresh[name])
+        self.stored = self.stored + count
+
+    def _draw(self) -> Transitions:
+        """A minibatch, uniformly with replacement."""
+        held = self.stored.clamp(max=self.config.replay)
+        places = (self.noise.uniform(self._batch, self.config.minibatch) * held).long().clamp(max=held - 1)
+        rows = torch.arange(self._batch, device=places.device).unsqueeze(1)
+        return {name: value[rows, places] for name, value in self.replay.items()}
+
+
+def _transitions(rollout: Rollout) -> Transitions:
+    return {
+        "observation": rollout.flat_observations(),
+        "following": rollout.final_observations.flatten(1, 2),
+        "action": rollout.actions.flatten(1, 2),
+        "reward": rollout.rewards.flatten(1, 2),
+        "terminated": rollout.terminated.flatten(1, 2),
+    }

@@ -1,0 +1,195 @@
+"""REINFORCE on whole episodes, with the linear feature baseline: the learner of MAML."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from learned_opt.layout import ParameterLayout
+from learned_opt.learner.advantages import generalised_advantages
+from learned_opt.learner.base import GradientSample
+from learned_opt.learner.config import LearnerConfig
+from learned_opt.learner.policies import ActorCritic
+from learned_opt.learner.rollout import Rollout, collect
+from tasks import BatchedEnvironments, Noise, TaskFamily, Tasks
+
+CLIP = 10.0
+"""Observations are clipped to this magnitude as features of the baseline."""
+RIDGE = 1e-5
+
+
+class ReinforceLearner:
+    """B policies trained by the policy gradient (Williams 1992) on whole episodes of B tasks.
+
+    Both losses are −E[ratio · Â], the mean over the steps of E episodes a learner, played at θ from
+    fresh starts; the inner one has an entropy bonus and its gradient is clipped. Â are returns to go,
+    or GAE(γ, λ), over a baseline that is linear in features of state and time and fitted to each
+    learner's own episodes (Duan et al. 2016, arXiv 1604.06778). The ratio is that of
+    `ActorCriticLearner`: its second derivatives are those that MAML needs. As each θ_k was reached
+    with earlier episodes only, the same ones serve as MAML's query set at θ_k and as the support set
+    of the step to θ_{k+1}.
+
+    Args:
+        family: what the tasks are drawn from.
+        batch: B.
+        noise: source of every random number.
+        config: hyper-parameters.
+        tasks: the tasks themselves, if not to be drawn from the family's training distribution.
+    """
+
+    def __init__(
+        self,
+        family: TaskFamily,
+        batch: int,
+        noise: Noise,
+        config: LearnerConfig,
+        *,
+        tasks: Tasks | None = None,
+    ) -> None:
+        self.family, self.noise, self._batch, self.config = family, noise, batch, config
+        self.policy = ActorCritic(family, config.width, config.depth, config.activation, values=False)
+        self._layout = self.policy.layout()
+        tasks = family.sample_tasks(batch, noise) if tasks is None else tasks
+        self.environments = BatchedEnvironments(family, tasks, config.environments, noise)
+
+    @property
+    def layout(self) -> ParameterLayout:
+        """The policy's tensors."""
+        return self._layout
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return self._batch
+
+    @property
+    def horizon(self) -> int:
+        """T, the longest episode."""
+        horizon = self.environments.horizon
+        return int(horizon.max()) if isinstance(horizon, Tensor) else horizon
+
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps that one gradient of one learner costs at most."""
+        return self.config.environments * self.horizon
+
+    def initial_parameters(self) -> Tensor:
+        """Fresh parameter vectors, (B, N)."""
+        return self.policy.initial_parameters(self._batch, self.noise)
+
+    def restart(self, rows: Tensor, tasks: Tasks | None = None) -> None:
+        """Take new tasks, or draw training tasks, for the learners marked in `rows` (B, bool)."""
+        tasks = self.family.sample_tasks(self._batch, self.noise) if tasks is None else tasks
+        self.environments.replace_tasks(rows, tasks)
+
+    def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
+        """E episodes at θ (B, N), and both gradients from them."""
+        self.environments.reset()
+        tensors = self._layout.split(parameters.detach())
+        rollout = collect(self.policy, tensors, self.environments, self.horizon, self.noise)
+        ended = rollout.terminated | rollout.truncated
+        alive = (ended.long().cumsum(1) - ended.long() == 0).to(rollout.rewards.dtype)
+        advantages, scale = self._advantages(rollout, ended, alive)
+        if not second_order:
+            parameters = parameters.detach().requires_grad_()
+        with torch.enable_grad():
+            tensors = self._layout.split(parameters)
+            log_std = None if self.policy.discrete else self.policy.log_std(tensors)
+            output = self.policy.actor(tensors, rollout.flat_observations())
+            log_prob = self.policy.log_prob(output, log_std, rollout.actions.flatten(1, 2))
+            mask = alive.flatten(1)
+            share = mask / mask.sum(1, keepdim=True)
+            ratio = (log_prob - log_prob.detach()).exp()
+            outer_loss = -(share * ratio * advantages).sum()
+            bonus = self.config.entropy_coefficient * self.policy.entropy(output, log_std)
+            inner_loss = outer_loss - bonus.sum()
+            told = (mask * log_prob).sum(1)
+        (outer,) = torch.autograd.grad(outer_loss, parameters, retain_graph=True)
+        (inner,) = torch.autograd.grad(
+            inner_loss, parameters, create_graph=second_order, retain_graph=second_order
+        )
+        norm = inner.norm(dim=1, keepdim=True)
+        inner = inner * (self.config.max_gradient_norm / (norm + 1e-6)).clamp(max=1.0)
+        returns = (rollout.rewards * alive).sum(1).mean(1)
+        metrics = {
+            "reward": returns,
+            "endings": torch.ones_like(returns),
+            "gradient_norm": norm.detach().squeeze(1),
+        }
+        loss = -self._discounted(rollout, alive) / (scale * alive.sum(1).mean(1))
+        return GradientSample(inner, outer.detach(), metrics, loss, told if second_order else None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes as learners live, beside their parameters; for checkpoints."""
+        return {"environments": self.environments.state_dict()}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.environments.load_state_dict(saved["environments"])
+
+    def _advantages(self, rollout: Rollout, ended: Tensor, alive: Tensor) -> tuple[Tensor, Tensor]:
+        """Advantages (B, T · E), 0 after an episode's end, and what they were divided by (B,)."""
+        config = self.config
+        rewards = rollout.rewards * alive
+        zeros = torch.zeros_like(rewards)
+        last = ended.clone()
+        last[:, -1] = True
+
+        def lambda_returns(values: Tensor, trace: float) -> Tensor:
+            following = torch.cat((values[:, 1:], values[:, -1:]), dim=1)
+            return generalised_advantages(
+                rewards,
+                values,
+                following,
+                last,
+                torch.zeros_like(last),
+                discount=config.discount,
+                trace=trace,
+            )
+
+        advantages = lambda_returns(zeros, 1.0)
+        if config.baseline:
+            values = fitted_baseline(rollout.observations, advantages, alive)
+            advantages = lambda_returns(values, config.trace) * alive
+        flat, mask = advantages.flatten(1), alive.flatten(1)
+        scale = torch.ones_like(flat[:, 0])
+        if config.advantage_scale == "batch":
+            share = mask / mask.sum(1, keepdim=True)
+            flat = (flat - (share * flat).sum(1, keepdim=True)) * mask
+            scale = (share * flat.square()).sum(1).sqrt() + 1e-8
+            flat = flat / scale.unsqueeze(1)
+        return flat, scale
+
+    def _discounted(self, rollout: Rollout, alive: Tensor) -> Tensor:
+        """Mean discounted return of the episodes, (B,)."""
+        steps = torch.arange(rollout.rewards.shape[1], device=alive.device, dtype=alive.dtype)
+        weights = alive * (self.config.discount**steps).view(1, -1, 1)
+        return (rollout.rewards * weights).sum(1).mean(1)
+
+
+def fitted_baseline(observations: Tensor, returns: Tensor, alive: Tensor) -> Tensor:
+    """The linear feature baseline: least squares of returns on (o, o², t, t², t³, 1), t in hundreds of steps.
+
+    Args:
+        observations: (B, T, E, O).
+        returns: to go, (B, T, E).
+        alive: 1 where a step counts, (B, T, E).
+
+    Returns:
+        Values (B, T, E), of each learner's own fit.
+    """
+    seen = observations.double().clamp(-CLIP, CLIP)
+    batch, steps, episodes, _ = seen.shape
+    time = torch.arange(steps, device=seen.device, dtype=seen.dtype) / 100.0
+    powers = torch.stack((time, time**2, time**3, torch.ones_like(time)), -1)
+    powers = powers.view(1, steps, 1, 4).expand(batch, steps, episodes, 4)
+    features = torch.cat((seen, seen.square(), powers), -1).flatten(1, 2)
+    weighted = features * alive.double().flatten(1).unsqueeze(-1)
+    gram = weighted.transpose(1, 2) @ features
+    gram = gram + RIDGE * torch.eye(gram.shape[-1], device=gram.device, dtype=gram.dtype)
+    target = weighted.transpose(1, 2) @ returns.double().flatten(1).unsqueeze(-1)
+    weights = torch.linalg.solve(gram, target)
+    values: Tensor = features @ weights
+    return values.view_as(returns).to(returns.dtype)

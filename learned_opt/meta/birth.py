@@ -1,0 +1,104 @@
+"""The rule that a meta-training run starts from."""
+
+from __future__ import annotations
+
+import torch
+
+from learned_opt.artifacts import load_rule
+from learned_opt.layout import ParameterLayout
+from learned_opt.learner import RLLearner, make_learner
+from learned_opt.meta.config import MetaConfig
+from learned_opt.rules import (
+    SGD,
+    Adam,
+    ClassicLSTM,
+    CoordinatewiseLSTM,
+    LearnedStart,
+    MetaLSTM,
+    MetaSGD,
+    UpdateRule,
+)
+from learned_opt.seeding import derive_noise, derive_seed
+from tasks import make_family
+
+KINDS: dict[str, type[UpdateRule]] = {
+    "lstm": CoordinatewiseLSTM,
+    "classic": ClassicLSTM,
+    "sgd": SGD,
+    "adam": Adam,
+    "meta-sgd": MetaSGD,
+    "meta-lstm": MetaLSTM,
+}
+
+
+def new_rule(config: MetaConfig) -> UpdateRule:
+    """The rule that a run starts from: at birth, or a saved one; with a start, if that is learned.
+
+    Raises:
+        ArtifactError: there is no such rule to start from.
+        ValueError: it is of another class than the run's, or the families' networks differ where one
+            start, or one step size a coordinate, is to be learned for all.
+    """
+    born = load_rule(config.start).requires_grad_() if config.start else _born(config)
+    inner = born.rule if isinstance(born, LearnedStart) else born
+    if not isinstance(inner, KINDS[config.rule]):
+        raise ValueError(f"{config.start} is a {type(inner).__name__}, the run trains {config.rule!r}")
+    if config.initialisation == "learned" and born is inner:
+        noise = derive_noise(config.seed, "start")
+        learner = _learner(config)
+        shapes = {spec.name: spec.shape for spec in learner.layout.specs}
+        start = learner.policy.initial_parameters(1, noise).squeeze(0)
+        return LearnedStart(inner, shapes, start, nominal_lr=_nominal_lr(config, inner))
+    if config.initialisation == "random" and born is not inner:
+        raise ValueError(f"{config.start} has a learned start: set initialisation to 'learned'")
+    return born
+
+
+def _born(config: MetaConfig) -> UpdateRule:
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, "rule"))
+    if config.rule == "classic":
+        return ClassicLSTM(generator=generator)
+    if config.rule == "meta-lstm":
+        return MetaLSTM(config.hidden, nominal_lr=config.nominal_lr, generator=generator)
+    if config.rule == "meta-sgd":
+        return MetaSGD(_learner(config).layout.size, nominal_lr=config.nominal_lr)
+    if config.rule == "sgd":
+        return SGD(momentum=0.0)
+    if config.rule == "adam":
+        return Adam()
+    born = CoordinatewiseLSTM(
+        config.hidden, nominal_lr=config.nominal_lr, skip=config.skip, generator=generator
+    )
+    if config.birth_noise:
+        with torch.no_grad():
+            born.head.normal_(0, config.birth_noise, generator=generator)
+    return born
+
+
+def _nominal_lr(config: MetaConfig, rule: UpdateRule) -> float:
+    """Hand-made rules have none of their own."""
+    return config.nominal_lr if config.rule in ("sgd", "adam") else rule.nominal_lr
+
+
+def _learner(config: MetaConfig) -> RLLearner:
+    """One learner with the network that all of the run's families share.
+
+    Raises:
+        ValueError: they do not share one.
+    """
+    learners = {
+        name: make_learner(make_family(name), 1, derive_noise(config.seed, "shape"), config.learner)
+        for name in config.families
+    }
+    first, *others = learners
+    for name in others:
+        if _shapes(learners[name].layout) != _shapes(learners[first].layout):
+            raise ValueError(
+                f"what is learned for one architecture cannot serve {first} and {name}, whose networks "
+                "differ: meta-train on families of equal spaces"
+            )
+    return learners[first]
+
+
+def _shapes(layout: ParameterLayout) -> list[tuple[str, tuple[int, ...]]]:
+    return [(spec.name, spec.shape) for spec in layout.specs]
