@@ -84,8 +84,15 @@ class ReinforceLearner:
         tasks = self.family.sample_tasks(self._batch, self.noise) if tasks is None else tasks
         self.environments.replace_tasks(rows, tasks)
 
-    def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
-        """E episodes at θ (B, N), and both gradients from them."""
+    def gradient(
+        self, parameters: Tensor, *, second_order: bool = False, credited: bool = False
+    ) -> GradientSample:
+        """E episodes at θ (B, N), and both gradients from them.
+
+        `credited` also returns the episodes' log-probability, for θ's say in them to be accounted for
+        there. The inner loss is then −E[log π · Â], with the same gradient and no more curvature than
+        belongs to given episodes: the ratio's would count that say twice.
+        """
         self.environments.reset()
         tensors = self._layout.split(parameters.detach())
         rollout = collect(self.policy, tensors, self.environments, self.horizon, self.noise)
@@ -101,8 +108,8 @@ class ReinforceLearner:
             log_prob = self.policy.log_prob(output, log_std, rollout.actions.flatten(1, 2))
             mask = alive.flatten(1)
             share = mask / mask.sum(1, keepdim=True)
-            ratio = (log_prob - log_prob.detach()).exp()
-            outer_loss = -(share * ratio * advantages).sum()
+            likelihood = log_prob if credited else (log_prob - log_prob.detach()).exp()
+            outer_loss = -(share * likelihood * advantages).sum()
             bonus = self.config.entropy_coefficient * self.policy.entropy(output, log_std)
             inner_loss = outer_loss - bonus.sum()
             told = (mask * log_prob).sum(1)
@@ -119,7 +126,7 @@ class ReinforceLearner:
             "gradient_norm": norm.detach().squeeze(1),
         }
         loss = -self._discounted(rollout, alive) / (scale * alive.sum(1).mean(1))
-        return GradientSample(inner, outer.detach(), metrics, loss, told if second_order else None)
+        return GradientSample(inner, outer.detach(), metrics, loss, told if credited else None)
 
     def state_dict(self) -> dict[str, Any]:
         """What changes as learners live, beside their parameters; for checkpoints."""

@@ -58,7 +58,8 @@ class TruncatedGroup(LearnerGroup):
         parameters = torch.where(self.age == 0, phi["start"], self.parameters)
         if not self.config.second_order:
             return parameters, self.ready()
-        return parameters, self.learner.gradient(parameters, second_order=True)
+        credited = {"credited": True} if self.config.exploration_credit else {}
+        return parameters, self.learner.gradient(parameters, second_order=True, **credited)
 
     def _credit(self) -> Tensor:
         """Weight of each learner's meta-gradient (B,), 1 on average over a life."""

@@ -104,6 +104,7 @@ def unroll(
     cotangents: list[Tensor] = []
     totals: dict[str, Tensor] = {}
     told: Tensor | None = None
+    more = {"credited": True} if exploration_credit else {}
     with torch.enable_grad():
         for k in range(1, steps + 1):
             seen = parameters if second_order else parameters.detach()
@@ -117,7 +118,7 @@ def unroll(
             )
             parameters = parameters + update
             sample = learner.gradient(
-                parameters if second_order else parameters.detach(), second_order=second_order
+                parameters if second_order else parameters.detach(), second_order=second_order, **more
             )
             inner = sample.inner
             if k == steps or not last_only:

@@ -1,0 +1,300 @@
+"""Learned starts: MAML's gradients against closed forms, E-MAML's term, and what cannot be combined."""
+
+from itertools import product
+
+import pytest
+import torch
+
+from learned_opt import (
+    SGD,
+    CoordinatewiseLSTM,
+    LearnedStart,
+    MetaLSTM,
+    MetaSGD,
+    ParameterLayout,
+    load_rule,
+    save_rule,
+)
+from learned_opt.artifacts import ArtifactError
+from learned_opt.learner import LearnerConfig, make_learner
+from learned_opt.learner.quadratic import QuadraticLearner
+from learned_opt.meta.birth import new_rule
+from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.trainer import MetaTrainer
+from learned_opt.meta.unroll import replicate, unroll
+from learned_opt.seeding import derive_noise
+from tasks.bandit import BernoulliBandit
+
+BATCH, LR = 3, 0.1
+LAYOUT = ParameterLayout.of({"weight": (2, 2), "bias": (2,)})
+SHAPES = {spec.name: spec.shape for spec in LAYOUT.specs}
+
+
+def bowls(start):
+    noise = derive_noise(0, "bowls")
+    root = noise.normal(BATCH, LAYOUT.size, LAYOUT.size).double()
+    optimum = noise.normal(BATCH, LAYOUT.size).double()
+    return QuadraticLearner(root @ root.transpose(1, 2) / 6, optimum, start, LAYOUT)
+
+
+def maml_gradient(steps, second_order, last_only=False):
+    """Of θ_0, and the pieces of its closed form."""
+    rule = LearnedStart(SGD(momentum=0.0), SHAPES, torch.linspace(-1, 1, LAYOUT.size)).double()
+    phi = replicate(rule, BATCH)
+    learner = bowls(phi["start"])
+    result = unroll(
+        learner,
+        rule,
+        phi,
+        phi["start"],
+        rule.init_state(LAYOUT, BATCH, dtype=torch.float64),
+        learner.gradient(phi["start"], second_order=second_order),
+        steps=steps,
+        lr=LR,
+        second_order=second_order,
+        last_only=last_only,
+    )
+    return result.meta_gradient["start"], learner, phi["start"].detach()
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_second_order_gradient_of_the_start_matches_finite_differences(steps):
+    gradient, learner, start = maml_gradient(steps, second_order=True)
+
+    def objective(theta):
+        total = torch.zeros(BATCH, dtype=torch.float64)
+        for _ in range(steps):
+            theta = theta - LR * learner.gradient(theta).inner
+            total = total + learner.loss(theta) / steps
+        return total
+
+    for index in range(LAYOUT.size):
+        bump = torch.zeros_like(start)
+        bump[:, index] = 1e-6
+        numeric = (objective(start + bump) - objective(start - bump)) / 2e-6
+        torch.testing.assert_close(gradient[:, index], numeric, rtol=1e-6, atol=1e-8)
+
+
+def test_first_order_gradient_of_the_start_is_that_after_adaptation():
+    """FOMAML: dθ_k / dθ_0 = 1, so the meta-gradient is the outer gradient at the adapted parameters."""
+    gradient, learner, theta = maml_gradient(2, second_order=False, last_only=True)
+    for _ in range(2):
+        theta = theta - LR * learner.gradient(theta).inner
+    torch.testing.assert_close(gradient, learner.gradient(theta).inner)
+
+
+def test_second_order_of_one_step_on_a_bowl_is_the_closed_form():
+    """(1 − α A) A (θ_1 − θ*)."""
+    gradient, learner, theta = maml_gradient(1, second_order=True)
+    adapted = theta - LR * learner.gradient(theta).inner
+    outer = learner.gradient(adapted).inner
+    expected = outer - LR * torch.einsum("bij,bj->bi", learner.curvature, outer)
+    torch.testing.assert_close(gradient, expected)
+
+
+ARMS, PULLS, STEP = torch.tensor([0.2, 0.9]), 2, 1.5
+LOGITS = torch.tensor([0.3, -0.4])
+
+
+def value(logits):
+    """The policy's expected reward."""
+    return (logits.softmax(-1) * ARMS).sum(-1)
+
+
+def outcomes():
+    """Every (actions, rewards) of two pulls, with the rewards' probability given the actions."""
+    for actions in product(range(2), repeat=PULLS):
+        for rewards in product((0.0, 1.0), repeat=PULLS):
+            chance = 1.0
+            for action, reward in zip(actions, rewards, strict=True):
+                chance *= float(ARMS[action]) if reward else 1 - float(ARMS[action])
+            yield torch.tensor(actions), torch.tensor(rewards), chance
+
+
+def exact_bandit_gradient(*, own_data, curvature):
+    """Of −E[value(θ_0 + α mean r ∇log π(a))] in θ_0, summed over all outcomes.
+
+    own_data: also differentiate how probable θ_0 makes the actions: E-MAML.
+    curvature: of the inner loss: "ratio" or "log", or None for first order.
+    """
+    theta = LOGITS.clone().requires_grad_()
+    total = torch.zeros(())
+    for actions, rewards, chance in outcomes():
+        logs = theta.log_softmax(-1)[actions]
+        likelihood = (logs - logs.detach()).exp() if curvature == "ratio" else logs
+        inner = torch.autograd.grad((likelihood * rewards).mean(), theta, create_graph=True)[0]
+        adapted = theta + STEP * (inner if curvature else inner.detach())
+        probability = logs.sum().exp() if own_data else logs.sum().exp().detach()
+        total = total - chance * probability * value(adapted)
+    return torch.autograd.grad(total, theta)[0]
+
+
+def measured_bandit_gradient(*, second_order, credit=0.0, siblings=1, learners=40_000):
+    """Mean and standard error over many learners of `unroll`'s estimate; LOGITS are the two biases."""
+    family, noise = BernoulliBandit(2), derive_noise(7, "bandits")
+    config = LearnerConfig(
+        objective="reinforce",
+        depth=0,
+        environments=PULLS,
+        entropy_coefficient=0.0,
+        max_gradient_norm=1e6,
+        advantage_scale="none",
+        baseline=False,
+    )
+    tasks = {"probability": ARMS.expand(learners, 2)}
+    learner = make_learner(family, learners, noise, config, tasks=tasks)
+    shapes = {spec.name: spec.shape for spec in learner.layout.specs}
+    rule = LearnedStart(SGD(momentum=0.0), shapes, torch.cat((torch.zeros(2), LOGITS)))
+    phi = replicate(rule, learners)
+    credited = {"credited": True} if credit else {}
+    result = unroll(
+        learner,
+        rule,
+        phi,
+        phi["start"],
+        rule.init_state(learner.layout, learners),
+        learner.gradient(phi["start"], second_order=second_order, **credited),
+        steps=1,
+        lr=STEP,
+        second_order=second_order,
+        exploration_credit=credit,
+        siblings=siblings,
+    )
+    gradient = result.meta_gradient["start"][:, 2:]
+    # Siblings' estimates share a baseline: the groups are what is independent.
+    groups = gradient.view(-1, siblings, 2).mean(1)
+    return groups.mean(0), groups.std(0) / len(groups) ** 0.5
+
+
+def assert_within_error(measured, error, expected):
+    assert bool(((measured - expected).abs() < 4 * error).all()), (measured, error, expected)
+
+
+@pytest.mark.parametrize(("second_order", "curvature"), [(False, None), (True, "ratio")])
+def test_maml_gradient_on_a_two_armed_bandit_has_the_right_expectation(second_order, curvature):
+    expected = exact_bandit_gradient(own_data=False, curvature=curvature)
+    measured, error = measured_bandit_gradient(second_order=second_order)
+    assert_within_error(measured, error, expected)
+    other = exact_bandit_gradient(own_data=False, curvature=None if curvature else "ratio")
+    assert not bool(((measured - other).abs() < 4 * error).all()), "the test cannot tell the orders apart"
+
+
+def test_exploration_credit_makes_the_gradient_that_of_the_true_objective():
+    """With E-MAML's term the estimate is d/dθ_0 of the expected value after adaptation, all paths counted."""
+    expected = exact_bandit_gradient(own_data=True, curvature="log")
+    measured, error = measured_bandit_gradient(second_order=True, credit=1.0, siblings=4)
+    assert_within_error(measured, error, expected)
+    without = exact_bandit_gradient(own_data=False, curvature="log")
+    assert not bool(((measured - without).abs() < 4 * error).all()), "the term makes no difference here"
+
+
+def test_exact_bandit_gradient_is_that_of_the_value_after_adaptation():
+    """The oracle itself against finite differences of the enumerated objective."""
+
+    def objective(theta):
+        total = torch.zeros((), dtype=torch.float64)
+        for actions, rewards, chance in outcomes():
+            probabilities = theta.softmax(-1)
+            own = torch.eye(2, dtype=torch.float64)[actions] - probabilities
+            adapted = theta + STEP * (rewards.double().unsqueeze(-1) * own).mean(0)
+            total -= chance * probabilities[actions].prod() * value(adapted)
+        return total
+
+    gradient = exact_bandit_gradient(own_data=True, curvature="log").double()
+    for index in range(2):
+        bump = torch.zeros(2, dtype=torch.float64)
+        bump[index] = 1e-5
+        numeric = (objective(LOGITS.double() + bump) - objective(LOGITS.double() - bump)) / 2e-5
+        torch.testing.assert_close(gradient[index], numeric, rtol=1e-4, atol=1e-5)
+
+
+TINY = MetaConfig(
+    families=("navigation2d",),
+    rule="sgd",
+    initialisation="learned",
+    nominal_lr=0.1,
+    unroll=2,
+    shortest_life=2,
+    longest_life=2,
+    learners=4,
+    groups_per_family=1,
+    meta_steps=3,
+    second_order=True,
+    validate_every=3,
+    validation_tasks=2,
+    validation_updates=2,
+    checkpoint_every=1,
+    learner=LearnerConfig(objective="reinforce", width=4, environments=2, advantage_scale="batch"),
+)
+
+
+@pytest.mark.parametrize("rule", ["sgd", "meta-sgd", "meta-lstm", "lstm"])
+def test_starts_are_meta_trained_beside_every_rule_saved_and_loaded(rule, tmp_path):
+    settings = {"lstm": {"hidden": 3}, "meta-lstm": {"hidden": 3}}.get(rule, {})
+    config = MetaConfig(**{**vars(TINY), "rule": rule, **settings})
+    born = new_rule(config)
+    outcome = MetaTrainer(config, tmp_path / "run").run()
+    assert outcome.step == 3
+    loaded = load_rule(tmp_path / "run" / "rule.safetensors")
+    assert isinstance(loaded, LearnedStart)
+    assert loaded.identity() == outcome.rule.identity()
+    trained = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["rule"]
+    still = [name for name, value in born.state_dict().items() if torch.equal(value, trained[name])]
+    assert not still, "every meta-parameter must have moved"
+
+
+def test_meta_sgd_with_unit_steps_is_sgd():
+    gradient, theta = torch.randn(2, 6), torch.randn(2, 6)
+    ours, theirs = MetaSGD(6), SGD(momentum=0.0)
+    steps = [
+        rule(gradient, theta, rule.init_state(LAYOUT, 2), 0.3, layout=LAYOUT)[0] for rule in (ours, theirs)
+    ]
+    torch.testing.assert_close(*steps)
+
+
+def test_meta_lstm_is_born_as_published():
+    """f ≈ σ(4.5), i ≈ σ(−4.5): each step forgets a hundredth of θ and adds a hundredth of −∇L."""
+    rule = MetaLSTM(generator=torch.Generator().manual_seed(3))
+    gradient, theta = torch.full((1, 6), 2.0), torch.ones(1, 6)
+    update, _ = rule(gradient, theta, rule.init_state(LAYOUT, 1), 1.0, layout=LAYOUT)
+    forget, write = (torch.tensor(sign * 4.0).sigmoid() for sign in (1, -1))
+    steepest = torch.tensor(-5.0).sigmoid()
+    low, high = -(1 - forget) - 2 * write, -(1 - torch.tensor(5.0).sigmoid()) - 2 * steepest
+    assert bool(((update > low - 0.01) & (update < high + 0.01)).all())
+    still = rule(0 * gradient, theta, rule.init_state(LAYOUT, 1), 1.0, layout=LAYOUT)[0]
+    assert bool((still < 0).all()), "the published forgetting shrinks parameters even without a gradient"
+
+
+def test_a_start_is_refused_by_another_architecture():
+    rule = LearnedStart(SGD(), SHAPES)
+    with pytest.raises(ValueError, match="cannot start another architecture"):
+        rule.initial_parameters(ParameterLayout.of({"weight": (3, 2)}), torch.zeros(1, 6))
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"families": ("navigation2d", "gridworld")}, "whose networks differ"),
+        ({"initialisation": "random"}, "nothing to learn"),
+        ({"hidden": 4}, "hidden is no setting of sgd"),
+        ({"exploration_credit": 1.0}, "exploration_credit needs"),
+        ({"siblings": 3}, "no multiple"),
+        ({"siblings": 2, "longest_life": 8}, "siblings start together"),
+        ({"estimator": "es"}, "second_order has no meaning"),
+    ],
+)
+def test_senseless_combinations_are_refused_in_a_sentence(changes, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        new_rule(MetaConfig(**{**vars(TINY), **changes}))
+
+
+def test_files_with_forged_starts_are_refused(tmp_path):
+    path = tmp_path / "rule.safetensors"
+    rule = LearnedStart(CoordinatewiseLSTM(2), SHAPES)
+    save_rule(rule, path)
+    assert load_rule(path).identity() == rule.identity()
+    for old, new in ((b"LearnedStart", b"LearnedStort"), (b"CoordinatewiseLSTM", b"CoordinatewiseLSTX")):
+        path.write_bytes(path.read_bytes().replace(old, new))
+        with pytest.raises(ArtifactError):
+            load_rule(path)
+        save_rule(rule, path)
