@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -21,6 +21,7 @@ from learned_opt.learner import LearnerConfig
 from learned_opt.meta.birth import new_rule
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.trainer import ARTIFACT
+from learned_opt.rules import LearnedStart
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,16 @@ class Compare:
     """Updates a life."""
     tuning_updates: int | None = None
     """Updates a life while tuning; as many as shown by default."""
-    queries: int = 16
-    """How often a life is judged, on fresh episodes."""
+    queries: int | None = None
+    """How often a life is judged, on fresh episodes: 16 times, or after each update of a short life."""
     shifted: bool = False
     """Show tasks outside the training ranges instead."""
-    width: int = 32
-    """Hidden units a layer of actor and critic."""
-    environments: int = 16
-    """Environments a learner steps side by side."""
-    steps: int = 32
-    """Steps of each environment between updates."""
+    width: int | None = None
+    """Hidden units a layer of actor and critic; 32, or as a learned start has them."""
+    environments: int | None = None
+    """Environments a learner steps side by side; 16, or as the rules with a start were trained."""
+    steps: int | None = None
+    """Steps of each environment between updates; 32, or as the rules with a start were trained."""
     seed: int = 0
     """Seed of everything random."""
     device: str = "cpu"
@@ -88,17 +89,21 @@ class Compare:
             shifted=self.shifted,
             tasks=self.count,
             updates=self.updates,
-            queries=self.queries,
+            queries=min(16, self.updates + 1) if self.queries is None else self.queries,
             baselines=self.baselines,
             tuning=self.tuning,
             tuning_tasks=self.tuning_count,
             tuning_updates=self.tuning_updates,
             seed=self.seed,
             device=self.device,
-            learner=LearnerConfig(width=self.width, environments=self.environments, steps=self.steps),
+            learner=replace(learner_of(artifacts), **self._changes()),
         )
         run_comparison(config, contenders, self.out, self.cells)
         return 0
+
+    def _changes(self) -> dict[str, Any]:
+        given = {"width": self.width, "environments": self.environments, "steps": self.steps}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,26 @@ def run_of(artifact: Artifact) -> MetaConfig:
     while isinstance(provenance.get("started_from"), dict):
         provenance = provenance["started_from"]
     return MetaConfig.from_dict(provenance.get("configuration", {}), "the rule's header")
+
+
+def learner_of(artifacts: dict[str, Artifact]) -> LearnerConfig:
+    """The learner to compare with: the one that learned starts are for, or the standard one.
+
+    Raises:
+        ValueError: two starts are for different learners.
+    """
+    theirs = {
+        name: replace(run_of(artifact).learner, outer_environments=0)
+        for name, artifact in artifacts.items()
+        if isinstance(artifact.rule, LearnedStart)
+    }
+    first = next(iter(theirs.values()), LearnerConfig())
+    for name, config in theirs.items():
+        if config != first:
+            raise ValueError(
+                f"{name} and {next(iter(theirs))} have starts for different learners: compare them apart"
+            )
+    return first
 
 
 def untrained_contender(config: MetaConfig) -> Contender:

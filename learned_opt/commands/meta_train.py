@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from learned_opt.artifacts import write_atomically
 from learned_opt.commands.progress import MetaProgress, WorkBar
+from learned_opt.meta.algorithms import ALGORITHMS
 from learned_opt.meta.checkpoint import CHECKPOINT
 from learned_opt.meta.config import BIRTH, MetaConfig, load_recipe
 from learned_opt.meta.trainer import ARTIFACT, MetaTrainer, Outcome
 
+Algorithm = Literal["lstm", "learned-start", "maml", "fomaml", "meta-sgd", "meta-lstm", "e-maml", "meta-q"]
 STAGE = "stage-"
 """Folders of a recipe's stages: stage-1, stage-2, ..."""
 
@@ -27,6 +29,8 @@ class MetaTrain:
     """Folder of the run; must be new or empty, except with --resume."""
     config: Path | None = None
     """YAML file with fields of MetaConfig, or of several stages; the options below take precedence."""
+    algorithm: Algorithm | None = None
+    """A known meta-learner, whose settings the options below and a config file take precedence over."""
     families: tuple[str, ...] | None = None
     """Task families to train on."""
     meta_steps: int | None = None
@@ -60,7 +64,7 @@ class MetaTrain:
     def recipe(self) -> tuple[MetaConfig, ...]:
         """The file's stages, with the options given; a resumed run reads its own files."""
         if self.config is not None:
-            stages = load_recipe(self.config)
+            stages = load_recipe(self.config, ALGORITHMS[self.algorithm or "lstm"])
         elif self.resume:
             own = sorted(self.out.glob(f"{STAGE}*/config.yaml")) or [self.out / "config.yaml"]
             if not own[0].exists():
@@ -69,7 +73,7 @@ class MetaTrain:
                 raise ValueError(f"{self.out} holds a run of several stages: resume it with its --config")
             stages = (MetaConfig.load(own[0]),)
         else:
-            stages = (MetaConfig(),)
+            stages = (MetaConfig.from_dict(dict(ALGORITHMS[self.algorithm or "lstm"])),)
         given: dict[str, Any] = {
             field.name: getattr(self, field.name)
             for field in fields(MetaConfig)

@@ -236,13 +236,17 @@ Recipe = tuple[MetaConfig, ...]
 """Stages, each of which starts from the rule of the one before."""
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Read a YAML file of one or several stages.
+def load_recipe(path: Path, algorithm: dict[str, Any] | None = None) -> Recipe:
+    """Read a YAML file of one or several stages; what it leaves out is as in `algorithm`.
 
     Raises:
         ValueError: as `MetaConfig.load` and `recipe_from`.
     """
-    return recipe_from(_mapping(path), str(path))
+    data, algorithm = _mapping(path), algorithm or {}
+    learner = data.get("learner", {})
+    if isinstance(learner, dict):
+        data["learner"] = {**algorithm.get("learner", {}), **learner}
+    return recipe_from({**algorithm, **data}, str(path))
 
 
 def load_variants(path: Path) -> dict[str, Recipe]:

@@ -1,0 +1,61 @@
+"""Known meta-learners as settings of the one harness: start × rule × objective.
+
+Each is a `MetaConfig` whose fields say what is learned; any of them can be changed afterwards.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_EPISODES: dict[str, Any] = {
+    "objective": "reinforce",
+    "width": 100,
+    "activation": "relu",
+    "environments": 20,
+    "discount": 0.99,
+    "trace": 1.0,
+    "entropy_coefficient": 0.0,
+    "max_gradient_norm": 1e3,
+    "advantage_scale": "batch",
+}
+"""The inner learner of Finn et al. 2017: REINFORCE with the linear feature baseline, 2 × 100 units."""
+
+_FEW_STEPS: dict[str, Any] = {
+    "families": ("navigation2d",),
+    "initialisation": "learned",
+    "nominal_lr": 0.1,
+    "unroll": 3,
+    "shortest_life": 3,
+    "longest_life": 3,
+    "learners": 20,
+    "groups_per_family": 1,
+    "meta_steps": 400,
+    "meta_weight_decay": 0.0,
+    "clip": 1.0,
+    "average": 0.9,
+    "validate_every": 50,
+    "validation_tasks": 20,
+    "validation_updates": 3,
+    "learner": _EPISODES,
+}
+"""Lives of three updates from a start that all tasks share."""
+
+_MAML = {**_FEW_STEPS, "rule": "sgd", "second_order": True}
+
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "lstm": {},
+    "learned-start": {**_FEW_STEPS, "rule": "lstm", "nominal_lr": 0.01, "second_order": True},
+    "maml": _MAML,
+    "fomaml": {**_MAML, "second_order": False},
+    "meta-sgd": {**_MAML, "rule": "meta-sgd"},
+    "meta-lstm": {**_FEW_STEPS, "rule": "meta-lstm", "hidden": 20, "nominal_lr": 1.0, "second_order": True},
+    "e-maml": {**_MAML, "exploration_credit": 1.0, "learners": 40, "siblings": 4},
+    "meta-q": {
+        "families": ("gridworld",),
+        "initialisation": "learned",
+        "nominal_lr": 0.01,
+        "groups_per_family": 1,
+        "learner": {"objective": "q-learning"},
+    },
+}
+"""By name: what each changes of `MetaConfig`'s defaults."""
