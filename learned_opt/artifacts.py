@@ -83,19 +83,13 @@ def save_rule(
     name = type(rule).__name__
     if name not in RULE_CLASSES:
         raise ArtifactError(f"cannot save a {name}; only {', '.join(RULE_CLASSES)} are artifacts")
-    tensors = {key: value.detach().cpu().contiguous() for key, value in rule.named_parameters()}
-    broken = [key for key, value in tensors.items() if not bool(value.isfinite().all())]
-    if broken:
-        raise ArtifactError(f"the rule holds non-finite numbers in {', '.join(broken)}")
     header = {
         "format": FORMAT,
         "rule": name,
         "config": rule.config(),
         "provenance": dict(provenance or {}),
     }
-    # One metadata entry only: safetensors does not fix the order of several.
-    data = save(tensors, metadata={HEADER_KEY: json.dumps(header, sort_keys=True)})
-    write_atomically(Path(path), data)
+    write_tensors(Path(path), dict(rule.named_parameters()), header)
 
 
 def load_rule(rule: str | Path = "default") -> UpdateRule:
@@ -114,6 +108,30 @@ def load_artifact(rule: str | Path = "default") -> Artifact:
     if not path.is_file():
         names = ", ".join(shipped) or "none"
         raise ArtifactError(f"no rule {str(rule)!r}: give a file, or a shipped rule ({names})")
+    header, tensors, digest = read_tensors(path)
+    return Artifact(_rebuild(header, tensors, path), header, digest)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors by name under a JSON-compatible header, atomically.
+
+    Raises:
+        ArtifactError: a tensor holds non-finite numbers.
+    """
+    plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    broken = [key for key, value in plain.items() if not bool(value.isfinite().all())]
+    if broken:
+        raise ArtifactError(f"the rule holds non-finite numbers in {', '.join(broken)}")
+    # One metadata entry only: safetensors does not fix the order of several.
+    write_atomically(path, save(plain, metadata={HEADER_KEY: json.dumps(header, sort_keys=True)}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], str]:
+    """Header, tensors and SHA-256 of what `write_tensors` wrote.
+
+    Raises:
+        ArtifactError: a file that is too large, damaged, not ours, or of another version.
+    """
     if path.stat().st_size > LARGEST:
         raise ArtifactError(f"{path} is larger than any rule ({LARGEST} bytes): not a rule file")
     try:
@@ -125,10 +143,6 @@ def load_artifact(rule: str | Path = "default") -> Artifact:
         raise ArtifactError(
             f"{path} is damaged or not a rule saved by learned_opt ({type(error).__name__})"
         ) from error
-    return Artifact(_rebuild(header, tensors, path), header, digest)
-
-
-def _rebuild(header: Any, tensors: dict[str, torch.Tensor], path: Path) -> UpdateRule:
     if not isinstance(header, dict) or not isinstance(header.get("format"), int):
         raise ArtifactError(f"{path} has no readable header: not a rule saved by learned_opt")
     if header["format"] < 1:
@@ -141,13 +155,19 @@ def _rebuild(header: Any, tensors: dict[str, torch.Tensor], path: Path) -> Updat
         raise ArtifactError(
             f"{path} has format {header['format']}, this version reads up to {FORMAT}: upgrade learned_opt"
         )
-    kind, config = header.get("rule"), header.get("config")
-    if not isinstance(kind, str) or kind not in RULE_CLASSES or not isinstance(config, dict):
-        raise ArtifactError(f"{path} holds a rule of unknown class {kind!r}")
     provenance = header.setdefault("provenance", {})
     families = provenance.get("families", []) if isinstance(provenance, dict) else None
     if not isinstance(families, list) or not all(isinstance(name, str) for name in families):
         raise ArtifactError(f"{path}: the header's provenance is malformed")
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise ArtifactError(f"{path} holds non-finite numbers")
+    return header, tensors, digest
+
+
+def _rebuild(header: dict[str, Any], tensors: dict[str, torch.Tensor], path: Path) -> UpdateRule:
+    kind, config = header.get("rule"), header.get("config")
+    if not isinstance(kind, str) or kind not in RULE_CLASSES or not isinstance(config, dict):
+        raise ArtifactError(f"{path} holds a rule of unknown class {kind!r}")
     # The tensors bound the sizes, so that a forged header cannot ask for more memory than the file has.
     elements = sum(tensor.numel() for tensor in tensors.values())
     try:
@@ -156,8 +176,6 @@ def _rebuild(header: Any, tensors: dict[str, torch.Tensor], path: Path) -> Updat
     except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, OverflowError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ArtifactError(f"{path}: header and tensors disagree ({reason})") from error
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-        raise ArtifactError(f"{path} holds non-finite numbers")
     return rule.requires_grad_(False).eval()
 
 

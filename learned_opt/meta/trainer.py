@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +21,7 @@ from learned_opt.meta.checkpoint import load_checkpoint, save_checkpoint
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.evolution import EvolutionGroup
 from learned_opt.meta.group import LearnerGroup, View, Window
+from learned_opt.meta.interrupts import interrupts
 from learned_opt.meta.metrics import MetricsLog
 from learned_opt.meta.truncated import TruncatedGroup
 from learned_opt.meta.validation import Validator
@@ -159,7 +158,7 @@ class MetaTrainer:
         """
         config = self.config
         interrupted = False
-        with MetricsLog(self.folder, config.families, self.step) as log, _interrupts() as stop:
+        with MetricsLog(self.folder, config.families, self.step) as log, interrupts() as stop:
             if not self.best:
                 self._assess(log, observer)
             while self.step < config.meta_steps and not self._reached():
@@ -293,26 +292,3 @@ class MetaTrainer:
         self.optimizer.load_state_dict(saved["optimizer"])
         for group, state in zip(self.groups, saved["groups"], strict=True):
             group.load_state_dict(state)
-
-
-@contextmanager
-def _interrupts() -> Iterator[Any]:
-    """Turn the first Ctrl-C (or SIGTERM) into a request to stop at the next meta-step; a second kills."""
-    asked = False
-
-    def ask(number: int, frame: Any) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(number, previous[number])
-
-    previous: dict[int, Any] = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, ask)
-    except ValueError:  # not in the main thread: nothing to catch there
-        pass
-    try:
-        yield lambda: asked
-    finally:
-        for caught, handler in previous.items():
-            signal.signal(caught, handler)

@@ -1,0 +1,287 @@
+"""Meta-training of policies with a memory: PPO on whole trials."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import yaml
+from torch import Tensor
+
+from learned_opt.learner.advantages import ReturnScale, generalised_advantages, normalised
+from learned_opt.memory.artifact import save_policy
+from learned_opt.memory.policies import POLICIES, MemoryPolicy
+from learned_opt.memory.trial import Trial, play
+from learned_opt.meta.checkpoint import load_checkpoint, save_checkpoint
+from learned_opt.meta.interrupts import interrupts
+from learned_opt.seeding import derive_noise, derive_seed
+from tasks import make_family
+
+ARTIFACT = "policy.safetensors"
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Hyper-parameters of a meta-policy's training."""
+
+    algorithm: str = "rl2"
+    """rl2, a recurrent policy, or context, one that is conditioned on the mean code of what it saw."""
+    family: str = "bandit"
+    """The task family."""
+    episodes: int = 100
+    """Episodes of a trial."""
+    hidden: int = 64
+    """Units of memory and heads."""
+    trials: int = 128
+    """Trials an iteration, each on a task of its own."""
+    meta_steps: int = 600
+    """Iterations: trials are played, and the policy takes `epochs` gradient steps on them."""
+    epochs: int = 4
+    """Gradient steps of PPO on the same trials."""
+    meta_lr: float = 2e-3
+    """Learning rate of Adam, falling to a tenth along a cosine."""
+    clip: float = 0.2
+    """PPO clips the ratio of probabilities to 1 ± this."""
+    discount: float = 0.99
+    """Discount factor γ within a trial; episodes' ends do not cut it."""
+    trace: float = 0.95
+    """GAE's λ."""
+    value_coefficient: float = 0.5
+    """Weight of the value loss."""
+    entropy_coefficient: float = 0.01
+    """Weight of the entropy bonus."""
+    max_gradient_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    target: float = 0.0
+    """Stop early once the mean total reward of a validation's trials reaches this; 0 never does."""
+    validate_every: int = 50
+    """Iterations between validations on tasks that training never meets; the best policy is kept."""
+    validation_tasks: int = 256
+    """Tasks of a validation."""
+    checkpoint_every: int = 50
+    """Iterations between checkpoints."""
+    seed: int = 0
+    """Seed of everything random."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, ..."""
+
+    def __post_init__(self) -> None:
+        if self.algorithm not in POLICIES:
+            raise ValueError(f"unknown algorithm {self.algorithm!r}; choose from {', '.join(POLICIES)}")
+        make_family(self.family)
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, (int, float)) and not 0 <= value < 1e15:
+                raise ValueError(f"{item.name} must be finite and not negative, got {value}")
+        positive = (
+            "episodes hidden trials epochs meta_lr clip max_gradient_norm validate_every validation_tasks "
+            "checkpoint_every"
+        )
+        for name in positive.split():
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.discount > 1 or self.trace > 1:
+            raise ValueError("discount and trace must be at most 1")
+
+    def steps(self) -> int:
+        """Environment steps T of a trial whose episodes all last to the time limit."""
+        return self.episodes * make_family(self.family).horizon
+
+
+class Observer(Protocol):
+    """Told of progress; the command line draws it."""
+
+    def stepped(self, step: int, rate: float, diverged: int) -> None:
+        """An iteration ended: trials a second so far."""
+
+    def validated(self, step: int, scores: dict[str, float]) -> None:
+        """A validation ended."""
+
+
+@dataclass(frozen=True)
+class PolicyOutcome:
+    """How a run ended: the best validated policy (as it stands, if interrupted), and where it lies."""
+
+    policy: MemoryPolicy
+    path: Path
+    step: int
+    interrupted: bool
+    best: float
+
+
+class MemoryTrainer:
+    """One run in a folder of its own: PPO (Schulman et al. 2017), backpropagated through whole trials.
+
+    Args:
+        config: the run.
+        folder: where config.yaml, validations.csv, checkpoints and policy.safetensors go.
+        resume: go on from the folder's checkpoint.
+
+    Raises:
+        FileExistsError: the folder already holds something, and `resume` was not asked for.
+        ValueError: nothing to resume from, or the checkpoint belongs to another configuration.
+    """
+
+    def __init__(self, config: MemoryConfig, folder: Path, *, resume: bool = False) -> None:
+        self.config, self.folder = config, folder
+        if not resume and folder.exists() and any(folder.iterdir()):
+            raise FileExistsError(
+                f"{folder} already holds a run; choose another --out, or add --resume to continue it"
+            )
+        saved = load_checkpoint(folder, config.device) if resume else None
+        generator = torch.Generator().manual_seed(derive_seed(config.seed, "policy"))
+        kind = POLICIES[config.algorithm]
+        self.policy = kind(config.family, config.hidden, generator=generator).to(config.device)
+        self.noise = derive_noise(config.seed, "trials", device=config.device)
+        self.scale = ReturnScale.zeros(1, self.noise.device, self.noise.dtype)
+        self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=config.meta_lr, eps=1e-5)
+        self.step, self.seconds, self.best = 0, 0.0, -math.inf
+        self.best_state = copy.deepcopy(self.policy.state_dict())
+        self.validations: list[list[float]] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        if saved is not None:
+            self._load(saved)
+        (folder / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+
+    def run(self, observer: Observer | None = None) -> PolicyOutcome:
+        """Train to the last iteration or the target, and save the best validated policy."""
+        config, interrupted = self.config, False
+        with interrupts() as stop:
+            if not self.validations:
+                self._assess(observer)
+            while self.step < config.meta_steps and not (config.target and self.best >= config.target):
+                if stop():
+                    interrupted = True
+                    break
+                start = time.monotonic()
+                self._iterate()
+                self.seconds += time.monotonic() - start
+                self.step += 1
+                if observer is not None:
+                    observer.stepped(self.step, self.step * config.trials / self.seconds, 0)
+                if self.step % config.validate_every == 0 or self.step == config.meta_steps:
+                    self._assess(observer)
+                if self.step % config.checkpoint_every == 0:
+                    self._save()
+        self._save()
+        policy = copy.deepcopy(self.policy)
+        if not interrupted:
+            policy.load_state_dict(self.best_state)
+        path = self.folder / ARTIFACT
+        save_policy(policy, path, self._provenance())
+        return PolicyOutcome(policy, path, self.step, interrupted, self.best)
+
+    def _iterate(self) -> None:
+        """Play fresh trials and take the gradient steps on them."""
+        config, policy = self.config, self.policy
+        progress = self.step / max(config.meta_steps, 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.meta_lr * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
+        tasks = policy.distribution.family.sample_tasks(config.trials, self.noise)
+        trial = play(policy, tasks, config.steps(), self.noise)
+        with torch.no_grad():
+            rows = torch.cat((trial.rows, trial.last), 1)
+            output, unit_values, _ = policy(rows, policy.initial_memory(config.trials))
+            before = policy.distribution.log_prob(output[:, :-1], policy.log_std(), trial.actions)
+        advantages, targets = self._advantages(trial, unit_values)
+        for _ in range(config.epochs):
+            loss = self._loss(trial, before, advantages, targets)
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_gradient_norm)
+            self.optimizer.step()
+
+    def _loss(self, trial: Trial, before: Tensor, advantages: Tensor, targets: Tensor) -> Tensor:
+        config, policy = self.config, self.policy
+        output, values, _ = policy(trial.rows, policy.initial_memory(len(trial.rows)))
+        log_std = policy.log_std()
+        ratio = (policy.distribution.log_prob(output, log_std, trial.actions) - before).exp()
+        clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
+        gain = torch.minimum(ratio * advantages, clipped * advantages).mean()
+        error = (values - targets).square().mean()
+        entropy = policy.distribution.entropy(output, log_std).mean()
+        loss: Tensor = -gain + config.value_coefficient * error - config.entropy_coefficient * entropy
+        return loss
+
+    def _advantages(self, trial: Trial, unit_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised advantages and value targets, (R, T) each, targets in units of a running scale.
+
+        A trial is one long episode: its value goes on past the ends of the episodes within.
+        """
+        center, scale = self.scale.center_and_scale()
+        values = center + scale * unit_values
+        over = torch.zeros_like(trial.ended)
+        over[:, -1] = True
+        advantages = generalised_advantages(
+            trial.rewards.unsqueeze(-1),
+            values[:, :-1].unsqueeze(-1),
+            values[:, 1:].unsqueeze(-1),
+            over.unsqueeze(-1),
+            torch.zeros_like(over).unsqueeze(-1),
+            discount=self.config.discount,
+            trace=self.config.trace,
+        ).squeeze(-1)
+        returns = advantages + values[:, :-1]
+        self.scale.observe(returns.reshape(1, -1))
+        center, scale = self.scale.center_and_scale()
+        return normalised(advantages.reshape(1, -1)).view_as(advantages), (returns - center) / scale
+
+    def _assess(self, observer: Observer | None) -> None:
+        """Mean total reward of trials on fresh tasks, the same at every validation."""
+        config = self.config
+        noise = derive_noise(config.seed, "validation", device=config.device)
+        tasks = self.policy.distribution.family.sample_tasks(config.validation_tasks, noise)
+        score = float(play(self.policy, tasks, config.steps(), noise).rewards.sum(1).mean())
+        self.validations.append([self.step, score])
+        if score > self.best:
+            self.best, self.best_state = score, copy.deepcopy(self.policy.state_dict())
+            save_policy(self.policy, self.folder / ARTIFACT, self._provenance())
+        lines = ["meta_step,mean_total_reward", *(f"{s:.0f},{v:.6g}" for s, v in self.validations)]
+        (self.folder / "validations.csv").write_text("\n".join(lines) + "\n")
+        if observer is not None:
+            observer.validated(self.step, {config.family: score})
+
+    def _provenance(self) -> dict[str, Any]:
+        return {
+            "families": [self.config.family],
+            "seed": self.config.seed,
+            "meta_steps": self.step,
+            "validation": {"mean_total_reward": round(self.best, 6)},
+            "configuration": asdict(self.config),
+            "licence": "Apache-2.0",
+        }
+
+    def _save(self) -> None:
+        content = {
+            "config": asdict(self.config),
+            "step": self.step,
+            "seconds": self.seconds,
+            "best": self.best,
+            "best_state": self.best_state,
+            "validations": self.validations,
+            "policy": self.policy.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scale": [self.scale.mean, self.scale.square, self.scale.weight],
+            "generator": self.noise.generator.get_state(),
+        }
+        save_checkpoint(self.folder, content)
+
+    def _load(self, saved: dict[str, Any]) -> None:
+        ours, theirs = asdict(self.config), saved["config"]
+        changed = [key for key in ours if key != "meta_steps" and ours[key] != theirs.get(key)]
+        if changed:
+            raise ValueError(
+                f"{self.folder} was trained with other settings for {', '.join(changed)}; "
+                "resume with the same ones, or start a new run in another --out"
+            )
+        for name in ("step", "seconds", "best", "best_state", "validations"):
+            setattr(self, name, saved[name])
+        self.policy.load_state_dict(saved["policy"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scale.mean, self.scale.square, self.scale.weight = saved["scale"]
+        self.noise.generator.set_state(saved["generator"].cpu())

@@ -1,0 +1,31 @@
+"""Stopping at a good moment: Ctrl-C and SIGTERM ask, and the run ends after its present step."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C (or SIGTERM) into a request to stop at the next meta-step; a second kills."""
+    asked = False
+
+    def ask(number: int, frame: Any) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(number, previous[number])
+
+    previous: dict[int, Any] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, ask)
+    except ValueError:  # not in the main thread: nothing to catch there
+        pass
+    try:
+        yield lambda: asked
+    finally:
+        for caught, handler in previous.items():
+            signal.signal(caught, handler)
