@@ -43,7 +43,7 @@ class MemoryConfig:
     """Iterations: trials are played, and the policy takes `epochs` gradient steps on them."""
     epochs: int = 4
     """Gradient steps of PPO on the same trials."""
-    meta_lr: float = 2e-3
+    meta_lr: float = 5e-3
     """Learning rate of Adam, falling to a tenth along a cosine."""
     clip: float = 0.2
     """PPO clips the ratio of probabilities to 1 ± this."""

@@ -29,7 +29,7 @@ _FEW_STEPS: dict[str, Any] = {
     "longest_life": 3,
     "learners": 20,
     "groups_per_family": 1,
-    "meta_steps": 400,
+    "meta_steps": 800,
     "meta_weight_decay": 0.0,
     "clip": 1.0,
     "average": 0.9,
@@ -40,14 +40,14 @@ _FEW_STEPS: dict[str, Any] = {
 }
 """Lives of three updates from a start that all tasks share."""
 
-_MAML = {**_FEW_STEPS, "rule": "sgd", "second_order": True}
+_MAML = {**_FEW_STEPS, "rule": "sgd", "later": 0.5, "second_order": True}
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "lstm": {},
     "learned-start": {**_FEW_STEPS, "rule": "lstm", "nominal_lr": 0.01, "second_order": True},
     "maml": _MAML,
     "fomaml": {**_MAML, "second_order": False},
-    "meta-sgd": {**_MAML, "rule": "meta-sgd"},
+    "meta-sgd": {**_FEW_STEPS, "rule": "meta-sgd", "second_order": True},
     "meta-lstm": {**_FEW_STEPS, "rule": "meta-lstm", "hidden": 20, "nominal_lr": 1.0, "second_order": True},
     "e-maml": {**_MAML, "exploration_credit": 1.0, "learners": 40, "siblings": 4},
     "meta-q": {

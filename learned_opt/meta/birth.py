@@ -63,7 +63,7 @@ def _born(config: MetaConfig) -> UpdateRule:
     if config.rule == "meta-sgd":
         return MetaSGD(_learner(config).layout.size, nominal_lr=config.nominal_lr)
     if config.rule == "sgd":
-        return SGD(momentum=0.0)
+        return SGD(momentum=0.0, later=config.later)
     if config.rule == "adam":
         return Adam()
     born = CoordinatewiseLSTM(

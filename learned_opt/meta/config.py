@@ -18,12 +18,12 @@ OUTER = ("every", "last")
 CREDITS = ("uniform", "remaining")
 ESTIMATORS = ("tbptt", "es", "pes")
 SCORINGS = ("sign", "rank")
-BIRTH = ("rule", "initialisation", "hidden", "nominal_lr", "skip", "birth_noise", "start")
+BIRTH = ("rule", "initialisation", "hidden", "nominal_lr", "later", "skip", "birth_noise", "start")
 """Fields that say what a run starts from: of a recipe's first stage alone."""
 OF_RULE = {
     "lstm": ("hidden", "nominal_lr", "skip", "birth_noise", "without"),
     "classic": (),
-    "sgd": ("nominal_lr",),
+    "sgd": ("nominal_lr", "later"),
     "adam": ("nominal_lr",),
     "meta-sgd": ("nominal_lr",),
     "meta-lstm": ("hidden", "nominal_lr"),
@@ -47,6 +47,8 @@ class MetaConfig:
     """Hidden units a coordinate; of lstm and meta-lstm."""
     nominal_lr: float = 6e-3
     """Learning rate of the rule, at which lstm is born as Adam; not of classic."""
+    later: float = 1.0
+    """Each step of sgd after the first is this much of it."""
     skip: bool = True
     """Whether the head sees the features directly, besides the hidden state; of lstm only."""
     birth_noise: float = 0.0
@@ -167,7 +169,7 @@ class MetaConfig:
     def _check_birth(self) -> None:
         """Settings of one rule are refused with another, and a run must have something to learn."""
         defaults = {item.name: item.default for item in fields(self)}
-        for name in ("hidden", "nominal_lr", "skip", "birth_noise", "without"):
+        for name in ("hidden", "nominal_lr", "later", "skip", "birth_noise", "without"):
             if getattr(self, name) == defaults[name] or (name == "without" and self.start):
                 continue
             if self.start:

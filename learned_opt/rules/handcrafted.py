@@ -49,14 +49,23 @@ class SGD(HandcraftedRule):
         momentum: μ in b ← μ b + g (b = g at the first step).
         nesterov: step along g + μ b.
         weight_decay: L2 penalty added to the gradient.
+        later: every step after the first is this much of it; MAML's experiments halve them.
     """
 
     nominal_lr = 1e-2
     buffers_named = ("momentum",)
 
-    def __init__(self, momentum: Scalar = 0.9, *, nesterov: bool = False, weight_decay: Scalar = 0.0) -> None:
+    def __init__(
+        self,
+        momentum: Scalar = 0.9,
+        *,
+        nesterov: bool = False,
+        weight_decay: Scalar = 0.0,
+        later: float = 1.0,
+    ) -> None:
         super().__init__()
         self.momentum, self.nesterov, self.weight_decay = momentum, nesterov, weight_decay
+        self.later = later
 
     def update(
         self,
@@ -72,6 +81,9 @@ class SGD(HandcraftedRule):
         gradient = gradient + self.weight_decay * parameters
         buffer = self.momentum * state["momentum"] + gradient
         direction = gradient + self.momentum * buffer if self.nesterov else buffer
+        if self.later != 1.0:
+            first = (state["step"] == 0).index_select(1, layout.segments(gradient.device))
+            direction = torch.where(first, direction, self.later * direction)
         return -lr * direction, {"momentum": buffer, "step": state["step"] + 1}
 
 
