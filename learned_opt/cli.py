@@ -19,6 +19,7 @@ from learned_opt.commands.listing import List
 from learned_opt.commands.meta_train import MetaTrain
 from learned_opt.commands.probe import Probe
 from learned_opt.commands.report import Report
+from learned_opt.commands.trial import Trial
 
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
@@ -29,6 +30,7 @@ Command = (
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Ablate, tyro.conf.subcommand("ablate")]
     | Annotated[Card, tyro.conf.subcommand("card")]
+    | Annotated[Trial, tyro.conf.subcommand("trial")]
     | Annotated[List, tyro.conf.subcommand("list")]
 )
 

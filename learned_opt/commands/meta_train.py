@@ -11,12 +11,27 @@ import torch
 
 from learned_opt.artifacts import write_atomically
 from learned_opt.commands.progress import MetaProgress, WorkBar
+from learned_opt.memory.policies import POLICIES
+from learned_opt.memory.trainer import MemoryConfig, MemoryTrainer
 from learned_opt.meta.algorithms import ALGORITHMS
 from learned_opt.meta.checkpoint import CHECKPOINT
-from learned_opt.meta.config import BIRTH, MetaConfig, load_recipe
+from learned_opt.meta.config import BIRTH, MetaConfig, check_fields, load_recipe, mapping
 from learned_opt.meta.trainer import ARTIFACT, MetaTrainer, Outcome
 
-Algorithm = Literal["lstm", "learned-start", "maml", "fomaml", "meta-sgd", "meta-lstm", "e-maml", "meta-q"]
+Algorithm = Literal[
+    "lstm",
+    "learned-start",
+    "maml",
+    "fomaml",
+    "meta-sgd",
+    "meta-lstm",
+    "e-maml",
+    "meta-q",
+    "rl2",
+    "context",
+]
+RULE_FIELDS = {item.name for item in fields(MetaConfig)}
+"""Settings of learned rules."""
 STAGE = "stage-"
 """Folders of a recipe's stages: stage-1, stage-2, ..."""
 
@@ -51,7 +66,9 @@ class MetaTrain:
     """CPU threads; torch's choice by default."""
 
     def run(self) -> int:
-        """Train, and say where the rule lies."""
+        """Train, and say where the rule, or the policy, lies."""
+        if self.algorithm in POLICIES:
+            return self._train_policy()
         outcome = train_recipe(self.recipe(), self.out, resume=self.resume, threads=self.threads)
         print(f"{outcome.step} meta-steps; {outcome.diverged} learners diverged and were restarted")
         if outcome.interrupted:
@@ -60,6 +77,48 @@ class MetaTrain:
             return 130
         print(f"the best validated rule: {outcome.path}")
         return 0
+
+    def _train_policy(self) -> int:
+        config = self.policy_config()
+        check_device(config.device)
+        set_threads(self.threads)
+        trainer = MemoryTrainer(config, self.out, resume=self.resume)
+        with WorkBar("meta-training", "iterations") as bar:
+            outcome = trainer.run(MetaProgress(bar, config.meta_steps, "trials/s", "mean total reward"))
+        print(f"{outcome.step} iterations; mean total reward of a trial {outcome.best:.2f}")
+        if outcome.interrupted:
+            print(f"interrupted; the policy as it stands: {outcome.path}")
+            print("go on with the same command and --resume")
+            return 130
+        print(f"the best validated policy: {outcome.path}")
+        return 0
+
+    def policy_config(self) -> MemoryConfig:
+        """Of a policy with a memory, which has no update rule to be learned."""
+        path = self.out / "config.yaml" if self.resume and self.config is None else self.config
+        data = {} if path is None else mapping(path)
+        given = {
+            "algorithm": self.algorithm,
+            "meta_steps": self.meta_steps,
+            "trials": self.learners,
+            "hidden": self.hidden,
+            "meta_lr": self.meta_lr,
+            "seed": self.seed,
+            "device": self.device,
+        }
+        if self.families is not None:
+            if len(self.families) != 1:
+                raise ValueError(f"{self.algorithm} is trained on one family, got {', '.join(self.families)}")
+            given["family"] = self.families[0]
+        data.update({name: value for name, value in given.items() if value is not None})
+        names = {item.name for item in fields(MemoryConfig)}
+        for name in data:
+            if name in RULE_FIELDS - names:
+                raise ValueError(f"{name} is of update rules, and {self.algorithm} has none: leave it out")
+        check_fields(MemoryConfig, data, "the configuration", "")
+        if "episodes" not in data:
+            data["episodes"] = 100 if data.get("family", "bandit") == "bandit" else 10
+        return MemoryConfig(**data)
 
     def recipe(self) -> tuple[MetaConfig, ...]:
         """The file's stages, with the options given; a resumed run reads its own files."""

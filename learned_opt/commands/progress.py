@@ -57,15 +57,21 @@ class WorkBar:
 class MetaProgress:
     """Draws a meta-training run: meta-steps, learner-updates a second, restarts, validations."""
 
-    def __init__(self, bar: WorkBar, meta_steps: int) -> None:
-        self._bar, self._total = bar, meta_steps
+    def __init__(
+        self,
+        bar: WorkBar,
+        meta_steps: int,
+        unit: str = "learner-updates/s",
+        score: str = "normalised area on validation tasks",
+    ) -> None:
+        self._bar, self._total, self._unit, self._score = bar, meta_steps, unit, score
 
     def stepped(self, step: int, rate: float, diverged: int) -> None:
         """A meta-step ended."""
         restarts = f", {diverged} diverged and restarted" if diverged else ""
-        self._bar.update(step, self._total, f"{rate:.0f} learner-updates/s{restarts}")
+        self._bar.update(step, self._total, f"{rate:.0f} {self._unit}{restarts}")
 
     def validated(self, step: int, scores: dict[str, float]) -> None:
         """A validation ended."""
         parts = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
-        self._bar.say(f"meta-step {step}: normalised area on validation tasks: {parts}")
+        self._bar.say(f"meta-step {step}: {self._score}: {parts}")

@@ -216,8 +216,8 @@ class MetaConfig:
         inner = data.pop("learner", {})
         if not isinstance(inner, dict):
             raise ValueError(f"{source}: learner must be a mapping")
-        _check_fields(cls, data, source, "")
-        _check_fields(LearnerConfig, inner, source, "learner.")
+        check_fields(cls, data, source, "")
+        check_fields(LearnerConfig, inner, source, "learner.")
         for name in ("families", "without"):
             if name in data:
                 data[name] = tuple(data[name])
@@ -231,7 +231,7 @@ class MetaConfig:
         Raises:
             ValueError: the file is missing, is no mapping, or holds an unknown field or bad value.
         """
-        return cls.from_dict(_mapping(path), str(path))
+        return cls.from_dict(mapping(path), str(path))
 
 
 Recipe = tuple[MetaConfig, ...]
@@ -244,7 +244,7 @@ def load_recipe(path: Path, algorithm: dict[str, Any] | None = None) -> Recipe:
     Raises:
         ValueError: as `MetaConfig.load` and `recipe_from`.
     """
-    data, algorithm = _mapping(path), algorithm or {}
+    data, algorithm = mapping(path), algorithm or {}
     learner = data.get("learner", {})
     if isinstance(learner, dict):
         data["learner"] = {**algorithm.get("learner", {}), **learner}
@@ -257,7 +257,7 @@ def load_variants(path: Path) -> dict[str, Recipe]:
     Raises:
         ValueError: as `load_recipe`; or variants that are no mapping of names to mappings.
     """
-    common = _mapping(path)
+    common = mapping(path)
     variants = common.pop("variants", None)
     if not isinstance(variants, dict) or not all(isinstance(each, dict) for each in variants.values()):
         raise ValueError(f"{path}: variants must be a mapping of names to mappings of fields")
@@ -290,7 +290,12 @@ def recipe_from(data: dict[str, Any], source: str) -> Recipe:
     return tuple(configs)
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def mapping(path: Path) -> dict[str, Any]:
+    """A YAML file's mapping of names to values.
+
+    Raises:
+        ValueError: the file is missing, or holds no such thing.
+    """
     try:
         data = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
@@ -302,7 +307,7 @@ def _mapping(path: Path) -> dict[str, Any]:
     return data
 
 
-def _check_fields(kind: type, data: dict[str, Any], source: str, prefix: str) -> None:
+def check_fields(kind: type, data: dict[str, Any], source: str, prefix: str) -> None:
     """Refuse unknown fields and values whose type differs from the default's."""
     default = kind()
     names = {item.name for item in fields(default)}

@@ -1,0 +1,158 @@
+"""Trials: what learners earn in all, from their first step on a new task to the last."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from analysis.plots import OTHERS
+from analysis.reference_learners import REFERENCES
+from analysis.statistics import bootstrap_interval
+from learned_opt.artifacts import write_atomically
+from learned_opt.memory import MemoryPolicy, play
+from learned_opt.seeding import derive_noise
+from tasks import make_family
+from tasks.references import random_returns
+
+FORMAT = 1
+
+
+class Total(NamedTuple):
+    """Mean total reward of a trial, with its 95 % bootstrap interval over tasks."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class TrialResults:
+    """Returns of the episodes of one trial on each of n tasks.
+
+    family: of the tasks.
+    returns: (n, episodes) by contender.
+    optimum: (n,) expected return an episode of who knows the task.
+    random: (n,) of the random policy.
+    command: the command line that made it.
+    """
+
+    family: str
+    returns: dict[str, NDArray[np.float64]]
+    optimum: NDArray[np.float64]
+    random: NDArray[np.float64]
+    command: str = ""
+
+    @property
+    def episodes(self) -> int:
+        """Of a trial."""
+        return int(next(iter(self.returns.values())).shape[1])
+
+    def totals(self) -> dict[str, NDArray[np.float64]]:
+        """Total reward of each trial (n,), by contender; the optimum's and the random policy's expected."""
+        played = {label: values.sum(1) for label, values in self.returns.items()}
+        return {**played, "optimum": self.optimum * self.episodes, "random": self.random * self.episodes}
+
+    def table(self, seed: int = 0) -> dict[str, Total]:
+        """By contender."""
+        generator = np.random.default_rng(seed)
+
+        def summary(total: NDArray[np.float64]) -> Total:
+            ends = bootstrap_interval([total], lambda x, axis: x.mean(axis), generator=generator)
+            return Total(float(total.mean()), float(ends.low), float(ends.high))
+
+        return {label: summary(total) for label, total in self.totals().items()}
+
+    def save(self, path: Path, extra: Mapping[str, Any] | None = None) -> None:
+        """Write JSON, atomically."""
+        data = {
+            "learned_opt_trials": FORMAT,
+            "command": self.command,
+            "family": self.family,
+            "episodes": self.episodes,
+            **(extra or {}),
+            "totals": {
+                label: {name: round(number, 5) for name, number in total._asdict().items()}
+                for label, total in self.table().items()
+            },
+            "mean_return_of_episode": {
+                label: [round(float(x), 5) for x in values.mean(0)] for label, values in self.returns.items()
+            },
+        }
+        write_atomically(path, json.dumps(data, indent=1).encode())
+
+
+def run_trials(
+    policies: Mapping[str, MemoryPolicy],
+    family: str,
+    *,
+    tasks: int,
+    episodes: int,
+    seed: int,
+    device: str = "cpu",
+    command: str = "",
+) -> TrialResults:
+    """Every policy, and the family's reference learners, on the same n = `tasks` new tasks.
+
+    Raises:
+        ValueError: a policy of another family, or nothing to play.
+    """
+    for label, policy in policies.items():
+        if policy.family != family:
+            raise ValueError(f"{label} was meta-trained on {policy.family} and knows nothing of {family}")
+    made = make_family(family)
+    noise = derive_noise(seed, "shown tasks", family, device=device)
+    drawn = made.sample_tasks(tasks, noise)
+    optimum = made.reference_returns(drawn, noise)
+    if optimum is None:
+        raise ValueError(
+            f"the optimum of {family} is not known; choose bandit, tabular_mdp or another that has one"
+        )
+    floor = random_returns(made, drawn, derive_noise(seed, "shown tasks", "anchors", family, device=device))
+    returns = {}
+    for label, policy in policies.items():
+        trial_noise = derive_noise(seed, "trials", label, device=device)
+        trial = play(policy.to(device), drawn, episodes * made.horizon, trial_noise)
+        returns[label] = _by_episode(trial.rewards, trial.ended, episodes)
+    for label, player in REFERENCES.get(family, {}).items():
+        returns[label] = player(drawn, episodes, derive_noise(seed, "trials", label, device=device))
+    if not returns:
+        raise ValueError(f"nothing to play on {family}: give a policy")
+    plain = {label: values.double().cpu().numpy() for label, values in returns.items()}
+    return TrialResults(family, plain, optimum.double().cpu().numpy(), floor.double().cpu().numpy(), command)
+
+
+def plot_trials(results: TrialResults, path: Path) -> Figure:
+    """Mean return of the episodes in their order, smoothed over a twentieth of the trial."""
+    figure = Figure(figsize=(5.0, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    width = max(1, results.episodes // 20)
+    for (label, values), color in zip(results.returns.items(), OTHERS * 2, strict=False):
+        mean = np.convolve(values.mean(0), np.ones(width) / width, mode="valid")
+        axes.plot(np.arange(width, results.episodes + 1), mean, label=label, color=color)
+    for label, level, style in (("optimum", results.optimum, "--"), ("random", results.random, ":")):
+        axes.axhline(float(level.mean()), color="0.4", linestyle=style, linewidth=1, label=label)
+    axes.set_xlabel("episode of the trial")
+    axes.set_ylabel("mean return of an episode")
+    axes.set_title(results.family)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)
+    return figure
+
+
+def _by_episode(rewards: torch.Tensor, ended: torch.Tensor, episodes: int) -> torch.Tensor:
+    """Returns (n, episodes) from rewards and ends (n, T); unfinished and further episodes are left out."""
+    index = ended.long().cumsum(1) - ended.long()
+    sums = torch.zeros(len(rewards), int(index.max()) + 1, device=rewards.device)
+    sums.scatter_add_(1, index, rewards)
+    return sums[:, :episodes]
