@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from analysis.lives import Budget
 from learned_opt.artifacts import write_atomically
-from learned_opt.rules import UpdateRule
 from tasks.references import stored_references
 
 FORMAT = 1
@@ -72,8 +72,8 @@ def budget_identity(budget: Budget) -> dict[str, Any]:
     return {"budget": asdict(budget), "references": stored_references()}
 
 
-def rule_digest(rule: UpdateRule) -> str:
-    """A hash of a rule's class, plain hyper-parameters and φ."""
+def rule_digest(rule: nn.Module) -> str:
+    """A hash of a rule's, or a policy's, class, plain hyper-parameters and φ."""
     plain = {
         key: value
         for key, value in vars(rule).items()

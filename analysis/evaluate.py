@@ -11,7 +11,7 @@ import numpy as np
 
 from analysis.cells import CellStore, budget_identity, rule_digest
 from analysis.config import CompareConfig
-from analysis.lives import Lives, Problem, draw_problem, run_lives
+from analysis.lives import Lives, Problem, draw_problem, run_lives, run_policy
 from analysis.results import (
     Adaptation,
     FamilyResults,
@@ -23,6 +23,7 @@ from analysis.results import (
     encode,
 )
 from analysis.tune import Baseline, Tuned, choose, make_baseline, score_grid
+from learned_opt.memory import MemoryPolicy
 from learned_opt.rules import UpdateRule
 
 ONCE = ", tuned once"
@@ -33,23 +34,27 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Contender:
-    """A rule to compare.
+    """A rule to compare, or a policy that adapts by its memory instead.
 
-    rule: the rule.
+    rule: the rule, or the policy.
     lr: learning rate; the rule's nominal one if None.
     decay: whether it falls linearly to 0.
     tuned: how the setting was chosen, in words.
     artifact: hash of the file that the rule was read from, if it was.
+    trial: steps after which a policy's memory stays as it is, see `run_policy`.
     """
 
-    rule: UpdateRule
+    rule: UpdateRule | MemoryPolicy
     lr: float | None = None
     decay: bool = False
     tuned: str = "as shipped"
     artifact: str | None = None
+    trial: int = 0
 
     def setting(self) -> Setting:
         """Its hyper-parameters."""
+        if isinstance(self.rule, MemoryPolicy):
+            return Setting(0.0)
         return Setting(float(self.rule.nominal_lr if self.lr is None else self.lr), self.decay)
 
 
@@ -79,6 +84,10 @@ def compare(
     clash = sorted(set(contenders) & set(config.baselines))
     if clash:
         raise ValueError(f"{', '.join(clash)} names both a contender and a baseline: rename one")
+    for label, contender in contenders.items():
+        rule = contender.rule
+        if isinstance(rule, MemoryPolicy) and set(config.families) != {rule.family}:
+            raise ValueError(f"{label} knows {rule.family} alone: compare it on that family by itself")
     if not contenders and not config.baselines:
         raise ValueError("nothing to compare: give a contender or a baseline")
     store = CellStore(None if cells is None else Path(cells))
@@ -96,7 +105,7 @@ def compare(
         )
         runs, updates, steps = {}, np.zeros(0, dtype=np.int64), 0
         for label, contender, setting in _line_up(contenders, tuned, name):
-            lives = _show(config, problem, label, contender.rule, setting, store, clock)
+            lives = _show(config, problem, label, contender, setting, store, clock)
             updates, steps = lives.updates, lives.steps_per_update
             runs[label] = Adaptation(
                 setting,
@@ -202,13 +211,13 @@ def _show(
     config: CompareConfig,
     problem: Problem,
     label: str,
-    rule: UpdateRule,
+    contender: Contender,
     setting: Setting,
     store: CellStore,
     clock: _Clock,
 ) -> Lives:
     """One contender on the shown tasks of one family; Lives with G = 1."""
-    name, budget = problem.family.name, config.budget()
+    name, budget, rule = problem.family.name, config.budget(), contender.rule
     what = f"{label} on {name}"
     clock.tick(0, what)
     identity = {
@@ -217,13 +226,22 @@ def _show(
         "tasks": config.tasks,
         "shifted": config.shifted,
         "rule": rule_digest(rule),
+        "trial": contender.trial,
         "setting": asdict(setting),
         **budget_identity(budget),
     }
+
+    def run() -> Lives:
+        if isinstance(rule, MemoryPolicy):
+            lives = run_policy(problem, rule, contender.trial, budget)
+            clock.tick(config.tasks * config.updates, what)
+            return lives
+        return run_lives(problem, lambda _: rule, [setting], budget, lambda batch: clock.tick(batch, what))
+
     lives, found = store.get_or_run(
         f"show-{label}-{name}",
         identity,
-        lambda: run_lives(problem, lambda _: rule, [setting], budget, lambda batch: clock.tick(batch, what)),
+        run,
         _encode_lives,
         lambda data: _decode_lives(data, config.queries, config.tasks),
     )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from analysis.results import Array, Setting
 from learned_opt.learner import LearnerConfig, make_learner
 from learned_opt.learner.life import Life, live
+from learned_opt.memory import MemoryPolicy, play
 from learned_opt.rules import UpdateRule
 from learned_opt.rules.base import Scalar
 from learned_opt.seeding import derive_noise, derive_seed
@@ -121,6 +122,46 @@ def run_lives(
         gather(lambda life: life.diverged).astype(np.bool_),
         lives[0].steps_per_update,
     )
+
+
+@torch.no_grad()
+def run_policy(problem: Problem, policy: MemoryPolicy, trial: int, budget: Budget) -> Lives:
+    """Let a policy with a memory live on the same n tasks: Lives of G = 1.
+
+    Where a learner has taken u updates, the policy has played as many environment steps, in one stream,
+    but no more than a trial of T = `trial` steps, the longest that it was trained for; its memory then
+    stays as it is. It is judged like everybody else, on fresh episodes from that memory.
+    """
+    path = (problem.purpose, "lives", problem.family.name)
+    noise = derive_noise(budget.seed, *path, device=budget.device)
+    policy = policy.to(budget.device)
+    per_update = make_learner(problem.family, 1, noise, budget.learner).steps_per_update
+    moments = torch.linspace(0, budget.updates, budget.queries).round().long()
+    memory, played = policy.initial_memory(problem.count), 0
+    columns: dict[bool, list[torch.Tensor]] = {False: [], True: []}
+    for moment in moments.tolist():
+        due = min(moment * per_update, trial) - played
+        if due > 0:
+            memory = play(policy, problem.tasks, due, noise, memory=memory).memory
+            played += due
+        for deterministic, column in columns.items():
+            mode = str(deterministic)
+            query = derive_noise(budget.seed, *path, "queries", moment, mode, device=budget.device)
+            episodes = play(
+                policy,
+                problem.tasks,
+                problem.family.horizon,
+                query,
+                environments=budget.query_episodes,
+                memory=memory.repeat_interleave(budget.query_episodes, 0),
+                deterministic=deterministic,
+            )
+            alive = (episodes.ended.long().cumsum(1) - episodes.ended.long() == 0).float()
+            returns = (episodes.rewards * alive).sum(1)
+            column.append(returns.view(problem.count, -1).mean(1))
+    sampled, mean = (torch.stack(columns[key]).double().cpu().numpy()[None] for key in (False, True))
+    healthy = np.zeros((1, problem.count), dtype=np.bool_)
+    return Lives(moments.numpy().astype(np.int64), sampled, mean, healthy, per_update)
 
 
 def _run_chunk(

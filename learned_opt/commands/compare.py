@@ -18,6 +18,8 @@ from learned_opt.artifacts import Artifact, load_artifact
 from learned_opt.commands.meta_train import check_device, set_threads
 from learned_opt.commands.progress import WorkBar
 from learned_opt.learner import LearnerConfig
+from learned_opt.memory import load_policy
+from learned_opt.memory.trainer import MemoryConfig
 from learned_opt.meta.birth import new_rule
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.trainer import ARTIFACT
@@ -34,6 +36,8 @@ class Compare:
     """Another folder of finished parts, for several comparisons to share."""
     rule: tuple[str, ...] = ("default",)
     """Rules: shipped names or files."""
+    policy: tuple[Path, ...] = ()
+    """Meta-policies, files that meta-train --algorithm rl2 or context wrote; of the one family shown."""
     tasks: tuple[str, ...] = ("cartpole", "gridworld", "lqr", "navigation2d", "pendulum", "acrobot")
     """Task families to compare on."""
     baselines: tuple[str, ...] = ("sgd", "rmsprop", "adam")
@@ -72,7 +76,7 @@ class Compare:
         check_device(self.device)
         set_threads(self.threads)
         artifacts = {name: load_artifact(name) for name in self.rule}
-        contenders = rule_contenders(artifacts)
+        contenders = {**rule_contenders(artifacts), **policy_contenders(self.policy)}
         first = next(iter(artifacts.values()))
         if self.untrained:
             contenders["untrained"] = untrained_contender(run_of(first))
@@ -155,6 +159,19 @@ def rule_contenders(artifacts: dict[str, Artifact]) -> dict[str, Contender]:
         label = path.resolve().parent.name if path.name == ARTIFACT else path.stem
         label = label if label not in {*contenders, "untrained"} else name
         contenders[label] = Contender(artifact.rule, artifact=artifact.digest)
+    return contenders
+
+
+def policy_contenders(paths: tuple[Path, ...]) -> dict[str, Contender]:
+    """Meta-policies by label, the folder's name."""
+    contenders = {}
+    for path in paths:
+        artifact = load_policy(path)
+        settings = artifact.header["provenance"].get("configuration", {})
+        steps = MemoryConfig(**settings).steps() if settings else 0
+        contenders[path.resolve().parent.name] = Contender(
+            artifact.policy, tuned="adapts by memory", artifact=artifact.digest, trial=steps
+        )
     return contenders
 
 
