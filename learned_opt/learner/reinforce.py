@@ -113,10 +113,10 @@ class ReinforceLearner:
             bonus = self.config.entropy_coefficient * self.policy.entropy(output, log_std)
             inner_loss = outer_loss - bonus.sum()
             told = (mask * log_prob).sum(1)
-        (outer,) = torch.autograd.grad(outer_loss, parameters, retain_graph=True)
-        (inner,) = torch.autograd.grad(
-            inner_loss, parameters, create_graph=second_order, retain_graph=second_order
-        )
+        (inner,) = torch.autograd.grad(inner_loss, parameters, create_graph=second_order, retain_graph=True)
+        outer = inner
+        if self.config.entropy_coefficient:
+            (outer,) = torch.autograd.grad(outer_loss, parameters, retain_graph=second_order)
         norm = inner.norm(dim=1, keepdim=True)
         inner = inner * (self.config.max_gradient_norm / (norm + 1e-6)).clamp(max=1.0)
         returns = (rollout.rewards * alive).sum(1).mean(1)

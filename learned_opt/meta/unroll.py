@@ -117,8 +117,10 @@ def unroll(
                 {"layout": layout, "total_steps": total_steps},
             )
             parameters = parameters + update
+            # Nothing within this window follows from the last gradients: they need no graph.
+            onwards = second_order and k < steps
             sample = learner.gradient(
-                parameters if second_order else parameters.detach(), second_order=second_order, **more
+                parameters if onwards else parameters.detach(), second_order=onwards, **more
             )
             inner = sample.inner
             if k == steps or not last_only:
