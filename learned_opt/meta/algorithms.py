@@ -29,7 +29,7 @@ _FEW_STEPS: dict[str, Any] = {
     "longest_life": 3,
     "learners": 20,
     "groups_per_family": 1,
-    "meta_steps": 800,
+    "meta_steps": 400,
     "meta_weight_decay": 0.0,
     "clip": 1.0,
     "average": 0.9,
@@ -44,7 +44,14 @@ _MAML = {**_FEW_STEPS, "rule": "sgd", "later": 0.5, "second_order": True}
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "lstm": {},
-    "learned-start": {**_FEW_STEPS, "rule": "lstm", "nominal_lr": 0.01, "second_order": True},
+    "learned-start": {
+        **_FEW_STEPS,
+        "rule": "lstm",
+        "nominal_lr": 0.02,
+        "second_order": True,
+        "meta_lr": 0.01,
+        "start_lr": 0.001,
+    },
     "maml": _MAML,
     "fomaml": {**_MAML, "second_order": False},
     "meta-sgd": {**_FEW_STEPS, "rule": "meta-sgd", "second_order": True},

@@ -93,6 +93,8 @@ class MetaConfig:
     """Number of meta-updates of the rule."""
     meta_lr: float = 1e-3
     """Learning rate of the meta-optimizer, AdamW, falling to a tenth along a cosine."""
+    start_lr: float = 0.0
+    """That of a learned start, if another; 0 takes meta_lr."""
     meta_weight_decay: float = 1e-4
     """Decoupled weight decay on the rule's parameters."""
     clip: float = 0.01
@@ -178,6 +180,8 @@ class MetaConfig:
                 raise ValueError(f"{name} is no setting of {self.rule}: leave it out")
         if self.rule in ("sgd", "adam") and self.initialisation == "random":
             raise ValueError(f"{self.rule} from random starts has nothing to learn: set initialisation")
+        if self.start_lr and self.initialisation == "random":
+            raise ValueError("start_lr is of a learned start: leave it out, or set initialisation")
 
     def _check_estimator(self) -> None:
         """Settings of one estimator are refused with another, not ignored."""

@@ -120,8 +120,16 @@ class MetaTrainer:
             for name, mask in self.unused.items():
                 self.rule.get_parameter(name).masked_fill_(mask, 0.0)
         self.average = copy.deepcopy(self.rule).requires_grad_(False)
+        own = [value for name, value in self.rule.named_parameters() if name != "start"]
+        starts = [value for name, value in self.rule.named_parameters() if name == "start"]
+        groups = [
+            {"params": own, "share": 1.0},
+            {"params": starts, "share": config.start_lr / config.meta_lr if config.start_lr else 1.0},
+        ]
         self.optimizer = torch.optim.AdamW(
-            self.rule.parameters(), lr=config.meta_lr, weight_decay=config.meta_weight_decay
+            [group for group in groups if group["params"]],
+            lr=config.meta_lr,
+            weight_decay=config.meta_weight_decay,
         )
         group = TruncatedGroup if config.estimator == "tbptt" else EvolutionGroup
         self.groups: list[LearnerGroup] = [
@@ -201,7 +209,7 @@ class MetaTrainer:
     def _advance(self) -> Window:
         """One meta-step."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self._meta_lr()
+            group["lr"] = group["share"] * self._meta_lr()
         window = self.groups[self.step % len(self.groups)].advance(self.rule)
         for name, parameter in self.rule.named_parameters():
             gradient = window.meta_gradient.get(name)
