@@ -326,7 +326,9 @@ def test_non_finite_gradients_count_as_divergence_under_every_rule(rule):
         {"discount": 1.5},
         {"entropy_coefficient": float("nan")},
         {"max_gradient_norm": -1.0},
-        {"advantage_scale": "none"},
+        {"advantage_scale": "sum"},
+        {"objective": "sarsa"},
+        {"activation": "sine"},
     ],
 )
 def test_impossible_settings_are_refused(arguments):
