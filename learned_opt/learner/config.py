@@ -17,7 +17,7 @@ FOREIGN: dict[str, tuple[str, ...]] = {
         *("replay", "minibatch", "exploration", "target_rate"),
     ),
     "q-learning": (
-        *("outer_environments", "trace", "value_coefficient", "entropy_coefficient"),
+        *("trace", "value_coefficient", "entropy_coefficient"),
         *("advantage_scale", "baseline"),
     ),
 }
@@ -39,8 +39,8 @@ class LearnerConfig:
     environments: int = 16
     """Environments a learner whose data feed the inner gradient; of REINFORCE, episodes an update."""
     outer_environments: int = 0
-    """Further copies whose data feed the outer gradient alone; of the actor-critic, whose meta-training
-    by backpropagation needs at least one."""
+    """Further copies whose data feed the outer gradient alone; meta-training by backpropagation needs at
+    least one. REINFORCE needs none: its episodes serve both."""
     steps: int = 32
     """Environment steps between updates; REINFORCE plays whole episodes instead."""
     discount: float = 0.97

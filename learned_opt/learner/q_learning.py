@@ -23,8 +23,8 @@ class QLearner:
     """B deep Q-networks (Mnih et al. 2015) on B tasks, side by side.
 
     The inner loss is the Huber loss of r + γ max_a Q⁻(s′, a) − Q(s, a) on a minibatch from replay, Q⁻
-    with target parameters that follow θ as an exponential average. The outer loss is the same on the
-    transitions that were just collected at θ, before any update has seen them.
+    with target parameters that follow θ as an exponential average. The outer loss is the same on
+    transitions that were just collected at θ, in environments that feed no replay.
 
     Args:
         family: what the tasks are drawn from.
@@ -52,7 +52,8 @@ class QLearner:
         )
         self._layout = self.policy.layout()
         tasks = family.sample_tasks(batch, noise) if tasks is None else tasks
-        self.environments = BatchedEnvironments(family, tasks, config.environments, noise, staggered=True)
+        total = config.environments + config.outer_environments
+        self.environments = BatchedEnvironments(family, tasks, total, noise, staggered=True)
         device, observations = noise.device, int(family.observation_space.shape[0])
         shape = (batch, config.replay)
         self.replay: Transitions = {
@@ -97,16 +98,18 @@ class QLearner:
         self.target = torch.lerp(self.target, theta, rate)
         tensors = self._layout.split(theta)
         rollout = collect(self.policy, tensors, self.environments, self.config.steps, self.noise)
-        fresh = _transitions(rollout)
-        self._store(fresh)
+        self._store(_transitions(rollout.columns(slice(0, self.config.environments))))
+        fresh = rollout.columns(slice(self.config.environments, None))
         remembered = self._draw()
         if not second_order:
             parameters = theta.requires_grad_()
         with torch.enable_grad():
-            outer_loss, inner_loss = self._loss(parameters, fresh), self._loss(parameters, remembered)
-            outer_sum, inner_sum = outer_loss.sum(), inner_loss.sum()
-        (outer,) = torch.autograd.grad(outer_sum, parameters, retain_graph=True)
-        (inner,) = torch.autograd.grad(inner_sum, parameters, create_graph=second_order)
+            inner_loss = self._loss(parameters, remembered).sum()
+            (inner,) = torch.autograd.grad(inner_loss, parameters, create_graph=second_order)
+            outer = torch.zeros_like(theta)
+            if self.config.outer_environments:
+                outer_loss = self._loss(parameters, _transitions(fresh)).sum()
+                (outer,) = torch.autograd.grad(outer_loss, parameters)
         norm = inner.norm(dim=1, keepdim=True)
         inner = inner * (self.config.max_gradient_norm / (norm + 1e-6)).clamp(max=1.0)
         metrics = {
@@ -114,7 +117,7 @@ class QLearner:
             "endings": (rollout.terminated | rollout.truncated).to(norm.dtype).mean((1, 2)),
             "gradient_norm": norm.detach().squeeze(1),
         }
-        return GradientSample(inner, outer.detach(), metrics, outer_loss.detach())
+        return GradientSample(inner, outer.detach(), metrics)
 
     def state_dict(self) -> dict[str, Any]:
         """What changes as learners live, beside their parameters; for checkpoints."""

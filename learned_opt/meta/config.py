@@ -16,7 +16,7 @@ RULES = ("lstm", "classic", "sgd", "adam", "meta-sgd", "meta-lstm")
 INITIALISATIONS = ("random", "learned")
 OUTER = ("every", "last")
 CREDITS = ("uniform", "remaining")
-ESTIMATORS = ("tbptt", "es", "pes")
+ESTIMATORS = ("tbptt", "es", "pes", "reptile")
 SCORINGS = ("sign", "rank")
 BIRTH = ("rule", "initialisation", "hidden", "nominal_lr", "later", "skip", "birth_noise", "start")
 """Fields that say what a run starts from: of a recipe's first stage alone."""
@@ -72,7 +72,8 @@ class MetaConfig:
     """A shipped rule or rule file to start from; empty for a rule at birth."""
     estimator: str = "tbptt"
     """Where the meta-gradient comes from: tbptt, truncated backpropagation of the policy objective; es,
-    evolution strategies on returns with one perturbation a life; pes, with a new one every window."""
+    evolution strategies on returns with one perturbation a life; pes, with a new one every window;
+    reptile, of a learned start alone, the way from there to where lives end."""
     sigma: float = 0.03
     """Standard deviation of the perturbations; of es and pes."""
     scoring: str = "sign"
@@ -164,7 +165,7 @@ class MetaConfig:
             raise ValueError("longest_life is shorter than shortest_life")
         if not (self.average < 1 and self.known_total <= 1):
             raise ValueError("average must be below 1 and known_total at most 1")
-        backward = self.estimator == "tbptt" and self.learner.objective == "actor-critic"
+        backward = self.estimator == "tbptt" and self.learner.objective != "reinforce"
         if backward and self.learner.outer_environments < 1:
             raise ValueError("learner.outer_environments must be at least 1 in meta-training by tbptt")
 
@@ -187,12 +188,17 @@ class MetaConfig:
         """Settings of one estimator are refused with another, not ignored."""
         of_evolution = ("sigma", "scoring", "perturbed")
         of_backpropagation = ("second_order", "credit", "clip", "outer", "exploration_credit", "siblings")
-        foreign = of_evolution if self.estimator == "tbptt" else of_backpropagation
+        foreign = {
+            "tbptt": of_evolution,
+            "reptile": of_evolution + of_backpropagation,
+        }.get(self.estimator, of_backpropagation)
         defaults = {item.name: item.default for item in fields(self)}
         for name in foreign:
             if getattr(self, name) != defaults[name]:
                 raise ValueError(f"{name} has no meaning with estimator {self.estimator!r}: leave it out")
-        if self.estimator != "tbptt" and self.learners % 2:
+        if self.estimator == "reptile" and self.initialisation == "random":
+            raise ValueError("reptile learns where to start: set initialisation to 'learned'")
+        if self.estimator in ("es", "pes") and self.learners % 2:
             raise ValueError(f"evolution strategies pair their learners: {self.learners} is odd")
         if self.siblings > 1 and not self.shortest_life == self.longest_life == self.unroll:
             raise ValueError("siblings start together: set shortest_life and longest_life to unroll")

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from learned_opt.learner import LearnerConfig
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.group import LearnerGroup, View, Window
 from learned_opt.meta.unroll import Phi
-from learned_opt.rules.base import UpdateRule, is_usable
+from learned_opt.rules import LearnedStart
+from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.lstm import CoordinatewiseLSTM
 
 RAREST = 1e-4
@@ -137,7 +137,13 @@ def perturbed(rule: UpdateRule, which: str) -> Phi:
     Raises:
         ValueError: the rule has no such parameters.
     """
+    if isinstance(rule, LearnedStart):
+        if which == "all":
+            raise ValueError("perturbed: all would perturb the learned start: choose head or skip")
+        return {f"rule.{name}": scale for name, scale in perturbed(rule.rule, which).items()}
     scales = {name: torch.ones_like(value.detach()) for name, value in rule.named_parameters()}
+    if which != "all" and "head" not in scales:
+        raise ValueError(f"perturbed: {which} needs a rule with a head: lstm or classic")
     if which == "all":
         return {name: s if name == "head" else s * s.shape[-1] ** -0.5 for name, s in scales.items()}
     head = scales["head"]
@@ -171,29 +177,11 @@ class EvolutionGroup(LearnerGroup):
 
     def advance(self, rule: UpdateRule) -> Window:
         """K updates of every candidate, the estimate from their returns, new lives where old ones ended."""
-        config, batch = self.config, self.config.learners
+        config = self.config
         phi = {name: value.detach() for name, value in rule.named_parameters()}
-        with torch.no_grad():
-            candidates = self.perturbations.candidates(phi)
-            state, sample = self.state, self.ready()
-            total = self.total_steps()
-            rewards, endings = torch.zeros(2, batch, device=self.parameters.device)
-            healthy = torch.ones_like(rewards, dtype=torch.bool)
-            for _ in range(config.unroll):
-                update, state = functional_call(
-                    rule,
-                    candidates,
-                    (sample.inner, self.parameters, state, rule.nominal_lr),
-                    {"layout": self.layout, "total_steps": total},
-                )
-                healthy &= update.isfinite().all(1)
-                self.parameters = self.parameters + torch.where(healthy.unsqueeze(1), update, 0.0)
-                sample = self.learner.gradient(self.parameters)
-                healthy &= is_usable(sample.inner, self.parameters).all(1)
-                rewards = rewards + sample.metrics["reward"] / config.unroll
-                endings = endings + sample.metrics["endings"] / config.unroll
-            self.state, self.sample = state, sample
-            returns = (rewards / endings.clamp_min(RAREST)).where(healthy, -math.inf)
+        metrics, healthy = self.live(rule, self.perturbations.candidates(phi))
+        returns = metrics["reward"] / metrics["endings"].clamp_min(RAREST)
+        returns = returns.where(healthy, -math.inf)
         plus, minus = returns[: self.pairs], returns[self.pairs :]
         difference = torch.where(plus == minus, 0.0, minus - plus)  # of losses; both may be -inf
         scores = SCORES[config.scoring](difference)
@@ -204,11 +192,7 @@ class EvolutionGroup(LearnerGroup):
         self.perturbations.renew(ended)
         self.perturbations.next_window(~ended)
         norm = torch.stack([value.norm() for value in gradient.values()]).norm()
-        metrics = {
-            "reward": rewards,
-            "gradient_norm": sample.metrics["gradient_norm"],
-            "meta_gradient_norm": norm.expand(batch),
-        }
+        metrics["meta_gradient_norm"] = norm.expand(config.learners)
         return Window(gradient, self.means(metrics, both.repeat(2)))
 
     def _learner_config(self) -> LearnerConfig:

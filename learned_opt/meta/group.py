@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from learned_opt.layout import ParameterLayout
 from learned_opt.learner import GradientSample, LearnerConfig, make_learner
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.unroll import Phi
-from learned_opt.rules.base import UpdateRule, select_rows
+from learned_opt.rules.base import UpdateRule, is_usable, select_rows
 from tasks import Noise, Tasks, make_family
 
 
@@ -96,6 +97,33 @@ class LearnerGroup(ABC):
         if self.sample is None:
             self.sample = self.learner.gradient(self.parameters)
         return self.sample
+
+    @torch.no_grad()
+    def live(self, rule: UpdateRule, phi: Phi) -> tuple[dict[str, Tensor], Tensor]:
+        """K updates of every learner, under φ of its own where `phi` has one.
+
+        Returns:
+            Means of the learners' metrics over the window, (B,) each, and who stayed healthy (B, bool):
+            the others' parameters stay where they were.
+        """
+        sample, total, steps = self.ready(), self.total_steps(), self.config.unroll
+        healthy = torch.ones(len(self.parameters), dtype=torch.bool, device=self.parameters.device)
+        metrics: dict[str, Tensor] = {}
+        for _ in range(steps):
+            update, self.state = functional_call(
+                rule,
+                phi,
+                (sample.inner, self.parameters, self.state, rule.nominal_lr),
+                {"layout": self.layout, "total_steps": total},
+            )
+            healthy &= update.isfinite().all(1)
+            self.parameters = self.parameters + torch.where(healthy.unsqueeze(1), update, 0.0)
+            sample = self.learner.gradient(self.parameters)
+            healthy &= is_usable(sample.inner, self.parameters).all(1)
+            for key, value in sample.metrics.items():
+                metrics[key] = metrics.get(key, 0.0) + value / steps
+        self.sample = sample
+        return metrics, healthy
 
     def total_steps(self) -> Tensor:
         """Planned length of each life (B, 1), infinite where the rule is not told."""

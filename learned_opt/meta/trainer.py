@@ -23,12 +23,20 @@ from learned_opt.meta.evolution import EvolutionGroup
 from learned_opt.meta.group import LearnerGroup, View, Window
 from learned_opt.meta.interrupts import interrupts
 from learned_opt.meta.metrics import MetricsLog
+from learned_opt.meta.reptile import ReptileGroup
 from learned_opt.meta.truncated import TruncatedGroup
 from learned_opt.meta.validation import Validator
 from learned_opt.rules import CoordinatewiseLSTM, UpdateRule
 from learned_opt.seeding import derive_seed
 
 ARTIFACT = "rule.safetensors"
+GROUPS: dict[str, type[LearnerGroup]] = {
+    "tbptt": TruncatedGroup,
+    "es": EvolutionGroup,
+    "pes": EvolutionGroup,
+    "reptile": ReptileGroup,
+}
+"""What computes meta-gradients, by estimator."""
 LR_FACTORS = (1.0, 0.7, 0.5)
 """Fractions of the nominal learning rate that a finished run tries; the first of equals is taken."""
 CALIBRATION = 3
@@ -131,7 +139,7 @@ class MetaTrainer:
             lr=config.meta_lr,
             weight_decay=config.meta_weight_decay,
         )
-        group = TruncatedGroup if config.estimator == "tbptt" else EvolutionGroup
+        group = GROUPS[config.estimator]
         self.groups: list[LearnerGroup] = [
             group(
                 family,
