@@ -67,7 +67,11 @@ def _born(config: MetaConfig) -> UpdateRule:
     if config.rule == "adam":
         return Adam()
     born = CoordinatewiseLSTM(
-        config.hidden, nominal_lr=config.nominal_lr, skip=config.skip, generator=generator
+        config.hidden,
+        nominal_lr=config.nominal_lr,
+        skip=config.skip,
+        exploration=config.exploration,
+        generator=generator,
     )
     if config.birth_noise:
         with torch.no_grad():

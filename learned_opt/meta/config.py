@@ -18,10 +18,20 @@ OUTER = ("every", "last")
 CREDITS = ("uniform", "remaining")
 ESTIMATORS = ("tbptt", "es", "pes", "reptile")
 SCORINGS = ("sign", "rank")
-BIRTH = ("rule", "initialisation", "hidden", "nominal_lr", "later", "skip", "birth_noise", "start")
+BIRTH = (
+    "rule",
+    "initialisation",
+    "hidden",
+    "nominal_lr",
+    "later",
+    "skip",
+    "exploration",
+    "birth_noise",
+    "start",
+)
 """Fields that say what a run starts from: of a recipe's first stage alone."""
 OF_RULE = {
-    "lstm": ("hidden", "nominal_lr", "skip", "birth_noise", "without"),
+    "lstm": ("hidden", "nominal_lr", "skip", "exploration", "birth_noise", "without"),
     "classic": (),
     "sgd": ("nominal_lr", "later"),
     "adam": ("nominal_lr",),
@@ -51,6 +61,8 @@ class MetaConfig:
     """Each step of sgd after the first is this much of it."""
     skip: bool = True
     """Whether the head sees the features directly, besides the hidden state; of lstm only."""
+    exploration: bool = False
+    """Whether the rule adds noise of learned size to the parameters (Goldie et al. 2024); of lstm only."""
     birth_noise: float = 0.0
     """Standard deviation of the head's weights at birth; at 0 the rule is born as Adam. Of lstm only."""
     without: tuple[str, ...] = ()
@@ -172,7 +184,7 @@ class MetaConfig:
     def _check_birth(self) -> None:
         """Settings of one rule are refused with another, and a run must have something to learn."""
         defaults = {item.name: item.default for item in fields(self)}
-        for name in ("hidden", "nominal_lr", "later", "skip", "birth_noise", "without"):
+        for name in (*BIRTH[2:-1], "without"):
             if getattr(self, name) == defaults[name] or (name == "without" and self.start):
                 continue
             if self.start:

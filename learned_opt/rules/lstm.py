@@ -13,6 +13,7 @@ from learned_opt.layout import ParameterLayout
 from learned_opt.rules import fused
 from learned_opt.rules.base import RuleState, Scalar, UpdateRule, batched, is_usable, where_usable
 from learned_opt.rules.cell import lstm_cell
+from learned_opt.rules.dice import initial_dice, normal
 from learned_opt.rules.features import FEATURES, GROUPS, init_moments, observe, share_of_life
 
 
@@ -30,12 +31,18 @@ class CoordinatewiseLSTM(UpdateRule):
     not move; coordinates whose gradient or value is not finite, or beyond 1e15, neither move nor change
     their state.
 
+    With `exploration` there is a fourth output e and lr · exp(ρ tanh(a / ρ)) · tanh(e) ε is added, ε
+    standard normal: noise of learned size in the parameters themselves, as in OPEN (Goldie et al. 2024,
+    arXiv 2407.07082). It is zero at birth. Its random numbers are part of the state, and so the same
+    every time.
+
     Args:
         hidden: H, hidden units a coordinate.
         nominal_lr: learning rate at which the rule is trained and meant to run.
         max_log_multiplier: ρ.
         skip: whether the head also sees the features directly, so that a schedule over time or a
             dependence on the signal-to-noise ratio is one weight.
+        exploration: whether the rule adds learned noise.
         generator: source of the initial weights; None takes seed 0.
     """
 
@@ -46,6 +53,7 @@ class CoordinatewiseLSTM(UpdateRule):
         nominal_lr: float = 6e-3,
         max_log_multiplier: float = math.log(30.0),
         skip: bool = False,
+        exploration: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -57,7 +65,7 @@ class CoordinatewiseLSTM(UpdateRule):
         self.hidden = hidden
         self.nominal_lr = nominal_lr
         self.max_log_multiplier = max_log_multiplier
-        self.skip = skip
+        self.skip, self.exploration = skip, exploration
         generator = generator or torch.Generator().manual_seed(0)
         size = (4 * hidden, FEATURES + hidden)
         weight = torch.randn(size, generator=generator, dtype=torch.float32, device="cpu")
@@ -65,7 +73,8 @@ class CoordinatewiseLSTM(UpdateRule):
         weight[hidden : 2 * hidden, FEATURES - 1] += 1.0  # forget gates start open
         self.cell_weight = nn.Parameter(weight)
         columns = hidden + (FEATURES if skip else 1)
-        self.head = nn.Parameter(torch.zeros(3, columns, dtype=torch.float32, device="cpu"))
+        outputs = 4 if exploration else 3
+        self.head = nn.Parameter(torch.zeros(outputs, columns, dtype=torch.float32, device="cpu"))
 
     def weights_of(self, features: Sequence[str]) -> dict[str, Tensor]:
         """Masks over φ, True on every weight that reads one of the named groups of features.
@@ -88,6 +97,7 @@ class CoordinatewiseLSTM(UpdateRule):
             "nominal_lr": self.nominal_lr,
             "max_log_multiplier": self.max_log_multiplier,
             "skip": self.skip,
+            **({"exploration": True} if self.exploration else {}),
         }
 
     def init_state(
@@ -100,8 +110,10 @@ class CoordinatewiseLSTM(UpdateRule):
     ) -> RuleState:
         """Moments (B, N), steps (B, L), and the LSTM's h and c (B, H, N), all zero."""
         shape = (batch, self.hidden, layout.size)
+        dice = {"dice": initial_dice(batch, layout.size, device)} if self.exploration else {}
         return {
             **init_moments(layout, batch, device, dtype),
+            **dice,
             "hidden": torch.zeros(shape, device=device, dtype=dtype),
             "cell": torch.zeros(shape, device=device, dtype=dtype),
         }
@@ -120,7 +132,7 @@ class CoordinatewiseLSTM(UpdateRule):
         phi = {"cell_weight": self.cell_weight, "head": self.head}
         tensors = {"gradient": gradient, "parameters": parameters, **state}
         given = [x for x in (lr, total_steps) if isinstance(x, Tensor)]
-        if fused.applies(self.hidden, (*tensors.values(), *phi.values()), given):
+        if not self.exploration and fused.applies(self.hidden, (*tensors.values(), *phi.values()), given):
             numbers = {**self._numbers(lr), **_time(state["step"], total_steps)}
             new = fused.update(layout, tensors, phi, numbers)
             return new.pop("update"), new
@@ -140,10 +152,14 @@ class CoordinatewiseLSTM(UpdateRule):
                 output = torch.baddbmm(output, weight, part)
         rho = self.max_log_multiplier
         multiplier = (rho * torch.tanh(output[:, 0] / rho)).exp()
-        now, long = torch.tanh(output[:, 1:]).unbind(1)
+        now, long = torch.tanh(output[:, 1:3]).unbind(1)
         direction = seen.adam + now * (seen.unit - seen.adam) + long * (seen.slow - seen.adam)
-        update = -lr * multiplier * direction
         new = {**seen.moments, "hidden": hidden, "cell": cell}
+        if self.exploration:
+            noise, new["dice"] = normal(state["dice"])
+            moved = (seen.moments["square"] > 0).to(noise.dtype)
+            direction = direction - torch.tanh(output[:, 3]) * noise * moved
+        update = -lr * multiplier * direction
         looking_is_free = usable.device.type == "cpu" and not torch.compiler.is_compiling()
         if looking_is_free and bool(usable.all()):
             return update, new
@@ -164,7 +180,8 @@ class CoordinatewiseLSTM(UpdateRule):
         phi = {"cell_weight": self.cell_weight, "head": self.head}
         given = [x for x in (lr, total_steps) if isinstance(x, Tensor)]
         kept = None
-        if fused.applies(self.hidden, (*gradients, *parameters, *phi.values()), given):
+        plain = (*gradients, *parameters, *phi.values())
+        if not self.exploration and fused.applies(self.hidden, plain, given):
             kept = fused.segments(layout, states, self.hidden, {} if scratch is None else scratch)
         if kept is None:
             return super().step_tensors(

@@ -1,0 +1,40 @@
+"""Random numbers for pure rules: an integer of each coordinate's own, carried in the state."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_MULTIPLIER, _INCREMENT = 6364136223846793005, 1442695040888963407
+"""Of Knuth's linear congruential generator modulo 2⁶⁴ (MMIX)."""
+_BITS = 24
+"""The best bits, the highest, are as many as a float32 holds exactly."""
+
+
+def initial_dice(batch: int, size: int, device: torch.device | None) -> Tensor:
+    """A different integer for every coordinate of every vector, (B, N), int64; the same each time."""
+    index = torch.arange(1, batch * size + 1, device=device, dtype=torch.int64).view(batch, size)
+    for _ in range(4):  # neighbours start close together; a few rounds with the high bits folded in part them
+        index = _next(index ^ ((index >> 29) & 0x7FFFFFFFF))
+    return index
+
+
+def normal(dice: Tensor) -> tuple[Tensor, Tensor]:
+    """Standard normal numbers (B, N), float32, by Box and Muller 1958, and the next dice."""
+    first = _next(dice)
+    second = _next(first)
+    radius, angle = _uniform(first), _uniform(second)
+    tiny = 0.5 / 2**_BITS
+    draw: Tensor = (-2 * (radius + tiny).log()).sqrt() * torch.cos(2 * math.pi * angle)
+    return draw, second
+
+
+def _next(dice: Tensor) -> Tensor:
+    return dice * _MULTIPLIER + _INCREMENT
+
+
+def _uniform(dice: Tensor) -> Tensor:
+    high: Tensor = (dice >> (64 - _BITS)) & (2**_BITS - 1)
+    return high.float() / 2**_BITS
