@@ -32,9 +32,10 @@ def normal(dice: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _next(dice: Tensor) -> Tensor:
-    return dice * _MULTIPLIER + _INCREMENT
+    following: Tensor = dice * _MULTIPLIER + _INCREMENT
+    return following
 
 
 def _uniform(dice: Tensor) -> Tensor:
-    high: Tensor = (dice >> (64 - _BITS)) & (2**_BITS - 1)
-    return high.float() / 2**_BITS
+    high: Tensor = ((dice >> (64 - _BITS)) & (2**_BITS - 1)).float()
+    return high / 2**_BITS
