@@ -37,5 +37,5 @@ def _next(dice: Tensor) -> Tensor:
 
 
 def _uniform(dice: Tensor) -> Tensor:
-    high: Tensor = ((dice >> (64 - _BITS)) & (2**_BITS - 1)).float()
-    return high / 2**_BITS
+    fraction: Tensor = ((dice >> (64 - _BITS)) & (2**_BITS - 1)).float() / 2**_BITS
+    return fraction
