@@ -77,7 +77,7 @@ class LearnerGroup(ABC):
         tasks = self._share(made.sample_tasks(config.learners, self.noise))
         self.learner = make_learner(made, config.learners, self.noise, learner, tasks=tasks)
         self.layout = view.of(self.learner.layout)
-        self.parameters = rule.initial_parameters(self.learner.layout, self.learner.initial_parameters())
+        self.parameters = self._start(rule)
         self.age = torch.zeros(config.learners, 1, device=device)
         self.lifetime, self.told = self._draw_lifetimes()
         share = self.noise.uniform(config.learners, 1)
@@ -149,8 +149,7 @@ class LearnerGroup(ABC):
             return
         self.learner.restart(rows, self._share(self.learner.family.sample_tasks(len(rows), self.noise)))
         column = rows.unsqueeze(1)
-        start = rule.initial_parameters(self.learner.layout, self.learner.initial_parameters())
-        self.parameters = torch.where(column, start, self.parameters)
+        self.parameters = torch.where(column, self._start(rule), self.parameters)
         fresh = rule.init_state(self.layout, len(rows), device=self.parameters.device)
         self.state = select_rows(rows, fresh, self.state)
         lifetime, told = self._draw_lifetimes()
@@ -158,6 +157,11 @@ class LearnerGroup(ABC):
         self.told = torch.where(column, told, self.told)
         self.age = torch.where(column, 0.0, self.age)
         self.sample = None
+
+    def _start(self, rule: UpdateRule) -> Tensor:
+        """θ_0 of every learner, (B, N)."""
+        drawn = self.learner.initial_parameters()
+        return rule.initial_parameters(self.learner.layout, drawn).detach()
 
     def _share(self, tasks: Tasks) -> Tasks:
         """Each task for as many adjacent learners as are siblings."""

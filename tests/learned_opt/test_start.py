@@ -1,5 +1,6 @@
 """Learned starts: MAML's gradients against closed forms, E-MAML's term, and what cannot be combined."""
 
+import copy
 from itertools import product
 
 import pytest
@@ -16,13 +17,17 @@ from learned_opt import (
     save_rule,
 )
 from learned_opt.artifacts import ArtifactError
+from learned_opt.cli import main
 from learned_opt.learner import LearnerConfig, make_learner
 from learned_opt.learner.quadratic import QuadraticLearner
 from learned_opt.meta.birth import new_rule
 from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.group import View
+from learned_opt.meta.reptile import ReptileGroup
 from learned_opt.meta.trainer import MetaTrainer
 from learned_opt.meta.unroll import replicate, unroll
 from learned_opt.seeding import derive_noise
+from tasks import make_family
 from tasks.bandit import BernoulliBandit
 
 BATCH, LR = 3, 0.1
@@ -281,6 +286,11 @@ def test_a_start_is_refused_by_another_architecture():
         ({"siblings": 3}, "no multiple"),
         ({"siblings": 2, "longest_life": 8}, "siblings start together"),
         ({"estimator": "es"}, "second_order has no meaning"),
+        ({"estimator": "reptile", "rule": "lstm", "initialisation": "random"}, "second_order has no"),
+        (
+            {"estimator": "reptile", "second_order": False, "rule": "lstm", "initialisation": "random"},
+            "where to",
+        ),
     ],
 )
 def test_senseless_combinations_are_refused_in_a_sentence(changes, complaint):
@@ -298,3 +308,65 @@ def test_files_with_forged_starts_are_refused(tmp_path):
         with pytest.raises(ArtifactError):
             load_rule(path)
         save_rule(rule, path)
+
+
+REPTILE = MetaConfig(
+    **{
+        **vars(TINY),
+        "families": ("bandit",),
+        "rule": "adam",
+        "estimator": "reptile",
+        "second_order": False,
+        "shortest_life": 2,
+        "longest_life": 6,
+        "learners": 8,
+        "learner": LearnerConfig(objective="q-learning", width=4, environments=2, steps=2),
+    }
+)
+
+
+def test_reptile_pulls_the_start_to_the_mean_of_where_lives_end():
+    rule = new_rule(REPTILE)
+    group = ReptileGroup("bandit", REPTILE, rule, seed=0, view=View(roles=False, critic_first=False))
+    for _ in range(4):
+        ending = (group.age + 2 >= group.lifetime).squeeze(1)
+        before = copy.deepcopy(group)
+        before.live(rule, {})
+        window = group.advance(rule)
+        if bool(ending.any()):
+            expected = rule.start.detach() - before.parameters[ending].mean(0)
+            torch.testing.assert_close(window.meta_gradient["start"], expected)
+            assert torch.equal(group.parameters[ending], rule.start.detach().expand(int(ending.sum()), -1))
+        else:
+            assert window.meta_gradient == {}
+
+
+def test_reptile_finds_a_start_from_which_bandits_of_one_kind_are_known(tmp_path, monkeypatch):
+    """If arm 3 is best in every task, the learned start must choose it before any update."""
+
+    def sample(self, batch, noise, *, shifted=False):
+        return {"probability": torch.eye(self.arms)[3].expand(batch, self.arms).clone()}
+
+    monkeypatch.setattr("tasks.bandit.BernoulliBandit.sample_tasks", sample)
+    config = MetaConfig(**{**vars(REPTILE), "meta_steps": 60, "nominal_lr": 0.01, "meta_lr": 0.02})
+    outcome = MetaTrainer(config, tmp_path / "run").run()
+    learner = make_learner(make_family("bandit"), 1, derive_noise(0, "x"), config.learner)
+    values = learner.policy.actor(learner.layout.split(outcome.rule.start.unsqueeze(0)), torch.zeros(1, 1, 1))
+    assert int(values.argmax()) == 3
+
+
+@pytest.mark.parametrize("algorithm", ["fomaml", "e-maml", "meta-q"])
+def test_algorithms_are_trained_and_compared_from_the_command_line(algorithm, tmp_path, capsys):
+    small = "learner: {width: 4, environments: 2}\nvalidation_tasks: 2\nvalidation_updates: 2\nlearners: 4\n"
+    config = tmp_path / "small.yaml"
+    config.write_text(small + ("unroll: 2\n" if algorithm == "meta-q" else ""))
+    out = tmp_path / algorithm
+    common = ["--algorithm", algorithm, "--config", str(config), "--meta-steps", "2"]
+    assert main(["meta-train", *common, "--out", str(out)]) == 0
+    family = "cartpole" if algorithm == "meta-q" else "navigation2d"
+    shown = ["--tasks", family, "--updates", "2", "--count", "2", "--baselines"]
+    rule = str(out / "rule.safetensors")
+    assert main(["compare", "--rule", rule, *shown, "--out", str(tmp_path / "versus")]) == 0
+    assert algorithm in capsys.readouterr().out
+    assert main(["compare", "--rule", rule, "--width", "8", *shown, "--out", str(tmp_path / "x")]) == 2
+    assert "cannot start another architecture" in capsys.readouterr().err
