@@ -47,7 +47,8 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "learned-start": {
         **_FEW_STEPS,
         "rule": "lstm",
-        "nominal_lr": 0.02,
+        "nominal_lr": 0.004,
+        "proportional": True,
         "second_order": True,
         "meta_lr": 0.01,
         "start_lr": 0.001,

@@ -18,6 +18,7 @@ from learned_opt.rules import (
     MetaSGD,
     UpdateRule,
 )
+from learned_opt.rules.features import LOG_ROOT, LOG_SCALE
 from learned_opt.seeding import derive_noise, derive_seed
 from tasks import make_family
 
@@ -73,6 +74,9 @@ def _born(config: MetaConfig) -> UpdateRule:
         exploration=config.exploration,
         generator=generator,
     )
+    if config.proportional:
+        with torch.no_grad():
+            born.head[0, config.hidden + LOG_ROOT] = LOG_SCALE
     if config.birth_noise:
         with torch.no_grad():
             born.head.normal_(0, config.birth_noise, generator=generator)

@@ -31,7 +31,7 @@ BIRTH = (
 )
 """Fields that say what a run starts from: of a recipe's first stage alone."""
 OF_RULE = {
-    "lstm": ("hidden", "nominal_lr", "skip", "exploration", "birth_noise", "without"),
+    "lstm": ("hidden", "nominal_lr", "skip", "exploration", "proportional", "birth_noise", "without"),
     "classic": (),
     "sgd": ("nominal_lr", "later"),
     "adam": ("nominal_lr",),
@@ -63,6 +63,10 @@ class MetaConfig:
     """Whether the head sees the features directly, besides the hidden state; of lstm only."""
     exploration: bool = False
     """Whether the rule adds noise of learned size to the parameters (Goldie et al. 2024); of lstm only."""
+    proportional: bool = False
+    """Whether the rule is born with steps in proportion to each coordinate's √v̂ within its tensor, which
+    makes it gradient descent of normalised tensors rather than Adam: what counts if updates are few. Of
+    lstm with skip."""
     birth_noise: float = 0.0
     """Standard deviation of the head's weights at birth; at 0 the rule is born as Adam. Of lstm only."""
     without: tuple[str, ...] = ()
@@ -193,6 +197,8 @@ class MetaConfig:
                 raise ValueError(f"{name} is no setting of {self.rule}: leave it out")
         if self.rule in ("sgd", "adam") and self.initialisation == "random":
             raise ValueError(f"{self.rule} from random starts has nothing to learn: set initialisation")
+        if self.proportional and not self.skip:
+            raise ValueError("proportional is a weight of the skip connection: leave skip on")
         if self.start_lr and self.initialisation == "random":
             raise ValueError("start_lr is of a learned start: leave it out, or set initialisation")
 

@@ -31,6 +31,8 @@ GROUPS = {
     "facts": slice(15, 15 + FACTS),
 }
 """Rows by what they tell of; the last row, constant 1, is in none."""
+LOG_ROOT, LOG_SCALE = 5, 3.0
+"""The row that holds log √v̂ relative to its tensor, over this."""
 
 
 class Observation(NamedTuple):
@@ -124,7 +126,7 @@ def observe(
             adam * slow_unit,
             (slow_unit.abs() + 1e-3).log() / 3 + 0.5,
             (unit * adam).clamp(-LIMIT, LIMIT),
-            (root * inverse_square + 1e-3).log() / 3,
+            (root * inverse_square + 1e-3).log() / LOG_SCALE,
             (parameters * inverse_size).clamp(-LIMIT, LIMIT) * adam,
         ),
         dim=1,
