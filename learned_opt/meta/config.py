@@ -26,6 +26,7 @@ BIRTH = (
     "later",
     "skip",
     "exploration",
+    "proportional",
     "birth_noise",
     "start",
 )
