@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -187,7 +187,7 @@ class LearnedOptimizer(Optimizer):
             total_steps=None if total is None else seen[0].new_full((1, 1), float(total)),
             scratch=scratch,
         )
-        updates = torch._C._nn.unflatten_dense_tensors(update, seen)
+        updates = _pieces(update, seen, scratch)
         if decay:
             kept = [
                 torch.where(is_usable(slope, value), value, 0.0)
@@ -318,6 +318,20 @@ def _real(tensor: Tensor) -> Tensor:
     return real.float().contiguous()
 
 
+def _pieces(update: Tensor, shapes: list[Tensor], scratch: dict[str, Any]) -> Sequence[Tensor]:
+    """The update (N,) as tensors of these shapes; views of the buffer that the fused step reuses are kept."""
+    segments = scratch.get("segments")
+    if segments is None or segments.update is not update:
+        made: Sequence[Tensor] = torch._C._nn.unflatten_dense_tensors(update, shapes)
+        return made
+    pieces: Sequence[Tensor]
+    buffer, pieces = scratch.get("pieces", (None, ()))
+    if buffer is not update:
+        pieces = torch._C._nn.unflatten_dense_tensors(update, shapes)
+        scratch["pieces"] = update, pieces
+    return pieces
+
+
 def _own_copy(key: str, value: Any, parameter: Tensor) -> Tensor:
     """A loaded entry of the state; old checkpoints may hold a plain number."""
     entry = torch.as_tensor(value).detach()
@@ -330,7 +344,7 @@ def _check_support(parameter: Tensor, gradient: Tensor) -> None:
         raise RuntimeError(
             "LearnedOptimizer does not support sparse gradients: make embeddings with sparse=False"
         )
-    if hasattr(parameter, "device_mesh"):
+    if type(parameter) not in (Tensor, torch.nn.Parameter) and hasattr(parameter, "device_mesh"):
         raise RuntimeError(
             "LearnedOptimizer does not support distributed parameters (DTensor): its rules look at whole "
             "tensors; use DistributedDataParallel"

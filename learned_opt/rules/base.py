@@ -103,7 +103,8 @@ class UpdateRule(nn.Module, ABC):
                 needs not find out again at the next step.
 
         Returns:
-            The updates of all tensors in the layout's order, (N,).
+            The updates of all tensors in the layout's order, (N,); valid until the next step with the
+            same scratch.
 
         Raises:
             ValueError: a state was made for tensors of other sizes.

@@ -225,15 +225,30 @@ static void pack(const segment *s, int hidden, packed *out) {
     }
 }
 
+/* 1 / x for 1 <= x < 2^126, to the last bit or two: the processor's estimate and one Newton step, which take a
+   quarter of the time of its division. */
+static inline vector reciprocal(vector x) {
+#if defined(__AVX512F__)
+    const vector estimate = (vector)_mm512_rcp14_ps((__m512)x);
+#elif defined(__AVX2__)
+    const vector estimate = (vector)_mm256_rcp_ps((__m256)x);
+#else
+    return 1.0f / x;
+#endif
+#if defined(__AVX2__)
+    return estimate * (2.0f - x * estimate);
+#endif
+}
+
 /* c' = f c + i g and h' = o tanh c', with e^-x of the gates and e^-2x of the candidate over one denominator each.
    Clamped at 28, where a gate is closed to float precision, the products stay finite. */
 static inline void gates(const vector x[4], vector old, vector *cell, vector *hidden) {
     const vector i = 1.0f + exponential(clamp(-x[0], 28)), f = 1.0f + exponential(clamp(-x[1], 28));
     const vector o = 1.0f + exponential(clamp(-x[2], 28)), g = exponential(clamp(-2.0f * x[3], 28));
-    const vector ig = i * (1.0f + g), c = (old * ig + (1.0f - g) * f) / (ig * f);
+    const vector ig = i * (1.0f + g), c = (old * ig + (1.0f - g) * f) * reciprocal(ig * f);
     const vector t = exponential(clamp(-2.0f * c, 28));
     *cell = c;
-    *hidden = (1.0f - t) / (o * (1.0f + t));
+    *hidden = (1.0f - t) * reciprocal(o * (1.0f + t));
 }
 
 /* Cell, head and update of up to BLOCK coordinates from the given one on. */

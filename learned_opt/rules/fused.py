@@ -183,7 +183,7 @@ class Segments:
     entries: list[Tensor]
     addresses: list[int]
     records: np.ndarray
-    offsets: np.ndarray
+    update: Tensor
 
     def holds(self, hidden: int, entries: list[Tensor]) -> bool:
         """Whether the state is still in the tensors that were checked, and they in the same memory."""
@@ -218,8 +218,10 @@ def segments(
         records["addresses"][:, _OLD] = records["addresses"][:, _NEW] = places
         records["size"] = records["stride"] = records["new_stride"] = layout.sizes
         records["facts"] = _facts(layout)
+        update = torch.empty(layout.size, dtype=torch.float32, device="cpu")
         offsets = _FLOAT_BYTES * np.cumsum([0, *layout.sizes[:-1]]).astype(np.uint64)
-        kept = scratch["segments"] = Segments(hidden, entries, addresses, records, offsets)
+        records["addresses"][:, _COLUMN["update"]] = offsets + np.uint64(update.data_ptr())
+        kept = scratch["segments"] = Segments(hidden, entries, addresses, records, update)
     return kept
 
 
@@ -231,21 +233,22 @@ def step_tensors(
     phi: Mapping[str, Tensor],
     numbers: Mapping[str, Any],
 ) -> Tensor:
-    """One step of one parameter vector whose tensors lie apart; changes the state in place."""
+    """One step of one parameter vector whose tensors lie apart; changes the state in place.
+
+    The update is written where the one before was.
+    """
     for gradient, parameter, size in zip(gradients, parameters, layout.sizes, strict=True):
         if gradient.numel() != size or parameter.numel() != size:
             raise ValueError(f"a tensor of {size} coordinates came with {gradient.numel()} gradients")
-    update = torch.empty(layout.size, dtype=torch.float32, device="cpu")
     records = kept.records
     addresses = records["addresses"]
     addresses[:, _COLUMN["gradient"]] = [gradient.data_ptr() for gradient in gradients]
     addresses[:, _COLUMN["parameters"]] = [parameter.data_ptr() for parameter in parameters]
-    addresses[:, _COLUMN["update"]] = kept.offsets + np.uint64(update.data_ptr())
     for name, tensor in phi.items():
         addresses[:, _COLUMN[name]] = tensor.data_ptr()
     _fill(records, numbers)
     run(records, phi["cell_weight"].shape[-2] // 4)
-    return update
+    return kept.update
 
 
 def _fits(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
