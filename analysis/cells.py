@@ -10,9 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-from torch import nn
-
 from analysis.lives import Budget
 from learned_opt.artifacts import write_atomically
 from tasks.references import stored_references
@@ -70,21 +67,6 @@ class CellStore:
 def budget_identity(budget: Budget) -> dict[str, Any]:
     """What a budget, and the references that scores rest on, contribute to a cell's identity."""
     return {"budget": asdict(budget), "references": stored_references()}
-
-
-def rule_digest(rule: nn.Module) -> str:
-    """A hash of a rule's, or a policy's, class, plain hyper-parameters and φ."""
-    plain = {
-        key: value
-        for key, value in vars(rule).items()
-        if not key.startswith("_") and key != "training" and isinstance(value, (int, float, str))
-    }
-    digest = hashlib.sha256(_digest({"class": type(rule).__qualname__, **plain}).encode())
-    for key, value in sorted(rule.state_dict().items()):
-        digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
-        data = value.detach().cpu().contiguous().reshape(-1)
-        digest.update(data.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _digest(identity: Mapping[str, Any]) -> str:

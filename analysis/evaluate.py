@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.cells import CellStore, budget_identity, rule_digest
+from analysis.cells import CellStore, budget_identity
 from analysis.config import CompareConfig
 from analysis.lives import Lives, Problem, draw_problem, run_lives, run_policy
 from analysis.results import (
@@ -225,7 +225,7 @@ def _show(
         "family": name,
         "tasks": config.tasks,
         "shifted": config.shifted,
-        "rule": rule_digest(rule),
+        "rule": [rule.identity(), rule.nominal_lr if isinstance(rule, UpdateRule) else None],
         "trial": contender.trial,
         "setting": asdict(setting),
         **budget_identity(budget),

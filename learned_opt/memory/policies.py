@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from learned_opt.learner.policies import INITIAL_LOG_STD, LOG_STD_MAX, LOG_STD_MIN, ActorCritic
+from learned_opt.rules.base import fingerprint
 from tasks import make_family
 
 
@@ -100,6 +101,10 @@ class MemoryPolicy(nn.Module, ABC):
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, for artifacts."""
         return {"family": self.family, "hidden": self.hidden}
+
+    def identity(self) -> str:
+        """A name that two policies share if and only if class, configuration and weights are equal."""
+        return fingerprint(self, self.config())
 
     @torch.no_grad()
     def _draw_weights(self, generator: torch.Generator) -> None:

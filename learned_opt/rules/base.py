@@ -142,12 +142,7 @@ class UpdateRule(nn.Module, ABC):
 
     def identity(self) -> str:
         """A name that two rules share if and only if class, configuration and φ are equal."""
-        made = {"class": f"{type(self).__module__}.{type(self).__qualname__}", **self.config()}
-        digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
-        for name, value in sorted(self.state_dict().items()):
-            digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-            digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-        return f"{type(self).__name__} {digest.hexdigest()[:16]}"
+        return fingerprint(self, self.config())
 
     def forward(
         self,
@@ -161,6 +156,16 @@ class UpdateRule(nn.Module, ABC):
     ) -> tuple[Tensor, RuleState]:
         """`update`, so that `torch.func.functional_call` can run the rule with another φ."""
         return self.update(gradient, parameters, state, lr, layout=layout, total_steps=total_steps)
+
+
+def fingerprint(module: nn.Module, config: Mapping[str, Any]) -> str:
+    """Name and hash of a module's class, configuration and tensors."""
+    made = {"class": f"{type(module).__module__}.{type(module).__qualname__}", **config}
+    digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return f"{type(module).__name__} {digest.hexdigest()[:16]}"
 
 
 LARGEST = 1e15

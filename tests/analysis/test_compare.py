@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.cells import rule_digest
 from analysis.config import CompareConfig
 from analysis.evaluate import ONCE, Contender, compare, total_updates
 from learned_opt.learner import LearnerConfig
@@ -162,10 +161,10 @@ def test_a_damaged_cell_is_run_anew(tmp_path, damage):
 
 def test_a_rule_is_known_by_its_weights():
     first, second = CoordinatewiseLSTM(4), CoordinatewiseLSTM(4)
-    assert rule_digest(first) == rule_digest(second)
+    assert first.identity() == second.identity()
     with torch.no_grad():
         second.head[0, 0] += 1e-3
-    assert rule_digest(first) != rule_digest(second)
+    assert first.identity() != second.identity()
 
 
 def test_a_rule_that_explodes_is_counted_as_diverged():
