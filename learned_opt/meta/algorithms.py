@@ -56,7 +56,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "maml": _MAML,
     "fomaml": {**_MAML, "second_order": False},
     "meta-sgd": {**_FEW_STEPS, "rule": "meta-sgd", "second_order": True},
-    "meta-lstm": {**_FEW_STEPS, "rule": "meta-lstm", "hidden": 20, "nominal_lr": 1.0, "second_order": True},
+    "meta-lstm": {**_FEW_STEPS, "rule": "meta-lstm", "hidden": 20, "nominal_lr": 10.0, "second_order": True},
     "e-maml": {**_MAML, "exploration_credit": 1.0, "learners": 40, "siblings": 4},
     "meta-q": {
         "families": ("cartpole",),
