@@ -294,7 +294,8 @@ class MetaTrainer:
         save_checkpoint(self.folder, content)
 
     def _load(self, saved: dict[str, Any]) -> None:
-        ours, theirs = self.config.to_dict(), saved["config"]
+        # Fields that the checkpoint's version did not know yet are at their defaults.
+        ours, theirs = self.config.to_dict(), MetaConfig.from_dict(saved["config"]).to_dict()
         changed = [key for key in ours if key != "meta_steps" and ours[key] != theirs.get(key)]
         if changed:
             raise ValueError(
