@@ -137,13 +137,16 @@ def run_policy(problem: Problem, policy: MemoryPolicy, trial: int, budget: Budge
     policy = policy.to(budget.device)
     per_update = make_learner(problem.family, 1, noise, budget.learner).steps_per_update
     moments = torch.linspace(0, budget.updates, budget.queries).round().long()
-    memory, played = policy.initial_memory(problem.count), 0
+    whole = play(policy, problem.tasks, trial, noise)
+    rows = torch.cat((whole.rows, whole.last), 1)
     columns: dict[bool, list[torch.Tensor]] = {False: [], True: []}
     for moment in moments.tolist():
-        due = min(moment * per_update, trial) - played
-        if due > 0:
-            memory = play(policy, problem.tasks, due, noise, memory=memory).memory
-            played += due
+        due = min(moment * per_update, trial)
+        memory = policy.initial_memory(problem.count)
+        if due:
+            _, _, memory = policy(rows[:, :due], memory)
+        copies = budget.query_episodes
+        seen = memory.repeat_interleave(copies, 0), rows[:, due : due + 1].repeat_interleave(copies, 0)
         for deterministic, column in columns.items():
             mode = str(deterministic)
             query = derive_noise(budget.seed, *path, "queries", moment, mode, device=budget.device)
@@ -152,8 +155,8 @@ def run_policy(problem: Problem, policy: MemoryPolicy, trial: int, budget: Budge
                 problem.tasks,
                 problem.family.horizon,
                 query,
-                environments=budget.query_episodes,
-                memory=memory.repeat_interleave(budget.query_episodes, 0),
+                environments=copies,
+                after=seen if due else None,
                 deterministic=deterministic,
             )
             alive = (episodes.ended.long().cumsum(1) - episodes.ended.long() == 0).float()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ class TrialResults:
     returns: dict[str, NDArray[np.float64]]
     optimum: NDArray[np.float64]
     random: NDArray[np.float64]
+    seed: int = 0
     command: str = ""
 
     @property
@@ -71,14 +72,16 @@ class TrialResults:
 
         return {label: summary(total) for label, total in self.totals().items()}
 
-    def save(self, path: Path, extra: Mapping[str, Any] | None = None) -> None:
-        """Write JSON, atomically."""
+    def save(self, path: Path, artifacts: Mapping[str, str] | None = None) -> None:
+        """Write JSON, atomically; `artifacts` are the policies' hashes."""
         data = {
             "learned_opt_trials": FORMAT,
             "command": self.command,
             "family": self.family,
             "episodes": self.episodes,
-            **(extra or {}),
+            "tasks": len(self.optimum),
+            "seed": self.seed,
+            "artifacts": dict(artifacts or {}),
             "totals": {
                 label: {name: round(number, 5) for name, number in total._asdict().items()}
                 for label, total in self.table().items()
@@ -108,6 +111,9 @@ def run_trials(
     for label, policy in policies.items():
         if policy.family != family:
             raise ValueError(f"{label} was meta-trained on {policy.family} and knows nothing of {family}")
+    taken = {"optimum", "random", *REFERENCES.get(family, {})} & set(policies)
+    if taken:
+        raise ValueError(f"{', '.join(taken)} names a reference as well: rename the policy's folder")
     made = make_family(family)
     noise = derive_noise(seed, "shown tasks", family, device=device)
     drawn = made.sample_tasks(tasks, noise)
@@ -127,7 +133,9 @@ def run_trials(
     if not returns:
         raise ValueError(f"nothing to play on {family}: give a policy")
     plain = {label: values.double().cpu().numpy() for label, values in returns.items()}
-    return TrialResults(family, plain, optimum.double().cpu().numpy(), floor.double().cpu().numpy(), command)
+    return TrialResults(
+        family, plain, optimum.double().cpu().numpy(), floor.double().cpu().numpy(), seed, command
+    )
 
 
 def plot_trials(results: TrialResults, path: Path) -> Figure:

@@ -159,6 +159,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], s
     families = provenance.get("families", []) if isinstance(provenance, dict) else None
     if not isinstance(families, list) or not all(isinstance(name, str) for name in families):
         raise ArtifactError(f"{path}: the header's provenance is malformed")
+    if any(tensor.dtype is not torch.float32 for tensor in tensors.values()):
+        raise ArtifactError(f"{path} holds numbers that are not float32: not saved by learned_opt")
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise ArtifactError(f"{path} holds non-finite numbers")
     return header, tensors, digest
@@ -187,8 +189,10 @@ def _construct(kind: str, config: Any, elements: int, allowed: Mapping[str, type
         if allowed is STARTED:
             raise ValueError("a learned start within a learned start")
         shapes = {str(name): tuple(shape) for name, shape in config["shapes"]}
-        if any(not isinstance(n, int) or n < 1 for shape in shapes.values() for n in shape):
+        if any(not isinstance(n, int) or not 1 <= n <= elements for shape in shapes.values() for n in shape):
             raise ValueError("shapes must be positive integers")
+        if any(len(shape) > 8 for shape in shapes.values()):
+            raise ValueError("no tensor has so many axes")
         if sum(math.prod(shape) for shape in shapes.values()) > elements:
             raise ValueError("the header's sizes do not fit the tensors")
         inner = config["rule"]
@@ -196,7 +200,7 @@ def _construct(kind: str, config: Any, elements: int, allowed: Mapping[str, type
         return LearnedStart(rule, shapes, nominal_lr=config["nominal_lr"])
     squares = [config.get("hidden", 0), *_as_list(config.get("layers", []))]
     sizes = [config.get("size", 0), *(4 * n * n if isinstance(n, int) else n for n in squares)]
-    if any(not isinstance(size, int) or size > max(elements, 1) for size in sizes):
+    if any(not isinstance(size, int) or size < 0 for size in sizes) or sum(sizes) > max(elements, 1):
         raise ValueError("the header's sizes do not fit the tensors")
     return allowed[kind](**config)
 

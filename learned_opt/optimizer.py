@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from learned_opt.artifacts import load_rule
 from learned_opt.layout import ParameterLayout, TensorSpec
-from learned_opt.rules import UpdateRule
+from learned_opt.rules import LearnedStart, UpdateRule
 from learned_opt.rules.base import is_usable
 
 Rule = str | Path | UpdateRule
@@ -142,7 +142,7 @@ class LearnedOptimizer(Optimizer):
                 _check_support(parameter, gradient)
                 state = self.state[parameter]
                 if not state:
-                    state.update(self._initial_state(group, parameter))
+                    state.update(self._initial_state(group, parameter, index))
                 if parameter.numel():
                     indices.append(index)
                     parameters.append(parameter)
@@ -203,11 +203,11 @@ class LearnedOptimizer(Optimizer):
         ]
         torch._foreach_add_(targets, changes)
 
-    def _initial_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Tensor]:
+    def _initial_state(self, group: dict[str, Any], parameter: Tensor, index: int) -> dict[str, Tensor]:
         size = _shape(parameter).numel()
         if not size:
             return {"step": torch.zeros((), device=parameter.device)}
-        layout = ParameterLayout.of({"": (size,)})
+        layout = ParameterLayout.of({str(index): (size,)})
         state = self._rules[group["rule"]].init_state(layout, 1, device=parameter.device)
         return {key: value.reshape(()) if key == "step" else value.squeeze(0) for key, value in state.items()}
 
@@ -251,6 +251,11 @@ class LearnedOptimizer(Optimizer):
         if isinstance(rule, str) and rule in self._rules:
             return rule
         frozen = copy.deepcopy(rule) if isinstance(rule, UpdateRule) else load_rule(rule)
+        if isinstance(frozen, LearnedStart):
+            raise ValueError(
+                "the rule has a learned start, which an optimizer cannot put in place: pass the rule beside "
+                "it, load_rule(...).rule"
+            )
         identity = frozen.identity()
         self._rules.setdefault(identity, frozen.requires_grad_(False).eval())
         return identity

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +19,7 @@ from learned_opt.artifacts import Artifact, load_artifact
 from learned_opt.commands.meta_train import check_device, set_threads
 from learned_opt.commands.progress import WorkBar
 from learned_opt.learner import LearnerConfig
-from learned_opt.memory import load_policy
-from learned_opt.memory.trainer import MemoryConfig
+from learned_opt.memory import PolicyArtifact, load_policy
 from learned_opt.meta.birth import new_rule
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.trainer import ARTIFACT
@@ -76,17 +76,17 @@ class Compare:
         check_device(self.device)
         set_threads(self.threads)
         artifacts = {name: load_artifact(name) for name in self.rule}
-        contenders = {**rule_contenders(artifacts), **policy_contenders(self.policy)}
-        first = next(iter(artifacts.values()))
+        policies = {str(path): load_policy(path) for path in self.policy}
+        contenders = rule_contenders(artifacts)
+        for label, contender in policy_contenders(policies).items():
+            if label in contenders:
+                raise ValueError(f"two contenders are called {label}: rename a folder")
+            contenders[label] = contender
         if self.untrained:
-            contenders["untrained"] = untrained_contender(run_of(first))
-        trained_on = trained_families(first)
-        for name, artifact in artifacts.items():
-            if set(trained_families(artifact)) != set(trained_on):
-                raise ValueError(
-                    f"{name} was trained on other families than {self.rule[0]}, and what is new to "
-                    "one is not to the other; compare them in runs of their own"
-                )
+            if not artifacts:
+                raise ValueError("--untrained shows a rule before its training: name one with --rule")
+            contenders["untrained"] = untrained_contender(run_of(next(iter(artifacts.values()))))
+        trained_on = self._trained_on({**artifacts, **policies})
         config = CompareConfig(
             families=self.tasks,
             trained_on=trained_on,
@@ -104,6 +104,19 @@ class Compare:
         )
         run_comparison(config, contenders, self.out, self.cells)
         return 0
+
+    def _trained_on(self, artifacts: Mapping[str, Artifact | PolicyArtifact]) -> tuple[str, ...]:
+        """The families that all contenders were trained on; those shown must be new to all or to none."""
+        known = {name: set(trained_families(artifact)) for name, artifact in artifacts.items()}
+        for family in self.tasks:
+            told = [name for name, families in known.items() if family in families]
+            if told and len(told) < len(known):
+                other = next(name for name in known if name not in told)
+                raise ValueError(
+                    f"{told[0]} was trained on {family} and {other} was not: what is new to one is not "
+                    "to the other; compare them in runs of their own"
+                )
+        return tuple(sorted(set.intersection(*known.values()))) if known else ()
 
     def _changes(self) -> dict[str, Any]:
         given = {"width": self.width, "environments": self.environments, "steps": self.steps}
@@ -162,20 +175,25 @@ def rule_contenders(artifacts: dict[str, Artifact]) -> dict[str, Contender]:
     return contenders
 
 
-def policy_contenders(paths: tuple[Path, ...]) -> dict[str, Contender]:
-    """Meta-policies by label, the folder's name."""
-    contenders = {}
-    for path in paths:
-        artifact = load_policy(path)
-        settings = artifact.header["provenance"].get("configuration", {})
-        steps = MemoryConfig(**settings).steps() if settings else 0
-        contenders[path.resolve().parent.name] = Contender(
+def policy_contenders(artifacts: Mapping[str, PolicyArtifact]) -> dict[str, Contender]:
+    """Meta-policies by label, the folder's name.
+
+    Raises:
+        ValueError: two of one name.
+    """
+    contenders: dict[str, Contender] = {}
+    for path, artifact in artifacts.items():
+        label = Path(path).resolve().parent.name
+        if label in contenders:
+            raise ValueError(f"two contenders are called {label}: rename a folder")
+        steps = artifact.training().steps()
+        contenders[label] = Contender(
             artifact.policy, tuned="adapts by memory", artifact=artifact.digest, trial=steps
         )
     return contenders
 
 
-def trained_families(artifact: Artifact) -> tuple[str, ...]:
+def trained_families(artifact: Artifact | PolicyArtifact) -> tuple[str, ...]:
     """The families that a rule was meta-trained on, as its header tells."""
     return tuple(artifact.header["provenance"].get("families", []))
 
@@ -185,7 +203,14 @@ def run_of(artifact: Artifact) -> MetaConfig:
     provenance = artifact.header["provenance"]
     while isinstance(provenance.get("started_from"), dict):
         provenance = provenance["started_from"]
-    return MetaConfig.from_dict(provenance.get("configuration", {}), "the rule's header")
+    return _configuration(provenance)
+
+
+def _configuration(provenance: dict[str, Any]) -> MetaConfig:
+    settings = provenance.get("configuration", {})
+    if not isinstance(settings, dict):
+        raise ValueError("the rule's header holds no readable configuration")
+    return MetaConfig.from_dict(settings, "the rule's header")
 
 
 def learner_of(artifacts: dict[str, Artifact]) -> LearnerConfig:
@@ -195,7 +220,7 @@ def learner_of(artifacts: dict[str, Artifact]) -> LearnerConfig:
         ValueError: two starts are for different learners.
     """
     theirs = {
-        name: replace(run_of(artifact).learner, outer_environments=0)
+        name: replace(_configuration(artifact.header["provenance"]).learner, outer_environments=0)
         for name, artifact in artifacts.items()
         if isinstance(artifact.rule, LearnedStart)
     }

@@ -11,8 +11,9 @@ import torch
 
 from learned_opt.artifacts import write_atomically
 from learned_opt.commands.progress import MetaProgress, WorkBar
+from learned_opt.memory.config import MemoryConfig
 from learned_opt.memory.policies import POLICIES
-from learned_opt.memory.trainer import MemoryConfig, MemoryTrainer
+from learned_opt.memory.trainer import MemoryTrainer
 from learned_opt.meta.algorithms import ALGORITHMS
 from learned_opt.meta.checkpoint import CHECKPOINT
 from learned_opt.meta.config import BIRTH, MetaConfig, check_fields, load_recipe, mapping
@@ -67,7 +68,10 @@ class MetaTrain:
 
     def run(self) -> int:
         """Train, and say where the rule, or the policy, lies."""
-        if self.algorithm in POLICIES:
+        own = self.out / "config.yaml"
+        if self.resume and self.config is None and self.algorithm is not None:
+            raise ValueError("a resumed run keeps its own settings: leave --algorithm out")
+        if self.algorithm in POLICIES or (self.resume and own.exists() and "algorithm" in mapping(own)):
             return self._train_policy()
         outcome = train_recipe(self.recipe(), self.out, resume=self.resume, threads=self.threads)
         print(f"{outcome.step} meta-steps; {outcome.diverged} learners diverged and were restarted")
@@ -116,8 +120,6 @@ class MetaTrain:
             if name in RULE_FIELDS - names:
                 raise ValueError(f"{name} is of update rules, and {self.algorithm} has none: leave it out")
         check_fields(MemoryConfig, data, "the configuration", "")
-        if "episodes" not in data:
-            data["episodes"] = 100 if data.get("family", "bandit") == "bandit" else 10
         return MemoryConfig(**data)
 
     def recipe(self) -> tuple[MetaConfig, ...]:

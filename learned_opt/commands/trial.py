@@ -42,16 +42,18 @@ class Trial:
             raise FileExistsError(f"{self.out} already holds results; choose another --out")
         if not self.policy:
             raise ValueError("--policy needs at least one file")
+        for name, value in (("count", self.count), ("episodes", self.episodes)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         loaded = {path.resolve().parent.name: load_policy(path) for path in self.policy}
         if len(loaded) < len(self.policy):
             raise ValueError("two policies lie in folders of the same name, which names them: rename one")
         first = next(iter(loaded.values()))
-        trained = first.header["provenance"].get("configuration", {}).get("episodes", 10)
         results = run_trials(
             {label: artifact.policy for label, artifact in loaded.items()},
             first.policy.family,
             tasks=self.count,
-            episodes=trained if self.episodes is None else self.episodes,
+            episodes=first.training().trial_episodes() if self.episodes is None else self.episodes,
             seed=self.seed,
             device=self.device,
             command=shlex.join(["learned-opt", *sys.argv[1:]]),

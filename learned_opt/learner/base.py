@@ -15,7 +15,8 @@ class GradientSample(NamedTuple):
     inner: gradient of the inner loss, the rule's input, (B, N). Connected to θ's graph if asked for.
     outer: gradient of the outer loss, detached, (B, N).
     metrics: numbers for people, (B,) each.
-    loss: value of the outer loss in the units of its gradient, (B,), if the learner knows it.
+    loss: value of the outer objective, (B,), if the learner knows it: minus the discounted return.
+    unit: what the objective is divided by to have the gradient `outer`, (B,), beside `loss`.
     log_prob: Σ log π_θ(a|s) over the data of the inner gradient, (B,), connected to θ's graph, if that
         was asked for: with it, data can be credited with what was learned from them.
     """
@@ -24,6 +25,7 @@ class GradientSample(NamedTuple):
     outer: Tensor
     metrics: dict[str, Tensor]
     loss: Tensor | None = None
+    unit: Tensor | None = None
     log_prob: Tensor | None = None
 
 

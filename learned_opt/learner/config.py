@@ -86,6 +86,8 @@ class LearnerConfig:
         for name in ("discount", "trace", "exploration", "target_rate"):
             if getattr(self, name) > 1:
                 raise ValueError(f"{name} must be at most 1, got {getattr(self, name)}")
+        if not self.baseline and self.trace != 1:
+            raise ValueError("without a baseline there is no GAE: set trace to 1")
         if self.objective == "reinforce" and self.advantage_scale == "returns":
             raise ValueError("REINFORCE keeps no running scale: set advantage_scale to 'batch' or 'none'")
         if self.objective == "actor-critic" and self.advantage_scale == "none":

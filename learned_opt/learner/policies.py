@@ -162,11 +162,12 @@ class ActorCritic:
         per_dimension = -0.5 * deviation.square() - log_std - 0.5 * math.log(2 * math.pi)
         return per_dimension.sum(-1)
 
-    def entropy(self, output: Tensor, log_std: Tensor | None) -> Tensor:
-        """Mean entropy over the R rows, (B,)."""
+    def entropy(self, output: Tensor, log_std: Tensor | None, share: Tensor | None = None) -> Tensor:
+        """Mean entropy over the R rows, (B,), or weighed by their share (B, R)."""
         if log_std is None:
             logs = output.log_softmax(-1)
-            return -(logs.exp() * logs).sum(-1).mean(-1)
+            rows = -(logs.exp() * logs).sum(-1)
+            return rows.mean(-1) if share is None else (share * rows).sum(-1)
         return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum((-1, -2))
 
     def _normalisation(self, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -110,7 +110,7 @@ class ReinforceLearner:
             share = mask / mask.sum(1, keepdim=True)
             likelihood = log_prob if credited else (log_prob - log_prob.detach()).exp()
             outer_loss = -(share * likelihood * advantages).sum()
-            bonus = self.config.entropy_coefficient * self.policy.entropy(output, log_std)
+            bonus = self.config.entropy_coefficient * self.policy.entropy(output, log_std, share)
             inner_loss = outer_loss - bonus.sum()
             told = (mask * log_prob).sum(1)
         (inner,) = torch.autograd.grad(inner_loss, parameters, create_graph=second_order, retain_graph=True)
@@ -125,8 +125,8 @@ class ReinforceLearner:
             "endings": torch.ones_like(returns),
             "gradient_norm": norm.detach().squeeze(1),
         }
-        loss = -self._discounted(rollout, alive) / (scale * alive.sum(1).mean(1))
-        return GradientSample(inner, outer.detach(), metrics, loss, told if credited else None)
+        loss, unit = -self._discounted(rollout, alive), scale * alive.sum(1).mean(1)
+        return GradientSample(inner, outer.detach(), metrics, loss, unit, told if credited else None)
 
     def state_dict(self) -> dict[str, Any]:
         """What changes as learners live, beside their parameters; for checkpoints."""

@@ -1,12 +1,13 @@
 """Meta-policies: they adapt by what they remember of a task, without any gradient step."""
 
-from learned_opt.memory.artifact import load_policy, save_policy
+from learned_opt.memory.artifact import PolicyArtifact, load_policy, save_policy
 from learned_opt.memory.policies import ContextPolicy, MemoryPolicy, RecurrentPolicy
 from learned_opt.memory.trial import Trial, play
 
 __all__ = [
     "ContextPolicy",
     "MemoryPolicy",
+    "PolicyArtifact",
     "RecurrentPolicy",
     "Trial",
     "load_policy",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from learned_opt.artifacts import FORMAT, ArtifactError, read_tensors, write_tensors
+from learned_opt.memory.config import MemoryConfig
 from learned_opt.memory.policies import ContextPolicy, MemoryPolicy, RecurrentPolicy
 
 KINDS: dict[str, type[MemoryPolicy]] = {kind.__name__: kind for kind in (RecurrentPolicy, ContextPolicy)}
@@ -20,6 +21,18 @@ class PolicyArtifact:
     policy: MemoryPolicy
     header: dict[str, Any]
     digest: str
+
+    def training(self) -> MemoryConfig:
+        """How it was trained, as the header tells.
+
+        Raises:
+            ArtifactError: the header does not, or not legibly.
+        """
+        settings = self.header["provenance"].get("configuration")
+        try:
+            return MemoryConfig(**settings)
+        except (TypeError, ValueError) as error:
+            raise ArtifactError(f"the policy's header holds no readable configuration ({error})") from error
 
 
 def save_policy(policy: MemoryPolicy, path: str | Path, provenance: Mapping[str, Any] | None = None) -> None:
@@ -48,11 +61,10 @@ def load_policy(path: str | Path) -> PolicyArtifact:
         raise ArtifactError(f"no policy {str(path)!r}: give a file of meta-train --algorithm rl2 or context")
     header, tensors, digest = read_tensors(path)
     kind, config = header.get("policy"), header.get("config")
-    if kind not in KINDS or not isinstance(config, dict):
+    if not isinstance(kind, str) or kind not in KINDS or not isinstance(config, dict):
         raise ArtifactError(f"{path} holds no policy with a memory; rules go to --rule")
-    largest = max((max(tensor.shape, default=0) for tensor in tensors.values()), default=0)
-    hidden = config.get("hidden")
-    if not isinstance(hidden, int) or hidden > largest:
+    hidden, elements = config.get("hidden"), sum(tensor.numel() for tensor in tensors.values())
+    if not isinstance(hidden, int) or hidden * hidden > elements:
         raise ArtifactError(f"{path}: the header's sizes do not fit the tensors")
     try:
         policy = KINDS[kind](**config)

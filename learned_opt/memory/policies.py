@@ -98,6 +98,14 @@ class MemoryPolicy(nn.Module, ABC):
         blank[:, :, : self.observations] = full[:, :, : self.observations]
         return blank
 
+    def interrupted_row(self, row: Tensor, observation: Tensor) -> Tensor:
+        """The input row (R, 1, I) as if its episode had ended and one begun with `observation` (R, O)."""
+        first = self.first_row(observation)[:, :, : self.observations]
+        rest = row[:, :, self.observations :].clone()
+        happened = rest.ne(0).any(-1)  # at a trial's very start nothing has ended
+        rest[:, :, self.actions + 1] = happened.to(rest.dtype)
+        return torch.cat((first, rest), -1)
+
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, for artifacts."""
         return {"family": self.family, "hidden": self.hidden}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,82 +15,14 @@ from torch import Tensor
 
 from learned_opt.learner.advantages import ReturnScale, generalised_advantages, normalised
 from learned_opt.memory.artifact import save_policy
+from learned_opt.memory.config import MemoryConfig
 from learned_opt.memory.policies import POLICIES, MemoryPolicy
 from learned_opt.memory.trial import Trial, play
 from learned_opt.meta.checkpoint import load_checkpoint, save_checkpoint
 from learned_opt.meta.interrupts import interrupts
 from learned_opt.seeding import derive_noise, derive_seed
-from tasks import make_family
 
 ARTIFACT = "policy.safetensors"
-
-
-@dataclass(frozen=True)
-class MemoryConfig:
-    """Hyper-parameters of a meta-policy's training."""
-
-    algorithm: str = "rl2"
-    """rl2, a recurrent policy, or context, one that is conditioned on the mean code of what it saw."""
-    family: str = "bandit"
-    """The task family."""
-    episodes: int = 100
-    """Episodes of a trial."""
-    hidden: int = 64
-    """Units of memory and heads."""
-    trials: int = 128
-    """Trials an iteration, each on a task of its own."""
-    meta_steps: int = 600
-    """Iterations: trials are played, and the policy takes `epochs` gradient steps on them."""
-    epochs: int = 4
-    """Gradient steps of PPO on the same trials."""
-    meta_lr: float = 5e-3
-    """Learning rate of Adam, falling to a tenth along a cosine."""
-    clip: float = 0.2
-    """PPO clips the ratio of probabilities to 1 ± this."""
-    discount: float = 0.99
-    """Discount factor γ within a trial; episodes' ends do not cut it."""
-    trace: float = 0.95
-    """GAE's λ."""
-    value_coefficient: float = 0.5
-    """Weight of the value loss."""
-    entropy_coefficient: float = 0.01
-    """Weight of the entropy bonus."""
-    max_gradient_norm: float = 1.0
-    """Gradients are clipped to this norm."""
-    target: float = 0.0
-    """Stop early once the mean total reward of a validation's trials reaches this; 0 never does."""
-    validate_every: int = 50
-    """Iterations between validations on tasks that training never meets; the best policy is kept."""
-    validation_tasks: int = 256
-    """Tasks of a validation."""
-    checkpoint_every: int = 50
-    """Iterations between checkpoints."""
-    seed: int = 0
-    """Seed of everything random."""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, ..."""
-
-    def __post_init__(self) -> None:
-        if self.algorithm not in POLICIES:
-            raise ValueError(f"unknown algorithm {self.algorithm!r}; choose from {', '.join(POLICIES)}")
-        make_family(self.family)
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, (int, float)) and not 0 <= value < 1e15:
-                raise ValueError(f"{item.name} must be finite and not negative, got {value}")
-        positive = (
-            "episodes hidden trials epochs meta_lr clip max_gradient_norm validate_every validation_tasks "
-            "checkpoint_every"
-        )
-        for name in positive.split():
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.discount > 1 or self.trace > 1:
-            raise ValueError("discount and trace must be at most 1")
-
-    def steps(self) -> int:
-        """Environment steps T of a trial whose episodes all last to the time limit."""
-        return self.episodes * make_family(self.family).horizon
 
 
 class Observer(Protocol):
@@ -140,7 +72,7 @@ class MemoryTrainer:
         self.noise = derive_noise(config.seed, "trials", device=config.device)
         self.scale = ReturnScale.zeros(1, self.noise.device, self.noise.dtype)
         self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=config.meta_lr, eps=1e-5)
-        self.step, self.seconds, self.best = 0, 0.0, -math.inf
+        self.step, self.seconds, self.best, self.best_step = 0, 0.0, -math.inf, 0
         self.best_state = copy.deepcopy(self.policy.state_dict())
         self.validations: list[list[float]] = []
         folder.mkdir(parents=True, exist_ok=True)
@@ -154,7 +86,7 @@ class MemoryTrainer:
         with interrupts() as stop:
             if not self.validations:
                 self._assess(observer)
-            while self.step < config.meta_steps and not (config.target and self.best >= config.target):
+            while self.step < config.meta_steps and self.best < config.target:
                 if stop():
                     interrupted = True
                     break
@@ -173,7 +105,7 @@ class MemoryTrainer:
         if not interrupted:
             policy.load_state_dict(self.best_state)
         path = self.folder / ARTIFACT
-        save_policy(policy, path, self._provenance())
+        save_policy(policy, path, self._provenance(None if interrupted else self.best))
         return PolicyOutcome(policy, path, self.step, interrupted, self.best)
 
     def _iterate(self) -> None:
@@ -239,19 +171,21 @@ class MemoryTrainer:
         score = float(play(self.policy, tasks, config.steps(), noise).rewards.sum(1).mean())
         self.validations.append([self.step, score])
         if score > self.best:
-            self.best, self.best_state = score, copy.deepcopy(self.policy.state_dict())
-            save_policy(self.policy, self.folder / ARTIFACT, self._provenance())
+            self.best, self.best_step = score, self.step
+            self.best_state = copy.deepcopy(self.policy.state_dict())
+            save_policy(self.policy, self.folder / ARTIFACT, self._provenance(score))
         lines = ["meta_step,mean_total_reward", *(f"{s:.0f},{v:.6g}" for s, v in self.validations)]
         (self.folder / "validations.csv").write_text("\n".join(lines) + "\n")
         if observer is not None:
             observer.validated(self.step, {config.family: score})
 
-    def _provenance(self) -> dict[str, Any]:
+    def _provenance(self, score: float | None) -> dict[str, Any]:
+        """Of the best policy with its score, or without one of the policy as it stands."""
         return {
             "families": [self.config.family],
             "seed": self.config.seed,
-            "meta_steps": self.step,
-            "validation": {"mean_total_reward": round(self.best, 6)},
+            "meta_steps": self.step if score is None else self.best_step,
+            "validation": {} if score is None else {"mean_total_reward": round(score, 6)},
             "configuration": asdict(self.config),
             "licence": "Apache-2.0",
         }
@@ -262,6 +196,7 @@ class MemoryTrainer:
             "step": self.step,
             "seconds": self.seconds,
             "best": self.best,
+            "best_step": self.best_step,
             "best_state": self.best_state,
             "validations": self.validations,
             "policy": self.policy.state_dict(),
@@ -279,7 +214,7 @@ class MemoryTrainer:
                 f"{self.folder} was trained with other settings for {', '.join(changed)}; "
                 "resume with the same ones, or start a new run in another --out"
             )
-        for name in ("step", "seconds", "best", "best_state", "validations"):
+        for name in ("step", "seconds", "best", "best_step", "best_state", "validations"):
             setattr(self, name, saved[name])
         self.policy.load_state_dict(saved["policy"])
         self.optimizer.load_state_dict(saved["optimizer"])

@@ -37,7 +37,7 @@ def play(
     noise: Noise,
     *,
     environments: int = 1,
-    memory: Tensor | None = None,
+    after: tuple[Tensor, Tensor] | None = None,
     deterministic: bool = False,
 ) -> Trial:
     """Play R = B · E trials of T = `steps` steps, E on each of B tasks, episodes following one another.
@@ -48,15 +48,18 @@ def play(
         steps: T.
         noise: source of every random number.
         environments: E.
-        memory: (B · E, M) to begin with; none by default.
+        after: what was seen before: the memory (B · E, M), and the input row (B · E, 1, I) that came next;
+            the episodes here begin anew all the same. Nothing was seen by default.
         deterministic: the most probable action, or the Gaussian's mean, instead of a sample.
     """
     distribution = policy.distribution
     world = BatchedEnvironments(distribution.family, tasks, environments, noise)
     batch, trials = world.batch, world.batch * environments
-    memory = policy.initial_memory(trials) if memory is None else memory
     log_std = policy.log_std()
-    row = policy.first_row(world.observation.flatten(0, 1))
+    if after is None:
+        memory, row = policy.initial_memory(trials), policy.first_row(world.observation.flatten(0, 1))
+    else:
+        memory, row = after[0], policy.interrupted_row(after[1], world.observation.flatten(0, 1))
     columns: list[list[Tensor]] = [[] for _ in range(4)]
     for _ in range(steps):
         output, _, memory = policy(row, memory)

@@ -45,6 +45,10 @@ def new_rule(config: MetaConfig) -> UpdateRule:
     if not isinstance(inner, KINDS[config.rule]):
         raise ValueError(f"{config.start} is a {type(inner).__name__}, the run trains {config.rule!r}")
     if config.initialisation == "learned" and born is inner:
+        if config.estimator in ("es", "pes"):
+            raise ValueError(
+                "evolution strategies do not move a start: learn one by tbptt or reptile first, in a stage"
+            )
         noise = derive_noise(config.seed, "start")
         learner = _learner(config)
         shapes = {spec.name: spec.shape for spec in learner.layout.specs}
@@ -74,12 +78,11 @@ def _born(config: MetaConfig) -> UpdateRule:
         exploration=config.exploration,
         generator=generator,
     )
-    if config.proportional:
-        with torch.no_grad():
-            born.head[0, config.hidden + LOG_ROOT] = LOG_SCALE
-    if config.birth_noise:
-        with torch.no_grad():
+    with torch.no_grad():
+        if config.birth_noise:
             born.head.normal_(0, config.birth_noise, generator=generator)
+        if config.proportional:
+            born.head[0, config.hidden + LOG_ROOT] += LOG_SCALE
     return born
 
 

@@ -224,10 +224,14 @@ class MetaConfig:
         if self.learners % self.siblings:
             raise ValueError(f"{self.learners} learners are no multiple of {self.siblings} siblings a task")
         if self.exploration_credit and not (
-            self.second_order and self.learner.objective == "reinforce" and self.siblings > 1
+            self.second_order
+            and self.initialisation == "learned"
+            and self.learner.objective == "reinforce"
+            and self.siblings > 1
         ):
             raise ValueError(
-                "exploration_credit needs second_order, learner.objective 'reinforce' and siblings to compare"
+                "exploration_credit needs a learned initialisation, second_order, learner.objective "
+                "'reinforce' and siblings to compare"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -313,7 +317,7 @@ def recipe_from(data: dict[str, Any], source: str) -> Recipe:
             named = sorted(set(stage) & set(BIRTH))
             if named:
                 raise ValueError(f"{source}: {', '.join(named)} can only be said of the first stage")
-            for name in set(BIRTH) - {"rule"}:
+            for name in set(BIRTH) - {"rule", "initialisation"}:
                 merged.pop(name, None)
         configs.append(MetaConfig.from_dict(merged, source))
     return tuple(configs)

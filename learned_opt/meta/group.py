@@ -16,7 +16,8 @@ from learned_opt.layout import ParameterLayout
 from learned_opt.learner import GradientSample, LearnerConfig, make_learner
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.unroll import Phi
-from learned_opt.rules.base import UpdateRule, is_usable, select_rows
+from learned_opt.rules import LearnedStart
+from learned_opt.rules.base import RuleState, UpdateRule, is_usable, select_rows
 from tasks import Noise, Tasks, make_family
 
 
@@ -82,7 +83,7 @@ class LearnerGroup(ABC):
         self.lifetime, self.told = self._draw_lifetimes()
         share = self.noise.uniform(config.learners, 1)
         self.lifetime = self._whole_windows(self.lifetime * share)
-        self.state = rule.init_state(self.layout, config.learners, device=device)
+        self.state = self._initial_state(rule)
         self.sample: GradientSample | None = None
 
     def _learner_config(self) -> LearnerConfig:
@@ -91,6 +92,12 @@ class LearnerGroup(ABC):
     @abstractmethod
     def advance(self, rule: UpdateRule) -> Window:
         """K updates of every learner, the meta-gradient from them, and new lives where old ones ended."""
+
+    def begin(self, rule: UpdateRule) -> None:
+        """Lives that begin now do so at the start as it has become since their learners were renewed."""
+        if isinstance(rule, LearnedStart):
+            newborn = self.age == 0
+            self.parameters = torch.where(newborn, rule.start.detach(), self.parameters)
 
     def ready(self) -> GradientSample:
         """The gradients at the window's start, measured where they are missing."""
@@ -106,6 +113,7 @@ class LearnerGroup(ABC):
             Means of the learners' metrics over the window, (B,) each, and who stayed healthy (B, bool):
             the others' parameters stay where they were.
         """
+        self.begin(rule)
         sample, total, steps = self.ready(), self.total_steps(), self.config.unroll
         healthy = torch.ones(len(self.parameters), dtype=torch.bool, device=self.parameters.device)
         metrics: dict[str, Tensor] = {}
@@ -150,7 +158,9 @@ class LearnerGroup(ABC):
         self.learner.restart(rows, self._share(self.learner.family.sample_tasks(len(rows), self.noise)))
         column = rows.unsqueeze(1)
         self.parameters = torch.where(column, self._start(rule), self.parameters)
-        fresh = rule.init_state(self.layout, len(rows), device=self.parameters.device)
+        fresh = self._initial_state(rule)
+        if "dice" in fresh:  # a new life draws on, rather than meet the last one's noise again
+            fresh["dice"] = self.state["dice"]
         self.state = select_rows(rows, fresh, self.state)
         lifetime, told = self._draw_lifetimes()
         self.lifetime = torch.where(column, lifetime, self.lifetime)
@@ -162,6 +172,13 @@ class LearnerGroup(ABC):
         """θ_0 of every learner, (B, N)."""
         drawn = self.learner.initial_parameters()
         return rule.initial_parameters(self.learner.layout, drawn).detach()
+
+    def _initial_state(self, rule: UpdateRule) -> RuleState:
+        state = rule.init_state(self.layout, self.config.learners, device=self.noise.device)
+        if "dice" in state and self.replicas > 1:
+            own = state["dice"][: self.config.learners // self.replicas]
+            state["dice"] = own.repeat(self.replicas, 1)
+        return state
 
     def _share(self, tasks: Tasks) -> Tasks:
         """Each task for as many adjacent learners as are siblings."""

@@ -26,7 +26,7 @@ from learned_opt.meta.metrics import MetricsLog
 from learned_opt.meta.reptile import ReptileGroup
 from learned_opt.meta.truncated import TruncatedGroup
 from learned_opt.meta.validation import Validator
-from learned_opt.rules import CoordinatewiseLSTM, UpdateRule
+from learned_opt.rules import CoordinatewiseLSTM, LearnedStart, UpdateRule
 from learned_opt.seeding import derive_seed
 
 ARTIFACT = "rule.safetensors"
@@ -122,8 +122,9 @@ class MetaTrainer:
         self.origin = load_artifact(config.start) if config.start else None
         self.rule = new_rule(config).to(config.device)
         self.unused: dict[str, Tensor] = {}
-        if isinstance(self.rule, CoordinatewiseLSTM):
-            self.unused = self.rule.weights_of(config.without)
+        inner, prefix = (self.rule.rule, "rule.") if isinstance(self.rule, LearnedStart) else (self.rule, "")
+        if isinstance(inner, CoordinatewiseLSTM):
+            self.unused = {prefix + name: mask for name, mask in inner.weights_of(config.without).items()}
         with torch.no_grad():
             for name, mask in self.unused.items():
                 self.rule.get_parameter(name).masked_fill_(mask, 0.0)

@@ -18,6 +18,7 @@ class TruncatedGroup(LearnerGroup):
         """K updates of every learner, the meta-gradient through them, and new lives where old ones ended."""
         config = self.config
         batch = config.learners
+        self.begin(rule)
         phi = replicate(rule, batch)
         parameters, sample = self._begin(phi)
         result = unroll(
@@ -55,8 +56,9 @@ class TruncatedGroup(LearnerGroup):
         """
         if "start" not in phi:
             return self.parameters, self.ready()
-        parameters = torch.where(self.age == 0, phi["start"], self.parameters)
-        if not self.config.second_order:
+        newborn = self.age == 0
+        parameters = torch.where(newborn, phi["start"], self.parameters)
+        if not (self.config.second_order and bool(newborn.any())):
             return parameters, self.ready()
         credited = {"credited": True} if self.config.exploration_credit else {}
         return parameters, self.learner.gradient(parameters, second_order=True, **credited)

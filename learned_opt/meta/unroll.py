@@ -128,7 +128,7 @@ def unroll(
                 cotangents.append(sample.outer)
                 if told is not None:
                     visited.append(told)
-                    cotangents.append(exploration_credit * _above_siblings(_required(sample.loss), siblings))
+                    cotangents.append(exploration_credit * _above_siblings(sample, siblings))
             for key, value in sample.metrics.items():
                 totals[key] = totals.get(key, 0.0) + value / steps
         names = list(phi)
@@ -153,11 +153,12 @@ def _required(measured: Tensor | None) -> Tensor:
     return measured
 
 
-def _above_siblings(loss: Tensor, siblings: int) -> Tensor:
-    """Each learner's loss (B,) less the mean of the others that share its task."""
-    grouped = loss.view(-1, siblings)
-    others = (grouped.sum(1, keepdim=True) - grouped) / max(siblings - 1, 1)
-    return (grouped - others).flatten()
+def _above_siblings(sample: GradientSample, siblings: int) -> Tensor:
+    """Each learner's loss less the mean of the others that share its task, (B,), in one unit for all."""
+    loss = _required(sample.loss).view(-1, siblings)
+    unit = _required(sample.unit).view(-1, siblings).mean(1, keepdim=True)
+    others = (loss.sum(1, keepdim=True) - loss) / max(siblings - 1, 1)
+    return ((loss - others) / unit.clamp_min(1e-6)).flatten()
 
 
 def clip_per_learner(meta_gradient: Phi, limit: float) -> tuple[Phi, Tensor, Tensor]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from zlib import crc32
 
 import torch
 from torch import Tensor
+
+from learned_opt.layout import ParameterLayout
 
 _MULTIPLIER, _INCREMENT = 6364136223846793005, 1442695040888963407
 """Of Knuth's linear congruential generator modulo 2⁶⁴ (MMIX)."""
@@ -13,9 +16,19 @@ _BITS = 24
 """The best bits, the highest, are as many as a float32 holds exactly."""
 
 
-def initial_dice(batch: int, size: int, device: torch.device | None) -> Tensor:
-    """A different integer for every coordinate of every vector, (B, N), int64; the same each time."""
-    index = torch.arange(1, batch * size + 1, device=device, dtype=torch.int64).view(batch, size)
+def initial_dice(layout: ParameterLayout, batch: int, device: torch.device | None) -> Tensor:
+    """A different integer for every coordinate of every vector, (B, N), int64; the same each time.
+
+    It depends on the tensor's name and the place within the tensor, not on what other tensors there are.
+    """
+    within = torch.cat(
+        [
+            torch.arange(size, dtype=torch.int64) + (crc32(spec.name.encode()) << 31)
+            for spec, size in zip(layout.specs, layout.sizes, strict=True)
+        ]
+    )
+    rows = torch.arange(batch, dtype=torch.int64).unsqueeze(1)
+    index = (within + _next(rows)).to(device)
     for _ in range(4):  # neighbours start close together; a few rounds with the high bits folded in part them
         index = _next(index ^ ((index >> 29) & 0x7FFFFFFFF))
     return index

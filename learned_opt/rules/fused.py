@@ -182,6 +182,7 @@ class Segments:
     hidden: int
     entries: list[Tensor]
     addresses: list[int]
+    sizes: list[int]
     records: np.ndarray
     update: Tensor
 
@@ -192,6 +193,8 @@ class Segments:
             and len(entries) == len(self.entries)
             and all(map(operator.is_, entries, self.entries))
             and [entry.data_ptr() for entry in entries] == self.addresses
+            and [entry.numel() for entry in entries] == self.sizes
+            and all(entry.is_contiguous() for entry in entries)
         )
 
 
@@ -221,7 +224,9 @@ def segments(
         update = torch.empty(layout.size, dtype=torch.float32, device="cpu")
         offsets = _FLOAT_BYTES * np.cumsum([0, *layout.sizes[:-1]]).astype(np.uint64)
         records["addresses"][:, _COLUMN["update"]] = offsets + np.uint64(update.data_ptr())
-        kept = scratch["segments"] = Segments(hidden, entries, addresses, records, update)
+        kept = scratch["segments"] = Segments(
+            hidden, entries, addresses, [entry.numel() for entry in entries], records, update
+        )
     return kept
 
 
@@ -240,6 +245,8 @@ def step_tensors(
     for gradient, parameter, size in zip(gradients, parameters, layout.sizes, strict=True):
         if gradient.numel() != size or parameter.numel() != size:
             raise ValueError(f"a tensor of {size} coordinates came with {gradient.numel()} gradients")
+    if phi["cell_weight"].shape[-2] != 4 * kept.hidden:
+        raise ValueError(f"the state was made for {kept.hidden} hidden units, the rule has others")
     records = kept.records
     addresses = records["addresses"]
     addresses[:, _COLUMN["gradient"]] = [gradient.data_ptr() for gradient in gradients]
@@ -247,7 +254,7 @@ def step_tensors(
     for name, tensor in phi.items():
         addresses[:, _COLUMN[name]] = tensor.data_ptr()
     _fill(records, numbers)
-    run(records, phi["cell_weight"].shape[-2] // 4)
+    run(records, kept.hidden)
     return kept.update
 
 

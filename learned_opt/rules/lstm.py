@@ -110,7 +110,7 @@ class CoordinatewiseLSTM(UpdateRule):
     ) -> RuleState:
         """Moments (B, N), steps (B, L), and the LSTM's h and c (B, H, N), all zero."""
         shape = (batch, self.hidden, layout.size)
-        dice = {"dice": initial_dice(batch, layout.size, device)} if self.exploration else {}
+        dice = {"dice": initial_dice(layout, batch, device)} if self.exploration else {}
         return {
             **init_moments(layout, batch, device, dtype),
             **dice,
@@ -187,7 +187,7 @@ class CoordinatewiseLSTM(UpdateRule):
             return super().step_tensors(
                 gradients, parameters, states, lr, layout=layout, total_steps=total_steps
             )
-        numbers = self._numbers(float(lr))
+        numbers = {**self._numbers(float(lr)), "share": 0.0, "known": 0.0}
         if total_steps is not None:
             step = torch.stack([state["step"] for state in states])
             numbers |= _time(step, total_steps.view(1))

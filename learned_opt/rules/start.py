@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,7 +46,9 @@ class LearnedStart(UpdateRule):
             raise ValueError(f"a start for these shapes has {size} numbers, got {tuple(value.shape)}")
         self.rule = rule
         self.start = nn.Parameter(value)
-        self.nominal_lr = rule.nominal_lr if nominal_lr is None else nominal_lr
+        self.nominal_lr = rule.nominal_lr if nominal_lr is None else float(nominal_lr)
+        if not (self.nominal_lr > 0 and math.isfinite(self.nominal_lr)):
+            raise ValueError(f"nominal_lr must be positive and finite, got {nominal_lr}")
 
     def initial_parameters(self, layout: ParameterLayout, drawn: Tensor) -> Tensor:
         """θ_0 for each of B learners, (B, N)."""

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from learned_opt import Adam, ClassicLSTM, CoordinatewiseLSTM, LearnedOptimizer, ParameterLayout, load_rule
+from learned_opt import (
+    Adam,
+    ClassicLSTM,
+    CoordinatewiseLSTM,
+    LearnedOptimizer,
+    LearnedStart,
+    ParameterLayout,
+    load_rule,
+)
 from learned_opt.rules import fused
 
 
@@ -191,3 +199,43 @@ def test_every_instruction_set_gives_the_same_step(name, monkeypatch):
     without_kernel(monkeypatch)
     for a, b in zip(ours, run(), strict=True):
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_a_life_whose_length_is_no_longer_known_is_stepped_as_such():
+    """The fused step keeps its records from step to step; what is said of time must not stay behind."""
+    rule = CoordinatewiseLSTM(4, skip=True)
+    with torch.no_grad():
+        rule.head.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
+
+    def train(fresh):
+        tensor = torch.nn.Parameter(torch.ones(7))
+        optimizer = LearnedOptimizer([tensor], lr=0.1, rule=rule, total_steps=20)
+        for step in range(6):
+            tensor.grad = torch.linspace(-1, 1, 7) + step
+            if step == 3:
+                optimizer.param_groups[0]["total_steps"] = None
+                if fresh:
+                    optimizer._layouts.clear()
+            optimizer.step()
+        return tensor.detach()
+
+    assert torch.equal(train(fresh=True), train(fresh=False))
+
+
+def test_state_that_was_cut_down_behind_the_optimizers_back_is_refused():
+    tensor = torch.nn.Parameter(torch.ones(40))
+    optimizer = LearnedOptimizer([tensor])
+    for _ in range(2):
+        tensor.grad = torch.ones(40)
+        optimizer.step()
+    entry = optimizer.state[tensor]["hidden"]
+    entry.data = entry.data[:1]
+    with pytest.raises(ValueError, match="the state's hidden has shape"):
+        optimizer.step()
+
+
+def test_a_rule_with_a_learned_start_is_refused():
+    rule = LearnedStart(CoordinatewiseLSTM(2), {"w": (3,)})
+    with pytest.raises(ValueError, match="which an optimizer cannot put in place"):
+        LearnedOptimizer([torch.nn.Parameter(torch.ones(3))], rule=rule)
+    LearnedOptimizer([torch.nn.Parameter(torch.ones(3))], rule=rule.rule)
