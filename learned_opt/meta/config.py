@@ -277,7 +277,11 @@ def load_recipe(path: Path, algorithm: dict[str, Any] | None = None) -> Recipe:
     Raises:
         ValueError: as `MetaConfig.load` and `recipe_from`.
     """
-    data, algorithm = mapping(path), algorithm or {}
+    data, algorithm = mapping(path), dict(algorithm or {})
+    if "start" in data or "rule" in data:
+        own = () if "start" in data else OF_RULE.get(data["rule"], ())
+        for name in {*BIRTH[2:-1], "without"} - set(own):
+            algorithm.pop(name, None)
     learner = data.get("learner", {})
     if isinstance(learner, dict):
         data["learner"] = {**algorithm.get("learner", {}), **learner}

@@ -18,10 +18,12 @@ from learned_opt import (
 )
 from learned_opt.artifacts import ArtifactError
 from learned_opt.cli import main
+from learned_opt.commands.meta_train import train_recipe
 from learned_opt.learner import LearnerConfig, make_learner
 from learned_opt.learner.quadratic import QuadraticLearner
+from learned_opt.meta.algorithms import ALGORITHMS
 from learned_opt.meta.birth import new_rule
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import MetaConfig, load_recipe
 from learned_opt.meta.group import View
 from learned_opt.meta.reptile import ReptileGroup
 from learned_opt.meta.trainer import MetaTrainer
@@ -372,3 +374,24 @@ def test_algorithms_are_trained_and_compared_from_the_command_line(algorithm, tm
     assert algorithm in capsys.readouterr().out
     assert main(["compare", "--rule", rule, "--width", "8", *shown, "--out", str(tmp_path / "x")]) == 2
     assert "cannot start another architecture" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text", ["rule: sgd", "rule: lstm\nstart: default", "rule: meta-sgd\nnominal_lr: 0.2"]
+)
+def test_what_an_algorithm_says_of_its_own_rule_is_not_asked_of_another(text, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    (config,) = load_recipe(path, ALGORITHMS["learned-start"])
+    assert config.initialisation == "learned"
+    assert isinstance(new_rule(config), LearnedStart)
+
+
+def test_a_start_learned_in_one_stage_is_carried_to_the_next(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("stages:\n- {meta_steps: 2}\n- {meta_steps: 1, outer: last}\n")
+    tiny = {**ALGORITHMS["maml"], "learners": 2, "validation_tasks": 2, "validate_every": 1}
+    tiny["learner"] = {**tiny["learner"], "width": 4, "environments": 2}
+    outcome = train_recipe(load_recipe(path, tiny), tmp_path / "run")
+    assert isinstance(outcome.rule, LearnedStart)
+    assert outcome.rule.shapes == load_rule(tmp_path / "run" / "stage-1" / "rule.safetensors").shapes
