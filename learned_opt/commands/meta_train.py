@@ -33,6 +33,7 @@ Algorithm = Literal[
 ]
 RULE_FIELDS = {item.name for item in fields(MetaConfig)}
 """Settings of learned rules."""
+APART = "tasks of {}; those of validation, and those that compare and trial show, are drawn apart"
 STAGE = "stage-"
 """Folders of a recipe's stages: stage-1, stage-2, ..."""
 
@@ -87,6 +88,7 @@ class MetaTrain:
         check_device(config.device)
         set_threads(self.threads)
         trainer = MemoryTrainer(config, self.out, resume=self.resume)
+        print(APART.format(config.family))
         with WorkBar("meta-training", "iterations") as bar:
             outcome = trainer.run(MetaProgress(bar, config.meta_steps, "trials/s", "mean total reward"))
         print(f"{outcome.step} iterations; mean total reward of a trial {outcome.best:.2f}")
@@ -203,5 +205,6 @@ def train(config: MetaConfig, out: Path, *, resume: bool = False, threads: int |
     check_device(config.device)
     set_threads(threads)
     trainer = MetaTrainer(config, out, resume=resume)
+    print(APART.format(", ".join(config.families)))
     with WorkBar("meta-training", "meta-steps") as bar:
         return trainer.run(MetaProgress(bar, config.meta_steps))
