@@ -15,9 +15,9 @@ class ReptileGroup(LearnerGroup):
     """Reptile (Nichol et al. 2018, arXiv 1803.02999): the meta-gradient of θ_0 is the mean of θ_0 − θ_T.
 
     θ_T are the parameters at the ends of the lives that end in this window, θ_0 is the start as it is by
-    then: it moves towards θ_T, not along with what a life has done since it began at an older one. The rule stays as it is.
-    For example, of three lives two of which end now at θ_T and θ'_T, the start is pulled to the middle
-    between those; the third goes on.
+    then: it moves towards θ_T, not along with what a life has done since it began at an older one. The
+    rule stays as it is. For example, of three lives two of which end now at θ_T and θ'_T, the start is
+    pulled to the middle between those; the third goes on.
     """
 
     def advance(self, rule: UpdateRule) -> Window:
