@@ -131,12 +131,10 @@ class MetaTrainer:
         self.average = copy.deepcopy(self.rule).requires_grad_(False)
         own = [value for name, value in self.rule.named_parameters() if name != "start"]
         starts = [value for name, value in self.rule.named_parameters() if name == "start"]
-        groups = [
-            {"params": own, "share": 1.0},
-            {"params": starts, "share": config.start_lr / config.meta_lr if config.start_lr else 1.0},
-        ]
+        groups = [(own, 1.0), (starts, config.start_lr / config.meta_lr if config.start_lr else 1.0)]
+        self.shares = [share for parameters, share in groups if parameters]
         self.optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
+            [{"params": parameters} for parameters, _ in groups if parameters],
             lr=config.meta_lr,
             weight_decay=config.meta_weight_decay,
         )
@@ -217,8 +215,8 @@ class MetaTrainer:
 
     def _advance(self) -> Window:
         """One meta-step."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["share"] * self._meta_lr()
+        for share, group in zip(self.shares, self.optimizer.param_groups, strict=True):
+            group["lr"] = share * self._meta_lr()
         window = self.groups[self.step % len(self.groups)].advance(self.rule)
         for name, parameter in self.rule.named_parameters():
             gradient = window.meta_gradient.get(name)
