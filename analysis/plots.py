@@ -32,6 +32,8 @@ LONGEST_TITLE = 30
 """Characters that fit above a panel at full size."""
 PANEL = (2.5, 1.95)
 """Inches, at the size of a printed column."""
+ALONE = (5.0, 3.0)
+"""The same of a panel that has a figure for itself."""
 
 
 def plot_curves(
@@ -73,7 +75,8 @@ def plot_curves(
         raise ValueError(f"x is 'updates' or 'steps' and y 'returns' or 'normalised', got {x!r} and {y!r}")
     columns = _columns(len(names))
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(max(PANEL[0] * columns, 3.6), PANEL[1] * rows + 0.45), layout="constrained")
+    wide, high = PANEL if len(names) > 1 else ALONE
+    figure = Figure(figsize=(max(wide * columns, 3.6), high * rows + 0.45), layout="constrained")
     FigureCanvasAgg(figure)
     styles = contender_styles(results.labels())
     generator = np.random.default_rng(seed)
@@ -94,7 +97,7 @@ def plot_curves(
         list(handles.values()),
         list(handles),
         loc="outside lower center",
-        ncols=min(len(handles), 2 * columns + 1),
+        ncols=_legend_columns(list(handles), figure.get_figwidth(), 2 * columns + 1),
         frameon=False,
         fontsize=8,
     )
@@ -157,6 +160,12 @@ def _panel(
     axes.grid(color="0.92", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _legend_columns(labels: Sequence[str], inches: float, most: int) -> int:
+    """As many as fit side by side, at some 0.075 inches a character beside half an inch for the line."""
+    each = 0.5 + 0.075 * max(map(len, labels))
+    return max(1, min(len(labels), most, int(inches / each)))
 
 
 def _columns(panels: int) -> int:
