@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from learned_opt.layout import ParameterLayout
+from learned_opt.learner.acting import ActingLearner
 from learned_opt.learner.advantages import ReturnScale, generalised_advantages, normalised
 from learned_opt.learner.base import GradientSample
 from learned_opt.learner.config import LearnerConfig
 from learned_opt.learner.policies import ActorCritic, Network
 from learned_opt.learner.rollout import Rollout, collect
-from tasks import BatchedEnvironments, Noise, TaskFamily, Tasks
+from tasks import Noise, TaskFamily, Tasks
 
 
 class _Losses(NamedTuple):
@@ -21,7 +21,7 @@ class _Losses(NamedTuple):
     outer: Tensor | None
 
 
-class ActorCriticLearner:
+class ActorCriticLearner(ActingLearner):
     """B independent advantage actor-critics (Mnih et al. 2016) on B tasks of one family, side by side.
 
     The inner loss is −E[ratio · Â] + c_v · value loss − c_e · entropy, with advantages by GAE(γ, λ)
@@ -49,38 +49,14 @@ class ActorCriticLearner:
         *,
         tasks: Tasks | None = None,
     ) -> None:
-        self.family, self.noise, self._batch = family, noise, batch
-        self.config = config or LearnerConfig()
-        self.policy = ActorCritic(family, self.config.width, self.config.depth, self.config.activation)
-        self._layout = self.policy.layout()
-        total = self.config.environments + self.config.outer_environments
-        tasks = family.sample_tasks(batch, noise) if tasks is None else tasks
-        self.environments = BatchedEnvironments(family, tasks, total, noise, staggered=True)
+        config = config or LearnerConfig()
+        policy = ActorCritic(family, config.width, config.depth, config.activation)
+        super().__init__(family, batch, noise, config, policy, tasks, staggered=True)
         self.scale = ReturnScale.zeros(batch, noise.device, noise.dtype)
 
-    @property
-    def layout(self) -> ParameterLayout:
-        """The tensors of actor and critic, roles told."""
-        return self._layout
-
-    @property
-    def batch(self) -> int:
-        """B."""
-        return self._batch
-
-    @property
-    def steps_per_update(self) -> int:
-        """Environment steps that one inner gradient of one learner costs."""
-        return self.config.environments * self.config.steps
-
-    def initial_parameters(self) -> Tensor:
-        """Fresh parameter vectors, (B, N)."""
-        return self.policy.initial_parameters(self._batch, self.noise)
-
     def restart(self, rows: Tensor, tasks: Tasks | None = None) -> None:
-        """Take new tasks, or draw training tasks, for the learners marked in `rows` (B, bool)."""
-        tasks = self.family.sample_tasks(self._batch, self.noise) if tasks is None else tasks
-        self.environments.replace_tasks(rows, tasks)
+        """As of every acting learner, and forget the scale of returns."""
+        super().restart(rows, tasks)
         self.scale.forget(rows)
 
     def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
@@ -95,12 +71,11 @@ class ActorCriticLearner:
         if losses.outer is not None:
             (outer,) = torch.autograd.grad(losses.outer, parameters, retain_graph=True)
         (inner,) = torch.autograd.grad(losses.inner, parameters, create_graph=second_order)
-        norm = inner.norm(dim=1, keepdim=True)
-        inner = inner * (self.config.max_gradient_norm / (norm + 1e-6)).clamp(max=1.0)
+        inner, norm = self.clipped(inner)
         metrics = {
             "reward": rollout.rewards.mean((1, 2)),
             "endings": (rollout.terminated | rollout.truncated).to(norm.dtype).mean((1, 2)),
-            "gradient_norm": norm.detach().squeeze(1),
+            "gradient_norm": norm,
         }
         return GradientSample(inner, outer.detach(), metrics)
 

@@ -8,18 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learned_opt.layout import ParameterLayout
+from learned_opt.learner.acting import ActingLearner
 from learned_opt.learner.base import GradientSample
 from learned_opt.learner.config import LearnerConfig
 from learned_opt.learner.policies import QNetwork
 from learned_opt.learner.rollout import Rollout, collect
-from tasks import BatchedEnvironments, Noise, TaskFamily, Tasks
+from tasks import Noise, TaskFamily, Tasks
 
 Transitions = dict[str, Tensor]
 """R transitions a learner: observation and following (B, R, O), action, reward and terminated (B, R)."""
 
 
-class QLearner:
+class QLearner(ActingLearner):
     """B deep Q-networks (Mnih et al. 2015) on B tasks, side by side.
 
     The inner loss is the Huber loss of r + γ max_a Q⁻(s′, a) − Q(s, a) on a minibatch from replay, Q⁻
@@ -46,14 +46,10 @@ class QLearner:
         *,
         tasks: Tasks | None = None,
     ) -> None:
-        self.family, self.noise, self._batch, self.config = family, noise, batch, config
-        self.policy = QNetwork(
+        policy = QNetwork(
             family, config.width, config.depth, config.activation, exploration=config.exploration
         )
-        self._layout = self.policy.layout()
-        tasks = family.sample_tasks(batch, noise) if tasks is None else tasks
-        total = config.environments + config.outer_environments
-        self.environments = BatchedEnvironments(family, tasks, total, noise, staggered=True)
+        super().__init__(family, batch, noise, config, policy, tasks, staggered=True)
         device, observations = noise.device, int(family.observation_space.shape[0])
         shape = (batch, config.replay)
         self.replay: Transitions = {
@@ -66,29 +62,9 @@ class QLearner:
         self.stored = torch.zeros(batch, 1, device=device, dtype=torch.long)
         self.target = torch.zeros(batch, self._layout.size, device=device, dtype=noise.dtype)
 
-    @property
-    def layout(self) -> ParameterLayout:
-        """The network's tensors."""
-        return self._layout
-
-    @property
-    def batch(self) -> int:
-        """B."""
-        return self._batch
-
-    @property
-    def steps_per_update(self) -> int:
-        """Environment steps that one gradient of one learner costs."""
-        return self.config.environments * self.config.steps
-
-    def initial_parameters(self) -> Tensor:
-        """Fresh parameter vectors, (B, N)."""
-        return self.policy.initial_parameters(self._batch, self.noise)
-
     def restart(self, rows: Tensor, tasks: Tasks | None = None) -> None:
-        """New tasks, given or drawn, and an empty replay for the learners marked in `rows` (B, bool)."""
-        tasks = self.family.sample_tasks(self._batch, self.noise) if tasks is None else tasks
-        self.environments.replace_tasks(rows, tasks)
+        """As of every acting learner, with an empty replay."""
+        super().restart(rows, tasks)
         self.stored = torch.where(rows.unsqueeze(1), 0, self.stored)
 
     def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
@@ -110,12 +86,11 @@ class QLearner:
             if self.config.outer_environments:
                 outer_loss = self._loss(parameters, _transitions(fresh)).sum()
                 (outer,) = torch.autograd.grad(outer_loss, parameters)
-        norm = inner.norm(dim=1, keepdim=True)
-        inner = inner * (self.config.max_gradient_norm / (norm + 1e-6)).clamp(max=1.0)
+        inner, norm = self.clipped(inner)
         metrics = {
             "reward": rollout.rewards.mean((1, 2)),
             "endings": (rollout.terminated | rollout.truncated).to(norm.dtype).mean((1, 2)),
-            "gradient_norm": norm.detach().squeeze(1),
+            "gradient_norm": norm,
         }
         return GradientSample(inner, outer.detach(), metrics)
 

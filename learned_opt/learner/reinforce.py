@@ -7,20 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learned_opt.layout import ParameterLayout
+from learned_opt.learner.acting import ActingLearner
 from learned_opt.learner.advantages import generalised_advantages
 from learned_opt.learner.base import GradientSample
 from learned_opt.learner.config import LearnerConfig
 from learned_opt.learner.policies import ActorCritic
 from learned_opt.learner.rollout import Rollout, collect
-from tasks import BatchedEnvironments, Noise, TaskFamily, Tasks
+from tasks import Noise, TaskFamily, Tasks
 
 CLIP = 10.0
 """Observations are clipped to this magnitude as features of the baseline."""
 RIDGE = 1e-5
 
 
-class ReinforceLearner:
+class ReinforceLearner(ActingLearner):
     """B policies trained by the policy gradient (Williams 1992) on whole episodes of B tasks.
 
     Both losses are −E[ratio · Â], the mean over the steps of E episodes a learner, played at θ from
@@ -48,21 +48,8 @@ class ReinforceLearner:
         *,
         tasks: Tasks | None = None,
     ) -> None:
-        self.family, self.noise, self._batch, self.config = family, noise, batch, config
-        self.policy = ActorCritic(family, config.width, config.depth, config.activation, values=False)
-        self._layout = self.policy.layout()
-        tasks = family.sample_tasks(batch, noise) if tasks is None else tasks
-        self.environments = BatchedEnvironments(family, tasks, config.environments, noise)
-
-    @property
-    def layout(self) -> ParameterLayout:
-        """The policy's tensors."""
-        return self._layout
-
-    @property
-    def batch(self) -> int:
-        """B."""
-        return self._batch
+        policy = ActorCritic(family, config.width, config.depth, config.activation, values=False)
+        super().__init__(family, batch, noise, config, policy, tasks, staggered=False)
 
     @property
     def horizon(self) -> int:
@@ -74,15 +61,6 @@ class ReinforceLearner:
     def steps_per_update(self) -> int:
         """Environment steps that one gradient of one learner costs at most."""
         return self.config.environments * self.horizon
-
-    def initial_parameters(self) -> Tensor:
-        """Fresh parameter vectors, (B, N)."""
-        return self.policy.initial_parameters(self._batch, self.noise)
-
-    def restart(self, rows: Tensor, tasks: Tasks | None = None) -> None:
-        """Take new tasks, or draw training tasks, for the learners marked in `rows` (B, bool)."""
-        tasks = self.family.sample_tasks(self._batch, self.noise) if tasks is None else tasks
-        self.environments.replace_tasks(rows, tasks)
 
     def gradient(
         self, parameters: Tensor, *, second_order: bool = False, credited: bool = False
@@ -117,13 +95,12 @@ class ReinforceLearner:
         outer = inner
         if self.config.entropy_coefficient:
             (outer,) = torch.autograd.grad(outer_loss, parameters, retain_graph=second_order)
-        norm = inner.norm(dim=1, keepdim=True)
-        inner = inner * (self.config.max_gradient_norm / (norm + 1e-6)).clamp(max=1.0)
+        inner, norm = self.clipped(inner)
         returns = (rollout.rewards * alive).sum(1).mean(1)
         metrics = {
             "reward": returns,
             "endings": torch.ones_like(returns),
-            "gradient_norm": norm.detach().squeeze(1),
+            "gradient_norm": norm,
         }
         loss, unit = -self._discounted(rollout, alive), scale * alive.sum(1).mean(1)
         return GradientSample(inner, outer.detach(), metrics, loss, unit, told if credited else None)

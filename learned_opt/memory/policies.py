@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from learned_opt.learner.policies import INITIAL_LOG_STD, LOG_STD_MAX, LOG_STD_MIN, ActorCritic
+from learned_opt.learner.policies import INITIAL_LOG_STD, ActorCritic
 from learned_opt.rules.base import fingerprint
 from tasks import make_family
 
@@ -66,8 +66,7 @@ class MemoryPolicy(nn.Module, ABC):
         """Log standard deviation (1, 1, A) of a Gaussian policy."""
         if self.distribution.discrete:
             return None
-        middle, half = (LOG_STD_MAX + LOG_STD_MIN) / 2, (LOG_STD_MAX - LOG_STD_MIN) / 2
-        return (middle + half * torch.tanh((self.raw_log_std - middle) / half)).view(1, 1, -1)
+        return self.distribution.log_std({"actor.log_std": self.raw_log_std.unsqueeze(0)})
 
     def row(
         self, observation: Tensor, before: Tensor, action: Tensor, reward: Tensor, ended: Tensor

@@ -279,7 +279,7 @@ def load_recipe(path: Path, algorithm: dict[str, Any] | None = None) -> Recipe:
     """
     data, algorithm = mapping(path), dict(algorithm or {})
     if "start" in data or "rule" in data:
-        own = () if "start" in data else OF_RULE.get(data["rule"], ())
+        own = () if "start" in data else OF_RULE.get(str(data["rule"]), ())
         for name in {*BIRTH[2:-1], "without"} - set(own):
             algorithm.pop(name, None)
     learner = data.get("learner", {})
