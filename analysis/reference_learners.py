@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tasks import Noise, Tasks
 from tasks.bandit import BernoulliBandit
-from tasks.tabular_mdp import TabularMDP
+from tasks.tabular_mdp import TabularMDP, optimum
 
 Player = Callable[[Tasks, int, Noise], Tensor]
 """(B tasks, number of episodes, randomness) to the return of each episode, (B, episodes)."""
@@ -53,7 +53,7 @@ def posterior_sampling(tasks: Tasks, episodes: int, noise: Noise) -> Tensor:
         chances = _gamma(counts, noise)
         chances = chances / chances.sum(-1, keepdim=True)
         means = total / seen + noise.normal(batch, states, actions) / seen.sqrt()
-        plan = best_actions(chances, means, horizon)
+        _, plan = optimum(chances, means, horizon)
         state = family.initial_state(constants, 1, noise)
         earned = torch.zeros(batch, device=noise.device)
         for t in range(horizon):
@@ -67,23 +67,6 @@ def posterior_sampling(tasks: Tasks, episodes: int, noise: Noise) -> Tensor:
             earned += reward
         returns.append(earned)
     return torch.stack(returns, dim=1)
-
-
-def best_actions(chances: Tensor, means: Tensor, horizon: int) -> list[Tensor]:
-    """Dynamic programming: the best action (B, S) at each of T = `horizon` steps.
-
-    Args:
-        chances: P(s' | s, a), (B, S, A, S).
-        means: mean rewards, (B, S, A).
-        horizon: T.
-    """
-    value = torch.zeros_like(means[..., 0])
-    plan = []
-    for _ in range(horizon):
-        gain = means + torch.einsum("bsat,bt->bsa", chances, value)
-        value, best = gain.max(-1)
-        plan.append(best)
-    return plan[::-1]
 
 
 REFERENCES: dict[str, dict[str, Player]] = {

@@ -81,7 +81,21 @@ class TabularMDP(TaskFamily):
 
     def reference_returns(self, tasks: Tasks, noise: Noise) -> Tensor:
         """The exact optimum, by dynamic programming backwards over the horizon."""
-        value = torch.zeros_like(tasks["mean"][..., 0])
-        for _ in range(self.horizon):
-            value = (tasks["mean"] + torch.einsum("bsat,bt->bsa", tasks["probability"], value)).amax(-1)
-        return value[:, 0]
+        return optimum(tasks["probability"], tasks["mean"], self.horizon)[0][:, 0]
+
+
+def optimum(chances: Tensor, means: Tensor, horizon: int) -> tuple[Tensor, list[Tensor]]:
+    """Dynamic programming: the best value (B, S) of T = `horizon` steps, and the best action (B, S) at each.
+
+    Args:
+        chances: P(s' | s, a), (B, S, A, S).
+        means: mean rewards, (B, S, A).
+        horizon: T.
+    """
+    value = torch.zeros_like(means[..., 0])
+    plan = []
+    for _ in range(horizon):
+        gain = means + torch.einsum("bsat,bt->bsa", chances, value)
+        value, best = gain.max(-1)
+        plan.append(best)
+    return value, plan[::-1]

@@ -7,7 +7,7 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import yaml
@@ -20,19 +20,11 @@ from learned_opt.memory.policies import POLICIES, MemoryPolicy
 from learned_opt.memory.trial import Trial, play
 from learned_opt.meta.checkpoint import load_checkpoint, save_checkpoint
 from learned_opt.meta.interrupts import interrupts
+from learned_opt.meta.schedule import cosine
+from learned_opt.meta.trainer import Observer
 from learned_opt.seeding import derive_noise, derive_seed
 
 ARTIFACT = "policy.safetensors"
-
-
-class Observer(Protocol):
-    """Told of progress; the command line draws it."""
-
-    def stepped(self, step: int, rate: float, diverged: int) -> None:
-        """An iteration ended: trials a second so far."""
-
-    def validated(self, step: int, scores: dict[str, float]) -> None:
-        """A validation ended."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +103,8 @@ class MemoryTrainer:
     def _iterate(self) -> None:
         """Play fresh trials and take the gradient steps on them."""
         config, policy = self.config, self.policy
-        progress = self.step / max(config.meta_steps, 1)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.meta_lr * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
+            group["lr"] = cosine(config.meta_lr, self.step, config.meta_steps)
         tasks = policy.distribution.family.sample_tasks(config.trials, self.noise)
         trial = play(policy, tasks, config.steps(), self.noise)
         with torch.no_grad():

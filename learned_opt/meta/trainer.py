@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from learned_opt.meta.group import LearnerGroup, View, Window
 from learned_opt.meta.interrupts import interrupts
 from learned_opt.meta.metrics import MetricsLog
 from learned_opt.meta.reptile import ReptileGroup
+from learned_opt.meta.schedule import cosine
 from learned_opt.meta.truncated import TruncatedGroup
 from learned_opt.meta.validation import Validator
 from learned_opt.rules import CoordinatewiseLSTM, LearnedStart, UpdateRule
@@ -47,7 +47,7 @@ class Observer(Protocol):
     """Told of progress; the command line draws it."""
 
     def stepped(self, step: int, rate: float, diverged: int) -> None:
-        """A meta-step ended: learner-updates a second so far, learners restarted so far."""
+        """A meta-step ended: learner-updates (or trials) a second so far, learners restarted so far."""
 
     def validated(self, step: int, scores: dict[str, float]) -> None:
         """A validation ended."""
@@ -233,8 +233,7 @@ class MetaTrainer:
         return window
 
     def _meta_lr(self) -> float:
-        progress = self.step / max(self.config.meta_steps, 1)
-        return self.config.meta_lr * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
+        return cosine(self.config.meta_lr, self.step, self.config.meta_steps)
 
     def _reached(self) -> bool:
         """Whether the validated score is good enough to stop early."""
