@@ -16,7 +16,8 @@ from learned_opt.learner.life import live
 from learned_opt.rules import Adam, UpdateRule
 from learned_opt.rules.base import RuleState, Scalar
 from learned_opt.seeding import derive_noise, derive_seed
-from tasks import BatchedEnvironments, make_family
+from tasks import make_family
+from tasks.navigation import Navigation2D
 
 LAYER = (128, 160)
 """Shape of the synthetic weight whose coordinates' responses are sampled."""
@@ -151,8 +152,7 @@ def navigation_paths(
         query_episodes=1,
         lr=lr,
     )
-    family = make_family("navigation2d")
-    constants = family.constants(learner.environments.tasks)
+    constants = Navigation2D().constants(learner.environments.tasks)
     positions = [_walk(learner, parameters, walks, seed) for parameters in catcher.caught]
     return Paths(tuple(moments), constants["goal"][:, 0].numpy(), np.stack(positions))
 
@@ -167,7 +167,7 @@ def _walk(learner: ActorCriticLearner, parameters: Tensor, walks: int, seed: int
     """Positions (n, W, T + 1, 2) of one episode each."""
     policy, tasks = learner.policy, learner.environments.tasks
     noise = derive_noise(derive_seed(seed, "probe", "walks"))
-    environments = BatchedEnvironments(policy.family, tasks, walks, noise)
+    environments = policy.family.environments(tasks, walks, noise)
     tensors = policy.layout().split(parameters)
     actor, log_std = policy.network(tensors, "actor"), policy.log_std(tensors)
     here = environments.observation

@@ -9,8 +9,8 @@
 torch.Size([8, 16, 4])
 """
 
-from tasks.base import TaskFamily, Tasks, Transition
-from tasks.environments import BatchedEnvironments, Step
+from tasks.base import BatchedFamily, TaskFamily, Tasks, Transition
+from tasks.environments import BatchedEnvironments, Environments, Step
 from tasks.gymnasium_env import TaskEnv, TaskVectorEnv, register
 from tasks.noise import Noise
 from tasks.registry import FAMILIES, make_family
@@ -18,6 +18,8 @@ from tasks.registry import FAMILIES, make_family
 __all__ = [
     "FAMILIES",
     "BatchedEnvironments",
+    "BatchedFamily",
+    "Environments",
     "Noise",
     "Step",
     "TaskEnv",

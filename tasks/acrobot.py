@@ -10,11 +10,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from tasks.base import Range, TaskFamily, Tasks, Transition
+from tasks.base import BatchedFamily, Range, Tasks, Transition
 from tasks.noise import Noise
 
 
-class Acrobot(TaskFamily):
+class Acrobot(BatchedFamily):
     """Swing up two links by a torque between them: gymnasium's Acrobot-v1 with physics that vary.
 
     State: angles θ1 of the first link (0 hangs down) and θ2 of the second relative to it (rad), and

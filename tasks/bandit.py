@@ -7,11 +7,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from tasks.base import TaskFamily, Tasks, Transition
+from tasks.base import BatchedFamily, Tasks, Transition
 from tasks.noise import Noise
 
 
-class BernoulliBandit(TaskFamily):
+class BernoulliBandit(BatchedFamily):
     """Pull one of K arms: each pays 1 with its own hidden probability, else 0.
 
     An episode is one pull, after which it terminates; the observation is always 0. Task entry

@@ -3,19 +3,23 @@
 A family holds no state. Tasks are plain tensors, environment state is one plain tensor, and a step
 is a function of both, so that B tasks × E environments advance in one call, checkpoints are
 trivial and nothing is hidden. `BatchedEnvironments` (tasks/environments.py) adds what a sampler
-needs: autoreset, time limits, counters.
+needs: autoreset, time limits, counters. Families whose environments keep state of their own
+(tasks/gymnasium_family.py) hand out environments of another kind behind the same interface.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
 from tasks.noise import Noise
+
+if TYPE_CHECKING:
+    from tasks.environments import Environments
 
 Tasks = dict[str, Tensor]
 """B tasks: each entry is a tensor whose first axis is B; a scalar property has shape (B, 1)."""
@@ -84,9 +88,41 @@ class TaskFamily(ABC):
             for key, value in self.defaults.items()
         }
 
+    @abstractmethod
+    def environments(
+        self, tasks: Tasks, environments: int, noise: Noise, *, staggered: bool = False
+    ) -> Environments:
+        """E = `environments` copies of each of B tasks, at the start of their episodes.
+
+        Args:
+            tasks: B tasks, as `sample_tasks` returns them.
+            environments: E.
+            noise: source of every random number drawn there.
+            staggered: see `BatchedEnvironments`.
+        """
+
+    def reference_returns(self, tasks: Tasks, noise: Noise) -> Tensor | None:
+        """Undiscounted episodic return of an optimal or long-tuned policy per task, shape (B,).
+
+        None when no analytic value is known: then `tasks.references` holds a long-tuned one.
+        """
+        return None
+
+
+class BatchedFamily(TaskFamily):
+    """A family whose dynamics are functions of B × E states at once."""
+
     def constants(self, tasks: Tasks) -> Tasks:
         """The tasks with derived quantities added (masses summed, matrices solved); computed once."""
         return tasks
+
+    def environments(
+        self, tasks: Tasks, environments: int, noise: Noise, *, staggered: bool = False
+    ) -> Environments:
+        """As every family's; nothing but `tasks.BatchedEnvironments` over the functions below."""
+        from tasks.environments import BatchedEnvironments
+
+        return BatchedEnvironments(self, tasks, environments, noise, staggered=staggered)
 
     @abstractmethod
     def initial_state(self, constants: Tasks, environments: int, noise: Noise) -> Tensor:
@@ -110,10 +146,3 @@ class TaskFamily(ABC):
             state (B, E, S), reward (B, E) and terminated (B, E, bool). Time limits are not the
             dynamics' business: they truncate, and never appear in `terminated`.
         """
-
-    def reference_returns(self, tasks: Tasks, noise: Noise) -> Tensor | None:
-        """Undiscounted episodic return of an optimal or long-tuned policy per task, shape (B,).
-
-        None when no analytic value is known: then `tasks.references` holds a long-tuned one.
-        """
-        return None

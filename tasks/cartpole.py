@@ -10,11 +10,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from tasks.base import Range, TaskFamily, Tasks, Transition
+from tasks.base import BatchedFamily, Range, Tasks, Transition
 from tasks.noise import Noise
 
 
-class CartPole(TaskFamily):
+class CartPole(BatchedFamily):
     """Balance a pole on a cart: gymnasium's CartPole-v1 with physics that vary.
 
     State and observation: cart position (m), cart velocity (m/s), pole angle (rad), its velocity

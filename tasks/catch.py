@@ -9,11 +9,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from tasks.base import Range, TaskFamily, Tasks, Transition
+from tasks.base import BatchedFamily, Range, Tasks, Transition
 from tasks.noise import Noise
 
 
-class Catch(TaskFamily):
+class Catch(BatchedFamily):
     """Catch a ball that falls through a board of 10 rows and 5 columns: bsuite's Catch, with wind.
 
     The ball starts in a random column of the top row and falls one row a step; the paddle starts in

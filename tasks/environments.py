@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from tasks.base import TaskFamily, Tasks
+from tasks.base import BatchedFamily, Tasks
 from tasks.noise import Noise
 
 
@@ -17,6 +17,9 @@ class Step(NamedTuple):
     `final_observation` (B, E, O) is what the action led to; `observation` equals it except where an
     episode ended, where it is the first observation of the next episode. Bootstrap truncated
     episodes from `final_observation`, terminated ones not at all.
+
+    `valid` (B, E), if there is one, is False where no step was taken: a gymnasium vector environment
+    that resets an ended episode in a step of its own, whatever the action.
     """
 
     observation: Tensor
@@ -24,6 +27,38 @@ class Step(NamedTuple):
     terminated: Tensor
     truncated: Tensor
     final_observation: Tensor
+    valid: Tensor | None = None
+
+
+class Environments(Protocol):
+    """B tasks × E environments that advance together and reset themselves.
+
+    batch, environments: B and E.
+    tasks: the B tasks.
+    horizon: steps after which episodes are truncated, a number or (B, 1).
+    observation: what every agent sees now, (B, E, O).
+    """
+
+    batch: int
+    environments: int
+    tasks: Tasks
+    horizon: int | Tensor
+    observation: Tensor
+
+    def reset(self) -> Tensor:
+        """Start every environment anew; returns observations (B, E, O)."""
+
+    def step(self, action: Tensor) -> Step:
+        """Advance by `action`: integers (B, E) for Discrete spaces, floats (B, E, A) for Box."""
+
+    def replace_tasks(self, rows: Tensor, tasks: Tasks) -> None:
+        """Give the learners marked in `rows` (B, bool) the same rows of `tasks`, and reset them."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of them."""
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
 
 
 class BatchedEnvironments:
@@ -40,7 +75,7 @@ class BatchedEnvironments:
 
     def __init__(
         self,
-        family: TaskFamily,
+        family: BatchedFamily,
         tasks: Tasks,
         environments: int,
         noise: Noise,

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
-from tasks.base import Range, TaskFamily, Tasks, Transition
+from tasks.base import BatchedFamily, Range, Tasks, Transition
 from tasks.noise import Noise
 
 
-class GridWorld(TaskFamily):
+class GridWorld(BatchedFamily):
     """Walk among walls and collect objects of different worth, in the manner of GROOVE's rand_all.
 
     Actions: up, down, left, right; a wall or the edge stops the move. An object on the cell where

@@ -15,7 +15,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tasks.base import TaskFamily, Tasks
+from tasks.base import BatchedFamily, TaskFamily, Tasks
 from tasks.environments import BatchedEnvironments
 from tasks.noise import Noise
 from tasks.registry import FAMILIES, make_family
@@ -50,8 +50,8 @@ class TaskEnv(gymnasium.Env[Observations, Any]):
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (gymnasium's own declaration)
 
-    def __init__(self, family: str | TaskFamily, task: Task | None = None) -> None:
-        self.family = make_family(family) if isinstance(family, str) else family
+    def __init__(self, family: str | BatchedFamily, task: Task | None = None) -> None:
+        self.family = _batched(family)
         self.observation_space = self.family.observation_space
         self.action_space = self.family.action_space
         self._choice = _TaskChoice(self.family, 1, task)
@@ -124,12 +124,12 @@ class TaskVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
 
     def __init__(
         self,
-        family: str | TaskFamily,
+        family: str | BatchedFamily,
         num_envs: int = 1,
         task: Task | Sequence[Task] | None = None,
         max_episode_steps: int | None = None,
     ) -> None:
-        self.family = make_family(family) if isinstance(family, str) else family
+        self.family = _batched(family)
         self.num_envs = num_envs
         self.single_observation_space = self.family.observation_space
         self.single_action_space = self.family.action_space
@@ -187,7 +187,7 @@ def register() -> None:
                 entry_point="tasks.gymnasium_env:TaskEnv",
                 vector_entry_point="tasks.gymnasium_env:TaskVectorEnv",
                 kwargs={"family": name},
-                max_episode_steps=make_family(name).horizon,
+                max_episode_steps=FAMILIES[name].horizon,
             )
 
 
@@ -200,11 +200,20 @@ def environment_id(name: str) -> str:
 _SPELLING = {
     "cartpole": "CartPole",
     "gridworld": "GridWorld",
+    "halfcheetah_dir": "HalfCheetahDir",
+    "halfcheetah_vel": "HalfCheetahVel",
     "lqr": "LQR",
     "navigation2d": "Navigation2D",
     "navigation2d_sparse": "Navigation2DSparse",
     "tabular_mdp": "TabularMDP",
 }
+
+
+def _batched(family: str | BatchedFamily) -> BatchedFamily:
+    made: TaskFamily = make_family(family) if isinstance(family, str) else family
+    if not isinstance(made, BatchedFamily):
+        raise ValueError(f"{made.name} is made of gymnasium environments already: use gymnasium.make")
+    return made
 
 
 class _TaskChoice:

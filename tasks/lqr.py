@@ -9,11 +9,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from tasks.base import Range, TaskFamily, Tasks, Transition
+from tasks.base import BatchedFamily, Range, Tasks, Transition
 from tasks.noise import Noise
 
 
-class LinearQuadratic(TaskFamily):
+class LinearQuadratic(BatchedFamily):
     """Drive a random linear system to the origin at a quadratic cost.
 
     x' = A x + B u + w with w ~ N(0, 0.05² I), x of 4 and u of 2 numbers; reward -(x·x + 0.1 u·u),

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
-from tasks.base import Range, TaskFamily, Tasks, Transition
+from tasks.base import BatchedFamily, Range, Tasks, Transition
 from tasks.noise import Noise
 
 
-class MountainCar(TaskFamily):
+class MountainCar(BatchedFamily):
     """Rock a weak car out of a valley: gymnasium's MountainCar-v0 with physics that vary.
 
     State and observation: position in [-1.2, 0.6] and velocity in ±0.07. Actions: thrust to the

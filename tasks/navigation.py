@@ -10,11 +10,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from tasks.base import Range, TaskFamily, Tasks, Transition
+from tasks.base import BatchedFamily, Range, Tasks, Transition
 from tasks.noise import Noise
 
 
-class Navigation2D(TaskFamily):
+class Navigation2D(BatchedFamily):
     """Walk from the origin to a hidden goal: the point environment of MAML.
 
     State and observation: position (x, y). Action: displacement, each coordinate clipped to ±0.1.

@@ -10,11 +10,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from tasks.base import Range, TaskFamily, Tasks, Transition
+from tasks.base import BatchedFamily, Range, Tasks, Transition
 from tasks.noise import Noise
 
 
-class Pendulum(TaskFamily):
+class Pendulum(BatchedFamily):
     """Swing up a rod and hold it: gymnasium's Pendulum-v1 with physics that vary.
 
     State: angle θ from upright (rad, not wrapped) and its velocity ω (rad/s); observation: cos θ,

@@ -11,7 +11,6 @@ from gymnasium import spaces
 from torch import Tensor
 
 from tasks.base import TaskFamily, Tasks
-from tasks.environments import BatchedEnvironments
 from tasks.noise import Noise
 
 _STORED = Path(__file__).with_name("references.json")
@@ -68,7 +67,7 @@ def random_returns(family: TaskFamily, tasks: Tasks, noise: Noise, episodes: int
     Actions are uniform in a Discrete space; in a Box they are center + half-range · N(0, 1),
     clipped to its bounds, and N(0, 1) as it comes if the Box is unbounded.
     """
-    environments = BatchedEnvironments(family, tasks, episodes, noise)
+    environments = family.environments(tasks, episodes, noise)
     shape = environments.batch, episodes
     total = torch.zeros(shape, device=noise.device, dtype=noise.dtype)
     running = torch.ones_like(total, dtype=torch.bool)

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 from tasks.acrobot import Acrobot
 from tasks.bandit import BernoulliBandit
-from tasks.base import TaskFamily
+from tasks.base import BatchedFamily, TaskFamily
 from tasks.cartpole import CartPole
 from tasks.catch import Catch
 from tasks.gridworld import GridWorld
 from tasks.lqr import LinearQuadratic
 from tasks.mountain_car import MountainCar, MountainCarContinuous
+from tasks.mujoco import (
+    AntDir,
+    AntVel,
+    HalfCheetahDir,
+    HalfCheetahVel,
+    HopperRandom,
+    Walker2dRandom,
+)
 from tasks.navigation import Navigation2D, Navigation2DSparse
 from tasks.pendulum import Pendulum
 from tasks.tabular_mdp import TabularMDP
 
-FAMILIES: dict[str, type[TaskFamily]] = {
+FAMILIES: dict[str, type[BatchedFamily]] = {
     family.name: family
     for family in (
         Acrobot,
+        AntDir,
+        AntVel,
         BernoulliBandit,
         CartPole,
         Catch,
         GridWorld,
+        HalfCheetahDir,
+        HalfCheetahVel,
+        HopperRandom,
         LinearQuadratic,
         MountainCar,
         MountainCarContinuous,
@@ -29,6 +42,7 @@ FAMILIES: dict[str, type[TaskFamily]] = {
         Navigation2DSparse,
         Pendulum,
         TabularMDP,
+        Walker2dRandom,
     )
 }
 """Every family that ships, by the name that users type."""

@@ -7,11 +7,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from tasks.base import TaskFamily, Tasks, Transition
+from tasks.base import BatchedFamily, Tasks, Transition
 from tasks.noise import Noise
 
 
-class TabularMDP(TaskFamily):
+class TabularMDP(BatchedFamily):
     """Random Markov decision processes with S = 10 states, A = 5 actions and episodes of 10 steps.
 
     Task entries: "probability" (B, S, A, S), the chances P(s' | s, a) ~ Dirichlet(1, …, 1), and

@@ -7,7 +7,7 @@ from torch import Tensor
 from learned_opt.layout import ParameterLayout
 from learned_opt.learner.config import LearnerConfig
 from learned_opt.learner.policies import ActorCritic
-from tasks import BatchedEnvironments, Noise, TaskFamily, Tasks
+from tasks import Noise, TaskFamily, Tasks
 
 
 class ActingLearner:
@@ -20,7 +20,7 @@ class ActingLearner:
         config: hyper-parameters.
         policy: the networks.
         tasks: the tasks themselves, if not to be drawn from the family's training distribution.
-        staggered: see `BatchedEnvironments`.
+        staggered: see `tasks.BatchedEnvironments`.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class ActingLearner:
         self.policy, self._layout = policy, policy.layout()
         total = config.environments + config.outer_environments
         tasks = family.sample_tasks(batch, noise) if tasks is None else tasks
-        self.environments = BatchedEnvironments(family, tasks, total, noise, staggered=staggered)
+        self.environments = family.environments(tasks, total, noise, staggered=staggered)
 
     @property
     def layout(self) -> ParameterLayout:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.learner.policies import ActorCritic, Tensors
-from tasks import BatchedEnvironments, Noise, Tasks
+from tasks import Environments, Noise, Tasks
 
 
 class Rollout(NamedTuple):
@@ -39,7 +39,7 @@ class Rollout(NamedTuple):
 def collect(
     policy: ActorCritic,
     tensors: Tensors,
-    environments: BatchedEnvironments,
+    environments: Environments,
     steps: int,
     noise: Noise,
 ) -> Rollout:
@@ -81,7 +81,7 @@ def episodic_returns(
     """
     tensors = policy.layout().split(parameters)
     actor = policy.network(tensors, "actor")
-    environments = BatchedEnvironments(policy.family, tasks, episodes, noise)
+    environments = policy.family.environments(tasks, episodes, noise)
     log_std = None if policy.discrete else policy.log_std(tensors)
     batch = environments.batch
     returns = torch.zeros(batch, episodes, device=parameters.device, dtype=parameters.dtype)

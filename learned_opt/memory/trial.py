@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.memory.policies import MemoryPolicy
-from tasks import BatchedEnvironments, Noise, Tasks
+from tasks import Noise, Tasks
 
 
 class Trial(NamedTuple):
@@ -53,7 +53,7 @@ def play(
         deterministic: the most probable action, or the Gaussian's mean, instead of a sample.
     """
     distribution = policy.distribution
-    world = BatchedEnvironments(distribution.family, tasks, environments, noise)
+    world = distribution.family.environments(tasks, environments, noise)
     batch, trials = world.batch, world.batch * environments
     log_std = policy.log_std()
     if after is None:

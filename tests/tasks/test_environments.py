@@ -5,10 +5,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from tasks import FAMILIES, BatchedEnvironments, Noise, TaskFamily, Transition, make_family
+from tasks import FAMILIES, BatchedEnvironments, BatchedFamily, Noise, Transition, make_family
 
 
-class Countdown(TaskFamily):
+class Countdown(BatchedFamily):
     """Counts its steps, from a random sign, and terminates after "length" of them."""
 
     name = "countdown"

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 import tasks.references
 from tasks.bandit import BernoulliBandit
-from tasks.base import TaskFamily, Transition
+from tasks.base import BatchedFamily, Transition
 from tasks.cartpole import CartPole
 from tasks.lqr import LinearQuadratic
 from tasks.noise import Noise
@@ -20,7 +20,7 @@ def make_noise(dtype=torch.float32):
     return Noise(torch.Generator().manual_seed(0), dtype=dtype)
 
 
-class Echo(TaskFamily):
+class Echo(BatchedFamily):
     """Pays the action back; terminates after `last` steps, is truncated after 4."""
 
     name = "echo"
