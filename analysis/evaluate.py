@@ -103,7 +103,7 @@ def compare(
             device=config.device,
             shifted=config.shifted,
         )
-        runs, updates, steps = {}, np.zeros(0, dtype=np.int64), 0
+        runs, updates, steps = {}, np.zeros(0, dtype=np.int64), 0.0
         for label, contender, setting in _line_up(contenders, tuned, name):
             lives = _show(config, problem, label, contender, setting, store, clock)
             updates, steps = lives.updates, lives.steps_per_update
@@ -250,6 +250,14 @@ def _show(
     return lives
 
 
+def _number(data: Any) -> float:
+    """A count that may be a fraction: PPO takes several updates from a step."""
+    if type(data) not in (int, float):
+        raise ValueError("the cell's steps are no number")
+    number: float = data
+    return number
+
+
 def _encode_lives(lives: Lives) -> dict[str, Any]:
     return {
         "updates": lives.updates.tolist(),
@@ -266,7 +274,7 @@ def _decode_lives(data: dict[str, Any], queries: int, tasks: int) -> Lives:
         decode(data["returns"], 2)[None],
         decode(data["mean_action_returns"], 2)[None],
         decode_flags(data["diverged"])[None],
-        int(data["steps_per_update"]),
+        _number(data["steps_per_update"]),
     )
     if lives.returns.shape != (1, queries, tasks) or lives.diverged.shape != (1, tasks):
         raise ValueError("the cell's shapes do not fit")

@@ -62,7 +62,7 @@ class Lives:
     returns: Array
     mean_action_returns: Array
     diverged: NDArray[np.bool_]
-    steps_per_update: int
+    steps_per_update: float
 
 
 def draw_problem(
@@ -141,7 +141,7 @@ def run_policy(problem: Problem, policy: MemoryPolicy, trial: int, budget: Budge
     rows = torch.cat((whole.rows, whole.last), 1)
     columns: dict[bool, list[torch.Tensor]] = {False: [], True: []}
     for moment in moments.tolist():
-        due = min(moment * per_update, trial)
+        due = min(int(moment * per_update), trial)
         memory = policy.initial_memory(problem.count)
         if due:
             _, _, memory = policy(rows[:, :due], memory)

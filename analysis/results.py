@@ -80,7 +80,7 @@ class FamilyResults:
     split: str
     random: Array
     reference: Array
-    steps_per_update: int
+    steps_per_update: float
     updates: NDArray[np.int64]
     contenders: dict[str, Adaptation]
 
@@ -244,7 +244,7 @@ def _results(data: dict[str, Any]) -> Results:
 
 
 def _family(entry: dict[str, Any]) -> FamilyResults:
-    _require(type(entry["steps_per_update"]) is int, "steps_per_update must be an integer")
+    _require(type(entry["steps_per_update"]) in (int, float), "steps_per_update must be a number")
     updates = decode(entry["updates"], 1)
     _require(bool((updates == updates.round()).all()), "updates must be integers")
     contenders = {

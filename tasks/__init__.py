@@ -12,14 +12,16 @@ torch.Size([8, 16, 4])
 from tasks.base import BatchedFamily, TaskFamily, Tasks, Transition
 from tasks.environments import BatchedEnvironments, Environments, Step
 from tasks.gymnasium_env import TaskEnv, TaskVectorEnv, register
+from tasks.gymnasium_tasks import GymnasiumFamily, gymnasium_family
 from tasks.noise import Noise
-from tasks.registry import FAMILIES, make_family
+from tasks.registry import FAMILIES, check_family, make_family
 
 __all__ = [
     "FAMILIES",
     "BatchedEnvironments",
     "BatchedFamily",
     "Environments",
+    "GymnasiumFamily",
     "Noise",
     "Step",
     "TaskEnv",
@@ -27,6 +29,8 @@ __all__ = [
     "TaskVectorEnv",
     "Tasks",
     "Transition",
+    "check_family",
+    "gymnasium_family",
     "make_family",
 ]
 

@@ -109,7 +109,7 @@ class MujocoFamily(BatchedFamily):
     def observe(self, constants: Tasks, state: Tensor) -> Tensor:
         """Positions without the first ones, velocities, and what a family adds: (B, E, O), float32."""
         nq, nv = self.standard.nq, self.standard.nv
-        position, velocity, contact = state.split((nq, nv, state.shape[-1] - nq - nv), -1)
+        position, velocity, contact = state.tensor_split((nq, nq + nv), dim=-1)
         seen = self._seen(position, velocity, contact)
         return torch.cat(seen, -1).to(torch.float32)
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
+import gymnasium
+
 from tasks.acrobot import Acrobot
 from tasks.bandit import BernoulliBandit
 from tasks.base import BatchedFamily, TaskFamily
 from tasks.cartpole import CartPole
 from tasks.catch import Catch
 from tasks.gridworld import GridWorld
+from tasks.gymnasium_tasks import gymnasium_family
 from tasks.lqr import LinearQuadratic
 from tasks.mountain_car import MountainCar, MountainCarContinuous
 from tasks.mujoco import (
@@ -49,11 +54,47 @@ FAMILIES: dict[str, type[BatchedFamily]] = {
 
 
 def make_family(name: str) -> TaskFamily:
-    """The family called `name`.
+    """The family called `name`: one that ships, a gymnasium id, or `module:attribute` for one's own.
+
+    `my_tasks:windy` is the attribute `windy` of the module `my_tasks`, a family or a class of one.
 
     Raises:
         ValueError: no family has that name; the message lists those that exist.
     """
-    if name not in FAMILIES:
-        raise ValueError(f"unknown task family {name!r}; choose from {', '.join(sorted(FAMILIES))}")
-    return FAMILIES[name]()
+    if name in FAMILIES:
+        return FAMILIES[name]()
+    if name in gymnasium.registry:
+        return gymnasium_family(name)
+    if ":" in name:
+        return _own(name)
+    raise ValueError(_unknown(name))
+
+
+def check_family(name: str) -> None:
+    """Refuse a name that no family can have; nothing is imported or made.
+
+    Raises:
+        ValueError: no family has that name.
+    """
+    if name not in FAMILIES and name not in gymnasium.registry and ":" not in name:
+        raise ValueError(_unknown(name))
+
+
+def _unknown(name: str) -> str:
+    return (
+        f"unknown task family {name!r}; choose from {', '.join(sorted(FAMILIES))}, or name a gymnasium id, "
+        "or module:attribute for a family of your own"
+    )
+
+
+def _own(name: str) -> TaskFamily:
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"cannot import the task family {name!r}: {error}") from error
+    made = found() if isinstance(found, type) and issubclass(found, TaskFamily) else found
+    if not isinstance(made, TaskFamily):
+        raise ValueError(f"{name} is no TaskFamily but {type(made).__name__}")
+    made.name = name  # type: ignore[misc]
+    return made

@@ -5,6 +5,7 @@ from learned_opt.learner.base import GradientSample, Learner
 from learned_opt.learner.config import LearnerConfig
 from learned_opt.learner.make import RLLearner, make_learner
 from learned_opt.learner.policies import ActorCritic, QNetwork
+from learned_opt.learner.ppo import PPOLearner
 from learned_opt.learner.q_learning import QLearner
 from learned_opt.learner.reinforce import ReinforceLearner
 from learned_opt.learner.rollout import Rollout, collect, episodic_returns
@@ -15,6 +16,7 @@ __all__ = [
     "GradientSample",
     "Learner",
     "LearnerConfig",
+    "PPOLearner",
     "QLearner",
     "QNetwork",
     "RLLearner",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from learned_opt.layout import ParameterLayout
 from learned_opt.learner.config import LearnerConfig
+from learned_opt.learner.normalisation import ObservationScale, RewardScale, RunningMoments
 from learned_opt.learner.policies import ActorCritic
+from learned_opt.learner.rollout import Rollout, collect, episodic_returns
 from tasks import Noise, TaskFamily, Tasks
 
 
@@ -39,6 +44,16 @@ class ActingLearner:
         total = config.environments + config.outer_environments
         tasks = family.sample_tasks(batch, noise) if tasks is None else tasks
         self.environments = family.environments(tasks, total, noise, staggered=staggered)
+        self.observation_scale: ObservationScale | None = None
+        self.reward_scale: RewardScale | None = None
+        device, dtype = noise.device, noise.dtype
+        if config.normalise_observations:
+            shape = family.observation_space.shape
+            self.observation_scale = ObservationScale(RunningMoments.nothing(batch, shape, device, dtype))
+            self.observation_scale.moments.observe(self.environments.observation)
+        if config.normalise_rewards:
+            running = torch.zeros(batch, total, device=device, dtype=dtype)
+            self.reward_scale = RewardScale(RunningMoments.nothing(batch, (), device, dtype), running)
 
     @property
     def layout(self) -> ParameterLayout:
@@ -51,7 +66,7 @@ class ActingLearner:
         return self._batch
 
     @property
-    def steps_per_update(self) -> int:
+    def steps_per_update(self) -> float:
         """Environment steps that one inner gradient of one learner costs."""
         return self.config.environments * self.config.steps
 
@@ -63,9 +78,69 @@ class ActingLearner:
         """Take new tasks, or draw training tasks, for the learners marked in `rows` (B, bool)."""
         tasks = self.family.sample_tasks(self._batch, self.noise) if tasks is None else tasks
         self.environments.replace_tasks(rows, tasks)
+        if self.observation_scale is not None:
+            self.observation_scale.moments.forget(rows)
+        if self.reward_scale is not None:
+            self.reward_scale.forget(rows)
+
+    def experience(self, parameters: Tensor, steps: int) -> tuple[Rollout, dict[str, Tensor]]:
+        """T = `steps` steps at θ (B, N), and what people want to know of them, in the tasks' own units.
+
+        Observations and rewards come normalised by what was seen before, if the configuration says so.
+        """
+        tensors = self._layout.split(parameters.detach())
+        rollout = collect(
+            self.policy, tensors, self.environments, steps, self.noise, view=self.observation_scale
+        )
+        ended = rollout.terminated | rollout.truncated
+        metrics = {
+            "reward": rollout.rewards.mean((1, 2)),
+            "endings": ended.to(rollout.rewards.dtype).mean((1, 2)),
+        }
+        if self.observation_scale is not None:
+            self.observation_scale.moments.observe(
+                rollout.unscaled.flatten(1, 2), None if rollout.valid is None else rollout.valid.flatten(1)
+            )
+        if self.reward_scale is not None:
+            self.reward_scale.observe(rollout.rewards, ended, self.config.discount, rollout.valid)
+            rollout = rollout._replace(rewards=self.reward_scale(rollout.rewards))
+        return rollout, metrics
+
+    def judge(
+        self, parameters: Tensor, episodes: int, noise: Noise, *, deterministic: bool = False
+    ) -> Tensor:
+        """Undiscounted returns (B, episodes) of fresh episodes at θ (B, N); see `episodic_returns`."""
+        return episodic_returns(
+            self.policy,
+            parameters,
+            self.environments.tasks,
+            episodes,
+            noise,
+            deterministic=deterministic,
+            view=self.observation_scale,
+        )
 
     def clipped(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Each learner's gradient (B, N) clipped to the configured norm, and the norms before, (B,)."""
         norm = gradient.norm(dim=1, keepdim=True)
         shrunk = gradient * (self.config.max_gradient_norm / (norm + 1e-6)).clamp(max=1.0)
         return shrunk, norm.detach().squeeze(1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes as learners live, beside their parameters; for checkpoints."""
+        saved: dict[str, Any] = {"environments": self.environments.state_dict()}
+        if self.observation_scale is not None:
+            saved["observation_scale"] = self.observation_scale.moments.state()
+        if self.reward_scale is not None:
+            scale = self.reward_scale
+            saved["reward_scale"] = [*scale.moments.state(), scale.running]
+        return saved
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.environments.load_state_dict(saved["environments"])
+        if self.observation_scale is not None:
+            self.observation_scale = ObservationScale(RunningMoments(*saved["observation_scale"]))
+        if self.reward_scale is not None:
+            *moments, running = saved["reward_scale"]
+            self.reward_scale = RewardScale(RunningMoments(*moments), running)

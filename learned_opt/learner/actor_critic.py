@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from learned_opt.learner.acting import ActingLearner
-from learned_opt.learner.advantages import ReturnScale, generalised_advantages, normalised
+from learned_opt.learner.advantages import ReturnScale, generalised_advantages, mean, normalised
 from learned_opt.learner.base import GradientSample
 from learned_opt.learner.config import LearnerConfig
 from learned_opt.learner.policies import ActorCritic, Network
-from learned_opt.learner.rollout import Rollout, collect
+from learned_opt.learner.rollout import Rollout
 from tasks import Noise, TaskFamily, Tasks
 
 
@@ -61,8 +61,7 @@ class ActorCriticLearner(ActingLearner):
 
     def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
         """One rollout at θ (B, N), and both gradients from it."""
-        tensors = self._layout.split(parameters.detach())
-        rollout = collect(self.policy, tensors, self.environments, self.config.steps, self.noise)
+        rollout, metrics = self.experience(parameters, self.config.steps)
         if not second_order:
             parameters = parameters.detach().requires_grad_()
         with torch.enable_grad():
@@ -72,24 +71,16 @@ class ActorCriticLearner(ActingLearner):
             (outer,) = torch.autograd.grad(losses.outer, parameters, retain_graph=True)
         (inner,) = torch.autograd.grad(losses.inner, parameters, create_graph=second_order)
         inner, norm = self.clipped(inner)
-        metrics = {
-            "reward": rollout.rewards.mean((1, 2)),
-            "endings": (rollout.terminated | rollout.truncated).to(norm.dtype).mean((1, 2)),
-            "gradient_norm": norm,
-        }
-        return GradientSample(inner, outer.detach(), metrics)
+        return GradientSample(inner, outer.detach(), {**metrics, "gradient_norm": norm})
 
     def state_dict(self) -> dict[str, Any]:
         """What changes as learners live, beside their parameters; for checkpoints."""
         scale = self.scale
-        return {
-            "environments": self.environments.state_dict(),
-            "scale": [scale.mean, scale.square, scale.weight],
-        }
+        return {**super().state_dict(), "scale": [scale.mean, scale.square, scale.weight]}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        self.environments.load_state_dict(saved["environments"])
+        super().load_state_dict(saved)
         self.scale.mean, self.scale.square, self.scale.weight = saved["scale"]
 
     def _losses(self, parameters: Tensor, rollout: Rollout) -> _Losses:
@@ -105,24 +96,36 @@ class ActorCriticLearner(ActingLearner):
         with torch.no_grad():
             outer_values = critic(outer.flat_observations()).squeeze(-1)
         outer_advantages, _ = self._advantages(critic, outer, outer_values, trace=1.0)
-        self.scale.observe(targets)
-        center, scale = self.scale.center_and_scale()
-        divisor = scale if config.advantage_scale == "returns" else None
+        share, outer_share = inner.share(), outer.share()
+        self.scale.observe(targets, share)
+        center, scale = self._units()
+        divisor = self._divisor()
 
         output = actor(inner.flat_observations())
         ratio = self._ratio(output, log_std, inner)
         error = unit_values - (targets - center) / scale
         inner_loss = (
-            -(ratio * normalised(advantages, divisor)).mean(1)
-            + config.value_coefficient * error.square().mean(1)
-            - config.entropy_coefficient * self.policy.entropy(output, log_std)
+            -mean(ratio * normalised(advantages, divisor, share), share)
+            + config.value_coefficient * mean(error.square(), share)
+            - config.entropy_coefficient * self.policy.entropy(output, log_std, share)
         )
         if not config.outer_environments:
             return _Losses(inner_loss.sum(), None)
         output = actor(outer.flat_observations())
         ratio = self._ratio(output, log_std, outer)
-        outer_loss = -(ratio * normalised(outer_advantages, divisor)).mean(1)
+        outer_loss = -mean(ratio * normalised(outer_advantages, divisor, outer_share), outer_share)
         return _Losses(inner_loss.sum(), outer_loss.sum())
+
+    def _units(self) -> tuple[Tensor, Tensor]:
+        """Center and scale of the critic's values, (B, 1) each."""
+        center, scale = self.scale.center_and_scale()
+        if self.config.value_units == "rewards":
+            return torch.zeros_like(center), torch.ones_like(scale)
+        return center, scale
+
+    def _divisor(self) -> Tensor | None:
+        """What advantages are divided by, (B, 1), or None for their own deviation."""
+        return self.scale.center_and_scale()[1] if self.config.advantage_scale == "returns" else None
 
     def _ratio(self, output: Tensor, log_std: Tensor | None, rollout: Rollout) -> Tensor:
         """π_θ(a|s) over itself detached, (B, T · E): equal to 1, with the derivatives of π."""
@@ -134,7 +137,7 @@ class ActorCriticLearner(ActingLearner):
         self, critic: Network, rollout: Rollout, unit_values: Tensor, trace: float
     ) -> tuple[Tensor, Tensor]:
         """Advantages and λ-returns, (B, T · E) each, from the critic's values of the visited states."""
-        center, scale = (x.unsqueeze(-1) for x in self.scale.center_and_scale())
+        center, scale = (x.unsqueeze(-1) for x in self._units())
         values = center + scale * unit_values.view_as(rollout.rewards)
         advantages = generalised_advantages(
             rollout.rewards,

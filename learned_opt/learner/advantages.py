@@ -50,11 +50,16 @@ def generalised_advantages(
     return torch.stack(backwards[::-1], dim=1)
 
 
-def normalised(advantages: Tensor, scale: Tensor | None = None) -> Tensor:
+def mean(rows: Tensor, share: Tensor | None = None) -> Tensor:
+    """Mean over R rows, (B, R) to (B,), or weighed by their share (B, R)."""
+    return rows.mean(1) if share is None else (share * rows).sum(1)
+
+
+def normalised(advantages: Tensor, scale: Tensor | None = None, share: Tensor | None = None) -> Tensor:
     """Advantages (B, R) centred for each learner and divided by `scale` (B, 1), or by their own deviation."""
-    centred = advantages - advantages.mean(1, keepdim=True)
+    centred = advantages - mean(advantages, share).unsqueeze(1)
     if scale is None:
-        scale = centred.square().mean(1, keepdim=True).sqrt() + 1e-8
+        scale = mean(centred.square(), share).unsqueeze(1).sqrt() + 1e-8
     return centred / scale
 
 
@@ -84,11 +89,11 @@ class ReturnScale:
         scale = torch.where(self.weight > 0, variance.sqrt() + FLOOR * mean.abs() + 1e-6, 1.0)
         return mean, scale
 
-    def observe(self, returns: Tensor) -> None:
-        """Take in returns (B, R)."""
+    def observe(self, returns: Tensor, share: Tensor | None = None) -> None:
+        """Take in returns (B, R), weighed by their share (B, R)."""
         fresh = 1 - self.decay
-        self.mean = self.decay * self.mean + fresh * returns.mean(1, keepdim=True)
-        self.square = self.decay * self.square + fresh * returns.square().mean(1, keepdim=True)
+        self.mean = self.decay * self.mean + fresh * mean(returns, share).unsqueeze(1)
+        self.square = self.decay * self.square + fresh * mean(returns.square(), share).unsqueeze(1)
         self.weight = self.decay * self.weight + fresh
 
     def forget(self, rows: Tensor) -> None:

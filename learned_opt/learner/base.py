@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from learned_opt.layout import ParameterLayout
+from learned_opt.rules.base import RuleState, select_rows
 
 
 class GradientSample(NamedTuple):
@@ -19,6 +21,7 @@ class GradientSample(NamedTuple):
     unit: what the objective is divided by to have the gradient `outer`, (B,), beside `loss`.
     log_prob: Σ log π_θ(a|s) over the data of the inner gradient, (B,), connected to θ's graph, if that
         was asked for: with it, data can be credited with what was learned from them.
+    active: whether a learner takes this update at all, (B, bool), if some may not: PPO's early stop.
     """
 
     inner: Tensor
@@ -27,6 +30,13 @@ class GradientSample(NamedTuple):
     loss: Tensor | None = None
     unit: Tensor | None = None
     log_prob: Tensor | None = None
+    active: Tensor | None = None
+
+    def held(self, update: Tensor, state: RuleState, before: RuleState) -> tuple[Tensor, RuleState]:
+        """The update (B, N) and the rule's state, left as `before` for learners that are not active."""
+        if self.active is None:
+            return update, state
+        return torch.where(self.active.unsqueeze(1), update, 0.0), select_rows(self.active, state, before)
 
 
 class Learner(Protocol):

@@ -6,19 +6,23 @@ import math
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
-Objective = Literal["actor-critic", "reinforce", "q-learning"]
+Objective = Literal["actor-critic", "ppo", "reinforce", "q-learning"]
 Activation = Literal["tanh", "relu"]
 Scale = Literal["returns", "batch", "none"]
+Units = Literal["returns", "rewards"]
 
+_OF_Q = ("replay", "minibatch", "exploration", "target_rate")
+_OF_PPO = ("epochs", "minibatches", "clip_range", "value_clip", "target_kl")
 FOREIGN: dict[str, tuple[str, ...]] = {
-    "actor-critic": ("baseline", "replay", "minibatch", "exploration", "target_rate"),
+    "actor-critic": ("baseline", *_OF_Q, *_OF_PPO),
+    "ppo": ("baseline", *_OF_Q),
     "reinforce": (
-        *("outer_environments", "steps", "value_coefficient"),
-        *("replay", "minibatch", "exploration", "target_rate"),
+        *("outer_environments", "steps", "value_coefficient", "value_units", "normalise_rewards"),
+        *(*_OF_Q, *_OF_PPO),
     ),
     "q-learning": (
-        *("trace", "value_coefficient", "entropy_coefficient"),
-        *("advantage_scale", "baseline"),
+        *("trace", "value_coefficient", "value_units", "entropy_coefficient"),
+        *("advantage_scale", "baseline", *_OF_PPO),
     ),
 }
 """Settings that have no meaning under an objective; they must keep their defaults."""
@@ -29,7 +33,7 @@ class LearnerConfig:
     """Hyper-parameters of the inner learner, the same for every update rule."""
 
     objective: Objective = "actor-critic"
-    """What is learned: advantage actor-critic; REINFORCE on whole episodes; or Q-learning with replay."""
+    """What is learned: advantage actor-critic, PPO, REINFORCE on whole episodes, or Q-learning with replay."""
     width: int = 32
     """Units of each hidden layer of actor and critic."""
     depth: int = 2
@@ -55,8 +59,24 @@ class LearnerConfig:
     """Each learner's inner gradient is clipped to this norm."""
     advantage_scale: Scale = "returns"
     """Advantages are centred on their batch and divided by the running scale of returns (of the
-    actor-critic), or by the batch's own standard deviation (as PPO does), which blows up noise once a
-    policy is good; or left as they are."""
+    actor-critic and PPO), or by the batch's own standard deviation (as PPO usually does), which blows
+    up noise once a policy is good; or left as they are."""
+    value_units: Units = "returns"
+    """Whether critics work in units of the running scale of returns, or in the rewards' own."""
+    normalise_observations: bool = False
+    """Whether observations are normalised by the running mean and deviation of what a learner has seen."""
+    normalise_rewards: bool = False
+    """Whether rewards are divided by the running deviation of a learner's discounted returns."""
+    epochs: int = 4
+    """Passes of PPO over each rollout."""
+    minibatches: int = 4
+    """Parts that PPO cuts a rollout into; each update takes one."""
+    clip_range: float = 0.2
+    """PPO's ε: how far the ratio of probabilities may profit from leaving 1."""
+    value_clip: float = 0.0
+    """How far PPO's value loss lets a value leave the rollout's, in units of the critic; 0 does not clip."""
+    target_kl: float = 0.0
+    """PPO leaves a rollout's remaining updates out once the policy is 1.5 times this far from it; 0 never."""
     baseline: bool = True
     """Whether REINFORCE subtracts the linear feature baseline from returns."""
     replay: int = 4096
@@ -69,7 +89,12 @@ class LearnerConfig:
     """Share by which Q-learning's target parameters move to the parameters at each update."""
 
     def __post_init__(self) -> None:
-        allowed = {"objective": Objective, "activation": Activation, "advantage_scale": Scale}
+        allowed = {
+            "objective": Objective,
+            "activation": Activation,
+            "advantage_scale": Scale,
+            "value_units": Units,
+        }
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name in allowed:
@@ -80,7 +105,8 @@ class LearnerConfig:
                 raise ValueError(f"{field.name} must be finite and not negative, got {value}")
             if field.name in FOREIGN[self.objective] and value != field.default:
                 raise ValueError(f"{field.name} has no meaning with {self.objective}: leave it out")
-        for name in ("width", "environments", "steps", "max_gradient_norm", "minibatch"):
+        positive = "width environments steps max_gradient_norm minibatch epochs minibatches clip_range"
+        for name in positive.split():
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("discount", "trace", "exploration", "target_rate"):
@@ -90,8 +116,13 @@ class LearnerConfig:
             raise ValueError("without a baseline there is no GAE: set trace to 1")
         if self.objective == "reinforce" and self.advantage_scale == "returns":
             raise ValueError("REINFORCE keeps no running scale: set advantage_scale to 'batch' or 'none'")
-        if self.objective == "actor-critic" and self.advantage_scale == "none":
+        if self.objective in ("actor-critic", "ppo") and self.advantage_scale == "none":
             raise ValueError("advantage_scale 'none' is of REINFORCE: set 'returns' or 'batch'")
+        if self.objective == "ppo" and self.environments * self.steps % self.minibatches:
+            raise ValueError(
+                f"a rollout of {self.environments * self.steps} steps cannot be cut into "
+                f"{self.minibatches} equal minibatches"
+            )
         fresh = self.environments * self.steps
         if self.objective == "q-learning" and self.replay < fresh:
             raise ValueError(f"replay must hold the {fresh} transitions of an update, got {self.replay}")

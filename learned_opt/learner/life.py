@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from learned_opt.learner.make import RLLearner
-from learned_opt.learner.rollout import episodic_returns
 from learned_opt.rules.base import Scalar, UpdateRule, is_usable
 from learned_opt.seeding import derive_noise
 
@@ -29,7 +28,7 @@ class Life:
     returns: Tensor
     mean_action_returns: Tensor
     diverged: Tensor
-    steps_per_update: int
+    steps_per_update: float
 
 
 @torch.no_grad()
@@ -85,27 +84,21 @@ def live(
                     device=noise.device,
                     replicas=noise.replicas,
                 )
-                returns = episodic_returns(
-                    learner.policy,
-                    parameters,
-                    learner.environments.tasks,
-                    query_episodes,
-                    query_noise,
-                    deterministic=deterministic,
-                )
+                returns = learner.judge(parameters, query_episodes, query_noise, deterministic=deterministic)
                 store.append(returns.mean(1))
         if update == updates:
             break
         rate = base if decay is None else base * (1 - decay * (update / updates))
-        sample = learner.gradient(parameters)
+        sample, before = learner.gradient(parameters), state
         change, state = rule(
             sample.inner,
             parameters,
-            state,
+            before,
             rate,
             layout=layout,
             total_steps=total,
         )
+        change, state = sample.held(change, state, before)
         stepped = parameters + change
         diverged |= ~is_usable(sample.inner, stepped).all(1)
         parameters = torch.where(diverged.unsqueeze(1), parameters, stepped)

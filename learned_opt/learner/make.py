@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from learned_opt.learner.actor_critic import ActorCriticLearner
 from learned_opt.learner.config import LearnerConfig
+from learned_opt.learner.ppo import PPOLearner
 from learned_opt.learner.q_learning import QLearner
 from learned_opt.learner.reinforce import ReinforceLearner
 from tasks import Noise, TaskFamily, Tasks
@@ -13,6 +14,7 @@ RLLearner = ActorCriticLearner | ReinforceLearner | QLearner
 
 _LEARNERS: dict[str, type[RLLearner]] = {
     "actor-critic": ActorCriticLearner,
+    "ppo": PPOLearner,
     "reinforce": ReinforceLearner,
     "q-learning": QLearner,
 }

@@ -9,14 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from learned_opt.learner.acting import ActingLearner
+from learned_opt.learner.advantages import mean
 from learned_opt.learner.base import GradientSample
 from learned_opt.learner.config import LearnerConfig
 from learned_opt.learner.policies import QNetwork
-from learned_opt.learner.rollout import Rollout, collect
+from learned_opt.learner.rollout import Rollout
 from tasks import Noise, TaskFamily, Tasks
 
 Transitions = dict[str, Tensor]
-"""R transitions a learner: observation and following (B, R, O), action, reward and terminated (B, R)."""
+"""R transitions a learner: observation and following (B, R, O), action, reward, terminated and
+weight (B, R): 0 where no step was taken."""
 
 
 class QLearner(ActingLearner):
@@ -58,6 +60,7 @@ class QLearner(ActingLearner):
             "action": torch.zeros(shape, device=device, dtype=torch.long),
             "reward": torch.zeros(shape, device=device, dtype=noise.dtype),
             "terminated": torch.zeros(shape, device=device, dtype=torch.bool),
+            "weight": torch.zeros(shape, device=device, dtype=noise.dtype),
         }
         self.stored = torch.zeros(batch, 1, device=device, dtype=torch.long)
         self.target = torch.zeros(batch, self._layout.size, device=device, dtype=noise.dtype)
@@ -72,8 +75,7 @@ class QLearner(ActingLearner):
         theta = parameters.detach()
         rate = torch.where(self.stored > 0, self.config.target_rate, 1.0)
         self.target = torch.lerp(self.target, theta, rate)
-        tensors = self._layout.split(theta)
-        rollout = collect(self.policy, tensors, self.environments, self.config.steps, self.noise)
+        rollout, metrics = self.experience(theta, self.config.steps)
         self._store(_transitions(rollout.columns(slice(0, self.config.environments))))
         fresh = rollout.columns(slice(self.config.environments, None))
         remembered = self._draw()
@@ -87,17 +89,12 @@ class QLearner(ActingLearner):
                 outer_loss = self._loss(parameters, _transitions(fresh)).sum()
                 (outer,) = torch.autograd.grad(outer_loss, parameters)
         inner, norm = self.clipped(inner)
-        metrics = {
-            "reward": rollout.rewards.mean((1, 2)),
-            "endings": (rollout.terminated | rollout.truncated).to(norm.dtype).mean((1, 2)),
-            "gradient_norm": norm,
-        }
-        return GradientSample(inner, outer.detach(), metrics)
+        return GradientSample(inner, outer.detach(), {**metrics, "gradient_norm": norm})
 
     def state_dict(self) -> dict[str, Any]:
         """What changes as learners live, beside their parameters; for checkpoints."""
         return {
-            "environments": self.environments.state_dict(),
+            **super().state_dict(),
             "replay": self.replay,
             "stored": self.stored,
             "target": self.target,
@@ -105,7 +102,7 @@ class QLearner(ActingLearner):
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        self.environments.load_state_dict(saved["environments"])
+        super().load_state_dict(saved)
         self.replay, self.stored, self.target = saved["replay"], saved["stored"], saved["target"]
 
     def _loss(self, parameters: Tensor, seen: Transitions) -> Tensor:
@@ -115,7 +112,8 @@ class QLearner(ActingLearner):
             goal = seen["reward"] + self.config.discount * torch.where(seen["terminated"], 0.0, ahead)
         values = self.policy.actor(self._layout.split(parameters), seen["observation"])
         chosen = values.gather(-1, seen["action"].unsqueeze(-1)).squeeze(-1)
-        return F.smooth_l1_loss(chosen, goal, reduction="none").mean(1)
+        losses = F.smooth_l1_loss(chosen, goal, reduction="none")
+        return mean(losses, seen["weight"] / seen["weight"].sum(1, keepdim=True).clamp_min(1.0))
 
     def _store(self, fresh: Transitions) -> None:
         """Into the ring; the oldest are overwritten."""
@@ -135,10 +133,12 @@ class QLearner(ActingLearner):
 
 
 def _transitions(rollout: Rollout) -> Transitions:
+    rewards = rollout.rewards.flatten(1, 2)
     return {
         "observation": rollout.flat_observations(),
         "following": rollout.final_observations.flatten(1, 2),
         "action": rollout.actions.flatten(1, 2),
-        "reward": rollout.rewards.flatten(1, 2),
+        "reward": rewards,
         "terminated": rollout.terminated.flatten(1, 2),
+        "weight": torch.ones_like(rewards) if rollout.valid is None else rollout.valid.flatten(1).to(rewards),
     }

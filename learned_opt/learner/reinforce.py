@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -12,7 +10,7 @@ from learned_opt.learner.advantages import generalised_advantages
 from learned_opt.learner.base import GradientSample
 from learned_opt.learner.config import LearnerConfig
 from learned_opt.learner.policies import ActorCritic
-from learned_opt.learner.rollout import Rollout, collect
+from learned_opt.learner.rollout import Rollout
 from tasks import Noise, TaskFamily, Tasks
 
 CLIP = 10.0
@@ -58,7 +56,7 @@ class ReinforceLearner(ActingLearner):
         return int(horizon.max()) if isinstance(horizon, Tensor) else horizon
 
     @property
-    def steps_per_update(self) -> int:
+    def steps_per_update(self) -> float:
         """Environment steps that one gradient of one learner costs at most."""
         return self.config.environments * self.horizon
 
@@ -72,8 +70,7 @@ class ReinforceLearner(ActingLearner):
         belongs to given episodes: the ratio's would count that say twice.
         """
         self.environments.reset()
-        tensors = self._layout.split(parameters.detach())
-        rollout = collect(self.policy, tensors, self.environments, self.horizon, self.noise)
+        rollout, _ = self.experience(parameters, self.horizon)
         ended = rollout.terminated | rollout.truncated
         alive = (ended.long().cumsum(1) - ended.long() == 0).to(rollout.rewards.dtype)
         advantages, scale = self._advantages(rollout, ended, alive)
@@ -104,14 +101,6 @@ class ReinforceLearner(ActingLearner):
         }
         loss, unit = -self._discounted(rollout, alive), scale * alive.sum(1).mean(1)
         return GradientSample(inner, outer.detach(), metrics, loss, unit, told if credited else None)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What changes as learners live, beside their parameters; for checkpoints."""
-        return {"environments": self.environments.state_dict()}
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self.environments.load_state_dict(saved["environments"])
 
     def _advantages(self, rollout: Rollout, ended: Tensor, alive: Tensor) -> tuple[Tensor, Tensor]:
         """Advantages (B, T · E), 0 after an episode's end, and what they were divided by (B,)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,13 +11,17 @@ from torch import Tensor
 from learned_opt.learner.policies import ActorCritic, Tensors
 from tasks import Environments, Noise, Tasks
 
+View = Callable[[Tensor], Tensor]
+"""How a policy sees observations (B, E, *O): normalised, say."""
+
 
 class Rollout(NamedTuple):
     """T steps of B × E environments.
 
     `observations` (B, T, E, O), `actions` (B, T, E) or (B, T, E, A) in the policy's units;
     `rewards`, `terminated`, `truncated` (B, T, E); `final_observations` (B, T, E, O) is what each
-    step led to before any autoreset.
+    step led to before any autoreset. `unscaled` are the observations before the policy's view of them;
+    `valid` (B, T, E), if there is one, says where a step was taken at all.
     """
 
     observations: Tensor
@@ -25,10 +30,19 @@ class Rollout(NamedTuple):
     terminated: Tensor
     truncated: Tensor
     final_observations: Tensor
+    unscaled: Tensor
+    valid: Tensor | None = None
 
     def columns(self, environments: slice) -> Rollout:
         """The same steps of some of the environments."""
-        return Rollout(*(entry[:, :, environments] for entry in self))
+        return Rollout(*(None if entry is None else entry[:, :, environments] for entry in self))  # type: ignore[arg-type]
+
+    def share(self) -> Tensor | None:
+        """Weight of each row in a mean over the R = T · E rows that counts valid steps alone, (B, R)."""
+        if self.valid is None:
+            return None
+        mask = self.valid.flatten(1).to(self.rewards.dtype)
+        return mask / mask.sum(1, keepdim=True).clamp_min(1.0)
 
     def flat_observations(self) -> Tensor:
         """Observations as R = T · E rows a learner, (B, R, O)."""
@@ -42,14 +56,21 @@ def collect(
     environments: Environments,
     steps: int,
     noise: Noise,
+    *,
+    view: View | None = None,
 ) -> Rollout:
-    """Let policies with parameters `tensors` act for T = `steps` steps from where environments stand."""
+    """Let policies with parameters `tensors` act for T = `steps` steps from where environments stand.
+
+    They see observations through `view`, and so does the rollout.
+    """
+    view = view or _as_it_is
     draws = policy.draw(noise, environments.batch, steps, environments.environments)
     log_std = None if policy.discrete else policy.log_std(tensors)
     actor = policy.network(tensors, "actor")
     columns: list[list[Tensor]] = [[] for _ in Rollout._fields]
     for draw in draws.unbind(0):
-        observation = environments.observation
+        unscaled = environments.observation
+        observation = view(unscaled)
         action = policy.act(actor(observation), log_std, draw)
         step = environments.step(policy.to_environment(action))
         row = (
@@ -58,11 +79,18 @@ def collect(
             step.reward,
             step.terminated,
             step.truncated,
-            step.final_observation,
+            view(step.final_observation),
+            unscaled,
+            step.valid,
         )
         for column, entry in zip(columns, row, strict=True):
-            column.append(entry)
-    return Rollout(*(torch.stack(column, dim=1) for column in columns))
+            if entry is not None:
+                column.append(entry)
+    return Rollout(*(torch.stack(column, dim=1) if column else None for column in columns))  # type: ignore[arg-type]
+
+
+def _as_it_is(observation: Tensor) -> Tensor:
+    return observation
 
 
 @torch.no_grad()
@@ -74,11 +102,13 @@ def episodic_returns(
     noise: Noise,
     *,
     deterministic: bool = False,
+    view: View | None = None,
 ) -> Tensor:
     """Undiscounted returns of fresh episodes, (B, episodes), of policies with parameters (B, N).
 
     `deterministic` takes the most probable action, or the Gaussian's mean, instead of a sample.
     """
+    view = view or _as_it_is
     tensors = policy.layout().split(parameters)
     actor = policy.network(tensors, "actor")
     environments = policy.family.environments(tasks, episodes, noise)
@@ -89,7 +119,7 @@ def episodic_returns(
     horizon = environments.horizon
     steps = int(horizon.max()) if isinstance(horizon, Tensor) else horizon
     for t in range(steps):
-        output = actor(environments.observation)
+        output = actor(view(environments.observation))
         if deterministic:
             action = output.argmax(-1) if policy.discrete else output
         else:

@@ -118,12 +118,13 @@ class LearnerGroup(ABC):
         healthy = torch.ones(len(self.parameters), dtype=torch.bool, device=self.parameters.device)
         metrics: dict[str, Tensor] = {}
         for _ in range(steps):
-            update, self.state = functional_call(
+            update, state = functional_call(
                 rule,
                 phi,
                 (sample.inner, self.parameters, self.state, rule.nominal_lr),
                 {"layout": self.layout, "total_steps": total},
             )
+            update, self.state = sample.held(update, state, self.state)
             healthy &= update.isfinite().all(1)
             self.parameters = self.parameters + torch.where(healthy.unsqueeze(1), update, 0.0)
             sample = self.learner.gradient(self.parameters)

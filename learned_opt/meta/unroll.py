@@ -110,12 +110,13 @@ def unroll(
             seen = parameters if second_order else parameters.detach()
             if exploration_credit:
                 told = _required(sample.log_prob) + (0.0 if told is None else told)
-            update, state = functional_call(
+            update, moved = functional_call(
                 rule,
                 phi,
                 (inner, seen, state, lr),
                 {"layout": layout, "total_steps": total_steps},
             )
+            update, state = sample.held(update, moved, state)
             parameters = parameters + update
             # Nothing within this window follows from the last gradients: they need no graph.
             onwards = second_order and k < steps

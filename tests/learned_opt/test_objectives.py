@@ -92,6 +92,7 @@ def test_q_learning_bootstraps_from_the_target_parameters_but_not_past_the_end()
         "following": torch.zeros(2, 1, 1),
         "action": torch.zeros(2, 1, dtype=torch.long),
         "reward": torch.ones(2, 1),
+        "weight": torch.ones(2, 1),
     }
     theta = learner.initial_parameters()
     value = learner.policy.actor(learner.layout.split(theta), torch.zeros(2, 1, 1))[..., 0]

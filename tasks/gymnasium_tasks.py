@@ -1,0 +1,395 @@
+"""Any gymnasium environment as a task family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+from weakref import finalize
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import FlattenObservation
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tasks.base import Range, TaskFamily, Tasks
+from tasks.environments import Step
+from tasks.noise import Noise
+from tasks.variation import Apply, VariedEnv, apply_variation
+
+Vectorization = Literal["sync", "async", "vector_entry_point"]
+Wrap = Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]
+Failure = RuntimeError | ValueError
+SEEDS = 2**24
+"""Environments are seeded with numbers below this, as many as float32 tells apart."""
+
+
+def gymnasium_family(
+    environment: str,
+    vary: Mapping[str, Range] | None = None,
+    wrappers: Sequence[Wrap] = (),
+    *,
+    shifted: Mapping[str, Range] | None = None,
+    vectorization: Vectorization = "sync",
+    horizon: int | None = None,
+    reference: float | None = None,
+    apply: Apply = apply_variation,
+    name: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> GymnasiumFamily:
+    """A family of tasks of one gymnasium environment.
+
+    Args:
+        environment: a gymnasium id, such as "Hopper-v5".
+        vary: training range per varied property, by the names that `apply` knows; see
+            `tasks.variation.apply_variation`. Nothing varies by default: then tasks differ in their seeds.
+        wrappers: put around each environment, the first one innermost.
+        shifted: wider range per varied property, for shifted tasks.
+        vectorization: "sync" steps environments one after another, "async" in a process each, and
+            "vector_entry_point" takes the environment's own vector version.
+        horizon: steps after which an episode is truncated; the id's own limit by default.
+        reference: undiscounted return of a very good policy, 1 on the normalised scale; the id's reward
+            threshold by default.
+        apply: gives an environment the properties of a task, and refreshes what depends on them.
+        name: by default the id.
+        options: keyword arguments of `gymnasium.make`.
+
+    Raises:
+        ValueError: the id or a property does not exist, an extra that the environment needs is missing,
+            or its spaces are not supported.
+    """
+    return GymnasiumFamily(
+        environment,
+        vary or {},
+        tuple(wrappers),
+        shifted=shifted or {},
+        vectorization=vectorization,
+        horizon=horizon,
+        reference=reference,
+        apply=apply,
+        name=name,
+        options=options or {},
+    )
+
+
+class GymnasiumFamily(TaskFamily):
+    """What `gymnasium_family` returns. Observations that are no Box are flattened to one."""
+
+    def __init__(
+        self,
+        environment: str,
+        vary: Mapping[str, Range],
+        wrappers: tuple[Wrap, ...],
+        *,
+        shifted: Mapping[str, Range],
+        vectorization: Vectorization,
+        horizon: int | None,
+        reference: float | None,
+        apply: Apply,
+        name: str | None,
+        options: Mapping[str, Any],
+    ) -> None:
+        if vectorization not in get_args(Vectorization):
+            choices = ", ".join(get_args(Vectorization))
+            raise ValueError(f"vectorization must be one of {choices}, got {vectorization!r}")
+        if vectorization == "vector_entry_point" and wrappers:
+            raise ValueError("wrappers go around single environments: take sync or async vectorization")
+        strangers = sorted(set(shifted) - set(vary))
+        if strangers:
+            raise ValueError(f"shifted names {', '.join(strangers)}, which vary does not")
+        self.name = name or environment  # type: ignore[misc]
+        self.environment, self.wrappers, self.vectorization = environment, wrappers, vectorization
+        self.apply, self.options = apply, dict(options)
+        self.train_range, self.shifted_range = dict(vary), dict(shifted)  # type: ignore[misc]
+        self._idle: dict[int, list[VectorEnv[Any, Any, Any]]] = {}
+        with _named(environment, "cannot be made"):
+            single = self._single()
+        spec = gymnasium.spec(environment)
+        limit = horizon or spec.max_episode_steps
+        if limit is None:
+            raise ValueError(f"{environment} has no time limit of its own: give a horizon")
+        self.horizon, self.reference = limit, spec.reward_threshold if reference is None else reference
+        self.observation_space = _observations_of(environment, single.observation_space)
+        self.action_space = _actions_of(environment, single.action_space)
+        try:
+            self.defaults = single.known(self.train_range)  # type: ignore[misc]
+        finally:
+            single.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without environments: another process makes its own."""
+        return {**self.__dict__, "_idle": {}}
+
+    def sample_tasks(self, batch: int, noise: Noise, *, shifted: bool = False) -> Tasks:
+        """As every family's; where nothing varies, tasks that differ in nothing but what happens there."""
+        if shifted and not self.shifted_range:
+            raise ValueError(f"{self.name} has no shifted tasks: give shifted ranges")
+        tasks = super().sample_tasks(batch, noise, shifted=shifted)
+        return tasks or {"task": torch.zeros(batch, 1, device=noise.device, dtype=noise.dtype)}
+
+    def environments(
+        self, tasks: Tasks, environments: int, noise: Noise, *, staggered: bool = False
+    ) -> GymnasiumEnvironments:
+        """As every family's; see `GymnasiumEnvironments`."""
+        return GymnasiumEnvironments(self, tasks, environments, noise, staggered=staggered)
+
+    def reference_returns(self, tasks: Tasks, noise: Noise) -> Tensor | None:
+        """The reference given, or the id's reward threshold."""
+        if self.reference is None:
+            raise ValueError(
+                f"{self.name} names no reward threshold: give the return of a very good policy as reference"
+            )
+        batch = next(iter(tasks.values())).shape[0]
+        return torch.full((batch,), float(self.reference), device=noise.device, dtype=noise.dtype)
+
+    def borrow(self, environments: int) -> VectorEnv[Any, Any, Any]:
+        """E = `environments` copies of the environment, made or taken from those given back."""
+        idle = self._idle.setdefault(environments, [])
+        if idle:
+            return idle.pop()
+        with _named(self.environment, "cannot be made"):
+            if self.vectorization == "vector_entry_point":
+                made: VectorEnv[Any, Any, Any] = gymnasium.make_vec(
+                    self.environment, environments, vectorization_mode="vector_entry_point", **self.options
+                )
+                return made
+            make = [self._single] * environments
+            if self.vectorization == "sync":
+                return SyncVectorEnv(make, autoreset_mode=AutoresetMode.DISABLED)
+            return AsyncVectorEnv(make, autoreset_mode=AutoresetMode.DISABLED)
+
+    def give_back(self, vectors: Sequence[VectorEnv[Any, Any, Any]]) -> None:
+        """Environments that nobody uses any more."""
+        for vector in vectors:
+            self._idle.setdefault(vector.num_envs, []).append(vector)
+
+    def close(self) -> None:
+        """Close the environments that were given back; processes end."""
+        for vectors in self._idle.values():
+            for vector in vectors:
+                vector.close()
+        self._idle.clear()
+
+    def _single(self) -> VariedEnv:
+        # Time limits are counted outside, where first episodes can begin at any count.
+        made = gymnasium.make(
+            self.environment, max_episode_steps=-1, disable_env_checker=True, **self.options
+        )
+        for wrap in self.wrappers:
+            made = wrap(made)
+        if not isinstance(made.observation_space, spaces.Box):
+            made = FlattenObservation(made)
+        return VariedEnv(made, self.apply)
+
+
+class GymnasiumEnvironments:
+    """B tasks × E gymnasium environments behind the interface of `tasks.Environments`.
+
+    Scalar environments are stepped without autoreset and reset here, in the step that ends an
+    episode. An environment's own vector version is taken as it is: under SAME_STEP final observations
+    come from its infos; under NEXT_STEP the step that resets an environment ignores the action, and is
+    marked as not valid. Observations may have any shape.
+
+    Gymnasium cannot save an environment: after `load_state_dict` the same tasks begin new episodes.
+
+    Args:
+        family: what makes the environments.
+        tasks: B tasks.
+        environments: E.
+        noise: draws the seeds of B × E environments, and the first counts.
+        staggered: see `tasks.BatchedEnvironments`; scalar environments alone can.
+
+    Raises:
+        RuntimeError: an environment failed, or returned a number that is not finite; with its name and step.
+    """
+
+    def __init__(
+        self,
+        family: GymnasiumFamily,
+        tasks: Tasks,
+        environments: int,
+        noise: Noise,
+        *,
+        staggered: bool = False,
+    ) -> None:
+        self.family, self.tasks, self.environments, self.noise = family, tasks, environments, noise
+        self.batch = next(iter(tasks.values())).shape[0]
+        self.horizon: int | Tensor = family.horizon
+        self.staggered = staggered and family.vectorization != "vector_entry_point"
+        self.steps = 0
+        self._vectors = [family.borrow(environments) for _ in range(self.batch)]
+        self._release = finalize(self, family.give_back, list(self._vectors))
+        self._modes = [vector.metadata.get("autoreset_mode") for vector in self._vectors]
+        self._resetting = np.zeros((self.batch, environments), dtype=bool)
+        self.reset()
+
+    def reset(self) -> Tensor:
+        """Start every environment anew; returns observations (B, E, *O)."""
+        self._start(range(self.batch))
+        self.elapsed = self._first_count()
+        return self.observation
+
+    def step(self, action: Tensor) -> Step:
+        """Advance by `action`: integers (B, E) for Discrete spaces, floats (B, E, A) for Box, clipped."""
+        actions = self._native(action)
+        self.steps += 1
+        ignored = self._resetting.copy()
+        with self._watched("failed"):
+            for vector, part in zip(self._vectors, actions, strict=True):
+                if isinstance(vector, AsyncVectorEnv):
+                    vector.step_async(part)
+            results = [
+                vector.step_wait() if isinstance(vector, AsyncVectorEnv) else vector.step(part)
+                for vector, part in zip(self._vectors, actions, strict=True)
+            ]
+        seen = np.stack([result[0] for result in results]).astype(np.float32)
+        reward = np.stack([result[1] for result in results])
+        terminated = np.stack([result[2] for result in results]).astype(bool)
+        truncated = np.stack([result[3] for result in results]).astype(bool) & ~terminated
+        self._check(reward, "a reward")
+        final = seen
+        if self._modes[0] == AutoresetMode.DISABLED:
+            self.elapsed = self.elapsed + 1
+            over = (self.elapsed >= self.horizon).cpu().numpy()
+            truncated |= over & ~terminated
+            seen = self._renew(terminated | truncated, seen)
+            self.elapsed = torch.where(self._tensor(terminated | truncated), 0.0, self.elapsed)
+        elif self._modes[0] == AutoresetMode.SAME_STEP:
+            final = _final(seen, results, terminated | truncated)
+        else:
+            self._resetting = terminated | truncated
+        self._check(final, "an observation")
+        self.observation = self._tensor(seen).to(self.noise.dtype)
+        return Step(
+            self.observation,
+            self._tensor(reward).to(self.noise.dtype),
+            self._tensor(terminated),
+            self._tensor(truncated),
+            self._tensor(final).to(self.noise.dtype),
+            self._tensor(~ignored) if self._modes[0] == AutoresetMode.NEXT_STEP else None,
+        )
+
+    def replace_tasks(self, rows: Tensor, tasks: Tasks) -> None:
+        """Give the learners marked in `rows` (B, bool) the same rows of `tasks`, and reset them."""
+        self.tasks = {
+            key: torch.where(rows.view(-1, *([1] * (old.dim() - 1))), tasks[key], old)
+            for key, old in self.tasks.items()
+        }
+        self._start(rows.nonzero().flatten().tolist())
+        self.elapsed = torch.where(rows.unsqueeze(1), self._first_count(), self.elapsed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The tasks."""
+        return {"tasks": self.tasks}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take up the tasks again, in new episodes."""
+        self.tasks = saved["tasks"]
+        self.reset()
+
+    def _start(self, chosen: Iterable[int]) -> None:
+        """Tasks and fresh seeds for the environments of some of the learners."""
+        seeds = (self.noise.uniform(self.batch, self.environments) * SEEDS).long().tolist()
+        shape = (self.batch, self.environments, *self.family.observation_space.shape)
+        seen = self.observation.cpu().numpy().copy() if hasattr(self, "observation") else np.zeros(shape)
+        for row in chosen:
+            vector = self._vectors[row]
+            with self._watched("cannot be reset"):
+                task = {key: float(self.tasks[key][row]) for key in self.family.train_range}
+                if task:
+                    _give_task(vector, task, self.family.apply)
+                scalar = isinstance(vector, (SyncVectorEnv, AsyncVectorEnv))
+                seen[row], _ = vector.reset(seed=seeds[row] if scalar else seeds[row][0])
+            self._resetting[row] = False
+        self._check(seen, "an observation")
+        self.observation = self._tensor(seen).to(self.noise.dtype)
+
+    def _renew(self, ended: NDArray[np.bool_], seen: NDArray[Any]) -> NDArray[Any]:
+        """Observations with those of new episodes where old ones ended."""
+        if not ended.any():
+            return seen
+        fresh: NDArray[Any] = seen.copy()
+        for row in np.flatnonzero(ended.any(1)):
+            with self._watched("cannot be reset"):
+                first, _ = self._vectors[row].reset(options={"reset_mask": ended[row].copy()})
+            fresh[row][ended[row]] = first[ended[row]]
+        self._check(fresh, "an observation")
+        return fresh
+
+    def _native(self, action: Tensor) -> NDArray[Any]:
+        space = self.family.action_space
+        array = action.detach().cpu().numpy()
+        if isinstance(space, spaces.Discrete):
+            return array + space.start
+        clipped: NDArray[Any] = np.clip(array, space.low, space.high).astype(space.dtype)
+        return clipped
+
+    def _check(self, numbers: NDArray[Any], what: str) -> None:
+        if np.isfinite(numbers).all():
+            return
+        row, column = np.argwhere(~np.isfinite(numbers))[0][:2]
+        raise RuntimeError(
+            f"{self.family.name}: environment {column} of task {row} returned {what} that is not finite "
+            f"at step {self.steps}"
+        )
+
+    @contextmanager
+    def _watched(self, what: str) -> Any:
+        with _named(self.family.name, f"{what} at step {self.steps}", RuntimeError):
+            yield
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        return torch.as_tensor(array, device=self.noise.device)
+
+    def _first_count(self) -> Tensor:
+        """Steps (B, E) that the first episodes count as already taken."""
+        if self.staggered:
+            return (self.noise.uniform(self.batch, self.environments) * self.horizon).floor()
+        shape = self.batch, self.environments
+        return torch.zeros(shape, device=self.noise.device, dtype=self.noise.dtype)
+
+
+def _give_task(vector: VectorEnv[Any, Any, Any], task: dict[str, float], apply: Apply) -> None:
+    if isinstance(vector, (SyncVectorEnv, AsyncVectorEnv)):
+        vector.call("apply_task", task)
+    else:
+        apply(vector.unwrapped, task)
+
+
+def _final(seen: NDArray[Any], results: Sequence[Any], ended: NDArray[np.bool_]) -> NDArray[Any]:
+    """What the last actions led to, where SAME_STEP has put first observations in their place."""
+    final: NDArray[Any] = seen.copy()
+    for row, column in np.argwhere(ended).tolist():
+        final[row, column] = results[row][4]["final_obs"][column]
+    return final
+
+
+@contextmanager
+def _named(environment: str, what: str, kind: type[Failure] = ValueError) -> Any:
+    """Any failure inside becomes one error that names the environment."""
+    try:
+        yield
+    except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+        raise RuntimeError(f"{environment} {what}: its process died ({type(error).__name__})") from error
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise kind(f"{environment} {what}: {type(error).__name__}: {reason}") from error
+
+
+def _observations_of(environment: str, space: spaces.Space[Any]) -> spaces.Box:
+    if not isinstance(space, spaces.Box):
+        raise ValueError(f"{environment} has observations of {type(space).__name__}, which no Box can hold")
+    return space
+
+
+def _actions_of(environment: str, space: spaces.Space[Any]) -> spaces.Discrete | spaces.Box:
+    if isinstance(space, spaces.Discrete) or (isinstance(space, spaces.Box) and len(space.shape) == 1):
+        return space
+    raise ValueError(
+        f"{environment} has actions of {space}: only Discrete and one-dimensional Box are supported; "
+        "wrap it so that it has such"
+    )

@@ -1,0 +1,170 @@
+"""PPO: its objective by hand, its parts of a rollout, its stop, and that it learns."""
+
+import pytest
+import torch
+
+from learned_opt.learner import LearnerConfig, PPOLearner, make_learner
+from learned_opt.learner.life import live
+from learned_opt.rules import SGD, Adam
+from tasks import Noise, make_family
+
+
+def ppo(family="cartpole", batch=2, seed=0, **changes):
+    settings = {"objective": "ppo", "width": 8, "environments": 4, "steps": 8, **changes}
+    noise = Noise(torch.Generator().manual_seed(seed))
+    learner = make_learner(make_family(family), batch, noise, LearnerConfig(**settings))
+    assert isinstance(learner, PPOLearner)
+    return learner
+
+
+def test_every_step_of_a_rollout_serves_once_in_each_epoch():
+    learner = ppo(epochs=2, minibatches=4)
+    theta = learner.initial_parameters()
+    learner.gradient(theta)
+    rollout = {name: column.clone() for name, column in learner.inner.items()}
+    rollout["row"] = torch.arange(32.0).expand(2, 32)
+    for _ in range(2):
+        learner.phase, seen = 0, []
+        for _ in range(4):
+            learner.inner = rollout
+            seen.append(learner._part()["row"])
+        assert torch.equal(torch.cat(seen, 1).sort(1).values, rollout["row"])
+
+
+def test_a_new_rollout_follows_the_last_part_of_the_last_epoch():
+    learner = ppo(epochs=2, minibatches=2)
+    theta, gathered = learner.initial_parameters(), []
+    for _ in range(9):
+        learner.gradient(theta)
+        gathered.append(learner.inner["observation"])
+    same = [torch.equal(a, b) for a, b in zip(gathered[:-1], gathered[1:], strict=True)]
+    assert same == [True, True, True, False, True, True, True, False]
+    assert learner.steps_per_update == 4 * 8 / 4
+
+
+def test_at_the_collecting_policy_the_gradient_is_that_of_the_policy_gradient():
+    learner = ppo(epochs=1, minibatches=1, advantage_scale="batch", entropy_coefficient=0.0)
+    theta = learner.initial_parameters().requires_grad_()
+    sample = learner.gradient(theta)
+    rows, tensors = learner.inner, learner.layout.split(theta)
+    log_prob = learner.policy.log_prob(
+        learner.policy.actor(tensors, rows["observation"]), None, rows["action"]
+    )
+    centred = rows["advantage"] - rows["advantage"].mean(1, keepdim=True)
+    advantage = centred / (centred.square().mean(1, keepdim=True).sqrt() + 1e-8)
+    error = learner.policy.critic(tensors, rows["observation"]) - rows["target"]
+    loss = (-log_prob * advantage).mean(1) + 0.5 * error.square().mean(1)
+    (expected,) = torch.autograd.grad(loss.sum(), theta)
+    expected, _ = learner.clipped(expected)
+    torch.testing.assert_close(sample.inner, expected)
+
+
+def test_ratios_beyond_the_clip_range_earn_nothing_more():
+    learner = ppo(
+        epochs=1, minibatches=1, clip_range=0.1, value_coefficient=0.0, entropy_coefficient=0.0, batch=1
+    )
+    theta = learner.initial_parameters()
+    learner.gradient(theta)
+    part = dict(learner.inner)
+    part["log_prob"] = part["log_prob"] - 1.0  # every ratio is e, far above the range
+    part["advantage"] = torch.linspace(-1.0, 1.0, 32).unsqueeze(0)
+    theta = theta.requires_grad_()
+    loss, divergence = learner._inner_loss(theta, part)
+    (gradient,) = torch.autograd.grad(loss.sum(), theta)
+    # Only steps that should become rarer still pull.
+    worse = {name: column[:, :16] for name, column in part.items()}
+    tensors = learner.layout.split(theta)
+    log_prob = learner.policy.log_prob(
+        learner.policy.actor(tensors, worse["observation"]), None, worse["action"]
+    )
+    _, scale = learner.scale.center_and_scale()
+    pull = -((log_prob - worse["log_prob"]).exp() * worse["advantage"] / scale).sum(1) / 32
+    (expected,) = torch.autograd.grad(pull.sum(), theta)
+    torch.testing.assert_close(gradient, expected)
+    torch.testing.assert_close(divergence, torch.full((1,), torch.e - 2.0))
+
+
+def test_clipped_values_take_the_worse_of_both_losses():
+    learner = ppo(epochs=1, minibatches=1, value_clip=0.1, value_coefficient=1.0, entropy_coefficient=0.0)
+    theta = learner.initial_parameters()
+    learner.gradient(theta)
+    part = dict(learner.inner)
+    part["advantage"] = torch.zeros_like(part["advantage"])
+    value = learner.policy.critic(learner.layout.split(theta), part["observation"])
+    part["value"], part["target"] = value - 1.0, value  # the value itself is right, its clipped form 0.9 off
+    loss, _ = learner._inner_loss(theta, part)
+    torch.testing.assert_close(loss, torch.full((2,), 0.81))
+
+
+def test_a_learner_that_has_gone_too_far_waits_for_the_next_rollout():
+    learner = ppo(epochs=3, minibatches=1, target_kl=1e-4, batch=2)
+    theta = learner.initial_parameters()
+    first = learner.gradient(theta)
+    assert first.active.tolist() == [True, True]
+    moved = theta.clone()
+    moved[0] = moved[0] + 0.3 * torch.randn(moved.shape[1], generator=torch.Generator().manual_seed(1))
+    second = learner.gradient(moved)
+    assert second.active.tolist() == [False, True]
+    assert learner.gradient(theta).active.tolist() == [False, True]  # once stopped, stopped
+    assert learner.gradient(theta).active.tolist() == [True, True]  # a new rollout
+
+
+def test_a_life_leaves_out_the_updates_that_were_stopped():
+    caught = []
+
+    class Recorder(SGD):
+        def update(self, gradient, parameters, *args, **kwargs):
+            caught.append(parameters.clone())
+            return super().update(gradient, parameters, *args, **kwargs)
+
+    learner = ppo(epochs=4, minibatches=1, target_kl=1e-12, batch=1)
+    live(learner, Recorder(), updates=5, queries=2, query_seed=0, query_episodes=1, lr=0.5)
+    assert not torch.equal(caught[0], caught[1])  # the first update from a rollout is never too far
+    assert torch.equal(caught[1], caught[2]) and torch.equal(caught[2], caught[3])
+
+
+def test_a_checkpoint_in_the_middle_of_a_rollout_goes_on_bit_for_bit():
+    straight = ppo(epochs=2, minibatches=2, outer_environments=2, target_kl=0.1)
+    theta = straight.initial_parameters()
+    straight.gradient(theta)
+    saved, random = straight.state_dict(), straight.noise.generator.get_state()
+    expected = [straight.gradient(theta) for _ in range(5)]
+    resumed = ppo(epochs=2, minibatches=2, outer_environments=2, target_kl=0.1, seed=9)
+    resumed.load_state_dict(saved)
+    resumed.noise.generator.set_state(random)
+    for sample in expected:
+        other = resumed.gradient(theta)
+        assert torch.equal(sample.inner, other.inner)
+        assert torch.equal(sample.outer, other.outer)
+
+
+def test_ppo_learns_cartpole():
+    learner = ppo(
+        batch=4,
+        width=32,
+        environments=8,
+        steps=64,
+        discount=0.99,
+        advantage_scale="batch",
+        value_units="rewards",
+        epochs=4,
+        minibatches=4,
+    )
+    life = live(learner, Adam(), updates=480, queries=2, query_seed=0, lr=2e-3)
+    assert life.returns[0].mean() < 60
+    assert life.returns[1].mean() > 150
+    assert life.steps_per_update == 32
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"minibatches": 5}, "equal minibatches"),
+        ({"objective": "actor-critic", "epochs": 2}, "no meaning with actor-critic"),
+        ({"advantage_scale": "none"}, "of REINFORCE"),
+        ({"clip_range": 0.0}, "clip_range must be positive"),
+    ],
+)
+def test_settings_without_meaning_are_refused(changes, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        LearnerConfig(**{"objective": "ppo", "environments": 4, "steps": 8, **changes})
