@@ -33,7 +33,7 @@ class LearnerConfig:
     """Hyper-parameters of the inner learner, the same for every update rule."""
 
     objective: Objective = "actor-critic"
-    """What is learned: advantage actor-critic, PPO, REINFORCE on whole episodes, or Q-learning with replay."""
+    """What is learned: advantage actor-critic; PPO; REINFORCE on whole episodes; Q-learning with replay."""
     width: int = 32
     """Units of each hidden layer of actor and critic."""
     depth: int = 2

@@ -1,5 +1,7 @@
 """PPO: its objective by hand, its parts of a rollout, its stop, and that it learns."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -37,7 +39,7 @@ def test_a_new_rollout_follows_the_last_part_of_the_last_epoch():
     for _ in range(9):
         learner.gradient(theta)
         gathered.append(learner.inner["observation"])
-    same = [torch.equal(a, b) for a, b in zip(gathered[:-1], gathered[1:], strict=True)]
+    same = [torch.equal(a, b) for a, b in pairwise(gathered)]
     assert same == [True, True, True, False, True, True, True, False]
     assert learner.steps_per_update == 4 * 8 / 4
 
@@ -120,7 +122,8 @@ def test_a_life_leaves_out_the_updates_that_were_stopped():
     learner = ppo(epochs=4, minibatches=1, target_kl=1e-12, batch=1)
     live(learner, Recorder(), updates=5, queries=2, query_seed=0, query_episodes=1, lr=0.5)
     assert not torch.equal(caught[0], caught[1])  # the first update from a rollout is never too far
-    assert torch.equal(caught[1], caught[2]) and torch.equal(caught[2], caught[3])
+    assert torch.equal(caught[1], caught[2])
+    assert torch.equal(caught[2], caught[3])
 
 
 def test_a_checkpoint_in_the_middle_of_a_rollout_goes_on_bit_for_bit():
