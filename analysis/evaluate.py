@@ -3,59 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
-from analysis.cells import CellStore, budget_identity
+from analysis.cells import CellStore
 from analysis.config import CompareConfig
-from analysis.lives import Lives, Problem, draw_problem, run_lives, run_policy
-from analysis.results import (
-    Adaptation,
-    FamilyResults,
-    GridScores,
-    Results,
-    Setting,
-    decode,
-    decode_flags,
-    encode,
-)
-from analysis.tune import Baseline, Tuned, choose, make_baseline, score_grid
+from analysis.contender import Contender
+from analysis.lives import Problem, draw_problem, joined
+from analysis.parts import Cell, ShownCell, TuningCell, fill
+from analysis.results import Adaptation, FamilyResults, GridScores, Results, Setting
+from analysis.tune import Baseline, Tuned, choose, make_baseline
 from learned_opt.memory import MemoryPolicy
-from learned_opt.rules import UpdateRule
 
 ONCE = ", tuned once"
 """Added to the name of a baseline tuned for all families together where one tuned for each also runs."""
 Progress = Callable[[int, int, str], None]
 """(done, total, what is running), in updates of single learners."""
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A rule to compare, or a policy that adapts by its memory instead.
-
-    rule: the rule, or the policy.
-    lr: learning rate; the rule's nominal one if None.
-    decay: whether it falls linearly to 0.
-    tuned: how the setting was chosen, in words.
-    artifact: hash of the file that the rule was read from, if it was.
-    trial: steps after which a policy's memory stays as it is, see `run_policy`.
-    """
-
-    rule: UpdateRule | MemoryPolicy
-    lr: float | None = None
-    decay: bool = False
-    tuned: str = "as shipped"
-    artifact: str | None = None
-    trial: int = 0
-
-    def setting(self) -> Setting:
-        """Its hyper-parameters."""
-        if isinstance(self.rule, MemoryPolicy):
-            return Setting(0.0)
-        return Setting(float(self.rule.nominal_lr if self.lr is None else self.lr), self.decay)
+T = TypeVar("T")
 
 
 def compare(
@@ -63,6 +29,7 @@ def compare(
     contenders: Mapping[str, Contender],
     *,
     cells: str | Path | None = None,
+    processes: int = 1,
     progress: Progress | None = None,
     command: str = "",
 ) -> Results:
@@ -73,13 +40,16 @@ def compare(
     Args:
         config: families, budgets, baselines.
         contenders: the rules to compare, by label; baselines are added under their names.
-        cells: a folder that keeps finished cells (a contender, or a baseline's grid, on one family), and
-            gives back those whose every input is unchanged; None keeps nothing.
+        cells: a folder that keeps finished cells (a contender, or a baseline's grid, on one family, or
+            on one task of gymnasium environments), and gives back those whose every input is unchanged;
+            None keeps nothing.
+        processes: how many cells to run side by side, each in a process of one thread; needs `cells`.
         progress: told after each step; the total is known from the first call.
         command: the command line, for the record.
 
     Raises:
-        ValueError: a label that is also a baseline's name, or nothing to compare.
+        ValueError: a label that is also a baseline's name, nothing to compare, or several processes
+            without a folder for their cells.
     """
     clash = sorted(set(contenders) & set(config.baselines))
     if clash:
@@ -90,12 +60,13 @@ def compare(
             raise ValueError(f"{label} knows {rule.family} alone: compare it on that family by itself")
     if not contenders and not config.baselines:
         raise ValueError("nothing to compare: give a contender or a baseline")
+    if processes > 1 and cells is None:
+        raise ValueError("several processes meet in a folder of cells: name one")
     store = CellStore(None if cells is None else Path(cells))
     clock = _Clock(total_updates(config, len(contenders)), progress)
-    tuned, grids = _tune(config, store, clock)
-    families = {}
-    for name in config.families:
-        problem = draw_problem(
+    tuned, grids = _tune(config, store, processes, clock)
+    problems = {
+        name: draw_problem(
             name,
             "shown tasks",
             config.tasks,
@@ -103,9 +74,20 @@ def compare(
             device=config.device,
             shifted=config.shifted,
         )
+        for name in config.families
+    }
+    shown = {
+        (name, label): [ShownCell(config, part, label, contender, setting) for part in _parts(problem)]
+        for name, problem in problems.items()
+        for label, contender, setting in _line_up(contenders, tuned, name)
+    }
+    if processes > 1:
+        fill([part for parts in shown.values() for part in parts], store, processes, clock.note)
+    families = {}
+    for name, problem in problems.items():
         runs, updates, steps = {}, np.zeros(0, dtype=np.int64), 0.0
         for label, contender, setting in _line_up(contenders, tuned, name):
-            lives = _show(config, problem, label, contender, setting, store, clock)
+            lives = joined([clock.account(cell, store) for cell in shown[name, label]])
             updates, steps = lives.updates, lives.steps_per_update
             runs[label] = Adaptation(
                 setting,
@@ -135,58 +117,74 @@ class _Clock:
 
     def __init__(self, total: int, progress: Progress | None) -> None:
         self.done, self.total, self.progress = 0, total, progress
+        self.elsewhere = 0
 
     def tick(self, learners: int, what: str) -> None:
+        """So many learners took an update."""
         self.done += learners
         if self.progress is not None:
             self.progress(self.done, self.total, what)
 
+    def note(self, cell: TuningCell | ShownCell) -> None:
+        """Another process finished a cell."""
+        self.elsewhere += cell.updates
+        if self.progress is not None:
+            self.progress(min(self.done + self.elsewhere, self.total), self.total, cell.what)
+
+    def account(self, cell: Cell[T], store: CellStore) -> T:
+        """The cell's value, found or run, and its updates counted."""
+        before = self.done
+        self.elsewhere = max(0, self.elsewhere - cell.updates)
+        value = cell.value(store, lambda learners: self.tick(learners, cell.what))
+        self.tick(cell.updates - (self.done - before), cell.what)
+        return value
+
 
 def _tune(
-    config: CompareConfig, store: CellStore, clock: _Clock
+    config: CompareConfig, store: CellStore, processes: int, clock: _Clock
 ) -> tuple[dict[str, dict[str, tuple[Baseline, Tuned, str]]], list[GridScores]]:
     """Per shown family and baseline, the chosen setting and how it was chosen; and every grid."""
     budget = config.tuning_budget()
-
-    def remembered(baseline: Baseline, family: str) -> GridScores:
-        settings, what = baseline.grid(), f"tuning {baseline.name} on {family}"
-        clock.tick(0, what)
-        identity = {
-            "kind": "tuning",
-            "family": family,
-            "baseline": baseline.name,
-            "tasks": config.tuning_tasks,
-            "grid": [asdict(setting) for setting in settings],
-            **budget_identity(budget),
-        }
-        scores, found = store.get_or_run(
-            f"tune-{baseline.name}-{family}",
-            identity,
-            lambda: score_grid(baseline, family, config.tuning_tasks, budget, lambda b: clock.tick(b, what)),
-            lambda grid: grid.scores,
-            lambda data: GridScores(baseline.name, family, settings, data),
+    problems = {
+        family: draw_problem(
+            family, "tuning tasks", config.tuning_tasks, seed=config.seed, device=config.device
         )
-        if found:
-            clock.tick(len(settings) * config.tuning_tasks * budget.updates, what)
-        return scores
-
+        for family in (config.tuning_families() if config.baselines else ())
+    }
+    grids_of = {
+        (baseline, family): [TuningCell(baseline, part, budget) for part in _parts(problem)]
+        for baseline in config.baselines
+        for family, problem in problems.items()
+    }
+    if processes > 1:
+        fill([cell for cells in grids_of.values() for cell in cells], store, processes, clock.note)
+    scored = {
+        key: _mean_grid([clock.account(cell, store) for cell in cells]) for key, cells in grids_of.items()
+    }
     chosen: dict[str, dict[str, tuple[Baseline, Tuned, str]]] = {f: {} for f in config.families}
-    grids: list[GridScores] = []
     for baseline in map(make_baseline, config.baselines):
-        scored = [remembered(baseline, family) for family in config.tuning_families()]
-        grids += scored
-        by_family = {grid.family: grid for grid in scored}
         for family in config.families:
             if config.tuning != "global":
-                best = choose(baseline, [by_family[family]])
+                best = choose(baseline, [scored[baseline.name, family]])
                 chosen[family][baseline.name] = (baseline, best, _words(config, best, "of the family"))
             if config.tuning != "family":
                 together = config.tuned_together()
-                best = choose(baseline, [by_family[name] for name in together])
+                best = choose(baseline, [scored[baseline.name, name] for name in together])
                 label = baseline.name if config.tuning == "global" else f"{baseline.name}{ONCE}"
                 where = f"each of {', '.join(together)}, once for all"
                 chosen[family][label] = (baseline, best, _words(config, best, where))
-    return chosen, grids
+    return chosen, list(scored.values())
+
+
+def _parts(problem: Problem) -> tuple[Problem, ...]:
+    """What is run at once: the whole problem, or its tasks one by one."""
+    return problem.parts or (problem,)
+
+
+def _mean_grid(parts: list[GridScores]) -> GridScores:
+    first = parts[0]
+    scores = np.mean([part.scores for part in parts], axis=0).tolist()
+    return GridScores(first.baseline, first.family, first.settings, scores)
 
 
 def _words(config: CompareConfig, tuned: Tuned, where: str) -> str:
@@ -205,77 +203,3 @@ def _line_up(
         rule = baseline.make(setting.options)
         line.append((name, Contender(rule, setting.lr, setting.decay, words), setting))
     return line
-
-
-def _show(
-    config: CompareConfig,
-    problem: Problem,
-    label: str,
-    contender: Contender,
-    setting: Setting,
-    store: CellStore,
-    clock: _Clock,
-) -> Lives:
-    """One contender on the shown tasks of one family; Lives with G = 1."""
-    name, budget, rule = problem.family.name, config.budget(), contender.rule
-    what = f"{label} on {name}"
-    clock.tick(0, what)
-    identity = {
-        "kind": "shown",
-        "family": name,
-        "tasks": config.tasks,
-        "shifted": config.shifted,
-        "rule": [rule.identity(), rule.nominal_lr if isinstance(rule, UpdateRule) else None],
-        "trial": contender.trial,
-        "setting": asdict(setting),
-        **budget_identity(budget),
-    }
-
-    def run() -> Lives:
-        if isinstance(rule, MemoryPolicy):
-            lives = run_policy(problem, rule, contender.trial, budget)
-            clock.tick(config.tasks * config.updates, what)
-            return lives
-        return run_lives(problem, lambda _: rule, [setting], budget, lambda batch: clock.tick(batch, what))
-
-    lives, found = store.get_or_run(
-        f"show-{label}-{name}",
-        identity,
-        run,
-        _encode_lives,
-        lambda data: _decode_lives(data, config.queries, config.tasks),
-    )
-    if found:
-        clock.tick(config.tasks * config.updates, what)
-    return lives
-
-
-def _number(data: Any) -> float:
-    """A count that may be a fraction: PPO takes several updates from a step."""
-    if type(data) not in (int, float):
-        raise ValueError("the cell's steps are no number")
-    number: float = data
-    return number
-
-
-def _encode_lives(lives: Lives) -> dict[str, Any]:
-    return {
-        "updates": lives.updates.tolist(),
-        "returns": encode(lives.returns[0]),
-        "mean_action_returns": encode(lives.mean_action_returns[0]),
-        "diverged": lives.diverged[0].tolist(),
-        "steps_per_update": lives.steps_per_update,
-    }
-
-
-def _decode_lives(data: dict[str, Any], queries: int, tasks: int) -> Lives:
-    lives = Lives(
-        decode(data["updates"], 1).astype(np.int64),
-        decode(data["returns"], 2)[None],
-        decode(data["mean_action_returns"], 2)[None],
-        decode_flags(data["diverged"])[None],
-        _number(data["steps_per_update"]),
-    )
-    if lives.returns.shape != (1, queries, tasks) or lives.diverged.shape != (1, tasks):
-        raise ValueError("the cell's shapes do not fit")
-    return lives

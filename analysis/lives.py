@@ -16,11 +16,14 @@ from learned_opt.memory import MemoryPolicy, play
 from learned_opt.rules import UpdateRule
 from learned_opt.rules.base import Scalar
 from learned_opt.seeding import derive_noise, derive_seed
-from tasks import TaskFamily, Tasks, make_family
+from tasks import BatchedFamily, TaskFamily, Tasks, make_family
 from tasks.references import random_returns, reference_returns
 
 LARGEST_BATCH = 512
 """A grid runs in chunks of at most this many learners (or of one setting)."""
+
+MANY, FEW = 64, 8
+"""Episodes behind a random return, of batched environments and of gymnasium's."""
 
 MakeRule = Callable[[Mapping[str, Scalar]], UpdateRule]
 """A rule from its options by name, each a number or (B, 1)."""
@@ -52,6 +55,8 @@ class Problem:
     count: int
     random: Array
     reference: Array
+    parts: tuple[Problem, ...] = ()
+    """A problem of one task each, where learners run by themselves: gymnasium's environments."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +73,44 @@ class Lives:
 def draw_problem(
     name: str, purpose: str, count: int, *, seed: int, device: str = "cpu", shifted: bool = False
 ) -> Problem:
-    """Draw n = `count` tasks of a family, and their anchors; each purpose has its own seeds."""
+    """Draw n = `count` tasks of a family, and their anchors; each purpose has its own seeds.
+
+    Tasks of gymnasium environments are problems of their own, whose seeds do not depend on n: they can
+    run side by side in processes, and more of them can be added later.
+    """
     family = make_family(name)
+    if not isinstance(family, BatchedFamily):
+        alone = [
+            _draw(family, f"{purpose} {i}", 1, seed, device, shifted=shifted, episodes=FEW)
+            for i in range(count)
+        ]
+        return Problem(
+            family,
+            purpose,
+            {key: torch.cat([part.tasks[key] for part in alone]) for key in alone[0].tasks},
+            count,
+            np.concatenate([part.random for part in alone]),
+            np.concatenate([part.reference for part in alone]),
+            tuple(alone),
+        )
+    return _draw(family, purpose, count, seed, device, shifted=shifted)
+
+
+def _draw(
+    family: TaskFamily,
+    purpose: str,
+    count: int,
+    seed: int,
+    device: str,
+    *,
+    shifted: bool,
+    episodes: int = MANY,
+) -> Problem:
+    name = family.name
     noise = derive_noise(seed, purpose, name, device=device)
     tasks = family.sample_tasks(count, noise, shifted=shifted)
     anchors = derive_noise(seed, purpose, "anchors", name, device=device)
-    floor = random_returns(family, tasks, anchors)
+    floor = random_returns(family, tasks, anchors, episodes)
     reference = reference_returns(family, tasks, anchors, shifted=shifted)
     return Problem(
         family,
@@ -82,6 +119,18 @@ def draw_problem(
         count,
         floor.double().cpu().numpy(),
         reference.double().cpu().numpy(),
+    )
+
+
+def joined(parts: Sequence[Lives]) -> Lives:
+    """The same settings on the tasks of several problems, one after another."""
+    first = parts[0]
+    return Lives(
+        first.updates,
+        np.concatenate([part.returns for part in parts], axis=-1),
+        np.concatenate([part.mean_action_returns for part in parts], axis=-1),
+        np.concatenate([part.diverged for part in parts], axis=-1),
+        first.steps_per_update,
     )
 
 

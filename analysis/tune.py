@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 
-from analysis.lives import Budget, MakeRule, draw_problem, run_lives
+from analysis.lives import Budget, MakeRule, Problem, run_lives
 from analysis.results import GridScores, Setting
 from analysis.scores import score
 from learned_opt.rules import SGD, Adam, RMSprop
@@ -94,8 +94,7 @@ class Tuned:
 
 def score_grid(
     baseline: Baseline,
-    family: str,
-    tasks: int,
+    problem: Problem,
     budget: Budget,
     on_update: Callable[[int], None] | None = None,
 ) -> GridScores:
@@ -103,16 +102,14 @@ def score_grid(
 
     Args:
         baseline: rule and grid.
-        family: by name.
-        tasks: how many tuning tasks; always of the training distribution, never the shown ones.
+        problem: the tuning tasks; always of the training distribution, never the shown ones.
         budget: length of the lives.
         on_update: called after each update of a batch with its number of learners.
     """
-    problem = draw_problem(family, "tuning tasks", tasks, seed=budget.seed, device=budget.device)
     settings = baseline.grid()
     lives = run_lives(problem, baseline.make, settings, budget, on_update)
     areas = score(lives.returns, lives.diverged, problem.random, problem.reference).areas
-    return GridScores(baseline.name, family, settings, areas.mean(1).tolist())
+    return GridScores(baseline.name, problem.family.name, settings, areas.mean(1).tolist())
 
 
 def choose(baseline: Baseline, grids: Sequence[GridScores]) -> Tuned:

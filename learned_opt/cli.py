@@ -13,18 +13,20 @@ import tyro
 
 from learned_opt.commands.ablate import Ablate
 from learned_opt.commands.card import Card
-from learned_opt.commands.compare import Compare, Plot
+from learned_opt.commands.compare import Compare, Merge, Plot
 from learned_opt.commands.demo import Demo
 from learned_opt.commands.listing import List
 from learned_opt.commands.meta_train import MetaTrain
 from learned_opt.commands.probe import Probe
 from learned_opt.commands.report import Report
 from learned_opt.commands.trial import Trial
+from tasks import EnvironmentFailedError
 
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[MetaTrain, tyro.conf.subcommand("meta-train")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Merge, tyro.conf.subcommand("merge")]
     | Annotated[Plot, tyro.conf.subcommand("plot")]
     | Annotated[Probe, tyro.conf.subcommand("probe")]
     | Annotated[Report, tyro.conf.subcommand("report")]
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 success, 2 bad input, 130 interrupted."""
     try:
         code: int = _parse(arguments).run()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EnvironmentFailedError) as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
         print("learned-opt: interrupted; finished parts are kept", file=sys.stderr)

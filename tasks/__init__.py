@@ -12,7 +12,7 @@ torch.Size([8, 16, 4])
 from tasks.base import BatchedFamily, TaskFamily, Tasks, Transition
 from tasks.environments import BatchedEnvironments, Environments, Step
 from tasks.gymnasium_env import TaskEnv, TaskVectorEnv, register
-from tasks.gymnasium_tasks import GymnasiumFamily, gymnasium_family
+from tasks.gymnasium_tasks import EnvironmentFailedError, GymnasiumFamily, gymnasium_family
 from tasks.noise import Noise
 from tasks.registry import FAMILIES, check_family, make_family
 
@@ -20,6 +20,7 @@ __all__ = [
     "FAMILIES",
     "BatchedEnvironments",
     "BatchedFamily",
+    "EnvironmentFailedError",
     "Environments",
     "GymnasiumFamily",
     "Noise",

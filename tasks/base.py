@@ -88,6 +88,10 @@ class TaskFamily(ABC):
             for key, value in self.defaults.items()
         }
 
+    def identity(self) -> dict[str, object]:
+        """Everything about the family that decides what happens in its tasks, JSON-compatible."""
+        return {"family": self.name}
+
     @abstractmethod
     def environments(
         self, tasks: Tasks, environments: int, noise: Noise, *, staggered: bool = False

@@ -23,7 +23,12 @@ from tasks.variation import Apply, VariedEnv, apply_variation
 
 Vectorization = Literal["sync", "async", "vector_entry_point"]
 Wrap = Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]
-Failure = RuntimeError | ValueError
+
+
+class EnvironmentFailedError(RuntimeError):
+    """An environment failed at work: the message names it and the step."""
+
+
 SEEDS = 2**24
 """Environments are seeded with numbers below this, as many as float32 tells apart."""
 
@@ -131,6 +136,21 @@ class GymnasiumFamily(TaskFamily):
         tasks = super().sample_tasks(batch, noise, shifted=shifted)
         return tasks or {"task": torch.zeros(batch, 1, device=noise.device, dtype=noise.dtype)}
 
+    def identity(self) -> dict[str, object]:
+        """The id, what varies, how it is wrapped, and gymnasium's version."""
+        return {
+            "family": self.name,
+            "environment": self.environment,
+            "gymnasium": gymnasium.__version__,
+            "vary": {key: list(limits) for key, limits in self.train_range.items()},
+            "shifted": {key: list(limits) for key, limits in self.shifted_range.items()},
+            "code": [repr(getattr(part, "__qualname__", part)) for part in (self.apply, *self.wrappers)],
+            "vectorization": self.vectorization,
+            "horizon": self.horizon,
+            "reference": self.reference,
+            "options": repr(sorted(self.options.items())),
+        }
+
     def environments(
         self, tasks: Tasks, environments: int, noise: Noise, *, staggered: bool = False
     ) -> GymnasiumEnvironments:
@@ -167,6 +187,14 @@ class GymnasiumFamily(TaskFamily):
         for vector in vectors:
             self._idle.setdefault(vector.num_envs, []).append(vector)
 
+    def native(self, action: Tensor) -> NDArray[Any]:
+        """Actions as the environment's own space has them: from its start, within its bounds."""
+        space, array = self.action_space, action.detach().cpu().numpy()
+        if isinstance(space, spaces.Discrete):
+            return array + space.start
+        clipped: NDArray[Any] = np.clip(array, space.low, space.high).astype(space.dtype)
+        return clipped
+
     def close(self) -> None:
         """Close the environments that were given back; processes end."""
         for vectors in self._idle.values():
@@ -174,10 +202,26 @@ class GymnasiumFamily(TaskFamily):
                 vector.close()
         self._idle.clear()
 
-    def _single(self) -> VariedEnv:
+    def filmed(self, tasks: Tasks, row: int) -> gymnasium.Env[Any, Any]:
+        """A single environment of task `row` whose `render` gives pictures, (height, width, 3) of uint8.
+
+        Raises:
+            ValueError: the environment cannot draw itself here.
+        """
+        with _named(self.environment, "cannot be drawn"):
+            made = self._single(render_mode="rgb_array")
+            task = {key: float(tasks[key][row]) for key in self.train_range}
+            if task:
+                made.apply_task(task)
+            made.reset(seed=0)
+            if not isinstance(made.render(), np.ndarray):
+                raise ValueError("it has no pictures")
+        return made
+
+    def _single(self, **options: Any) -> VariedEnv:
         # Time limits are counted outside, where first episodes can begin at any count.
         made = gymnasium.make(
-            self.environment, max_episode_steps=-1, disable_env_checker=True, **self.options
+            self.environment, max_episode_steps=-1, disable_env_checker=True, **self.options, **options
         )
         for wrap in self.wrappers:
             made = wrap(made)
@@ -204,7 +248,7 @@ class GymnasiumEnvironments:
         staggered: see `tasks.BatchedEnvironments`; scalar environments alone can.
 
     Raises:
-        RuntimeError: an environment failed, or returned a number that is not finite; with its name and step.
+        EnvironmentFailedError: an environment failed, or returned a number that is not finite.
     """
 
     def __init__(
@@ -235,7 +279,7 @@ class GymnasiumEnvironments:
 
     def step(self, action: Tensor) -> Step:
         """Advance by `action`: integers (B, E) for Discrete spaces, floats (B, E, A) for Box, clipped."""
-        actions = self._native(action)
+        actions = self.family.native(action)
         self.steps += 1
         ignored = self._resetting.copy()
         with self._watched("failed"):
@@ -320,26 +364,18 @@ class GymnasiumEnvironments:
         self._check(fresh, "an observation")
         return fresh
 
-    def _native(self, action: Tensor) -> NDArray[Any]:
-        space = self.family.action_space
-        array = action.detach().cpu().numpy()
-        if isinstance(space, spaces.Discrete):
-            return array + space.start
-        clipped: NDArray[Any] = np.clip(array, space.low, space.high).astype(space.dtype)
-        return clipped
-
     def _check(self, numbers: NDArray[Any], what: str) -> None:
         if np.isfinite(numbers).all():
             return
         row, column = np.argwhere(~np.isfinite(numbers))[0][:2]
-        raise RuntimeError(
+        raise EnvironmentFailedError(
             f"{self.family.name}: environment {column} of task {row} returned {what} that is not finite "
             f"at step {self.steps}"
         )
 
     @contextmanager
     def _watched(self, what: str) -> Any:
-        with _named(self.family.name, f"{what} at step {self.steps}", RuntimeError):
+        with _named(self.family.name, f"{what} at step {self.steps}", EnvironmentFailedError):
             yield
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
@@ -369,12 +405,14 @@ def _final(seen: NDArray[Any], results: Sequence[Any], ended: NDArray[np.bool_])
 
 
 @contextmanager
-def _named(environment: str, what: str, kind: type[Failure] = ValueError) -> Any:
+def _named(environment: str, what: str, kind: type[ValueError | EnvironmentFailedError] = ValueError) -> Any:
     """Any failure inside becomes one error that names the environment."""
     try:
         yield
     except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-        raise RuntimeError(f"{environment} {what}: its process died ({type(error).__name__})") from error
+        raise EnvironmentFailedError(
+            f"{environment} {what}: its process died ({type(error).__name__})"
+        ) from error
     except Exception as error:
         reason = " ".join(str(error).split())
         raise kind(f"{environment} {what}: {type(error).__name__}: {reason}") from error

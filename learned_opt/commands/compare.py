@@ -5,25 +5,55 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 
-from analysis import CompareConfig, Contender, compare, load_results, plot_curves, render_table
+from analysis import (
+    CompareConfig,
+    Contender,
+    compare,
+    load_results,
+    merge_results,
+    plot_curves,
+    render_table,
+)
 from analysis.config import Tuning
+from analysis.rendering import check_rendering, render_lives
 from analysis.results import Results
 from analysis.summary_plots import plot_heatmap, plot_profiles, plot_times
 from learned_opt.artifacts import Artifact, load_artifact
 from learned_opt.commands.meta_train import check_device, set_threads
 from learned_opt.commands.progress import WorkBar
-from learned_opt.learner import LearnerConfig
+from learned_opt.learner import LearnerConfig, make_learner
 from learned_opt.memory import PolicyArtifact, load_policy
 from learned_opt.meta.birth import new_rule
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import MetaConfig, check_fields, mapping
 from learned_opt.meta.trainer import ARTIFACT
 from learned_opt.rules import LearnedStart
+from learned_opt.seeding import derive_noise
+from tasks import make_family
+
+InnerAlgorithm = Literal["actor-critic", "ppo", "reinforce", "q-learning"]
+INNER: dict[str, dict[str, Any]] = {
+    "actor-critic": {},
+    "ppo": {
+        "objective": "ppo",
+        "width": 64,
+        "environments": 8,
+        "steps": 128,
+        "discount": 0.99,
+        "entropy_coefficient": 0.0,
+        "advantage_scale": "batch",
+        "normalise_observations": True,
+        "normalise_rewards": True,
+    },
+    "reinforce": {"objective": "reinforce", "advantage_scale": "batch", "trace": 1.0},
+    "q-learning": {"objective": "q-learning", "steps": 8},
+}
+"""The inner learner by algorithm: what it changes of `LearnerConfig`'s defaults."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +69,13 @@ class Compare:
     policy: tuple[Path, ...] = ()
     """Meta-policies, files that meta-train --algorithm rl2 or context wrote; of the one family shown."""
     tasks: tuple[str, ...] = ("cartpole", "gridworld", "lqr", "navigation2d", "pendulum", "acrobot")
-    """Task families to compare on."""
+    """Task families to compare on: shipped ones, gymnasium ids, or module:attribute for your own."""
+    env: tuple[str, ...] = ()
+    """Gymnasium environments to compare on, instead of --tasks: tasks are then seeds of one environment."""
+    algorithm: InnerAlgorithm = "actor-critic"
+    """What the optimizers optimize: the standard actor-critic, PPO, REINFORCE or Q-learning."""
+    learner: Path | None = None
+    """YAML file with settings of the inner learner, which take precedence over --algorithm's."""
     baselines: tuple[str, ...] = ("sgd", "rmsprop", "adam")
     """Hand-made rules to tune and compare with."""
     untrained: bool = False
@@ -52,6 +88,12 @@ class Compare:
     """Tuning tasks a family; never the ones shown."""
     updates: int = 150
     """Updates a life."""
+    env_steps: int | None = None
+    """Environment steps a life, instead of --updates."""
+    processes: int = 1
+    """Parts of the comparison to run side by side, each in a process of one thread."""
+    render: bool = False
+    """Also write videos of a policy before and after its life under the first rule, to --out/videos."""
     tuning_updates: int | None = None
     """Updates a life while tuning; as many as shown by default."""
     queries: int | None = None
@@ -74,6 +116,9 @@ class Compare:
     def run(self) -> int:
         """Compare, save, draw, print."""
         check_device(self.device)
+        if self.env and self.tasks != _field_default("tasks"):
+            raise ValueError("--env and --tasks name the same thing: give one of them")
+        shown = self.env or self.tasks
         set_threads(self.threads)
         artifacts = {name: load_artifact(name) for name in self.rule}
         policies = {str(path): load_policy(path) for path in self.policy}
@@ -86,29 +131,64 @@ class Compare:
             if not artifacts:
                 raise ValueError("--untrained shows a rule before its training: name one with --rule")
             contenders["untrained"] = untrained_contender(run_of(next(iter(artifacts.values()))))
-        trained_on = self._trained_on({**artifacts, **policies})
+        trained_on = self._trained_on(shown, {**artifacts, **policies})
+        learner = self._learner(artifacts)
+        updates = self._updates(learner, shown)
         config = CompareConfig(
-            families=self.tasks,
+            families=shown,
             trained_on=trained_on,
             shifted=self.shifted,
             tasks=self.count,
-            updates=self.updates,
-            queries=min(16, self.updates + 1) if self.queries is None else self.queries,
+            updates=updates,
+            queries=min(16, updates + 1) if self.queries is None else self.queries,
             baselines=self.baselines,
             tuning=self.tuning,
             tuning_tasks=self.tuning_count,
             tuning_updates=self.tuning_updates,
             seed=self.seed,
             device=self.device,
-            learner=replace(learner_of(artifacts), **self._changes()),
+            learner=learner,
         )
-        run_comparison(config, contenders, self.out, self.cells)
+        if self.render:
+            check_rendering(shown)
+            if not artifacts:
+                raise ValueError("--render shows what a rule achieves: name one with --rule")
+        run_comparison(config, contenders, self.out, self.cells, processes=self.processes)
+        if self.render:
+            label, contender = next(iter(contenders.items()))
+            for path in render_lives(config, contender, self.out / "videos"):
+                print(f"{label}: {path}")
         return 0
 
-    def _trained_on(self, artifacts: Mapping[str, Artifact | PolicyArtifact]) -> tuple[str, ...]:
+    def _learner(self, artifacts: dict[str, Artifact]) -> LearnerConfig:
+        """The inner learner that was asked for."""
+        data = {} if self.learner is None else mapping(self.learner)
+        check_fields(LearnerConfig, data, str(self.learner), "learner.")
+        started = any(isinstance(artifact.rule, LearnedStart) for artifact in artifacts.values())
+        if started and (data or self.algorithm != "actor-critic"):
+            raise ValueError("a learned start is for the learner it was trained with: leave --algorithm out")
+        if started:
+            return replace(learner_of(artifacts), **self._changes())
+        return LearnerConfig(**{**INNER[self.algorithm], **data, **self._changes()})
+
+    def _updates(self, learner: LearnerConfig, shown: tuple[str, ...]) -> int:
+        """Length of a life in updates."""
+        if self.env_steps is None:
+            return self.updates
+        costs = {
+            make_learner(make_family(name), 1, derive_noise(self.seed), learner).steps_per_update
+            for name in shown
+        }
+        if len(costs) > 1:
+            raise ValueError("an update takes different numbers of steps in these families: give --updates")
+        return max(1, round(self.env_steps / costs.pop()))
+
+    def _trained_on(
+        self, shown: tuple[str, ...], artifacts: Mapping[str, Artifact | PolicyArtifact]
+    ) -> tuple[str, ...]:
         """The families that all contenders were trained on; those shown must be new to all or to none."""
         known = {name: set(trained_families(artifact)) for name, artifact in artifacts.items()}
-        for family in self.tasks:
+        for family in shown:
             told = [name for name, families in known.items() if family in families]
             if told and len(told) < len(known):
                 other = next(name for name in known if name not in told)
@@ -121,6 +201,33 @@ class Compare:
     def _changes(self) -> dict[str, Any]:
         given = {"width": self.width, "environments": self.environments, "steps": self.steps}
         return {name: value for name, value in given.items() if value is not None}
+
+
+def _field_default(name: str) -> object:
+    return next(item.default for item in fields(Compare) if item.name == name)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Put results of the same comparison with other seeds together: one results.json and curves.png."""
+
+    results: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders with a results.json, or the files."""
+    out: Path
+    """Folder for the merged results."""
+
+    def run(self) -> int:
+        """Merge, save, draw, print."""
+        parts = [load_results(path / "results.json" if path.is_dir() else path) for path in self.results]
+        path = self.out / "results.json"
+        if path.exists():
+            raise FileExistsError(f"{self.out} already holds results; choose another --out")
+        merged = merge_results(parts)
+        self.out.mkdir(parents=True, exist_ok=True)
+        merged.save(path)
+        plot_curves(merged, self.out / "curves.png")
+        print(render_table(merged, color=sys.stdout.isatty()))
+        return 0
 
 
 @dataclass(frozen=True)
@@ -239,7 +346,12 @@ def untrained_contender(config: MetaConfig) -> Contender:
 
 
 def run_comparison(
-    config: CompareConfig, contenders: dict[str, Contender], out: Path, cells: Path | None = None
+    config: CompareConfig,
+    contenders: dict[str, Contender],
+    out: Path,
+    cells: Path | None = None,
+    *,
+    processes: int = 1,
 ) -> Results:
     """Compare with a progress bar; write results.json and curves.png to `out` and print the table.
 
@@ -253,7 +365,12 @@ def run_comparison(
     command = shlex.join(["learned-opt", *sys.argv[1:]])
     with WorkBar("comparing", "updates") as bar:
         results = compare(
-            config, contenders, cells=cells or out / "cells", progress=bar.update, command=command
+            config,
+            contenders,
+            cells=cells or out / "cells",
+            processes=processes,
+            progress=bar.update,
+            command=command,
         )
     results.save(path)
     plot_curves(results, out / "curves.png")

@@ -97,6 +97,8 @@ class ActingLearner:
             "reward": rollout.rewards.mean((1, 2)),
             "endings": ended.to(rollout.rewards.dtype).mean((1, 2)),
         }
+        if self.config.reward_factor != 1:
+            rollout = rollout._replace(rewards=self.config.reward_factor * rollout.rewards)
         if self.observation_scale is not None:
             self.observation_scale.moments.observe(
                 rollout.unscaled.flatten(1, 2), None if rollout.valid is None else rollout.valid.flatten(1)

@@ -63,6 +63,8 @@ class LearnerConfig:
     up noise once a policy is good; or left as they are."""
     value_units: Units = "returns"
     """Whether critics work in units of the running scale of returns, or in the rewards' own."""
+    reward_factor: float = 1.0
+    """Rewards are multiplied by this before anything else sees them."""
     normalise_observations: bool = False
     """Whether observations are normalised by the running mean and deviation of what a learner has seen."""
     normalise_rewards: bool = False

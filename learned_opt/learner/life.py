@@ -22,6 +22,7 @@ class Life:
     mean_action_returns: (Q, B) the same with the most probable (or mean) actions.
     diverged: (B,) whether parameters or gradients ever left the range of `is_usable`; those stop there.
     steps_per_update: environment steps a learner takes between updates.
+    first, last: parameters before and after, (B, N).
     """
 
     updates: Tensor
@@ -29,6 +30,8 @@ class Life:
     mean_action_returns: Tensor
     diverged: Tensor
     steps_per_update: float
+    first: Tensor
+    last: Tensor
 
 
 @torch.no_grad()
@@ -65,7 +68,7 @@ def live(
         raise ValueError(f"queries must be between 2 and updates + 1, got {queries} of {updates}")
     base: Scalar = rule.nominal_lr if lr is None else lr
     layout = learner.layout.without_roles()
-    parameters = rule.initial_parameters(learner.layout, learner.initial_parameters())
+    first = parameters = rule.initial_parameters(learner.layout, learner.initial_parameters())
     state = rule.init_state(layout, learner.batch, device=parameters.device, dtype=parameters.dtype)
     total = torch.full((learner.batch, 1), float(updates), device=parameters.device)
     moments = torch.linspace(0, updates, queries).round().long()
@@ -110,4 +113,6 @@ def live(
         torch.stack(mean),
         diverged,
         learner.steps_per_update,
+        first,
+        parameters,
     )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from learned_opt.learner import LearnerConfig
+from learned_opt.learner.config import FOREIGN
 from learned_opt.rules.features import GROUPS
-from tasks import FAMILIES
+from tasks import check_family
 
 RULES = ("lstm", "classic", "sgd", "adam", "meta-sgd", "meta-lstm")
 INITIALISATIONS = ("random", "learned")
@@ -140,14 +141,15 @@ class MetaConfig:
         default_factory=lambda: LearnerConfig(environments=16, outer_environments=8)
     )
     """The inner learner; its outer environments are of tbptt, evolution strategies run none."""
+    mixture: tuple[LearnerConfig, ...] = ()
+    """Inner learners for the groups of a family to take in turn, instead of `learner` for all: other
+    objectives, widths, batch sizes, discount factors, scales of reward. Validation keeps to `learner`."""
 
     def __post_init__(self) -> None:
         if not self.families:
             raise ValueError("families is empty; name at least one task family")
         for name in self.families:
-            if name not in FAMILIES:
-                choices = ", ".join(sorted(FAMILIES))
-                raise ValueError(f"unknown task family {name!r}; choose from {choices}")
+            check_family(name)
         allowed_values = {
             "credit": CREDITS,
             "estimator": ESTIMATORS,
@@ -182,9 +184,30 @@ class MetaConfig:
             raise ValueError("longest_life is shorter than shortest_life")
         if not (self.average < 1 and self.known_total <= 1):
             raise ValueError("average must be below 1 and known_total at most 1")
+        self._check_mixture()
         backward = self.estimator == "tbptt" and self.learner.objective != "reinforce"
         if backward and self.learner.outer_environments < 1:
             raise ValueError("learner.outer_environments must be at least 1 in meta-training by tbptt")
+
+    def _check_mixture(self) -> None:
+        """Every learner of a mixture must do, and must have a group to serve."""
+        if not self.mixture:
+            return
+        if self.initialisation == "learned":
+            raise ValueError("a learned start is for one learner: leave mixture out")
+        if self.groups_per_family < len(self.mixture):
+            raise ValueError(
+                f"{len(self.mixture)} learners in mixture need as many groups_per_family, "
+                f"got {self.groups_per_family}"
+            )
+        for replica in range(len(self.mixture)):
+            self.of_replica(replica)
+
+    def of_replica(self, replica: int) -> MetaConfig:
+        """The run as a family's group number `replica` sees it: with its own learner of the mixture."""
+        if not self.mixture:
+            return self
+        return replace(self, learner=self.mixture[replica % len(self.mixture)], mixture=())
 
     def _check_birth(self) -> None:
         """Settings of one rule are refused with another, and a run must have something to learn."""
@@ -236,7 +259,8 @@ class MetaConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as written to config.yaml."""
-        return {**asdict(self), "families": list(self.families), "without": list(self.without)}
+        data = asdict(self)
+        return {**data, **{name: list(data[name]) for name in ("families", "without", "mixture")}}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], source: str = "the configuration") -> MetaConfig:
@@ -246,16 +270,20 @@ class MetaConfig:
             ValueError: an unknown field, or a value of the wrong type or range.
         """
         data = dict(data)
-        inner = data.pop("learner", {})
+        inner, mixture = data.pop("learner", {}), data.pop("mixture", [])
         if not isinstance(inner, dict):
             raise ValueError(f"{source}: learner must be a mapping")
+        if not isinstance(mixture, list) or not all(isinstance(each, dict) for each in mixture):
+            raise ValueError(f"{source}: mixture must be a list of mappings")
         check_fields(cls, data, source, "")
-        check_fields(LearnerConfig, inner, source, "learner.")
+        for each in (inner, *mixture):
+            check_fields(LearnerConfig, each, source, "learner.")
         for name in ("families", "without"):
             if name in data:
                 data[name] = tuple(data[name])
-        base = asdict(cls().learner) if inner.get("objective", "actor-critic") == "actor-critic" else {}
-        return cls(**data, learner=LearnerConfig(**{**base, **inner}))
+        learner = _learner(inner, {})
+        mixed = tuple(_learner(each, inner) for each in mixture)
+        return cls(**data, learner=learner, mixture=mixed)
 
     @classmethod
     def load(cls, path: Path) -> MetaConfig:
@@ -265,6 +293,15 @@ class MetaConfig:
             ValueError: the file is missing, is no mapping, or holds an unknown field or bad value.
         """
         return cls.from_dict(mapping(path), str(path))
+
+
+def _learner(given: dict[str, Any], common: dict[str, Any]) -> LearnerConfig:
+    """A learner that is like the default one, of the objective's own settings, but for what is given."""
+    objective = given.get("objective", common.get("objective", "actor-critic"))
+    if objective != common.get("objective", "actor-critic"):
+        common = {name: value for name, value in common.items() if name not in FOREIGN.get(objective, ())}
+    outer = asdict(MetaConfig().learner) if objective == "actor-critic" else {}
+    return LearnerConfig(**{**outer, **common, **given})
 
 
 Recipe = tuple[MetaConfig, ...]

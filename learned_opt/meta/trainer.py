@@ -142,7 +142,7 @@ class MetaTrainer:
         self.groups: list[LearnerGroup] = [
             group(
                 family,
-                config,
+                config.of_replica(replica),
                 self.rule,
                 seed=derive_seed(config.seed, "group", replica, family),
                 view=View(

@@ -70,7 +70,9 @@ def test_the_best_mean_over_the_grids_is_chosen():
 
 def test_a_grid_scores_every_setting_and_counts_its_learners():
     seen = []
-    grid = score_grid(make_baseline("rmsprop"), "bandit", 2, BUDGET, seen.append)
+    grid = score_grid(
+        make_baseline("rmsprop"), draw_problem("bandit", "tuning tasks", 2, seed=0), BUDGET, seen.append
+    )
     assert grid.settings == make_baseline("rmsprop").grid()
     assert len(grid.scores) == 14
     assert sum(seen) == 14 * 2 * BUDGET.updates

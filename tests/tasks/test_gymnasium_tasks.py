@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from tasks import Noise, gymnasium_family, make_family
+from tasks import EnvironmentFailedError, Noise, gymnasium_family, make_family
 from tasks.gymnasium_tasks import GymnasiumFamily
 
 
@@ -236,7 +236,7 @@ def test_numbers_that_are_not_finite_name_environment_task_and_step(what):
     family = counted(options={"poison": what, "length": 100})
     environments = family.environments(family.sample_tasks(1, noise()), 2, noise())
     told = rf"CounterNextStep-v0: environment 0 of task 0.*{what}.*at step 3"
-    with pytest.raises(RuntimeError, match=told):
+    with pytest.raises(EnvironmentFailedError, match=told):
         advance(environments, 3)
 
 
@@ -244,14 +244,14 @@ def test_a_failure_inside_an_environment_names_it_and_the_step():
     family = counted(options={"poison": "raise", "length": 100})
     environments = family.environments(family.sample_tasks(1, noise()), 1, noise())
     told = "CounterNextStep-v0 failed at step 3: RuntimeError: the motor broke"
-    with pytest.raises(RuntimeError, match=told):
+    with pytest.raises(EnvironmentFailedError, match=told):
         advance(environments, 3)
 
 
 def test_a_process_that_dies_names_the_environment_and_the_step():
     family = counted(vectorization="async", options={"poison": "die", "length": 100})
     environments = family.environments(family.sample_tasks(1, noise()), 2, noise())
-    with pytest.raises(RuntimeError, match="CounterNextStep-v0 failed at step 3: its process died"):
+    with pytest.raises(EnvironmentFailedError, match="CounterNextStep-v0 failed at step 3: its process died"):
         advance(environments, 3)
 
 

@@ -1,0 +1,119 @@
+"""Videos of what a policy does before and after it has adapted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from analysis.config import CompareConfig
+from analysis.contender import Contender
+from analysis.lives import draw_problem
+from learned_opt.learner import RLLearner, make_learner
+from learned_opt.learner.life import live
+from learned_opt.rules import UpdateRule
+from learned_opt.seeding import derive_noise, derive_seed
+from tasks import GymnasiumFamily, make_family
+
+FRAMES_PER_SECOND = 30
+Frames = list[NDArray[np.uint8]]
+
+
+def check_rendering(names: Sequence[str]) -> None:
+    """Refuse what cannot be filmed, before any work.
+
+    Raises:
+        ValueError: a family that has no pictures, or the extra is missing.
+    """
+    try:
+        import imageio.v3  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            "--render needs imageio, which is not installed: pip install 'learned-opt[render]'"
+        ) from error
+    for name in names:
+        _filmed(name)
+
+
+def render_lives(config: CompareConfig, contender: Contender, folder: Path) -> list[Path]:
+    """Let one learner of each family live under a rule; one episode before and one after, as MP4.
+
+    The learner, its task and its random numbers are those of the first shown task. Actions are the
+    most probable ones.
+
+    Args:
+        config: of the comparison.
+        contender: the rule.
+        folder: receives FAMILY-before.mp4 and FAMILY-after.mp4.
+
+    Raises:
+        ValueError: as `check_rendering`.
+    """
+    import imageio.v3 as imageio
+
+    check_rendering(config.families)
+    assert isinstance(contender.rule, UpdateRule)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name in config.families:
+        problem = draw_problem(
+            name, "shown tasks", 1, seed=config.seed, device=config.device, shifted=config.shifted
+        ).parts[0]
+        path = (problem.purpose, "lives", name)
+        noise = derive_noise(config.seed, *path, device=config.device)
+        learner = make_learner(problem.family, 1, noise, config.learner, tasks=problem.tasks)
+        life = live(
+            learner,
+            contender.rule.to(config.device),
+            updates=config.updates,
+            queries=2,
+            query_seed=derive_seed(config.seed, *path, "queries"),
+            query_episodes=1,
+        )
+        for when, parameters in (("before", life.first), ("after", life.last)):
+            frames = _episode(learner, parameters)
+            target = folder / f"{name.replace('/', '_').replace(':', '_')}-{when}.mp4"
+            imageio.imwrite(target, np.stack(frames), fps=FRAMES_PER_SECOND, macro_block_size=2)
+            written.append(target)
+    return written
+
+
+@torch.no_grad()
+def _episode(learner: RLLearner, parameters: Tensor) -> Frames:
+    """Pictures of one episode at θ (1, N)."""
+    family, policy = learner.family, learner.policy
+    assert isinstance(family, GymnasiumFamily)
+    environment = family.filmed(learner.environments.tasks, 0)
+    actor = policy.network(policy.layout().split(parameters), "actor")
+    view = learner.observation_scale
+    frames: Frames = []
+    try:
+        seen, _ = environment.reset(seed=0)
+        for _ in range(family.horizon):
+            frames.append(_picture(environment))
+            observation = torch.as_tensor(np.asarray(seen, np.float32), device=parameters.device)[None, None]
+            output = actor(observation if view is None else view(observation))
+            chosen = policy.to_environment(output.argmax(-1) if policy.discrete else output)
+            seen, _, terminated, truncated, _ = environment.step(family.native(chosen)[0, 0])
+            if terminated or truncated:
+                break
+        frames.append(_picture(environment))
+    finally:
+        environment.close()
+    return frames
+
+
+def _picture(environment: Any) -> NDArray[np.uint8]:
+    return np.asarray(environment.render(), dtype=np.uint8)
+
+
+def _filmed(name: str) -> None:
+    family = make_family(name)
+    if not isinstance(family, GymnasiumFamily):
+        raise ValueError(f"{name} has no pictures: --render is for gymnasium environments")
+    family.filmed(family.sample_tasks(1, derive_noise(0)), 0).close()
