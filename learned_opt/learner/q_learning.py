@@ -11,12 +11,13 @@ from torch import Tensor
 from learned_opt.learner.acting import ActingLearner
 from learned_opt.learner.base import GradientSample
 from learned_opt.learner.config import LearnerConfig
-from learned_opt.learner.policies import QNetwork
+from learned_opt.learner.policies import ActorCritic
+from learned_opt.learner.policy import EpsilonGreedy, Policy
 from learned_opt.learner.rollout import Rollout, collect
 from tasks import Noise, TaskFamily, Tasks
 
 Transitions = dict[str, Tensor]
-"""R transitions a learner: observation and following (B, R, O), action, reward and terminated (B, R)."""
+"""R transitions a learner: observation and following (B, R, *S), action, reward and terminated (B, R)."""
 
 
 class QLearner(ActingLearner):
@@ -32,9 +33,11 @@ class QLearner(ActingLearner):
         noise: source of every random number.
         config: hyper-parameters.
         tasks: the tasks themselves, if not to be drawn from the family's training distribution.
+        policy: whose outputs are action values; by default stacked perceptrons of the configured width
+            and depth.
 
     Raises:
-        ValueError: the family's actions are continuous.
+        ValueError: the family's actions are continuous, or the policy is recurrent or of another family.
     """
 
     def __init__(
@@ -45,16 +48,16 @@ class QLearner(ActingLearner):
         config: LearnerConfig,
         *,
         tasks: Tasks | None = None,
+        policy: Policy | None = None,
     ) -> None:
-        policy = QNetwork(
-            family, config.width, config.depth, config.activation, exploration=config.exploration
-        )
-        super().__init__(family, batch, noise, config, policy, tasks, staggered=True)
-        device, observations = noise.device, int(family.observation_space.shape[0])
+        policy = policy or ActorCritic(family, config.width, config.depth, config.activation, values=False)
+        greedy = EpsilonGreedy(policy, config.exploration)
+        super().__init__(family, batch, noise, config, greedy, tasks, staggered=True)
+        device, observation = noise.device, family.observation_space.shape
         shape = (batch, config.replay)
         self.replay: Transitions = {
-            "observation": torch.zeros(*shape, observations, device=device, dtype=noise.dtype),
-            "following": torch.zeros(*shape, observations, device=device, dtype=noise.dtype),
+            "observation": torch.zeros(*shape, *observation, device=device, dtype=noise.dtype),
+            "following": torch.zeros(*shape, *observation, device=device, dtype=noise.dtype),
             "action": torch.zeros(shape, device=device, dtype=torch.long),
             "reward": torch.zeros(shape, device=device, dtype=noise.dtype),
             "terminated": torch.zeros(shape, device=device, dtype=torch.bool),
@@ -122,7 +125,7 @@ class QLearner(ActingLearner):
         count = fresh["reward"].shape[1]
         places = (self.stored + torch.arange(count, device=self.stored.device)) % self.config.replay
         for name, old in self.replay.items():
-            index = places.unsqueeze(-1).expand(-1, -1, old.shape[-1]) if old.dim() == 3 else places
+            index = places.view(*places.shape, *[1] * (old.dim() - 2)).expand(-1, -1, *old.shape[2:])
             self.replay[name] = old.scatter(1, index, fresh[name])
         self.stored = self.stored + count
 

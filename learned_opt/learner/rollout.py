@@ -7,16 +7,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from learned_opt.learner.policies import ActorCritic, Tensors
+from learned_opt.learner.policy import Policy, Tensors
 from tasks import BatchedEnvironments, Noise, Tasks
 
 
 class Rollout(NamedTuple):
     """T steps of B × E environments.
 
-    `observations` (B, T, E, O), `actions` (B, T, E) or (B, T, E, A) in the policy's units;
-    `rewards`, `terminated`, `truncated` (B, T, E); `final_observations` (B, T, E, O) is what each
-    step led to before any autoreset.
+    `observations` (B, T, E, *S), `actions` (B, T, E) or (B, T, E, A) in the policy's units;
+    `rewards`, `terminated`, `truncated` (B, T, E); `final_observations` (B, T, E, *S) is what each
+    step led to before any autoreset. `memory` and `final_memory` (B, T, E, M) are what a recurrent
+    policy remembered when it met the one and the other; None of policies without memory.
     """
 
     observations: Tensor
@@ -25,49 +26,71 @@ class Rollout(NamedTuple):
     terminated: Tensor
     truncated: Tensor
     final_observations: Tensor
+    memory: Tensor | None = None
+    final_memory: Tensor | None = None
 
     def columns(self, environments: slice) -> Rollout:
         """The same steps of some of the environments."""
-        return Rollout(*(entry[:, :, environments] for entry in self))
+        return Rollout(*(entry[:, :, environments] for entry in self if entry is not None))
 
     def flat_observations(self) -> Tensor:
-        """Observations as R = T · E rows a learner, (B, R, O)."""
+        """Observations as R = T · E rows a learner, (B, R, *S)."""
         return self.observations.flatten(1, 2)
+
+    def reached(self, steps: slice = slice(None)) -> tuple[Tensor, Tensor | None]:
+        """Final observations (B, R, *S) of some steps, and the memory (B, R, M) that they met."""
+        memory = None if self.final_memory is None else self.final_memory[:, steps].flatten(1, 2)
+        return self.final_observations[:, steps].flatten(1, 2), memory
+
+    def read(self, policy: Policy, tensors: Tensors) -> tuple[Tensor, Tensor | None]:
+        """Outputs (B, R, A) and values (B, R) of these steps under given parameters, differentiable."""
+        memory = None if self.memory is None else self.memory[:, 0]
+        return policy.read(tensors, self.observations, memory, self.terminated | self.truncated)
 
 
 @torch.no_grad()
 def collect(
-    policy: ActorCritic,
+    policy: Policy,
     tensors: Tensors,
     environments: BatchedEnvironments,
     steps: int,
     noise: Noise,
+    memory: Tensor | None = None,
 ) -> Rollout:
-    """Let policies with parameters `tensors` act for T = `steps` steps from where environments stand."""
+    """Let policies with parameters `tensors` act for T = `steps` steps from where environments stand.
+
+    A recurrent policy goes on with `memory` (B, E, M); None takes that of an episode's start.
+    """
     draws = policy.draw(noise, environments.batch, steps, environments.environments)
     log_std = None if policy.discrete else policy.log_std(tensors)
-    actor = policy.network(tensors, "actor")
-    columns: list[list[Tensor]] = [[] for _ in Rollout._fields]
+    actor = policy.acting(tensors)
+    if memory is None:
+        memory = policy.initial_memory(environments.observation)
+    rows: list[tuple[Tensor, ...]] = []
     for draw in draws.unbind(0):
         observation = environments.observation
-        action = policy.act(actor(observation), log_std, draw)
+        output, after = actor(observation, memory)
+        action = policy.act(output, log_std, draw)
         step = environments.step(policy.to_environment(action))
-        row = (
-            observation,
-            action,
-            step.reward,
-            step.terminated,
-            step.truncated,
-            step.final_observation,
+        remembered = () if memory is None or after is None else (memory, after)
+        rows.append(
+            (
+                observation,
+                action,
+                step.reward,
+                step.terminated,
+                step.truncated,
+                step.final_observation,
+                *remembered,
+            )
         )
-        for column, entry in zip(columns, row, strict=True):
-            column.append(entry)
-    return Rollout(*(torch.stack(column, dim=1) for column in columns))
+        memory = policy.forget(after, step.terminated | step.truncated)
+    return Rollout(*(torch.stack(column, dim=1) for column in zip(*rows, strict=True)))
 
 
 @torch.no_grad()
 def episodic_returns(
-    policy: ActorCritic,
+    policy: Policy,
     parameters: Tensor,
     tasks: Tasks,
     episodes: int,
@@ -80,8 +103,9 @@ def episodic_returns(
     `deterministic` takes the most probable action, or the Gaussian's mean, instead of a sample.
     """
     tensors = policy.layout().split(parameters)
-    actor = policy.network(tensors, "actor")
+    actor = policy.acting(tensors)
     environments = BatchedEnvironments(policy.family, tasks, episodes, noise)
+    memory = policy.initial_memory(environments.observation)
     log_std = None if policy.discrete else policy.log_std(tensors)
     batch = environments.batch
     returns = torch.zeros(batch, episodes, device=parameters.device, dtype=parameters.dtype)
@@ -89,7 +113,7 @@ def episodic_returns(
     horizon = environments.horizon
     steps = int(horizon.max()) if isinstance(horizon, Tensor) else horizon
     for t in range(steps):
-        output = actor(environments.observation)
+        output, memory = actor(environments.observation, memory)
         if deterministic:
             action = output.argmax(-1) if policy.discrete else output
         else:
