@@ -23,6 +23,8 @@ from analysis.results import (
     encode,
 )
 from analysis.tune import Baseline, Tuned, choose, make_baseline, score_grid
+from learned_opt.learner import Policies
+from learned_opt.learner.policy import check_names
 from learned_opt.memory import MemoryPolicy
 from learned_opt.rules import UpdateRule
 
@@ -65,6 +67,7 @@ def compare(
     cells: str | Path | None = None,
     progress: Progress | None = None,
     command: str = "",
+    policies: Policies | None = None,
 ) -> Results:
     """Tune the baselines, then let every contender live on the same shown tasks.
 
@@ -77,10 +80,16 @@ def compare(
             gives back those whose every input is unchanged; None keeps nothing.
         progress: told after each step; the total is known from the first call.
         command: the command line, for the record.
+        policies: how to make policies of one's own, by family, for rules and baselines alike; the other
+            families' are stacked perceptrons.
 
     Raises:
-        ValueError: a label that is also a baseline's name, or nothing to compare.
+        ValueError: a label that is also a baseline's name, or nothing to compare; policies of a family
+            that takes no part, or beside `cells`, which cannot tell one's own code from its next version.
     """
+    check_names(policies, (*config.families, *config.tuning_families()))
+    if policies and cells is not None:
+        raise ValueError("cells cannot tell whether your policies' code has changed: leave cells out")
     clash = sorted(set(contenders) & set(config.baselines))
     if clash:
         raise ValueError(f"{', '.join(clash)} names both a contender and a baseline: rename one")
@@ -92,7 +101,7 @@ def compare(
         raise ValueError("nothing to compare: give a contender or a baseline")
     store = CellStore(None if cells is None else Path(cells))
     clock = _Clock(total_updates(config, len(contenders)), progress)
-    tuned, grids = _tune(config, store, clock)
+    tuned, grids = _tune(config, store, clock, policies)
     families = {}
     for name in config.families:
         problem = draw_problem(
@@ -102,6 +111,7 @@ def compare(
             seed=config.seed,
             device=config.device,
             shifted=config.shifted,
+            policies=policies,
         )
         runs, updates, steps = {}, np.zeros(0, dtype=np.int64), 0
         for label, contender, setting in _line_up(contenders, tuned, name):
@@ -143,7 +153,7 @@ class _Clock:
 
 
 def _tune(
-    config: CompareConfig, store: CellStore, clock: _Clock
+    config: CompareConfig, store: CellStore, clock: _Clock, policies: Policies | None
 ) -> tuple[dict[str, dict[str, tuple[Baseline, Tuned, str]]], list[GridScores]]:
     """Per shown family and baseline, the chosen setting and how it was chosen; and every grid."""
     budget = config.tuning_budget()
@@ -162,7 +172,14 @@ def _tune(
         scores, found = store.get_or_run(
             f"tune-{baseline.name}-{family}",
             identity,
-            lambda: score_grid(baseline, family, config.tuning_tasks, budget, lambda b: clock.tick(b, what)),
+            lambda: score_grid(
+                baseline,
+                family,
+                config.tuning_tasks,
+                budget,
+                lambda b: clock.tick(b, what),
+                policies=policies,
+            ),
             lambda grid: grid.scores,
             lambda data: GridScores(baseline.name, family, settings, data),
         )

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from analysis.results import Array, Setting
-from learned_opt.learner import LearnerConfig, make_learner
+from learned_opt.learner import LearnerConfig, Policies, Policy, make_learner
 from learned_opt.learner.life import Life, live
+from learned_opt.learner.policy import policy_for
 from learned_opt.memory import MemoryPolicy, play
 from learned_opt.rules import UpdateRule
 from learned_opt.rules.base import Scalar
@@ -44,6 +45,7 @@ class Problem:
 
     purpose: "shown tasks" or "tuning tasks"; it seeds the tasks and everything drawn on them.
     random, reference: (n,).
+    policy: the learners' networks, if not the stacked perceptrons.
     """
 
     family: TaskFamily
@@ -52,6 +54,7 @@ class Problem:
     count: int
     random: Array
     reference: Array
+    policy: Policy | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +69,14 @@ class Lives:
 
 
 def draw_problem(
-    name: str, purpose: str, count: int, *, seed: int, device: str = "cpu", shifted: bool = False
+    name: str,
+    purpose: str,
+    count: int,
+    *,
+    seed: int,
+    device: str = "cpu",
+    shifted: bool = False,
+    policies: Policies | None = None,
 ) -> Problem:
     """Draw n = `count` tasks of a family, and their anchors; each purpose has its own seeds."""
     family = make_family(name)
@@ -82,6 +92,7 @@ def draw_problem(
         count,
         floor.double().cpu().numpy(),
         reference.double().cpu().numpy(),
+        policy_for(family, policies),
     )
 
 
@@ -178,7 +189,7 @@ def _run_chunk(
     path = (problem.purpose, "lives", problem.family.name)
     noise = derive_noise(budget.seed, *path, device=budget.device, replicas=replicas)
     tasks = {key: value.repeat(replicas, *[1] * (value.dim() - 1)) for key, value in problem.tasks.items()}
-    learner = make_learner(problem.family, batch, noise, budget.learner, tasks=tasks)
+    learner = make_learner(problem.family, batch, noise, budget.learner, tasks=tasks, policy=problem.policy)
 
     def after_update() -> None:
         if on_update is not None:

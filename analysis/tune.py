@@ -11,6 +11,7 @@ import numpy as np
 from analysis.lives import Budget, MakeRule, draw_problem, run_lives
 from analysis.results import GridScores, Setting
 from analysis.scores import score
+from learned_opt.learner import Policies
 from learned_opt.rules import SGD, Adam, RMSprop
 
 TUNING_QUERIES = 6
@@ -98,6 +99,8 @@ def score_grid(
     tasks: int,
     budget: Budget,
     on_update: Callable[[int], None] | None = None,
+    *,
+    policies: Policies | None = None,
 ) -> GridScores:
     """Mean normalised area of every setting over the tuning tasks of one family.
 
@@ -107,8 +110,11 @@ def score_grid(
         tasks: how many tuning tasks; always of the training distribution, never the shown ones.
         budget: length of the lives.
         on_update: called after each update of a batch with its number of learners.
+        policies: how to make policies of one's own.
     """
-    problem = draw_problem(family, "tuning tasks", tasks, seed=budget.seed, device=budget.device)
+    problem = draw_problem(
+        family, "tuning tasks", tasks, seed=budget.seed, device=budget.device, policies=policies
+    )
     settings = baseline.grid()
     lives = run_lives(problem, baseline.make, settings, budget, on_update)
     areas = score(lives.returns, lives.diverged, problem.random, problem.reference).areas
