@@ -73,7 +73,7 @@ class QLearner(ActingLearner):
     def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
         """One rollout at θ (B, N), stored in replay, and both gradients."""
         theta = parameters.detach()
-        rate = torch.where(self.stored > 0, self.config.target_rate, 1.0)
+        rate = torch.where(self.stored > 0, self.config.target_rate, 1.0).to(theta.dtype)
         self.target = torch.lerp(self.target, theta, rate)
         tensors = self._layout.split(theta)
         rollout = collect(self.policy, tensors, self.environments, self.config.steps, self.noise)
