@@ -18,6 +18,8 @@ from tasks import Noise, TaskFamily
 
 ROLES: dict[str, Role] = {"actor": "actor", "log_std": "actor", "critic": "critic", "value": "critic"}
 """A tensor whose name begins with one of these has that role."""
+BOUNDED = 1e6
+"""A wider Box is bounded in name only."""
 SEED_BITS = 24
 """Random bits of a uniform number."""
 
@@ -51,7 +53,7 @@ class ModulePolicy(Policy):
         self.make = make
         self.module = self._made(0)
         """One copy: the architecture, and the constants."""
-        self.trial = Trial.of(self.module, family.observation_space.shape, self.actions)
+        self.trial = Trial.of(self.module, self._normalised(self._examples(3)), self.actions)
         if self.module is self._made(1):
             raise ValueError("make must build a new module at every call, and returned the same one twice")
         self._try_batching()
@@ -156,7 +158,7 @@ class ModulePolicy(Policy):
         batched = vmap(one)
 
         def run(observations: Tensor, memory: Tensor | None) -> tuple[Tensor, ...]:
-            seen = (observations - center) / scale
+            seen = (observations.to(like.dtype) - center) / scale
             made: tuple[Tensor, ...] = batched(own, seen, *(() if memory is None else (memory,)))
             return made
 
@@ -169,7 +171,7 @@ class ModulePolicy(Policy):
             made = self.make()
             if not isinstance(made, nn.Module):
                 raise ValueError(f"make must return a torch.nn.Module, and returned a {type(made).__name__}")
-            return write_out_cells(materialise(made, self.family.observation_space.shape))
+            return write_out_cells(materialise(made, self._normalised(self._examples(1))))
 
     def _vector(self, seed: int) -> Tensor:
         """Initial parameters of one learner, (N,)."""
@@ -215,10 +217,25 @@ class ModulePolicy(Policy):
         assert self.trial.memory is not None
         return self.trial.memory.to(like.device, like.dtype)
 
+    def _normalised(self, observations: Tensor) -> Tensor:
+        """Observations (..., *S) as the module sees them."""
+        center, scale = self.normalisation(observations)
+        return (observations - center) / scale
+
+    def _examples(self, rows: int) -> Tensor:
+        """Observations (R, *S) to try a module on: anywhere in a bounded Box, of typical size in others."""
+        box, generator = self.family.observation_space, torch.Generator().manual_seed(0)
+        low, high = (torch.as_tensor(bound, dtype=torch.float64) for bound in (box.low, box.high))
+        size = (rows, *box.shape)
+        anywhere = low + (high - low) * torch.rand(size, generator=generator, dtype=torch.float64)
+        center, scale = self.normalisation(low)
+        typical = center + scale * torch.randn(size, generator=generator, dtype=torch.float64)
+        return torch.where(high - low < BOUNDED, anywhere, typical.clamp(low, high)).float()
+
     def _try_batching(self) -> None:
         """Two learners, three rows each: what cannot be batched is refused now rather than later."""
         tensors = self.layout().split(self._vector(0).expand(2, -1))
-        observations = torch.zeros(2, 3, *self.family.observation_space.shape)
+        observations = torch.stack((self._examples(3), self._examples(3)))
         try:
             self.acting(tensors)(observations, self.initial_memory(observations))
         except RuntimeError as error:

@@ -11,15 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-ROWS = 3
-"""Observations in a trial."""
 
-
-def materialise(module: nn.Module, observation: Sequence[int]) -> nn.Module:
-    """Let lazy layers find their sizes from one observation of shape S; returns the module."""
+def materialise(module: nn.Module, observations: Tensor) -> nn.Module:
+    """Let lazy layers find their sizes from observations (R, *S); returns the module."""
     if any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters()):
         with torch.no_grad():
-            module(*_arguments(module, torch.zeros(1, *observation)))
+            module(*_arguments(module, observations))
     return module
 
 
@@ -39,8 +36,8 @@ class Trial:
     single: bool
 
     @classmethod
-    def of(cls, module: nn.Module, observation: Sequence[int], actions: int) -> Trial:
-        """Try a module that is to take observations (R, *S) and return outputs (R, A), A = `actions`.
+    def of(cls, module: nn.Module, observations: Tensor, actions: int) -> Trial:
+        """Try a module on R ≥ 2 observations (R, *S), of which it is to make outputs (R, A), A = `actions`.
 
         Raises:
             ValueError: it has no parameters to train; returns something else; changes its buffers, draws
@@ -48,8 +45,6 @@ class Trial:
         """
         if not any(parameter.requires_grad for parameter in module.parameters()):
             raise ValueError("the module has no parameters to train")
-        generator = torch.Generator().manual_seed(0)
-        observations = torch.randn(ROWS, *observation, generator=generator)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             drawn = torch.get_rng_state()
             buffers = {name: value.clone() for name, value in module.named_buffers()}
@@ -65,7 +60,7 @@ class Trial:
                     f"the forward pass changes the module's buffer {changed[0]}, as BatchNorm does, and "
                     "learners share buffers: take a layer without running statistics, such as LayerNorm"
                 )
-            trial = cls._described(module, made, actions)
+            trial = cls._described(module, made, len(observations), actions)
             fewer = module(*_arguments(module, observations[:-1]))
         for whole, part in zip(trial.parts(made), trial.parts(fewer), strict=True):
             if not torch.allclose(whole[:-1], part, rtol=1e-3, atol=1e-4):
@@ -76,20 +71,20 @@ class Trial:
         return trial
 
     @classmethod
-    def _described(cls, module: nn.Module, made: Any, actions: int) -> Trial:
+    def _described(cls, module: nn.Module, made: Any, rows: int, actions: int) -> Trial:
         recurrent = hasattr(module, "initial_memory")
         wanted = f"outputs (R, {actions}) and values (R,)" + (" and memory" if recurrent else "")
         parts = made if isinstance(made, tuple) else (made,)
         fits = (
             len(parts) in ((3,) if recurrent else (1, 2))
             and all(isinstance(part, Tensor) for part in parts[:2])
-            and parts[0].shape == (ROWS, actions)
-            and all(part.shape in ((ROWS,), (ROWS, 1)) for part in parts[1:2])
+            and parts[0].shape == (rows, actions)
+            and all(part.shape in ((rows,), (rows, 1)) for part in parts[1:2])
         )
         if not fits:
             got = ", ".join(str(tuple(p.shape)) if isinstance(p, Tensor) else type(p).__name__ for p in parts)
             raise ValueError(
-                f"the module's forward must return {wanted}, R rows each, and of {ROWS} rows returned {got}"
+                f"the module's forward must return {wanted}, R rows each, and of {rows} rows returned {got}"
             )
         if not recurrent:
             return cls(len(parts) == 2, None, (), single=True)
@@ -99,7 +94,7 @@ class Trial:
         if any(leaf.requires_grad for leaf in leaves):
             raise ValueError("initial_memory must return constants, such as zeros, not trained parameters")
         shapes = tuple(tuple(leaf.shape[1:]) for leaf in leaves)
-        if [tuple(leaf.shape) for leaf in _leaves(parts[2])] != [(ROWS, *shape) for shape in shapes]:
+        if [tuple(leaf.shape) for leaf in _leaves(parts[2])] != [(rows, *shape) for shape in shapes]:
             raise ValueError(
                 "the memory that forward returns must have the tensors and shapes of initial_memory(rows), "
                 f"{', '.join(str(('rows', *shape)) for shape in shapes)}"

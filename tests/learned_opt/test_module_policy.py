@@ -282,6 +282,25 @@ def test_tied_parameters_are_one_and_frozen_ones_constants():
         torch.testing.assert_close(theta.grad[row], expected, rtol=1e-4, atol=1e-5)
 
 
+class Cells(nn.Module):
+    """Cells of a board are 0 or 1, and an embedding bears no other numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.cells, self.head = nn.Embedding(2, 3), nn.LazyLinear(3)
+
+    def forward(self, images):
+        return self.head(self.cells(images.long()).flatten(1))
+
+
+def test_modules_are_tried_on_observations_that_could_be():
+    family = ImageCatch()
+    policy = ModulePolicy(family, Cells)
+    learner = make_learner(family, 2, derive_noise(0, "x"), SETTINGS["q-learning"], policy=policy)
+    gradient = learner.layout.split(learner.gradient(learner.initial_parameters()).inner)
+    assert bool(gradient["cells.weight"].flatten(1).any(1).all())
+
+
 class Wrapped(nn.Module):
     """A layer on the way to cartpole's logits."""
 
