@@ -15,6 +15,8 @@ from analysis.lives import Problem, draw_problem, joined
 from analysis.parts import Cell, ShownCell, TuningCell, fill
 from analysis.results import Adaptation, FamilyResults, GridScores, Results, Setting
 from analysis.tune import Baseline, Tuned, choose, make_baseline
+from learned_opt.learner import Policies
+from learned_opt.learner.policy import check_names
 from learned_opt.memory import MemoryPolicy
 
 ONCE = ", tuned once"
@@ -32,6 +34,7 @@ def compare(
     processes: int = 1,
     progress: Progress | None = None,
     command: str = "",
+    policies: Policies | None = None,
 ) -> Results:
     """Tune the baselines, then let every contender live on the same shown tasks.
 
@@ -46,11 +49,17 @@ def compare(
         processes: how many cells to run side by side, each in a process of one thread; needs `cells`.
         progress: told after each step; the total is known from the first call.
         command: the command line, for the record.
+        policies: how to make policies of one's own, by family, for rules and baselines alike; the other
+            families' are stacked perceptrons.
 
     Raises:
         ValueError: a label that is also a baseline's name, nothing to compare, or several processes
-            without a folder for their cells.
+            without a folder for their cells; policies of a family that takes no part, or beside `cells`,
+            which cannot tell one's own code from its next version.
     """
+    check_names(policies, (*config.families, *config.tuning_families()))
+    if policies and cells is not None:
+        raise ValueError("cells cannot tell whether your policies' code has changed: leave cells out")
     clash = sorted(set(contenders) & set(config.baselines))
     if clash:
         raise ValueError(f"{', '.join(clash)} names both a contender and a baseline: rename one")
@@ -64,7 +73,7 @@ def compare(
         raise ValueError("several processes meet in a folder of cells: name one")
     store = CellStore(None if cells is None else Path(cells))
     clock = _Clock(total_updates(config, len(contenders)), progress)
-    tuned, grids = _tune(config, store, processes, clock)
+    tuned, grids = _tune(config, store, processes, clock, policies)
     problems = {
         name: draw_problem(
             name,
@@ -73,6 +82,7 @@ def compare(
             seed=config.seed,
             device=config.device,
             shifted=config.shifted,
+            policies=policies,
         )
         for name in config.families
     }
@@ -141,13 +151,22 @@ class _Clock:
 
 
 def _tune(
-    config: CompareConfig, store: CellStore, processes: int, clock: _Clock
+    config: CompareConfig,
+    store: CellStore,
+    processes: int,
+    clock: _Clock,
+    policies: Policies | None,
 ) -> tuple[dict[str, dict[str, tuple[Baseline, Tuned, str]]], list[GridScores]]:
     """Per shown family and baseline, the chosen setting and how it was chosen; and every grid."""
     budget = config.tuning_budget()
     problems = {
         family: draw_problem(
-            family, "tuning tasks", config.tuning_tasks, seed=config.seed, device=config.device
+            family,
+            "tuning tasks",
+            config.tuning_tasks,
+            seed=config.seed,
+            device=config.device,
+            policies=policies,
         )
         for family in (config.tuning_families() if config.baselines else ())
     }

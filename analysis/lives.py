@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from analysis.results import Array, Setting
-from learned_opt.learner import LearnerConfig, make_learner
+from learned_opt.learner import LearnerConfig, Policies, Policy, make_learner
 from learned_opt.learner.life import Life, live
+from learned_opt.learner.policy import policy_for
 from learned_opt.memory import MemoryPolicy, play
 from learned_opt.rules import UpdateRule
 from learned_opt.rules.base import Scalar
@@ -47,6 +48,8 @@ class Problem:
 
     purpose: "shown tasks" or "tuning tasks"; it seeds the tasks and everything drawn on them.
     random, reference: (n,).
+    parts: problems of one task each, where learners run by themselves: gymnasium's environments.
+    policy: the learners' networks, if not the stacked perceptrons.
     """
 
     family: TaskFamily
@@ -56,7 +59,7 @@ class Problem:
     random: Array
     reference: Array
     parts: tuple[Problem, ...] = ()
-    """A problem of one task each, where learners run by themselves: gymnasium's environments."""
+    policy: Policy | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +74,14 @@ class Lives:
 
 
 def draw_problem(
-    name: str, purpose: str, count: int, *, seed: int, device: str = "cpu", shifted: bool = False
+    name: str,
+    purpose: str,
+    count: int,
+    *,
+    seed: int,
+    device: str = "cpu",
+    shifted: bool = False,
+    policies: Policies | None = None,
 ) -> Problem:
     """Draw n = `count` tasks of a family, and their anchors; each purpose has its own seeds.
 
@@ -79,6 +89,7 @@ def draw_problem(
     run side by side in processes, and more of them can be added later.
     """
     family = make_family(name)
+    policy = policy_for(family, policies)
     if not isinstance(family, BatchedFamily):
         alone = [
             _draw(family, f"{purpose} {i}", 1, seed, device, shifted=shifted, episodes=FEW)
@@ -91,9 +102,10 @@ def draw_problem(
             count,
             np.concatenate([part.random for part in alone]),
             np.concatenate([part.reference for part in alone]),
-            tuple(alone),
+            tuple(replace(part, policy=policy) for part in alone),
+            policy,
         )
-    return _draw(family, purpose, count, seed, device, shifted=shifted)
+    return replace(_draw(family, purpose, count, seed, device, shifted=shifted), policy=policy)
 
 
 def _draw(
@@ -227,7 +239,7 @@ def _run_chunk(
     path = (problem.purpose, "lives", problem.family.name)
     noise = derive_noise(budget.seed, *path, device=budget.device, replicas=replicas)
     tasks = {key: value.repeat(replicas, *[1] * (value.dim() - 1)) for key, value in problem.tasks.items()}
-    learner = make_learner(problem.family, batch, noise, budget.learner, tasks=tasks)
+    learner = make_learner(problem.family, batch, noise, budget.learner, tasks=tasks, policy=problem.policy)
 
     def after_update() -> None:
         if on_update is not None:

@@ -38,12 +38,13 @@ class Transition(NamedTuple):
 class TaskFamily(ABC):
     """A named distribution over tasks that share their spaces and horizon.
 
-    Shapes: B tasks, E environments a task, S numbers of state, O of observation, A of action.
+    Shapes: B tasks, E environments a task, S numbers of state, O of observation, A of action. Observations
+    may have any shape, such as (C, H, W) of images; (O,) stands for it.
     Scalar task properties have shape (B, 1) and so broadcast against (B, E).
 
     Attributes:
         name: what users type.
-        observation_space: the Box of one observation, shape (O,), float32.
+        observation_space: the Box of one observation, shape (O,) or any other, float32.
         action_space: Discrete(n) or Box of shape (A,); actions outside a Box are clipped.
         horizon: steps after which an episode is truncated; a task entry "horizon" (B, 1) overrides it.
         train_range: interval per varied property; training tasks are drawn uniformly from it.

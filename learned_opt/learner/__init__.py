@@ -4,7 +4,9 @@ from learned_opt.learner.actor_critic import ActorCriticLearner
 from learned_opt.learner.base import GradientSample, Learner
 from learned_opt.learner.config import LearnerConfig
 from learned_opt.learner.make import RLLearner, make_learner
-from learned_opt.learner.policies import ActorCritic, QNetwork
+from learned_opt.learner.module_policy import ModulePolicy
+from learned_opt.learner.policies import ActorCritic
+from learned_opt.learner.policy import EpsilonGreedy, MakePolicy, Policies, Policy
 from learned_opt.learner.ppo import PPOLearner
 from learned_opt.learner.q_learning import QLearner
 from learned_opt.learner.reinforce import ReinforceLearner
@@ -13,12 +15,16 @@ from learned_opt.learner.rollout import Rollout, collect, episodic_returns
 __all__ = [
     "ActorCritic",
     "ActorCriticLearner",
+    "EpsilonGreedy",
     "GradientSample",
     "Learner",
     "LearnerConfig",
+    "MakePolicy",
+    "ModulePolicy",
     "PPOLearner",
+    "Policies",
+    "Policy",
     "QLearner",
-    "QNetwork",
     "RLLearner",
     "ReinforceLearner",
     "Rollout",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from learned_opt.layout import ParameterLayout
 from learned_opt.learner.config import LearnerConfig
 from learned_opt.learner.normalisation import ObservationScale, RewardScale, RunningMoments
-from learned_opt.learner.policies import ActorCritic
+from learned_opt.learner.policy import Policy
 from learned_opt.learner.rollout import Rollout, collect, episodic_returns
 from tasks import Noise, TaskFamily, Tasks
 
@@ -26,7 +26,13 @@ class ActingLearner:
         policy: the networks.
         tasks: the tasks themselves, if not to be drawn from the family's training distribution.
         staggered: see `tasks.BatchedEnvironments`.
+
+    Raises:
+        ValueError: the policy is of another family, or has a memory that this learner cannot carry.
     """
+
+    carries_memory: ClassVar[bool] = False
+    """Whether recurrent policies can be trained."""
 
     def __init__(
         self,
@@ -34,16 +40,26 @@ class ActingLearner:
         batch: int,
         noise: Noise,
         config: LearnerConfig,
-        policy: ActorCritic,
+        policy: Policy,
         tasks: Tasks | None,
         *,
         staggered: bool,
     ) -> None:
+        if policy.family is not family:
+            raise ValueError(
+                f"the policy was made for another family than the learner's {family.name}: give both the same"
+            )
+        if policy.recurrent and not self.carries_memory:
+            raise ValueError(
+                f"{type(self).__name__} learns from single steps and cannot train a recurrent policy: "
+                "take the actor-critic or REINFORCE, or a module without initial_memory"
+            )
         self.family, self.noise, self._batch, self.config = family, noise, batch, config
         self.policy, self._layout = policy, policy.layout()
         total = config.environments + config.outer_environments
         tasks = family.sample_tasks(batch, noise) if tasks is None else tasks
         self.environments = family.environments(tasks, total, noise, staggered=staggered)
+        self.memory = policy.initial_memory(self.environments.observation)
         self.observation_scale: ObservationScale | None = None
         self.reward_scale: RewardScale | None = None
         device, dtype = noise.device, noise.dtype
@@ -78,6 +94,8 @@ class ActingLearner:
         """Take new tasks, or draw training tasks, for the learners marked in `rows` (B, bool)."""
         tasks = self.family.sample_tasks(self._batch, self.noise) if tasks is None else tasks
         self.environments.replace_tasks(rows, tasks)
+        begun = rows.unsqueeze(1).expand(-1, self.environments.environments)
+        self.memory = self.policy.forget(self.memory, begun)
         if self.observation_scale is not None:
             self.observation_scale.moments.forget(rows)
         if self.reward_scale is not None:
@@ -90,8 +108,16 @@ class ActingLearner:
         """
         tensors = self._layout.split(parameters.detach())
         rollout = collect(
-            self.policy, tensors, self.environments, steps, self.noise, view=self.observation_scale
+            self.policy,
+            tensors,
+            self.environments,
+            steps,
+            self.noise,
+            self.memory,
+            view=self.observation_scale,
         )
+        if rollout.final_memory is not None:
+            self.memory = self.policy.forget(rollout.final_memory[:, -1], rollout.ended()[:, -1])
         ended = rollout.terminated | rollout.truncated
         metrics = {
             "reward": rollout.rewards.mean((1, 2)),
@@ -131,6 +157,8 @@ class ActingLearner:
     def state_dict(self) -> dict[str, Any]:
         """What changes as learners live, beside their parameters; for checkpoints."""
         saved: dict[str, Any] = {"environments": self.environments.state_dict()}
+        if self.memory is not None:
+            saved["memory"] = self.memory
         if self.observation_scale is not None:
             saved["observation_scale"] = self.observation_scale.moments.state()
         if self.reward_scale is not None:
@@ -141,6 +169,7 @@ class ActingLearner:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.environments.load_state_dict(saved["environments"])
+        self.memory = saved.get("memory")
         if self.observation_scale is not None:
             self.observation_scale = ObservationScale(RunningMoments(*saved["observation_scale"]))
         if self.reward_scale is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +11,8 @@ from learned_opt.learner.acting import ActingLearner
 from learned_opt.learner.advantages import ReturnScale, generalised_advantages, mean, normalised
 from learned_opt.learner.base import GradientSample
 from learned_opt.learner.config import LearnerConfig
-from learned_opt.learner.policies import ActorCritic, Network
+from learned_opt.learner.policies import ActorCritic
+from learned_opt.learner.policy import Network, Policy, Tensors
 from learned_opt.learner.rollout import Rollout
 from tasks import Noise, TaskFamily, Tasks
 
@@ -38,7 +39,13 @@ class ActorCriticLearner(ActingLearner):
         noise: source of every random number: tasks, initial parameters, environments, actions.
         config: hyper-parameters.
         tasks: the tasks themselves, if not to be drawn from the family's training distribution.
+        policy: the networks; by default stacked perceptrons of the configured width and depth.
+
+    Raises:
+        ValueError: the policy is of another family, or has no critic.
     """
+
+    carries_memory: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -48,9 +55,12 @@ class ActorCriticLearner(ActingLearner):
         config: LearnerConfig | None = None,
         *,
         tasks: Tasks | None = None,
+        policy: Policy | None = None,
     ) -> None:
         config = config or LearnerConfig()
-        policy = ActorCritic(family, config.width, config.depth, config.activation)
+        policy = policy or ActorCritic(family, config.width, config.depth, config.activation)
+        if not policy.values:
+            raise ValueError("the actor-critic needs values: let the policy's module return (output, value)")
         super().__init__(family, batch, noise, config, policy, tasks, staggered=True)
         self.scale = ReturnScale.zeros(batch, noise.device, noise.dtype)
 
@@ -88,20 +98,19 @@ class ActorCriticLearner(ActingLearner):
         config = self.config
         tensors = self._layout.split(parameters)
         log_std = None if self.policy.discrete else self.policy.log_std(tensors)
-        actor, critic = (self.policy.network(tensors, role) for role in ("actor", "critic"))
+        critic = self.policy.network(tensors, "critic")
         inner = rollout.columns(slice(0, config.environments))
-        unit_values = critic(inner.flat_observations()).squeeze(-1)
+        output, unit_values = self._read(inner, tensors)
         advantages, targets = self._advantages(critic, inner, unit_values.detach(), config.trace)
-        outer = rollout.columns(slice(config.environments, None))
-        with torch.no_grad():
-            outer_values = critic(outer.flat_observations()).squeeze(-1)
-        outer_advantages, _ = self._advantages(critic, outer, outer_values, trace=1.0)
-        share, outer_share = inner.share(), outer.share()
+        if config.outer_environments:
+            outer = rollout.columns(slice(config.environments, None))
+            outer_output, outer_values = self._read(outer, tensors)
+            outer_advantages, _ = self._advantages(critic, outer, outer_values.detach(), trace=1.0)
+        share = inner.share()
         self.scale.observe(targets, share)
         center, scale = self._units()
         divisor = self._divisor()
 
-        output = actor(inner.flat_observations())
         ratio = self._ratio(output, log_std, inner)
         error = unit_values - (targets - center) / scale
         inner_loss = (
@@ -111,8 +120,8 @@ class ActorCriticLearner(ActingLearner):
         )
         if not config.outer_environments:
             return _Losses(inner_loss.sum(), None)
-        output = actor(outer.flat_observations())
-        ratio = self._ratio(output, log_std, outer)
+        ratio = self._ratio(outer_output, log_std, outer)
+        outer_share = outer.share()
         outer_loss = -mean(ratio * normalised(outer_advantages, divisor, outer_share), outer_share)
         return _Losses(inner_loss.sum(), outer_loss.sum())
 
@@ -126,6 +135,12 @@ class ActorCriticLearner(ActingLearner):
     def _divisor(self) -> Tensor | None:
         """What advantages are divided by, (B, 1), or None for their own deviation."""
         return self.scale.center_and_scale()[1] if self.config.advantage_scale == "returns" else None
+
+    def _read(self, rollout: Rollout, tensors: Tensors) -> tuple[Tensor, Tensor]:
+        """Outputs (B, T · E, A) and values (B, T · E) of the visited states."""
+        output, values = rollout.read(self.policy, tensors)
+        assert values is not None  # there is a critic
+        return output, values
 
     def _ratio(self, output: Tensor, log_std: Tensor | None, rollout: Rollout) -> Tensor:
         """π_θ(a|s) over itself detached, (B, T · E): equal to 1, with the derivatives of π."""
@@ -155,13 +170,10 @@ class ActorCriticLearner(ActingLearner):
         self, critic: Network, rollout: Rollout, values: Tensor, center: Tensor, scale: Tensor
     ) -> Tensor:
         """V of what each step led to, (B, T, E): the next row's value, save at truncations and the end."""
-        batch, steps, total = values.shape
-        finals = rollout.final_observations
         if bool(rollout.truncated.any()):
-            flat = finals.reshape(batch, steps * total, -1)
-            reached = critic(flat).view(batch, steps, total)
+            reached = critic(*rollout.reached()).view_as(values)
             reached = center + scale * reached
             shifted = torch.cat((values[:, 1:], reached[:, -1:]), dim=1)
             return torch.where(rollout.truncated, reached, shifted)
-        last = center.squeeze(-1) + scale.squeeze(-1) * critic(finals[:, -1]).squeeze(-1)
+        last = center.squeeze(-1) + scale.squeeze(-1) * critic(*rollout.reached(slice(-1, None))).squeeze(-1)
         return torch.cat((values[:, 1:], last.unsqueeze(1)), dim=1)

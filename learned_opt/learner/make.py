@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from learned_opt.learner.actor_critic import ActorCriticLearner
 from learned_opt.learner.config import LearnerConfig
+from learned_opt.learner.policy import Policy
 from learned_opt.learner.ppo import PPOLearner
 from learned_opt.learner.q_learning import QLearner
 from learned_opt.learner.reinforce import ReinforceLearner
@@ -21,7 +22,13 @@ _LEARNERS: dict[str, type[RLLearner]] = {
 
 
 def make_learner(
-    family: TaskFamily, batch: int, noise: Noise, config: LearnerConfig, *, tasks: Tasks | None = None
+    family: TaskFamily,
+    batch: int,
+    noise: Noise,
+    config: LearnerConfig,
+    *,
+    tasks: Tasks | None = None,
+    policy: Policy | None = None,
 ) -> RLLearner:
     """B = `batch` learners with the configuration's objective; see their classes."""
-    return _LEARNERS[config.objective](family, batch, noise, config, tasks=tasks)
+    return _LEARNERS[config.objective](family, batch, noise, config, tasks=tasks, policy=policy)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from learned_opt.learner.actor_critic import ActorCriticLearner
 from learned_opt.learner.advantages import mean, normalised
 from learned_opt.learner.base import GradientSample
 from learned_opt.learner.config import LearnerConfig
+from learned_opt.learner.policy import Policy
 from learned_opt.learner.rollout import Rollout
 from tasks import Noise, TaskFamily, Tasks
 
@@ -18,7 +19,7 @@ KL_MARGIN = 1.5
 """PPO's updates from a rollout end where the divergence exceeds `target_kl` by this factor."""
 
 Rows = dict[str, Tensor]
-"""R steps a learner: observation (B, R, O), action (B, R) or (B, R, A), log_prob, advantage, target,
+"""R steps a learner: observation (B, R, *S), action (B, R) or (B, R, A), log_prob, advantage, target,
 value and weight (B, R); targets and values in the critic's units, weight 0 where no step was taken."""
 
 
@@ -36,6 +37,8 @@ class PPOLearner(ActorCriticLearner):
     Where a learner begins a new life, all learners of the batch collect anew.
     """
 
+    carries_memory: ClassVar[bool] = False
+
     def __init__(
         self,
         family: TaskFamily,
@@ -44,8 +47,9 @@ class PPOLearner(ActorCriticLearner):
         config: LearnerConfig,
         *,
         tasks: Tasks | None = None,
+        policy: Policy | None = None,
     ) -> None:
-        super().__init__(family, batch, noise, config, tasks=tasks)
+        super().__init__(family, batch, noise, config, tasks=tasks, policy=policy)
         self.phase = 0
         self.inner: Rows = {}
         self.outer: Rows = {}

@@ -12,12 +12,13 @@ from learned_opt.learner.acting import ActingLearner
 from learned_opt.learner.advantages import mean
 from learned_opt.learner.base import GradientSample
 from learned_opt.learner.config import LearnerConfig
-from learned_opt.learner.policies import QNetwork
+from learned_opt.learner.policies import ActorCritic
+from learned_opt.learner.policy import EpsilonGreedy, Policy
 from learned_opt.learner.rollout import Rollout
 from tasks import Noise, TaskFamily, Tasks
 
 Transitions = dict[str, Tensor]
-"""R transitions a learner: observation and following (B, R, O), action, reward, terminated and
+"""R transitions a learner: observation and following (B, R, *S), action, reward, terminated and
 weight (B, R): 0 where no step was taken."""
 
 
@@ -34,9 +35,11 @@ class QLearner(ActingLearner):
         noise: source of every random number.
         config: hyper-parameters.
         tasks: the tasks themselves, if not to be drawn from the family's training distribution.
+        policy: whose outputs are action values; by default stacked perceptrons of the configured width
+            and depth.
 
     Raises:
-        ValueError: the family's actions are continuous.
+        ValueError: the family's actions are continuous, or the policy is recurrent or of another family.
     """
 
     def __init__(
@@ -47,16 +50,16 @@ class QLearner(ActingLearner):
         config: LearnerConfig,
         *,
         tasks: Tasks | None = None,
+        policy: Policy | None = None,
     ) -> None:
-        policy = QNetwork(
-            family, config.width, config.depth, config.activation, exploration=config.exploration
-        )
-        super().__init__(family, batch, noise, config, policy, tasks, staggered=True)
-        device, observations = noise.device, int(family.observation_space.shape[0])
+        policy = policy or ActorCritic(family, config.width, config.depth, config.activation, values=False)
+        greedy = EpsilonGreedy(policy, config.exploration)
+        super().__init__(family, batch, noise, config, greedy, tasks, staggered=True)
+        device, observation = noise.device, family.observation_space.shape
         shape = (batch, config.replay)
         self.replay: Transitions = {
-            "observation": torch.zeros(*shape, observations, device=device, dtype=noise.dtype),
-            "following": torch.zeros(*shape, observations, device=device, dtype=noise.dtype),
+            "observation": torch.zeros(*shape, *observation, device=device, dtype=noise.dtype),
+            "following": torch.zeros(*shape, *observation, device=device, dtype=noise.dtype),
             "action": torch.zeros(shape, device=device, dtype=torch.long),
             "reward": torch.zeros(shape, device=device, dtype=noise.dtype),
             "terminated": torch.zeros(shape, device=device, dtype=torch.bool),
@@ -73,7 +76,7 @@ class QLearner(ActingLearner):
     def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
         """One rollout at θ (B, N), stored in replay, and both gradients."""
         theta = parameters.detach()
-        rate = torch.where(self.stored > 0, self.config.target_rate, 1.0)
+        rate = torch.where(self.stored > 0, self.config.target_rate, 1.0).to(theta.dtype)
         self.target = torch.lerp(self.target, theta, rate)
         rollout, metrics = self.experience(theta, self.config.steps)
         self._store(_transitions(rollout.columns(slice(0, self.config.environments))))
@@ -120,7 +123,7 @@ class QLearner(ActingLearner):
         count = fresh["reward"].shape[1]
         places = (self.stored + torch.arange(count, device=self.stored.device)) % self.config.replay
         for name, old in self.replay.items():
-            index = places.unsqueeze(-1).expand(-1, -1, old.shape[-1]) if old.dim() == 3 else places
+            index = places.view(*places.shape, *[1] * (old.dim() - 2)).expand(-1, -1, *old.shape[2:])
             self.replay[name] = old.scatter(1, index, fresh[name])
         self.stored = self.stored + count
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -10,12 +13,15 @@ from learned_opt.learner.advantages import generalised_advantages
 from learned_opt.learner.base import GradientSample
 from learned_opt.learner.config import LearnerConfig
 from learned_opt.learner.policies import ActorCritic
+from learned_opt.learner.policy import Policy
 from learned_opt.learner.rollout import Rollout
 from tasks import Noise, TaskFamily, Tasks
 
 CLIP = 10.0
 """Observations are clipped to this magnitude as features of the baseline."""
 RIDGE = 1e-5
+LARGEST = 1024
+"""Observations of more numbers than this are too many features for the baseline."""
 
 
 class ReinforceLearner(ActingLearner):
@@ -35,7 +41,14 @@ class ReinforceLearner(ActingLearner):
         noise: source of every random number.
         config: hyper-parameters.
         tasks: the tasks themselves, if not to be drawn from the family's training distribution.
+        policy: the networks, whose critic is not used; by default stacked perceptrons of the configured
+            width and depth.
+
+    Raises:
+        ValueError: the policy is of another family, or observations are too large for the baseline.
     """
+
+    carries_memory: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -45,8 +58,15 @@ class ReinforceLearner(ActingLearner):
         config: LearnerConfig,
         *,
         tasks: Tasks | None = None,
+        policy: Policy | None = None,
     ) -> None:
-        policy = ActorCritic(family, config.width, config.depth, config.activation, values=False)
+        numbers = math.prod(family.observation_space.shape)
+        if config.baseline and numbers > LARGEST:
+            raise ValueError(
+                f"the linear baseline takes observations of up to {LARGEST} numbers, and those of "
+                f"{family.name} have {numbers}: set baseline to False and trace to 1"
+            )
+        policy = policy or ActorCritic(family, config.width, config.depth, config.activation, values=False)
         super().__init__(family, batch, noise, config, policy, tasks, staggered=False)
 
     @property
@@ -70,6 +90,7 @@ class ReinforceLearner(ActingLearner):
         belongs to given episodes: the ratio's would count that say twice.
         """
         self.environments.reset()
+        self.memory = self.policy.initial_memory(self.environments.observation)
         rollout, _ = self.experience(parameters, self.horizon)
         ended = rollout.terminated | rollout.truncated
         alive = (ended.long().cumsum(1) - ended.long() == 0).to(rollout.rewards.dtype)
@@ -79,7 +100,7 @@ class ReinforceLearner(ActingLearner):
         with torch.enable_grad():
             tensors = self._layout.split(parameters)
             log_std = None if self.policy.discrete else self.policy.log_std(tensors)
-            output = self.policy.actor(tensors, rollout.flat_observations())
+            output, _ = rollout.read(self.policy, tensors)
             log_prob = self.policy.log_prob(output, log_std, rollout.actions.flatten(1, 2))
             mask = alive.flatten(1)
             share = mask / mask.sum(1, keepdim=True)
@@ -93,7 +114,7 @@ class ReinforceLearner(ActingLearner):
         if self.config.entropy_coefficient:
             (outer,) = torch.autograd.grad(outer_loss, parameters, retain_graph=second_order)
         inner, norm = self.clipped(inner)
-        returns = (rollout.rewards * alive).sum(1).mean(1)
+        returns = (rollout.rewards * alive).sum(1).mean(1) / self.config.reward_factor
         metrics = {
             "reward": returns,
             "endings": torch.ones_like(returns),
@@ -146,14 +167,14 @@ def fitted_baseline(observations: Tensor, returns: Tensor, alive: Tensor) -> Ten
     """The linear feature baseline: least squares of returns on (o, o², t, t², t³, 1), t in hundreds of steps.
 
     Args:
-        observations: (B, T, E, O).
+        observations: (B, T, E, *S).
         returns: to go, (B, T, E).
         alive: 1 where a step counts, (B, T, E).
 
     Returns:
         Values (B, T, E), of each learner's own fit.
     """
-    seen = observations.double().clamp(-CLIP, CLIP)
+    seen = observations.flatten(3).double().clamp(-CLIP, CLIP)
     batch, steps, episodes, _ = seen.shape
     time = torch.arange(steps, device=seen.device, dtype=seen.dtype) / 100.0
     powers = torch.stack((time, time**2, time**3, torch.ones_like(time)), -1)

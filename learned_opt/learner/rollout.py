@@ -8,20 +8,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from learned_opt.learner.policies import ActorCritic, Tensors
+from learned_opt.learner.policy import Policy, Tensors
 from tasks import Environments, Noise, Tasks
 
 View = Callable[[Tensor], Tensor]
-"""How a policy sees observations (B, E, *O): normalised, say."""
+"""How a policy sees observations (B, E, *S): normalised, say."""
 
 
 class Rollout(NamedTuple):
     """T steps of B × E environments.
 
-    `observations` (B, T, E, O), `actions` (B, T, E) or (B, T, E, A) in the policy's units;
-    `rewards`, `terminated`, `truncated` (B, T, E); `final_observations` (B, T, E, O) is what each
-    step led to before any autoreset. `unscaled` are the observations before the policy's view of them;
-    `valid` (B, T, E), if there is one, says where a step was taken at all.
+    `observations` (B, T, E, *S), `actions` (B, T, E) or (B, T, E, A) in the policy's units;
+    `rewards`, `terminated`, `truncated` (B, T, E); `final_observations` (B, T, E, *S) is what each
+    step led to before any autoreset. `memory` and `final_memory` (B, T, E, M) are what a recurrent
+    policy remembered when it met the one and the other; None of policies without memory. `unscaled`
+    are the observations before the policy's view of them; `valid` (B, T, E), if there is one, says where
+    a step was taken at all.
     """
 
     observations: Tensor
@@ -32,6 +34,8 @@ class Rollout(NamedTuple):
     final_observations: Tensor
     unscaled: Tensor
     valid: Tensor | None = None
+    memory: Tensor | None = None
+    final_memory: Tensor | None = None
 
     def columns(self, environments: slice) -> Rollout:
         """The same steps of some of the environments."""
@@ -44,34 +48,53 @@ class Rollout(NamedTuple):
         mask = self.valid.flatten(1).to(self.rewards.dtype)
         return mask / mask.sum(1, keepdim=True).clamp_min(1.0)
 
+    def ended(self) -> Tensor:
+        """Where a policy's memory begins anew after a step, (B, T, E)."""
+        return _ended(self.terminated, self.truncated, self.valid)
+
     def flat_observations(self) -> Tensor:
-        """Observations as R = T · E rows a learner, (B, R, O)."""
+        """Observations as R = T · E rows a learner, (B, R, *S)."""
         return self.observations.flatten(1, 2)
+
+    def reached(self, steps: slice = slice(None)) -> tuple[Tensor, Tensor | None]:
+        """Final observations (B, R, *S) of some steps, and the memory (B, R, M) that they met."""
+        memory = None if self.final_memory is None else self.final_memory[:, steps].flatten(1, 2)
+        return self.final_observations[:, steps].flatten(1, 2), memory
+
+    def read(self, policy: Policy, tensors: Tensors) -> tuple[Tensor, Tensor | None]:
+        """Outputs (B, R, A) and values (B, R) of these steps under given parameters, differentiable."""
+        memory = None if self.memory is None else self.memory[:, 0]
+        return policy.read(tensors, self.observations, memory, self.ended())
 
 
 @torch.no_grad()
 def collect(
-    policy: ActorCritic,
+    policy: Policy,
     tensors: Tensors,
     environments: Environments,
     steps: int,
     noise: Noise,
+    memory: Tensor | None = None,
     *,
     view: View | None = None,
 ) -> Rollout:
     """Let policies with parameters `tensors` act for T = `steps` steps from where environments stand.
 
-    They see observations through `view`, and so does the rollout.
+    They see observations through `view`, and so does the rollout. A recurrent policy goes on with
+    `memory` (B, E, M); None takes that of an episode's start.
     """
     view = view or _as_it_is
     draws = policy.draw(noise, environments.batch, steps, environments.environments)
     log_std = None if policy.discrete else policy.log_std(tensors)
-    actor = policy.network(tensors, "actor")
+    actor = policy.acting(tensors)
+    if memory is None:
+        memory = policy.initial_memory(environments.observation)
     columns: list[list[Tensor]] = [[] for _ in Rollout._fields]
     for draw in draws.unbind(0):
         unscaled = environments.observation
         observation = view(unscaled)
-        action = policy.act(actor(observation), log_std, draw)
+        output, after = actor(observation, memory)
+        action = policy.act(output, log_std, draw)
         step = environments.step(policy.to_environment(action))
         row = (
             observation,
@@ -82,11 +105,19 @@ def collect(
             view(step.final_observation),
             unscaled,
             step.valid,
+            memory,
+            after,
         )
         for column, entry in zip(columns, row, strict=True):
             if entry is not None:
                 column.append(entry)
+        memory = policy.forget(after, _ended(step.terminated, step.truncated, step.valid))
     return Rollout(*(torch.stack(column, dim=1) if column else None for column in columns))  # type: ignore[arg-type]
+
+
+def _ended(terminated: Tensor, truncated: Tensor, valid: Tensor | None) -> Tensor:
+    ended = terminated | truncated
+    return ended if valid is None else ended | ~valid
 
 
 def _as_it_is(observation: Tensor) -> Tensor:
@@ -95,7 +126,7 @@ def _as_it_is(observation: Tensor) -> Tensor:
 
 @torch.no_grad()
 def episodic_returns(
-    policy: ActorCritic,
+    policy: Policy,
     parameters: Tensor,
     tasks: Tasks,
     episodes: int,
@@ -110,8 +141,9 @@ def episodic_returns(
     """
     view = view or _as_it_is
     tensors = policy.layout().split(parameters)
-    actor = policy.network(tensors, "actor")
+    actor = policy.acting(tensors)
     environments = policy.family.environments(tasks, episodes, noise)
+    memory = policy.initial_memory(environments.observation)
     log_std = None if policy.discrete else policy.log_std(tensors)
     batch = environments.batch
     returns = torch.zeros(batch, episodes, device=parameters.device, dtype=parameters.dtype)
@@ -119,7 +151,7 @@ def episodic_returns(
     horizon = environments.horizon
     steps = int(horizon.max()) if isinstance(horizon, Tensor) else horizon
     for t in range(steps):
-        output = actor(view(environments.observation))
+        output, memory = actor(view(environments.observation), memory)
         if deterministic:
             action = output.argmax(-1) if policy.discrete else output
         else:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from learned_opt.learner.policies import INITIAL_LOG_STD, ActorCritic
+from learned_opt.learner.distribution import INITIAL_LOG_STD, ActionDistribution, bounded_log_std
 from learned_opt.rules.base import fingerprint
 from tasks import make_family
 
@@ -32,8 +32,8 @@ class MemoryPolicy(nn.Module, ABC):
             raise ValueError(f"hidden must be at least 1, got {hidden}")
         self.family, self.hidden = family, hidden
         made = make_family(family)
-        self.distribution = ActorCritic(made)
-        """What actions are, and how probable: its networks are not used."""
+        self.distribution = ActionDistribution(made)
+        """What actions are, and how probable."""
         self.observations = int(made.observation_space.shape[0])
         self.actions = self.distribution.actions
         self.inputs = 2 * self.observations + self.actions + 2
@@ -66,7 +66,7 @@ class MemoryPolicy(nn.Module, ABC):
         """Log standard deviation (1, 1, A) of a Gaussian policy."""
         if self.distribution.discrete:
             return None
-        return self.distribution.log_std({"actor.log_std": self.raw_log_std.unsqueeze(0)})
+        return bounded_log_std(self.raw_log_std.view(1, 1, -1))
 
     def row(
         self, observation: Tensor, before: Tensor, action: Tensor, reward: Tensor, ended: Tensor

@@ -6,7 +6,8 @@ import torch
 
 from learned_opt.artifacts import load_rule
 from learned_opt.layout import ParameterLayout
-from learned_opt.learner import RLLearner, make_learner
+from learned_opt.learner import Policies, RLLearner, make_learner
+from learned_opt.learner.policy import policy_for
 from learned_opt.meta.config import MetaConfig
 from learned_opt.rules import (
     SGD,
@@ -32,15 +33,17 @@ KINDS: dict[str, type[UpdateRule]] = {
 }
 
 
-def new_rule(config: MetaConfig) -> UpdateRule:
+def new_rule(config: MetaConfig, policies: Policies | None = None) -> UpdateRule:
     """The rule that a run starts from: at birth, or a saved one; with a start, if that is learned.
+
+    Learners' networks are those that `policies` makes, or the stacked perceptrons.
 
     Raises:
         ArtifactError: there is no such rule to start from.
         ValueError: it is of another class than the run's, or the families' networks differ where one
             start, or one step size a coordinate, is to be learned for all.
     """
-    born = load_rule(config.start).requires_grad_() if config.start else _born(config)
+    born = load_rule(config.start).requires_grad_() if config.start else _born(config, policies)
     inner = born.rule if isinstance(born, LearnedStart) else born
     if not isinstance(inner, KINDS[config.rule]):
         raise ValueError(f"{config.start} is a {type(inner).__name__}, the run trains {config.rule!r}")
@@ -50,7 +53,7 @@ def new_rule(config: MetaConfig) -> UpdateRule:
                 "evolution strategies do not move a start: learn one by tbptt or reptile first, in a stage"
             )
         noise = derive_noise(config.seed, "start")
-        learner = _learner(config)
+        learner = _learner(config, policies)
         shapes = {spec.name: spec.shape for spec in learner.layout.specs}
         start = learner.policy.initial_parameters(1, noise).squeeze(0)
         return LearnedStart(inner, shapes, start, nominal_lr=_nominal_lr(config, inner))
@@ -59,14 +62,14 @@ def new_rule(config: MetaConfig) -> UpdateRule:
     return born
 
 
-def _born(config: MetaConfig) -> UpdateRule:
+def _born(config: MetaConfig, policies: Policies | None) -> UpdateRule:
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "rule"))
     if config.rule == "classic":
         return ClassicLSTM(generator=generator)
     if config.rule == "meta-lstm":
         return MetaLSTM(config.hidden, nominal_lr=config.nominal_lr, generator=generator)
     if config.rule == "meta-sgd":
-        return MetaSGD(_learner(config).layout.size, nominal_lr=config.nominal_lr)
+        return MetaSGD(_learner(config, policies).layout.size, nominal_lr=config.nominal_lr)
     if config.rule == "sgd":
         return SGD(momentum=0.0, later=config.later)
     if config.rule == "adam":
@@ -91,16 +94,16 @@ def _nominal_lr(config: MetaConfig, rule: UpdateRule) -> float:
     return config.nominal_lr if config.rule in ("sgd", "adam") else rule.nominal_lr
 
 
-def _learner(config: MetaConfig) -> RLLearner:
+def _learner(config: MetaConfig, policies: Policies | None) -> RLLearner:
     """One learner with the network that all of the run's families share.
 
     Raises:
         ValueError: they do not share one.
     """
-    learners = {
-        name: make_learner(make_family(name), 1, derive_noise(config.seed, "shape"), config.learner)
-        for name in config.families
-    }
+    learners = {}
+    for name in config.families:
+        family, noise = make_family(name), derive_noise(config.seed, "shape")
+        learners[name] = make_learner(family, 1, noise, config.learner, policy=policy_for(family, policies))
     first, *others = learners
     for name in others:
         if _shapes(learners[name].layout) != _shapes(learners[first].layout):

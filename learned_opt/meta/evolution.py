@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learned_opt.learner import LearnerConfig
+from learned_opt.learner import LearnerConfig, Policies
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.group import LearnerGroup, View, Window
 from learned_opt.meta.unroll import Phi
@@ -164,8 +164,17 @@ class EvolutionGroup(LearnerGroup):
 
     replicas = 2
 
-    def __init__(self, family: str, config: MetaConfig, rule: UpdateRule, *, seed: int, view: View) -> None:
-        super().__init__(family, config, rule, seed=seed, view=view)
+    def __init__(
+        self,
+        family: str,
+        config: MetaConfig,
+        rule: UpdateRule,
+        *,
+        seed: int,
+        view: View,
+        policies: Policies | None = None,
+    ) -> None:
+        super().__init__(family, config, rule, seed=seed, view=view, policies=policies)
         self.pairs = config.learners // 2
         self.perturbations = Perturbations(
             perturbed(rule, config.perturbed),

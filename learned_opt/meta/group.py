@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from learned_opt.layout import ParameterLayout
-from learned_opt.learner import GradientSample, LearnerConfig, make_learner
+from learned_opt.learner import GradientSample, LearnerConfig, Policies, make_learner
+from learned_opt.learner.policy import policy_for
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.unroll import Phi
 from learned_opt.rules import LearnedStart
@@ -64,19 +65,30 @@ class LearnerGroup(ABC):
         rule: what they will learn with.
         seed: of this group's randomness.
         view: what the rule is told of the tensors.
+        policies: how to make policies of one's own.
     """
 
     replicas = 1
     """How many learners share each task and all its random numbers."""
 
-    def __init__(self, family: str, config: MetaConfig, rule: UpdateRule, *, seed: int, view: View) -> None:
+    def __init__(
+        self,
+        family: str,
+        config: MetaConfig,
+        rule: UpdateRule,
+        *,
+        seed: int,
+        view: View,
+        policies: Policies | None = None,
+    ) -> None:
         self.family, self.config = family, config
         device = torch.device(config.device)
         self.noise = Noise(torch.Generator(device).manual_seed(seed), replicas=self.replicas)
         learner = self._learner_config()
         made = make_family(family)
         tasks = self._share(made.sample_tasks(config.learners, self.noise))
-        self.learner = make_learner(made, config.learners, self.noise, learner, tasks=tasks)
+        policy = policy_for(made, policies)
+        self.learner = make_learner(made, config.learners, self.noise, learner, tasks=tasks, policy=policy)
         self.layout = view.of(self.learner.layout)
         self.parameters = self._start(rule)
         self.age = torch.zeros(config.learners, 1, device=device)
@@ -212,7 +224,17 @@ class LearnerGroup(ABC):
         }
 
     def load_state_dict(self, saved: dict[str, object]) -> None:
-        """The inverse of `state_dict`."""
+        """The inverse of `state_dict`.
+
+        Raises:
+            ValueError: it is of learners with another number of parameters.
+        """
+        theirs, ours = saved["parameters"].shape[1], self.parameters.shape[1]  # type: ignore[attr-defined]
+        if theirs != ours:
+            raise ValueError(
+                f"the saved policies of {self.family} have {theirs} parameters and these have {ours}: "
+                "resume with the policies that the run began with"
+            )
         self.learner.load_state_dict(saved["learner"])  # type: ignore[arg-type]
         for name in ("parameters", "age", "lifetime", "told"):
             setattr(self, name, saved[name])

@@ -15,6 +15,7 @@ import yaml
 from torch import Tensor
 
 from learned_opt.artifacts import load_artifact, save_rule
+from learned_opt.learner.policy import Policies, check_names
 from learned_opt.meta.birth import new_rule
 from learned_opt.meta.checkpoint import load_checkpoint, save_checkpoint
 from learned_opt.meta.config import MetaConfig
@@ -106,21 +107,27 @@ class MetaTrainer:
         config: the run.
         folder: where config.yaml, metrics, checkpoints and rule.safetensors go.
         resume: go on from the folder's checkpoint.
+        policies: how to make policies of one's own, by family; the others' are stacked perceptrons. They
+            are no part of the saved configuration: give the same to resume.
 
     Raises:
         FileExistsError: the folder already holds something, and `resume` was not asked for.
-        ValueError: nothing to resume from, or the checkpoint belongs to another configuration.
+        ValueError: nothing to resume from, or the checkpoint belongs to another configuration; or
+            policies are given for a family that the run does not train on.
     """
 
-    def __init__(self, config: MetaConfig, folder: Path, *, resume: bool = False) -> None:
-        self.config, self.folder = config, folder
+    def __init__(
+        self, config: MetaConfig, folder: Path, *, resume: bool = False, policies: Policies | None = None
+    ) -> None:
+        check_names(policies, config.families)
+        self.config, self.folder, self.policies = config, folder, policies
         if not resume and folder.exists() and any(folder.iterdir()):
             raise FileExistsError(
                 f"{folder} already holds a run; choose another --out, or add --resume to continue it"
             )
         saved = load_checkpoint(folder, config.device) if resume else None
         self.origin = load_artifact(config.start) if config.start else None
-        self.rule = new_rule(config).to(config.device)
+        self.rule = new_rule(config, policies).to(config.device)
         self.unused: dict[str, Tensor] = {}
         inner, prefix = (self.rule.rule, "rule.") if isinstance(self.rule, LearnedStart) else (self.rule, "")
         if isinstance(inner, CoordinatewiseLSTM):
@@ -149,6 +156,7 @@ class MetaTrainer:
                     roles=config.groups_per_family > 1 and (replica + index) % 2 == 0,
                     critic_first=(replica + index // 2) % 2 == 1,
                 ),
+                policies=policies,
             )
             for replica in range(config.groups_per_family)
             for index, family in enumerate(config.families)
@@ -158,7 +166,7 @@ class MetaTrainer:
         self.seconds = 0.0
         self.best: dict[str, float] = {}
         self.best_state = self._snapshot()
-        self._validate = Validator(config)
+        self._validate = Validator(config, policies=policies)
         folder.mkdir(parents=True, exist_ok=True)
         if saved is not None:
             self._load(saved)
@@ -194,7 +202,7 @@ class MetaTrainer:
             provenance = self._provenance(self.best_step, self.best)
             if config.estimator == "tbptt":
                 tasks = CALIBRATION * config.validation_tasks
-                score = Validator(replace(config, validation_tasks=tasks), "calibration")
+                score = Validator(replace(config, validation_tasks=tasks), "calibration", self.policies)
                 provenance["calibration"] = calibrate(rule, score)
         path = self.folder / ARTIFACT
         save_rule(rule, path, provenance)
@@ -268,6 +276,12 @@ class MetaTrainer:
             "package_version": package,
             "licence": "Apache-2.0",
         }
+        if self.policies:
+            facts["policies"] = {
+                group.family: {spec.name: list(spec.shape) for spec in group.learner.layout.specs}
+                for group in self.groups
+                if group.family in self.policies
+            }
         if self.origin is not None:
             # A path says nothing elsewhere; the file's hash and its own story do.
             facts["configuration"]["start"] = self.origin.digest

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import torch
 
-from learned_opt.learner import make_learner
+from learned_opt.learner import Policies, make_learner
 from learned_opt.learner.life import live
+from learned_opt.learner.policy import policy_for
 from learned_opt.meta.config import MetaConfig
 from learned_opt.rules.base import UpdateRule
 from learned_opt.seeding import derive_noise, derive_seed
@@ -23,15 +24,19 @@ class Validator:
     Args:
         config: names the families, and the number of tasks and updates.
         purpose: names the tasks; validators of different purposes have different ones.
+        policies: how to make policies of one's own.
     """
 
-    def __init__(self, config: MetaConfig, purpose: str = "validation") -> None:
+    def __init__(
+        self, config: MetaConfig, purpose: str = "validation", policies: Policies | None = None
+    ) -> None:
         self.config, self.purpose = config, purpose
         self._learner_config = replace(config.learner, outer_environments=0)
-        self._tasks = {}
+        self._tasks, self._policies = {}, {}
         for name in config.families:
             noise = derive_noise(config.seed, f"{purpose} tasks", name, device=config.device)
             family = make_family(name)
+            self._policies[name] = policy_for(family, policies)
             tasks = family.sample_tasks(config.validation_tasks, noise)
             floor = random_returns(family, tasks, noise)
             self._tasks[name] = (family, tasks, floor, reference_returns(family, tasks, noise))
@@ -41,7 +46,14 @@ class Validator:
         config, scores = self.config, {}
         for name, (family, tasks, floor, reference) in self._tasks.items():
             noise = derive_noise(config.seed, f"{self.purpose} lives", name, device=config.device)
-            learner = make_learner(family, config.validation_tasks, noise, self._learner_config, tasks=tasks)
+            learner = make_learner(
+                family,
+                config.validation_tasks,
+                noise,
+                self._learner_config,
+                tasks=tasks,
+                policy=self._policies[name],
+            )
             life = live(
                 learner,
                 rule,

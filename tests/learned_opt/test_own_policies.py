@@ -1,0 +1,118 @@
+"""Meta-training on and comparing with policies of one's own."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from analysis.config import CompareConfig
+from analysis.evaluate import Contender, compare
+from learned_opt import Adam
+from learned_opt.artifacts import load_artifact
+from learned_opt.learner import LearnerConfig, ModulePolicy
+from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.trainer import MetaTrainer
+
+RUN = MetaConfig(
+    families=("bandit", "navigation2d"),
+    learners=4,
+    groups_per_family=1,
+    unroll=3,
+    shortest_life=6,
+    longest_life=12,
+    meta_steps=2,
+    validate_every=2,
+    validation_tasks=1,
+    validation_updates=3,
+    checkpoint_every=2,
+    learner=LearnerConfig(width=4, environments=2, outer_environments=2, steps=6),
+)
+ALONE = {"learner": LearnerConfig(environments=2, steps=6)}
+RUNS = {
+    "tbptt": {"hidden": 4},
+    "pes": {"hidden": 4, "estimator": "pes", **ALONE},
+    "learned start": {"families": ("bandit",), "rule": "meta-sgd", "initialisation": "learned"},
+}
+
+
+class Agent(nn.Module):
+    """A trunk shared by policy and value."""
+
+    def __init__(self, outputs, width=5):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(1, width), nn.ReLU())
+        self.actor, self.critic = nn.Linear(width, outputs), nn.Linear(width, 1)
+
+    def forward(self, observations):
+        signal = self.trunk(observations)
+        return self.actor(signal), self.critic(signal)
+
+
+def shared_trunk(family):
+    return ModulePolicy(family, lambda: Agent(int(family.action_space.n)))
+
+
+@pytest.mark.parametrize("kind", list(RUNS))
+def test_meta_training_takes_policies_by_family_and_goes_on_from_a_checkpoint(kind, tmp_path):
+    config, policies = replace(RUN, **RUNS[kind]), {"bandit": shared_trunk}
+    trainer = MetaTrainer(config, tmp_path, policies=policies)
+    bandit = trainer.groups[0].learner
+    assert isinstance(bandit.policy, ModulePolicy)
+    assert bandit.layout.size == 5 * 2 + 6 * 10 + 6
+    assert all(not isinstance(group.learner.policy, ModulePolicy) for group in trainer.groups[1:])
+    before = trainer.groups[0].parameters.clone()
+    outcome = trainer.run()
+    assert not torch.equal(before, trainer.groups[0].parameters)
+    provenance = load_artifact(outcome.path).header["provenance"]
+    assert provenance["policies"]["bandit"]["actor.weight"] == [10, 5]
+    again = MetaTrainer(config, tmp_path, resume=True, policies=policies)
+    assert again.step == 2
+    theirs, ours = trainer.groups[0], again.groups[0]
+    assert torch.equal(ours.parameters, theirs.parameters)
+    assert torch.equal(ours.ready().inner, theirs.ready().inner)
+
+
+def test_resuming_with_other_policies_is_refused(tmp_path):
+    MetaTrainer(RUN, tmp_path, policies={"bandit": shared_trunk}).run()
+    with pytest.raises(ValueError, match="saved policies of bandit have 76 parameters and these have"):
+        MetaTrainer(RUN, tmp_path, resume=True)
+
+
+def test_comparisons_take_policies_for_rules_and_baselines_alike():
+    config = CompareConfig(
+        families=("bandit",),
+        tasks=3,
+        updates=30,
+        queries=3,
+        baselines=("sgd",),
+        tuning_tasks=2,
+        tuning_updates=2,
+        learner=LearnerConfig(environments=4, steps=8),
+    )
+    asked = []
+
+    def counted(family):
+        asked.append(family.name)
+        return shared_trunk(family)
+
+    contenders = {"adam": Contender(Adam(), lr=0.03)}
+    own = compare(config, contenders, policies={"bandit": counted}).families["bandit"]
+    stacked = compare(config, contenders).families["bandit"]
+    assert asked == ["bandit", "bandit"], "for tuning and for showing"
+    assert set(own.contenders) == {"adam", "sgd"}
+    returns = own.contenders["adam"].returns
+    assert returns[-1].mean() > returns[0].mean() + 0.1
+    assert not np.array_equal(returns, stacked.contenders["adam"].returns)
+
+
+def test_policies_that_nobody_would_use_are_refused(tmp_path):
+    config = CompareConfig(families=("bandit",), baselines=())
+    contenders, stranger = {"adam": Contender(Adam())}, {"cartpole": shared_trunk}
+    with pytest.raises(ValueError, match="given for cartpole, which is not among the families bandit"):
+        compare(config, contenders, policies=stranger)
+    with pytest.raises(ValueError, match="given for cartpole"):
+        MetaTrainer(RUN, tmp_path / "run", policies=stranger)
+    with pytest.raises(ValueError, match="leave cells out"):
+        compare(config, contenders, policies={"bandit": shared_trunk}, cells=tmp_path)
