@@ -144,6 +144,7 @@ class _Clock:
     def account(self, cell: Cell[T], store: CellStore) -> T:
         """The cell's value, found or run, and its updates counted."""
         before = self.done
+        self.tick(0, cell.what)
         self.elsewhere = max(0, self.elsewhere - cell.updates)
         value = cell.value(store, lambda learners: self.tick(learners, cell.what))
         self.tick(cell.updates - (self.done - before), cell.what)

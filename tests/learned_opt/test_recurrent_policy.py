@@ -10,12 +10,12 @@ from learned_opt import Adam
 from learned_opt.learner import LearnerConfig, ModulePolicy, episodic_returns, make_learner
 from learned_opt.learner.recurrent_cells import write_out_cells
 from learned_opt.seeding import derive_noise
-from tasks import Noise, TaskFamily, Transition, make_family
+from tasks import BatchedFamily, Noise, Transition, make_family
 
 LENGTH = 4
 
 
-class Recall(TaskFamily):
+class Recall(BatchedFamily):
     """A cue of ±1 is seen at the first step alone; the last action earns 1 if it names the cue, else −1.
 
     State: cue and time. Observation: the cue while it is shown, and the time.
@@ -163,11 +163,16 @@ def by_hand(learner, theta, observations, ended, row, start=None):
     return torch.stack(outputs).unflatten(0, shape), torch.stack(values).unflatten(0, shape), module
 
 
+def played(learner, theta):
+    rollout, _ = learner.experience(theta, learner.config.steps)
+    return rollout
+
+
 def test_memory_goes_on_through_rollouts_and_begins_anew_with_episodes():
     learner = exact_learner()
     theta = learner.initial_parameters()
     tensors = learner.layout.split(theta)
-    first, second = learner.play(tensors), learner.play(tensors)
+    first, second = played(learner, theta), played(learner, theta)
     observations = torch.cat((first.observations, second.observations), 1)
     ended = torch.cat((first.terminated | first.truncated, second.terminated | second.truncated), 1)
     assert bool(ended[:, :6].any()), "episodes end on the way"
@@ -184,9 +189,10 @@ def test_memory_goes_on_through_rollouts_and_begins_anew_with_episodes():
 
 def test_what_was_done_is_as_probable_as_when_it_was_done():
     learner = exact_learner()
-    tensors = learner.layout.split(learner.initial_parameters())
-    learner.play(tensors)
-    rollout = learner.play(tensors)
+    theta = learner.initial_parameters()
+    tensors = learner.layout.split(theta)
+    played(learner, theta)
+    rollout = played(learner, theta)
     output, value = rollout.read(learner.policy, tensors)
     actor, critic = (learner.policy.network(tensors, role) for role in ("actor", "critic"))
     memory = rollout.memory.flatten(1, 2)
@@ -201,18 +207,18 @@ def test_gradients_are_those_of_backpropagation_through_the_rollouts_steps():
     theta = learner.initial_parameters()
     learner.gradient(theta)
     kept = {}
-    play, advantages = learner.play, learner._advantages
+    experience, advantages = learner.experience, learner._advantages
 
-    def keep_rollout(tensors):
-        kept["rollout"] = play(tensors)
-        return kept["rollout"]
+    def keep_rollout(parameters, steps):
+        kept["rollout"], metrics = experience(parameters, steps)
+        return kept["rollout"], metrics
 
     def keep_advantages(*args, **kwargs):
         made = advantages(*args, **kwargs)
         kept.setdefault("advantages", made[0])
         return made
 
-    learner.play, learner._advantages = keep_rollout, keep_advantages
+    learner.experience, learner._advantages = keep_rollout, keep_advantages
     inner = learner.gradient(theta).inner
     rollout = kept["rollout"].columns(slice(0, 3))
     for row in range(2):
@@ -233,8 +239,9 @@ def test_gradients_are_those_of_backpropagation_through_the_rollouts_steps():
 def test_values_ahead_are_read_with_the_memory_of_the_step_before():
     learner = exact_learner(make=lambda: TwoMemories(3, 1), family=make_family("pendulum"), steps=4)
     learner.environments.elapsed[:] = torch.tensor([[197.0, 0.0, 0.0, 0.0, 0.0]])
-    tensors = learner.layout.split(learner.initial_parameters())
-    rollout = learner.play(tensors)
+    theta = learner.initial_parameters()
+    tensors = learner.layout.split(theta)
+    rollout = played(learner, theta)
     assert rollout.truncated[:, :, 0].tolist() == [[False, False, True, False]] * 2
     critic = learner.policy.network(tensors, "critic")
     _, values = rollout.read(learner.policy, tensors)
