@@ -1,0 +1,201 @@
+"""Running moments, normalised observations and rewards, reward factors, and mixtures of learners."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from learned_opt.learner import LearnerConfig, make_learner
+from learned_opt.learner.life import live
+from learned_opt.learner.normalisation import CLIP, RunningMoments
+from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.trainer import MetaTrainer
+from learned_opt.rules import Adam
+from tasks import Noise, gymnasium_family, make_family
+
+
+def noise(seed=0):
+    return Noise(torch.Generator().manual_seed(seed))
+
+
+def moments(shape=(3,), batch=2):
+    return RunningMoments.nothing(batch, shape, torch.device("cpu"), torch.float64)
+
+
+def test_moments_of_batches_are_those_of_all_numbers_together():
+    generator = torch.Generator().manual_seed(0)
+    parts = [3 + 2 * torch.randn(2, rows, 3, generator=generator, dtype=torch.float64) for rows in (1, 5, 40)]
+    running = moments()
+    for part in parts:
+        running.observe(part)
+    whole = torch.cat(parts, 1)
+    torch.testing.assert_close(running.mean, whole.mean(1))
+    torch.testing.assert_close(running.deviation(), whole.std(1, correction=0), rtol=1e-6, atol=1e-7)
+
+
+def test_moments_leave_out_what_is_not_valid():
+    seen = torch.randn(2, 6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    valid = torch.tensor([[True] * 4 + [False] * 2, [False] * 3 + [True] * 3])
+    running = moments()
+    running.observe(seen.masked_fill(~valid.unsqueeze(-1), 1e9), valid)
+    torch.testing.assert_close(running.mean[0], seen[0, :4].mean(0))
+    torch.testing.assert_close(running.mean[1], seen[1, 3:].mean(0))
+
+
+def test_a_learner_that_begins_anew_forgets_its_own_moments_alone():
+    running = moments()
+    running.observe(torch.ones(2, 4, 3, dtype=torch.float64))
+    running.forget(torch.tensor([True, False]))
+    assert running.count.tolist() == [0.0, 4.0]
+    assert running.mean[:, 0].tolist() == [0.0, 1.0]
+
+
+def learner(**changes):
+    settings = {"width": 8, "environments": 4, "steps": 16, **changes}
+    return make_learner(make_family("pendulum"), 2, noise(), LearnerConfig(**settings))
+
+
+@pytest.mark.parametrize("objective", ["actor-critic", "ppo", "q-learning"])
+def test_policies_see_normalised_observations(objective):
+    family = make_family("mountain_car")
+    settings = {"objective": objective, "width": 8, "environments": 4, "steps": 16}
+    made = make_learner(family, 2, noise(), LearnerConfig(normalise_observations=True, **settings))
+    theta = made.initial_parameters()
+    for _ in range(4):
+        rollout, _ = made.experience(theta, 64)
+    seen = rollout.observations.flatten(1, 2)
+    assert bool((seen.abs() <= CLIP).all())
+    assert bool((seen.std(1) > 0.2).all())
+    assert bool((seen.std(1) < 5.0).all())
+    assert not torch.allclose(rollout.observations, rollout.unscaled)
+
+
+def test_policies_are_judged_through_the_view_they_learned_with():
+    made = learner(normalise_observations=True)
+    life = live(made, Adam(), updates=3, queries=2, query_seed=0, query_episodes=2)
+    plain = learner()
+    plain.environments.tasks = made.environments.tasks
+    query = noise(4)
+    ours = made.judge(life.last, 2, query)
+    theirs = plain.judge(life.last, 2, noise(4))
+    assert ours.shape == theirs.shape
+    assert not torch.allclose(ours, theirs)
+
+
+def test_rewards_are_scaled_for_the_learner_and_told_as_they_are():
+    made = learner(normalise_rewards=True)
+    theta = made.initial_parameters()
+    for _ in range(3):
+        rollout, metrics = made.experience(theta, 16)
+    torch.testing.assert_close(
+        rollout.rewards.mean((1, 2)) * made.reward_scale.moments.deviation(),
+        metrics["reward"],
+        rtol=0.2,
+        atol=0.1,
+    )
+    assert bool((metrics["reward"] < -1).all())  # pendulum's own units
+
+
+def test_a_reward_factor_multiplies_what_the_learner_sees():
+    plain, scaled = learner(), learner(reward_factor=10.0)
+    theta = plain.initial_parameters()
+    scaled.initial_parameters()
+    (one, told), (ten, also) = plain.experience(theta, 8), scaled.experience(theta, 8)
+    torch.testing.assert_close(10 * one.rewards, ten.rewards)
+    torch.testing.assert_close(told["reward"], also["reward"])
+
+
+def test_normalisation_is_part_of_a_checkpoint():
+    made = learner(normalise_observations=True, normalise_rewards=True)
+    theta = made.initial_parameters()
+    made.gradient(theta)
+    saved, random = made.state_dict(), made.noise.generator.get_state()
+    expected = made.gradient(theta).inner
+    other = learner(normalise_observations=True, normalise_rewards=True)
+    other.load_state_dict(saved)
+    other.noise.generator.set_state(random)
+    assert torch.equal(other.gradient(theta).inner, expected)
+
+
+def test_steps_that_were_not_taken_have_no_say_in_gradients():
+    """NEXT_STEP's resetting steps, filled with rubbish, change nothing."""
+
+    def gradient(rubbish):
+        family = gymnasium_family("CartPole-v1", vectorization="vector_entry_point")
+        config = LearnerConfig(width=8, environments=4, steps=40)
+        made = make_learner(family, 1, noise(), config)
+        experience = made.experience
+
+        def spoiled(parameters, steps):
+            rollout, metrics = experience(parameters, steps)
+            assert bool((~rollout.valid).any())
+            rewards = torch.where(rollout.valid, rollout.rewards, rubbish)
+            return rollout._replace(rewards=rewards), metrics
+
+        made.experience = spoiled
+        return made.gradient(made.initial_parameters()).inner
+
+    torch.testing.assert_close(gradient(0.0), gradient(1e4))
+
+
+def test_groups_take_the_learners_of_a_mixture_in_turn(tmp_path):
+    mixture = [
+        {"environments": 2, "outer_environments": 2, "steps": 8, "width": 8, "discount": 0.9},
+        {
+            "objective": "ppo",
+            "environments": 2,
+            "outer_environments": 2,
+            "steps": 8,
+            "width": 16,
+            "epochs": 2,
+            "minibatches": 2,
+            "normalise_observations": True,
+        },
+    ]
+    data = {
+        "families": ["cartpole"],
+        "learners": 2,
+        "groups_per_family": 2,
+        "unroll": 4,
+        "shortest_life": 8,
+        "longest_life": 12,
+        "meta_steps": 4,
+        "validation_tasks": 2,
+        "validation_updates": 2,
+        "mixture": mixture,
+    }
+    config = MetaConfig.from_dict(data)
+    assert MetaConfig.from_dict(config.to_dict()) == config
+    trainer = MetaTrainer(config, tmp_path / "run")
+    kinds = [type(group.learner).__name__ for group in trainer.groups]
+    assert kinds == ["ActorCriticLearner", "PPOLearner"]
+    assert [group.learner.config.width for group in trainer.groups] == [8, 16]
+    before = [parameter.clone() for parameter in trainer.rule.parameters()]
+    outcome = trainer.run()
+    assert outcome.step == 4
+    moved = zip(before, trainer.rule.parameters(), strict=True)
+    assert any(not torch.equal(old, new) for old, new in moved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"groups_per_family": 1, "mixture": [{}, {"width": 8}]}, "as many groups_per_family"),
+        ({"mixture": [{"outer_environments": 0}]}, "outer_environments"),
+        ({"mixture": {"width": 8}}, "list of mappings"),
+        ({"mixture": [{"depht": 8}]}, "unknown field 'learner.depht'"),
+        ({"rule": "sgd", "initialisation": "learned", "mixture": [{}]}, "leave mixture out"),
+    ],
+)
+def test_mixtures_without_meaning_are_refused(changes, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        MetaConfig.from_dict({"families": ["cartpole"], **changes})
+
+
+def test_settings_of_a_learner_are_kept_by_a_mixture_that_does_not_name_them():
+    config = MetaConfig.from_dict(
+        {"families": ["cartpole"], "learner": {"discount": 0.9}, "mixture": [{"width": 8}, {"width": 16}]}
+    )
+    assert [each.discount for each in config.mixture] == [0.9, 0.9]
+    assert [each.width for each in config.mixture] == [8, 16]
+    assert dataclasses.replace(config.mixture[0], width=32) == config.learner
