@@ -172,13 +172,13 @@ class Compare:
         return LearnerConfig(**{**INNER[self.algorithm], **data, **self._changes()})
 
     def _updates(self, learner: LearnerConfig, shown: tuple[str, ...]) -> int:
-        """Length of a life in updates."""
-        if self.env_steps is None:
-            return self.updates
+        """Length of a life in updates; learners that cannot be are refused here, before any work."""
         costs = {
             make_learner(make_family(name), 1, derive_noise(self.seed), learner).steps_per_update
             for name in shown
         }
+        if self.env_steps is None:
+            return self.updates
         if len(costs) > 1:
             raise ValueError("an update takes different numbers of steps in these families: give --updates")
         return max(1, round(self.env_steps / costs.pop()))

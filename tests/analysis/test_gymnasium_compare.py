@@ -96,7 +96,7 @@ def test_seeds_that_were_finished_are_kept_when_an_environment_fails(tmp_path, m
     compare(dataclasses.replace(config, tasks=2), {"adam": Contender(Adam())}, cells=tmp_path)
     kept = set(tmp_path.iterdir())
     monkeypatch.setattr(Fragile, "breaks", True)
-    with pytest.raises(EnvironmentFailedError, match="Fragile-v0 failed at step .*the motor broke"):
+    with pytest.raises(EnvironmentFailedError, match=r"Fragile-v0 failed at step .*the motor broke"):
         compare(config, {"adam": Contender(Adam())}, cells=tmp_path)
     assert set(tmp_path.iterdir()) == kept
     assert len(kept) == 2
