@@ -122,4 +122,5 @@ def test_every_stored_reference_names_a_family_and_the_command_that_measured_it(
     path = Path(tasks.references.__file__).with_name("references.json")
     stored = json.loads(path.read_text())
     assert all(name in tasks.FAMILIES or name in gymnasium.registry for name in stored)
-    assert all({"train", "shifted", "command"} == set(entry) for entry in stored.values())
+    known = {"train", "shifted", "command"}
+    assert all({"train", "command"} <= set(entry) <= known for entry in stored.values())
