@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -32,6 +34,8 @@ FORMAT = 2
 HEADER_KEY = "learned_opt"
 LARGEST = 64 * 2**20
 """Files above this size, in bytes, are refused unread."""
+PARTIAL = ".partial"
+"""Ends the names of files that are still being written."""
 RULE_CLASSES: dict[str, type[UpdateRule]] = {
     kind.__name__: kind for kind in (CoordinatewiseLSTM, ClassicLSTM, MetaSGD, MetaLSTM, LearnedStart)
 }
@@ -210,10 +214,29 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a crash leaves either the old one or the new one, never a half."""
-    temporary = path.with_name(path.name + ".partial")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Write a file so that a crash leaves either the old one or the new one, never a half.
+
+    Raises:
+        OSError: it could not be written; what was there before is untouched.
+    """
+    # A name of its own for every writer: two that share a folder never write into one file.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise type(error)(f"cannot write {path} ({reason}); what was there is untouched") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    # The rename is durable once the folder is; where folders cannot be synced, it is as durable as can be.
+    with contextlib.suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -130,6 +130,8 @@ class LearnerGroup(ABC):
             healthy &= is_usable(sample.inner, self.parameters).all(1)
             for key, value in sample.metrics.items():
                 metrics[key] = metrics.get(key, 0.0) + value / steps
+        for value in metrics.values():  # a reward that reached no gradient yet, but would reach a return
+            healthy &= value.isfinite()
         self.sample = sample
         return metrics, healthy
 
