@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import logging
+import math
 import os
 from pathlib import Path
 from types import TracebackType
@@ -102,7 +103,7 @@ class _Table:
 
     def __init__(self, path: Path, columns: tuple[str, ...], done: int) -> None:
         self.path = path
-        kept = _rows(path, done)
+        kept = read_rows(path, done)
         self._text = io.StringIO(newline="")
         self._writer = csv.DictWriter(self._text, columns, extrasaction="ignore")
         self._writer.writeheader()
@@ -147,7 +148,7 @@ def _short(value: object) -> object:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-def _rows(path: Path, done: int) -> list[dict[str, str]]:
+def read_rows(path: Path, done: float = math.inf) -> list[dict[str, str]]:
     """The rows up to the meta-step `done`; of a file that a crash has cut, those before the cut."""
     try:
         text = path.read_bytes().decode(errors="replace")
