@@ -32,7 +32,8 @@ class PolicyArtifact:
         try:
             return MemoryConfig(**settings)
         except (ArithmeticError, TypeError, ValueError) as error:
-            raise ArtifactError(f"the policy's header holds no readable configuration ({error})") from error
+            reason = " ".join(str(error).split())[:200]
+            raise ArtifactError(f"the policy's header holds no readable configuration ({reason})") from error
 
 
 def save_policy(policy: MemoryPolicy, path: str | Path, provenance: Mapping[str, Any] | None = None) -> None:

@@ -41,8 +41,8 @@ OF_RULE = {
     "meta-lstm": ("hidden", "nominal_lr"),
 }
 """Settings that each rule has."""
-LARGEST, ALIASES = 2**18, 20
-"""Bytes and aliases of the longest configuration file."""
+LARGEST, ALIASES, LONGEST = 2**18, 20, 1000
+"""Bytes and aliases of the longest configuration file, and characters of the longest name or path in it."""
 PERTURBED = ("all", "head", "skip")
 
 
@@ -377,12 +377,16 @@ def check_fields(kind: type, data: dict[str, Any], source: str, prefix: str) -> 
             bool: isinstance(value, bool),
             int: isinstance(value, int) and not isinstance(value, bool),
             float: isinstance(value, (int, float)) and not isinstance(value, bool),
-            str: isinstance(value, str),
-            tuple: isinstance(value, (list, tuple)) and all(isinstance(x, str) for x in value),
+            str: _is_name(value),
+            tuple: isinstance(value, (list, tuple)) and all(map(_is_name, value)),
         }
         if not fits[type(expected)]:
             wanted = "list of names" if isinstance(expected, tuple) else type(expected).__name__
             raise ValueError(f"{source}: {prefix + key} must be a {wanted}, got {_shown(value)}")
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= LONGEST
 
 
 def _shown(value: object, prefix: str = "") -> str:

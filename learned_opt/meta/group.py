@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from learned_opt.layout import ParameterLayout
 from learned_opt.learner import GradientSample, LearnerConfig, make_learner
+from learned_opt.meta.checkpoint import check_fits
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.unroll import Phi
 from learned_opt.rules import LearnedStart
@@ -220,4 +221,6 @@ class LearnerGroup(ABC):
         self.state = saved["rule_state"]  # type: ignore[assignment]
         sample = saved["sample"]
         self.sample = None if sample is None else GradientSample(*sample)  # type: ignore[misc]
+        if self.sample is not None:
+            check_fits([self.parameters] * 2, list(self.sample[:2]), "gradient")
         self.noise.generator.set_state(saved["generator"].cpu())  # type: ignore[attr-defined]
