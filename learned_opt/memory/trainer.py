@@ -105,9 +105,9 @@ class MemoryTrainer:
                 self.step += 1
                 if observer is not None:
                     observer.stepped(self.step, self.step * config.trials / self.seconds, self.diverged)
-                self._check()
                 if self.step % config.validate_every == 0 or self.step == config.meta_steps:
                     self._assess(observer)
+                self._check()
                 if pace.due(self.step):
                     pace.save(self._save)
         self._save()

@@ -196,6 +196,7 @@ class MetaTrainer:
                 self._measured_step(log, observer)
                 if self.step % config.validate_every == 0 or self.step == config.meta_steps:
                     self._assess(log, observer)
+                self._check(log)
                 if pace.due(self.step):
                     log.flush()
                     pace.save(self._save)
@@ -227,7 +228,6 @@ class MetaTrainer:
         log.step(self.step, family, {**window.metrics, **totals})
         if observer is not None:
             observer.stepped(self.step, self.updates / self.seconds, self.diverged)
-        self._check(log)
 
     def _check(self, log: MetricsLog) -> None:
         """Stop where going on is a waste.

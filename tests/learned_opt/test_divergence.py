@@ -118,7 +118,7 @@ def healthy_rows(group):
     return {name: value[others].clone() for name, value in found.items()}
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30], ids=str)
+@pytest.mark.parametrize("value", [float("nan"), -float("inf"), 1e30], ids=str)
 @pytest.mark.parametrize("what", ["reward", "observation"])
 @pytest.mark.parametrize("run", RUNS)
 def test_one_learners_bad_numbers_never_reach_another_nor_the_rule(run, what, value, monkeypatch):

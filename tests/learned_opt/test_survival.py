@@ -21,10 +21,22 @@ from learned_opt.cli import main
 from learned_opt.learner import LearnerConfig
 from learned_opt.lock import LOCK, exclusive
 from learned_opt.memory.trainer import MemoryConfig, MemoryTrainer
-from learned_opt.meta.checkpoint import CHECKPOINT, KEPT, MAGIC, checkpoints, load_checkpoint
+from learned_opt.meta.birth import new_rule
+from learned_opt.meta.checkpoint import (
+    CHECKPOINT,
+    KEPT,
+    MAGIC,
+    check_fits,
+    checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
 from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.group import View
 from learned_opt.meta.metrics import MetricsLog, read_rows
 from learned_opt.meta.trainer import MetaTrainer
+from learned_opt.meta.truncated import TruncatedGroup
+from tasks import FAMILIES
 
 TINY = MetaConfig(
     families=("navigation2d", "bandit"),
@@ -527,3 +539,34 @@ def test_an_ablation_that_was_killed_goes_on(tmp_path):
         for name in ("killed", "straight")
     ]
     assert families[0] == families[1]
+
+
+@pytest.mark.parametrize(
+    ("family", "objective"),
+    [
+        *((family, "actor-critic") for family in sorted(FAMILIES)),
+        *((family, "reinforce") for family in ("gridworld", "lqr")),
+        *((family, "q-learning") for family in ("gridworld", "catch")),
+    ],
+)
+def test_a_group_of_any_family_goes_on_from_its_checkpoint(family, objective, tmp_path):
+    """Whatever a group has become still fits a fresh one, and both then do the same."""
+    options = {
+        "actor-critic": {"outer_environments": 1, "steps": 4},
+        "reinforce": {"objective": "reinforce", "advantage_scale": "none"},
+        "q-learning": {"objective": "q-learning", "outer_environments": 1, "steps": 4, "minibatch": 4},
+    }[objective]
+    config = replace(SHORT, families=(family,), learner=LearnerConfig(width=2, environments=2, **options))
+    rule = new_rule(config)
+    view = View(roles=True, critic_first=False)
+    ours, theirs = (TruncatedGroup(family, config, rule, seed=seed, view=view) for seed in (0, 1))
+    for _ in range(2):
+        ours.advance(rule)
+    save_checkpoint(tmp_path, {"step": 2, "group": ours.state_dict()})
+    saved = load_checkpoint(tmp_path, "cpu")["group"]
+    check_fits(theirs.state_dict(), saved, family)
+    theirs.load_state_dict(saved)
+    one, other = ours.advance(rule), theirs.advance(rule)
+    assert flat(one.meta_gradient) == flat(other.meta_gradient)
+    assert one.metrics == other.metrics
+    assert flat(ours.state_dict()) == flat(theirs.state_dict())
