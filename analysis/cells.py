@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -11,11 +12,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from analysis.lives import Budget
+from analysis.results import read_json
 from learned_opt.artifacts import write_atomically
 from tasks.references import stored_references
 
 FORMAT = 1
+DAMAGED = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
+"""What reading a damaged cell may raise."""
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 class CellStore:
@@ -52,15 +58,24 @@ class CellStore:
         safe = "".join(c if c.isalnum() or c in "-." else "_" for c in name)[:80]
         path = self.folder / f"{safe}-{key[:16]}.json"
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = read_json(path)
+            # Cells of earlier versions have no checksum of their own.
+            if stored.get("checksum", _digest(stored["value"])) != _digest(stored["value"]):
+                raise ValueError("another checksum")
             if stored["key"] == key:
                 return decode(stored["value"]), True
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
-            pass  # absent or damaged: run it
+        except FileNotFoundError:
+            pass
+        except DAMAGED as error:
+            log.warning("%s is damaged (%s) and is run anew", path, type(error).__name__)
         value = run()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        data = json.dumps({"key": key, "value": encode(value)}, allow_nan=False)
-        write_atomically(path, data.encode())
+        encoded = encode(value)
+        data = json.dumps({"key": key, "checksum": _digest(encoded), "value": encoded}, allow_nan=False)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, data.encode())
+        except OSError as error:
+            log.warning("%s; the comparison goes on, and this part would have to run again", error)
         return value, False
 
 
@@ -69,8 +84,8 @@ def budget_identity(budget: Budget) -> dict[str, Any]:
     return {"budget": asdict(budget), "references": stored_references()}
 
 
-def _digest(identity: Mapping[str, Any]) -> str:
-    text = json.dumps(identity, sort_keys=True, allow_nan=False)
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

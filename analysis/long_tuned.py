@@ -19,6 +19,7 @@ import tyro
 import tasks
 from analysis.lives import Budget, draw_problem, run_lives
 from analysis.results import Setting
+from learned_opt.artifacts import write_atomically
 from learned_opt.learner import LearnerConfig
 from learned_opt.rules import Adam
 
@@ -51,7 +52,7 @@ class LongTuned:
             entry["command"] = shlex.join(["python", "-m", "analysis.long_tuned", *sys.argv[1:]])
             stored = json.loads(path.read_text())
             stored[name] = entry
-            path.write_text(json.dumps(stored, indent=2) + "\n")
+            write_atomically(path, (json.dumps(stored, indent=2) + "\n").encode())
             print(name, entry)
 
     def _best(self, name: str, shifted: bool) -> float:

@@ -16,6 +16,10 @@ from learned_opt.artifacts import write_atomically
 FORMAT = 1
 """Version of the schema; files of a later version are refused."""
 FORMAT_KEY = "learned_opt_results"
+LIMIT = 2**53
+"""Counts are below it: float64 tells all of them apart."""
+LARGEST = 64 * 2**20
+"""Files above this size, in bytes, are refused unread."""
 SPLITS = ("new tasks", "shifted tasks", "new family")
 """How far the shown tasks lie from those that the learned rules were trained on."""
 
@@ -90,7 +94,7 @@ class FamilyResults:
         _require(q >= 2 and n >= 1, f"needs ≥ 2 queries and ≥ 1 task, got {q} and {n}")
         rising = self.updates[0] == 0 and bool((np.diff(self.updates) > 0).all())
         _require(rising, "updates must start at 0 and increase")
-        _require(self.steps_per_update > 0, "steps_per_update must be positive")
+        _require(0 < self.steps_per_update < LIMIT, f"steps_per_update must be from 1 to {LIMIT}")
         _require(self.reference.shape == (n,), "random and reference differ in length")
         anchors = np.isfinite(self.random).all() and np.isfinite(self.reference).all()
         _require(bool(anchors), "random and reference returns must be finite")
@@ -177,10 +181,10 @@ def load_results(path: str | Path) -> Results:
         ValueError: the file is missing, damaged, of a later format, or not results at all.
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = read_json(Path(path))
     except (OSError, ValueError, RecursionError) as error:
         reason = type(error).__name__
-        raise ValueError(f"{path} is missing, unreadable or no JSON file ({reason})") from error
+        raise ValueError(f"{path} is missing, too large, unreadable or no JSON file ({reason})") from error
     version = data.get(FORMAT_KEY) if isinstance(data, dict) else None
     if type(version) is not int:
         raise ValueError(f"{path} holds no results of learned_opt")
@@ -192,8 +196,23 @@ def load_results(path: str | Path) -> Results:
         return _results(data)
     except KeyError as error:
         raise ValueError(f"{path} is damaged: {error} is missing") from error
-    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from error
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file of at most `LARGEST` bytes.
+
+    Raises:
+        OSError: it is missing or unreadable.
+        ValueError: it is too large, or no JSON.
+        RecursionError: it is nested too deeply.
+    """
+    with open(path, "rb") as file:
+        data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise ValueError(f"more than {LARGEST} bytes")
+    return json.loads(data.decode())
 
 
 def encode(array: NDArray[Any]) -> list[Any]:
@@ -229,7 +248,9 @@ def decode_flags(rows: Any) -> NDArray[np.bool_]:
 
 def _results(data: dict[str, Any]) -> Results:
     for key, kind in {"command": str, "seed": int, "updates": int, "artifacts": dict}.items():
-        _require(isinstance(data[key], kind), f"{key} must be of type {kind.__name__}")
+        _require(type(data[key]) is kind, f"{key} must be of type {kind.__name__}")
+    hashes = all(isinstance(digest, str) for digest in data["artifacts"].values())
+    _require(hashes, "artifacts must be hashes by label")
     families = {name: _family(entry) for name, entry in data["families"].items()}
     tuning = [
         GridScores(
@@ -246,7 +267,8 @@ def _results(data: dict[str, Any]) -> Results:
 def _family(entry: dict[str, Any]) -> FamilyResults:
     _require(type(entry["steps_per_update"]) in (int, float), "steps_per_update must be a number")
     updates = decode(entry["updates"], 1)
-    _require(bool((updates == updates.round()).all()), "updates must be integers")
+    integers = (updates == updates.round()) & (np.abs(updates) < LIMIT)
+    _require(bool(integers.all()), "updates must be integers")
     contenders = {
         label: Adaptation(
             Setting(**run["setting"]),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -13,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from learned_opt.rules import (
     SGD,
@@ -32,6 +34,10 @@ FORMAT = 2
 HEADER_KEY = "learned_opt"
 LARGEST = 64 * 2**20
 """Files above this size, in bytes, are refused unread."""
+LONGEST_HEADER, DEEPEST = 2**20, 100
+"""Headers of more bytes, or of lists and mappings nested deeper, are refused: each stage adds one level."""
+PARTIAL = ".partial"
+"""Ends the names of files that are still being written."""
 RULE_CLASSES: dict[str, type[UpdateRule]] = {
     kind.__name__: kind for kind in (CoordinatewiseLSTM, ClassicLSTM, MetaSGD, MetaLSTM, LearnedStart)
 }
@@ -132,18 +138,27 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], s
     Raises:
         ArtifactError: a file that is too large, damaged, not ours, or of another version.
     """
-    if path.stat().st_size > LARGEST:
-        raise ArtifactError(f"{path} is larger than any rule ({LARGEST} bytes): not a rule file")
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[HEADER_KEY])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
+        # Read once and not mapped: what is checked is what is used, whatever becomes of the file meanwhile.
+        with open(path, "rb") as file:
+            data = file.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise ArtifactError(f"{path} is larger than any rule ({LARGEST} bytes): not a rule file")
+        length = int.from_bytes(data[:8], "little")
+        if length > min(LONGEST_HEADER, len(data)):
+            raise ValueError("a header beyond the limit")
+        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][HEADER_KEY])
+        if _depth(header) > DEEPEST:
+            raise ValueError("a header nested beyond the limit")
+        tensors = load(data)
+    except ArtifactError:
+        raise
+    except (SafetensorError, OSError, LookupError, ValueError, TypeError, RecursionError) as error:
         raise ArtifactError(
             f"{path} is damaged or not a rule saved by learned_opt ({type(error).__name__})"
         ) from error
-    if not isinstance(header, dict) or not isinstance(header.get("format"), int):
+    digest = hashlib.sha256(data).hexdigest()
+    if not isinstance(header, dict) or type(header.get("format")) is not int:
         raise ArtifactError(f"{path} has no readable header: not a rule saved by learned_opt")
     if header["format"] < 1:
         raise ArtifactError(f"{path} has format {header['format']}, which never was")
@@ -175,7 +190,7 @@ def _rebuild(header: dict[str, Any], tensors: dict[str, torch.Tensor], path: Pat
     try:
         rule = _construct(kind, config, elements, RULE_CLASSES)
         rule.load_state_dict(tensors)
-    except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, OverflowError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ArtifactError(f"{path}: header and tensors disagree ({reason})") from error
     return rule.requires_grad_(False).eval()
@@ -205,15 +220,44 @@ def _construct(kind: str, config: Any, elements: int, allowed: Mapping[str, type
     return allowed[kind](**config)
 
 
+def _depth(value: Any) -> int:
+    """How deeply lists and mappings of a JSON value are nested."""
+    level, depth = [value], 0
+    while level:
+        parts = [each for each in level if isinstance(each, (dict, list))]
+        level = [x for each in parts for x in (each.values() if isinstance(each, dict) else each)]
+        depth += bool(parts)
+    return depth
+
+
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a crash leaves either the old one or the new one, never a half."""
-    temporary = path.with_name(path.name + ".partial")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Write a file so that a crash leaves either the old one or the new one, never a half.
+
+    Raises:
+        OSError: it could not be written; what was there before is untouched.
+    """
+    # A name of its own for every writer: two that share a folder never write into one file.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise type(error)(f"cannot write {path} ({reason}); what was there is untouched") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    # The rename is durable once the folder is; where folders cannot be synced, it is as durable as can be.
+    with contextlib.suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

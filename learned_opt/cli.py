@@ -20,6 +20,7 @@ from learned_opt.commands.meta_train import MetaTrain
 from learned_opt.commands.probe import Probe
 from learned_opt.commands.report import Report
 from learned_opt.commands.trial import Trial
+from learned_opt.meta.divergence import DivergenceError
 from tasks import EnvironmentFailedError
 
 Command = (
@@ -40,11 +41,13 @@ _FRAME = re.compile(r"[╭╮╰╯│─━]+")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 success, 2 bad input, 130 interrupted."""
+    """Run one command; returns the exit code: 0 success, 1 diverged, 2 bad input, 130 interrupted."""
     try:
         code: int = _parse(arguments).run()
     except (ValueError, OSError, EnvironmentFailedError) as error:
         return _refuse(str(error))
+    except DivergenceError as error:
+        return _refuse(str(error), 1)
     except KeyboardInterrupt:
         print("learned-opt: interrupted; finished parts are kept", file=sys.stderr)
         return 130
@@ -73,10 +76,10 @@ def _parse(arguments: Sequence[str] | None) -> Command:
         raise ValueError(_FRAME.sub(" ", complaint.getvalue())) from None
 
 
-def _refuse(reason: str) -> int:
-    """One line on standard error, and exit code 2."""
+def _refuse(reason: str, code: int = 2) -> int:
+    """One line on standard error, and the exit code."""
     print(f"learned-opt: {' '.join(reason.split())}", file=sys.stderr)
-    return 2
+    return code
 
 
 def run() -> None:

@@ -10,6 +10,7 @@ from learned_opt.artifacts import load_artifact
 from learned_opt.commands.compare import run_comparison
 from learned_opt.commands.meta_train import check_device, set_threads, train_recipe
 from learned_opt.meta.config import load_variants
+from learned_opt.meta.run_folder import is_occupied
 from learned_opt.meta.trainer import ARTIFACT
 
 
@@ -55,7 +56,7 @@ class Ablate:
             done = folder / "done"
             if not done.exists():
                 print(f"variant {name!r}")
-                outcome = train_recipe(recipe, folder, resume=folder.exists())
+                outcome = train_recipe(recipe, folder, resume=is_occupied(folder))
                 if outcome.interrupted:
                     print("interrupted; the same command goes on")
                     return 130

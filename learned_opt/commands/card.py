@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from analysis.card import model_card
 from learned_opt.artifacts import load_artifact, write_atomically
 from learned_opt.commands.meta_train import STAGE
 from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.metrics import read_rows
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,10 @@ def stages(run: Path) -> list[Path]:
 
 def spent(folder: Path) -> dict[str, float]:
     """Seconds, learner-updates and environment steps of a finished run, validation not counted."""
-    with open(folder / "metrics.csv", newline="") as file:
-        *_, last = csv.DictReader(file)
+    rows = read_rows(folder / "metrics.csv")
+    if not rows:
+        raise ValueError(f"{folder / 'metrics.csv'} holds no meta-step")
+    last = rows[-1]
     learner = MetaConfig.load(folder / "config.yaml").learner
     copies = learner.environments + learner.outer_environments
     updates = float(last["learner_updates"])

@@ -28,6 +28,7 @@ from learned_opt.artifacts import Artifact, load_artifact
 from learned_opt.commands.meta_train import check_device, set_threads
 from learned_opt.commands.progress import WorkBar
 from learned_opt.learner import LearnerConfig, make_learner
+from learned_opt.lock import exclusive
 from learned_opt.memory import PolicyArtifact, load_policy
 from learned_opt.meta.birth import new_rule
 from learned_opt.meta.config import MetaConfig, check_fields, mapping
@@ -310,7 +311,13 @@ def run_of(artifact: Artifact) -> MetaConfig:
     provenance = artifact.header["provenance"]
     while isinstance(provenance.get("started_from"), dict):
         provenance = provenance["started_from"]
-    return _configuration(provenance)
+    born = _configuration(provenance)
+    if born.start:
+        raise ValueError(
+            "the rule's header names another file that it was started from, and a file named in a header is "
+            "never opened: leave --untrained out"
+        )
+    return born
 
 
 def _configuration(provenance: dict[str, Any]) -> MetaConfig:
@@ -356,23 +363,25 @@ def run_comparison(
     """Compare with a progress bar; write results.json and curves.png to `out` and print the table.
 
     Raises:
-        FileExistsError: `out` already holds results.
+        FileExistsError: `out` already holds results, or another run is at work there.
+        OSError: it cannot be written; finished parts are kept.
     """
     path = out / "results.json"
     if path.exists() or (out / "curves.png").exists():
         raise FileExistsError(f"{out} already holds results; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["learned-opt", *sys.argv[1:]])
-    with WorkBar("comparing", "updates") as bar:
-        results = compare(
-            config,
-            contenders,
-            cells=cells or out / "cells",
-            processes=processes,
-            progress=bar.update,
-            command=command,
-        )
-    results.save(path)
-    plot_curves(results, out / "curves.png")
+    with exclusive(out):
+        with WorkBar("comparing", "updates") as bar:
+            results = compare(
+                config,
+                contenders,
+                cells=cells or out / "cells",
+                processes=processes,
+                progress=bar.update,
+                command=command,
+            )
+        results.save(path)
+        plot_curves(results, out / "curves.png")
     print(render_table(results, color=sys.stdout.isatty()))
     return results

@@ -15,8 +15,8 @@ from learned_opt.memory.config import MemoryConfig
 from learned_opt.memory.policies import POLICIES
 from learned_opt.memory.trainer import MemoryTrainer
 from learned_opt.meta.algorithms import ALGORITHMS
-from learned_opt.meta.checkpoint import CHECKPOINT
 from learned_opt.meta.config import BIRTH, MetaConfig, check_fields, load_recipe, mapping
+from learned_opt.meta.run_folder import CONFIG, holds_run, is_occupied
 from learned_opt.meta.trainer import ARTIFACT, MetaTrainer, Outcome
 
 Algorithm = Literal[
@@ -69,7 +69,7 @@ class MetaTrain:
 
     def run(self) -> int:
         """Train, and say where the rule, or the policy, lies."""
-        own = self.out / "config.yaml"
+        own = self.out / CONFIG
         if self.resume and self.config is None and self.algorithm is not None:
             raise ValueError("a resumed run keeps its own settings: leave --algorithm out")
         if self.algorithm in POLICIES or (self.resume and own.exists() and "algorithm" in mapping(own)):
@@ -101,7 +101,7 @@ class MetaTrain:
 
     def policy_config(self) -> MemoryConfig:
         """Of a policy with a memory, which has no update rule to be learned."""
-        path = self.out / "config.yaml" if self.resume and self.config is None else self.config
+        path = self.out / CONFIG if self.resume and self.config is None else self.config
         data = {} if path is None else mapping(path)
         given = {
             "algorithm": self.algorithm,
@@ -129,7 +129,7 @@ class MetaTrain:
         if self.config is not None:
             stages = load_recipe(self.config, ALGORITHMS[self.algorithm or "lstm"])
         elif self.resume:
-            own = sorted(self.out.glob(f"{STAGE}*/config.yaml")) or [self.out / "config.yaml"]
+            own = sorted(self.out.glob(f"{STAGE}*/{CONFIG}")) or [self.out / CONFIG]
             if not own[0].exists():
                 raise ValueError(f"{self.out} holds no run to resume")
             if len(own) > 1 or own[0].parent != self.out:
@@ -182,7 +182,7 @@ def train_recipe(
     """
     if len(stages) == 1:
         return train(stages[0], out, resume=resume, threads=threads)
-    if not resume and out.exists() and any(out.iterdir()):
+    if not resume and is_occupied(out):
         raise FileExistsError(
             f"{out} already holds a run; choose another --out, or add --resume to continue it"
         )
@@ -190,8 +190,8 @@ def train_recipe(
     for number, stage in enumerate(stages, 1):
         folder = out / f"{STAGE}{number}"
         print(f"stage {number} of {len(stages)}: {stage.estimator}, {stage.meta_steps} meta-steps")
-        begun = (folder / CHECKPOINT).exists()
-        outcome = train(replace(stage, start=start), folder, resume=resume and begun, threads=threads)
+        begun = resume and holds_run(folder)
+        outcome = train(replace(stage, start=start), folder, resume=begun, threads=threads)
         if outcome.interrupted:
             break
         start = str(outcome.path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import tyro
 from analysis import load_results
 from analysis.page import Picture, Section, page, validation_picture
 from learned_opt.artifacts import write_atomically
-from learned_opt.meta.metrics import VALIDATIONS
+from learned_opt.meta.metrics import VALIDATIONS, read_rows
 
 PROBES = {
     "probe.png": (
@@ -65,8 +64,7 @@ def section_of(folder: Path) -> Section:
     if pictures:
         return Section(f"{folder.name}: what the rule does", pictures=tuple(pictures))
     if (folder / VALIDATIONS).exists():
-        with open(folder / VALIDATIONS, newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_rows(folder / VALIDATIONS)
         if rows:
             steps = [int(row["meta_step"]) for row in rows]
             scores: dict[str, list[float]] = {

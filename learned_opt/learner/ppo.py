@@ -22,6 +22,9 @@ Rows = dict[str, Tensor]
 """R steps a learner: observation (B, R, *S), action (B, R) or (B, R, A), log_prob, advantage, target,
 value and weight (B, R); targets and values in the critic's units, weight 0 where no step was taken."""
 
+_OF_ROLLOUT = ("inner", "outer", "order", "going", "metrics")
+"""What a learner keeps of a rollout between its updates."""
+
 
 class PPOLearner(ActorCriticLearner):
     """B independent PPO learners (Schulman et al. 2017, arXiv 1707.06347) on B tasks, side by side.
@@ -92,18 +95,15 @@ class PPOLearner(ActorCriticLearner):
         return {
             **super().state_dict(),
             "phase": self.phase,
-            "inner": self.inner,
-            "outer": self.outer,
-            "order": self.order,
-            "going": self.going,
-            "metrics": self.metrics,
+            "rollout": {name: getattr(self, name) for name in _OF_ROLLOUT} if self.inner else None,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         super().load_state_dict(saved)
-        for name in ("phase", "inner", "outer", "order", "going", "metrics"):
-            setattr(self, name, saved[name])
+        self.phase = saved["phase"]
+        for name, value in (saved["rollout"] or {}).items():
+            setattr(self, name, value)
 
     @torch.no_grad()
     def _gather(self, parameters: Tensor) -> None:

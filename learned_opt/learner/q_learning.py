@@ -71,7 +71,10 @@ class QLearner(ActingLearner):
     def restart(self, rows: Tensor, tasks: Tasks | None = None) -> None:
         """As of every acting learner, with an empty replay."""
         super().restart(rows, tasks)
-        self.stored = torch.where(rows.unsqueeze(1), 0, self.stored)
+        column = rows.unsqueeze(1)
+        self.stored = torch.where(column, 0, self.stored)
+        # The next target is θ, but interpolated from this one: a NaN here would stay for good.
+        self.target = torch.where(column, 0.0, self.target)
 
     def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
         """One rollout at θ (B, N), stored in replay, and both gradients."""

@@ -184,6 +184,7 @@ def fitted_baseline(observations: Tensor, returns: Tensor, alive: Tensor) -> Ten
     gram = weighted.transpose(1, 2) @ features
     gram = gram + RIDGE * torch.eye(gram.shape[-1], device=gram.device, dtype=gram.dtype)
     target = weighted.transpose(1, 2) @ returns.double().flatten(1).unsqueeze(-1)
-    weights = torch.linalg.solve(gram, target)
+    # One learner's numbers that are not finite must not make the others' systems fail.
+    weights, _ = torch.linalg.solve_ex(gram, target)
     values: Tensor = features @ weights
     return values.view_as(returns).to(returns.dtype)

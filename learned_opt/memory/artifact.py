@@ -31,8 +31,9 @@ class PolicyArtifact:
         settings = self.header["provenance"].get("configuration")
         try:
             return MemoryConfig(**settings)
-        except (TypeError, ValueError) as error:
-            raise ArtifactError(f"the policy's header holds no readable configuration ({error})") from error
+        except (ArithmeticError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ArtifactError(f"the policy's header holds no readable configuration ({reason})") from error
 
 
 def save_policy(policy: MemoryPolicy, path: str | Path, provenance: Mapping[str, Any] | None = None) -> None:
@@ -64,12 +65,12 @@ def load_policy(path: str | Path) -> PolicyArtifact:
     if not isinstance(kind, str) or kind not in KINDS or not isinstance(config, dict):
         raise ArtifactError(f"{path} holds no policy with a memory; rules go to --rule")
     hidden, elements = config.get("hidden"), sum(tensor.numel() for tensor in tensors.values())
-    if not isinstance(hidden, int) or hidden * hidden > elements:
+    if type(hidden) is not int or hidden * hidden > elements:
         raise ArtifactError(f"{path}: the header's sizes do not fit the tensors")
     try:
         policy = KINDS[kind](**config)
         policy.load_state_dict(tensors)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ArtifactError(f"{path}: header and tensors disagree ({reason})") from error
     return PolicyArtifact(policy.requires_grad_(False).eval(), header, digest)

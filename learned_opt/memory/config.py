@@ -49,6 +49,10 @@ class MemoryConfig:
     """Tasks of a validation."""
     checkpoint_every: int = 50
     """Iterations between checkpoints."""
+    checkpoint_minutes: float = 5.0
+    """A checkpoint is written at the latest after so many minutes, at the end of the present iteration."""
+    divergence_limit: float = 0.5
+    """The run stops once more than this share of its trials held no usable numbers, of late; at 1 never."""
     seed: int = 0
     """Seed of everything random."""
     device: str = "cpu"
@@ -69,8 +73,8 @@ class MemoryConfig:
         for name in positive.split():
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.discount > 1 or self.trace > 1:
-            raise ValueError("discount and trace must be at most 1")
+        if max(self.discount, self.trace, self.divergence_limit) > 1:
+            raise ValueError("discount, trace and divergence_limit must be at most 1")
 
     def trial_episodes(self) -> int:
         """Episodes of a trial."""

@@ -10,21 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
+from learned_opt.artifacts import write_atomically
 from learned_opt.learner.advantages import ReturnScale, generalised_advantages, normalised
 from learned_opt.memory.artifact import save_policy
 from learned_opt.memory.config import MemoryConfig
 from learned_opt.memory.policies import POLICIES, MemoryPolicy
 from learned_opt.memory.trial import Trial, play
-from learned_opt.meta.checkpoint import load_checkpoint, save_checkpoint
+from learned_opt.meta.checkpoint import check_fits, fitting, load_optimizer
+from learned_opt.meta.divergence import DivergenceError, Health
 from learned_opt.meta.interrupts import interrupts
+from learned_opt.meta.pace import Pace, attempt
+from learned_opt.meta.run_folder import RunFolder
 from learned_opt.meta.schedule import cosine
 from learned_opt.meta.trainer import Observer
 from learned_opt.seeding import derive_noise, derive_seed
 
 ARTIFACT = "policy.safetensors"
+COUNTERS = ("step", "diverged", "seconds", "best", "best_step")
+"""How far a run has come."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +53,14 @@ class MemoryTrainer:
 
     Raises:
         FileExistsError: the folder already holds something, and `resume` was not asked for.
-        ValueError: nothing to resume from, or the checkpoint belongs to another configuration.
+        OSError: it cannot be written.
+        ValueError: nothing to resume, nothing intact, or it belongs to another configuration.
     """
 
     def __init__(self, config: MemoryConfig, folder: Path, *, resume: bool = False) -> None:
         self.config, self.folder = config, folder
-        if not resume and folder.exists() and any(folder.iterdir()):
-            raise FileExistsError(
-                f"{folder} already holds a run; choose another --out, or add --resume to continue it"
-            )
-        saved = load_checkpoint(folder, config.device) if resume else None
+        self._run = RunFolder(folder, asdict(config), lambda data: asdict(MemoryConfig(**data)))
+        saved = self._run.earlier(config.device, resume=resume)
         generator = torch.Generator().manual_seed(derive_seed(config.seed, "policy"))
         kind = POLICIES[config.algorithm]
         self.policy = kind(config.family, config.hidden, generator=generator).to(config.device)
@@ -67,15 +70,27 @@ class MemoryTrainer:
         self.step, self.seconds, self.best, self.best_step = 0, 0.0, -math.inf, 0
         self.best_state = copy.deepcopy(self.policy.state_dict())
         self.validations: list[list[float]] = []
-        folder.mkdir(parents=True, exist_ok=True)
+        self.diverged = 0
+        self.health = Health(config.trials, config.divergence_limit)
         if saved is not None:
             self._load(saved)
-        (folder / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+        self._run.begin(resume=resume)
 
     def run(self, observer: Observer | None = None) -> PolicyOutcome:
-        """Train to the last iteration or the target, and save the best validated policy."""
+        """Train to the last iteration or the target, and save the best validated policy.
+
+        Raises:
+            DivergenceError: too many trials hold no usable numbers; all is saved before.
+            FileExistsError: another run is at work in the folder.
+            OSError: the last checkpoint or the policy could not be written.
+        """
+        with self._run.claimed():
+            return self._train(observer)
+
+    def _train(self, observer: Observer | None) -> PolicyOutcome:
         config, interrupted = self.config, False
         with interrupts() as stop:
+            pace = Pace(config.checkpoint_every, config.checkpoint_minutes)
             if not self.validations:
                 self._assess(observer)
             while self.step < config.meta_steps and self.best < config.target:
@@ -83,15 +98,18 @@ class MemoryTrainer:
                     interrupted = True
                     break
                 start = time.monotonic()
-                self._iterate()
+                lost = self._iterate()
+                self.diverged += lost
+                self.health.observe(lost)
                 self.seconds += time.monotonic() - start
                 self.step += 1
                 if observer is not None:
-                    observer.stepped(self.step, self.step * config.trials / self.seconds, 0)
+                    observer.stepped(self.step, self.step * config.trials / self.seconds, self.diverged)
                 if self.step % config.validate_every == 0 or self.step == config.meta_steps:
                     self._assess(observer)
-                if self.step % config.checkpoint_every == 0:
-                    self._save()
+                self._check()
+                if pace.due(self.step):
+                    pace.save(self._save)
         self._save()
         policy = copy.deepcopy(self.policy)
         if not interrupted:
@@ -100,24 +118,48 @@ class MemoryTrainer:
         save_policy(policy, path, self._provenance(None if interrupted else self.best))
         return PolicyOutcome(policy, path, self.step, interrupted, self.best)
 
-    def _iterate(self) -> None:
-        """Play fresh trials and take the gradient steps on them."""
+    def _check(self) -> None:
+        """Stop where going on is a waste.
+
+        Raises:
+            DivergenceError: with the reason.
+        """
+        complaint = self.health.complaint()
+        if complaint is not None:
+            self._save()
+            raise DivergenceError(
+                f"stopped at iteration {self.step}: {complaint}; lower meta_lr (now {self.config.meta_lr:g}) "
+                f"or raise divergence_limit; the best validated policy is {self.folder / ARTIFACT}"
+            )
+
+    def _iterate(self) -> int:
+        """Play fresh trials and take the gradient steps on them; how many held numbers of no use."""
         config, policy = self.config, self.policy
         for group in self.optimizer.param_groups:
             group["lr"] = cosine(config.meta_lr, self.step, config.meta_steps)
         tasks = policy.distribution.family.sample_tasks(config.trials, self.noise)
         trial = play(policy, tasks, config.steps(), self.noise)
+        usable = torch.cat((trial.rows, trial.last), 1).isfinite().all(2).all(1)
+        usable &= trial.rewards.isfinite().all(1)
+        lost = int((~usable).sum())
+        if lost:
+            trial = Trial(*(entry[usable] for entry in trial))
+        if lost == config.trials:
+            return lost
         with torch.no_grad():
             rows = torch.cat((trial.rows, trial.last), 1)
-            output, unit_values, _ = policy(rows, policy.initial_memory(config.trials))
+            output, unit_values, _ = policy(rows, policy.initial_memory(len(rows)))
             before = policy.distribution.log_prob(output[:, :-1], policy.log_std(), trial.actions)
         advantages, targets = self._advantages(trial, unit_values)
         for _ in range(config.epochs):
             loss = self._loss(trial, before, advantages, targets)
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_gradient_norm)
+            norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_gradient_norm)
+            if not bool(norm.isfinite()):
+                return config.trials
             self.optimizer.step()
+        return lost
 
     def _loss(self, trial: Trial, before: Tensor, advantages: Tensor, targets: Tensor) -> Tensor:
         config, policy = self.config, self.policy
@@ -164,9 +206,10 @@ class MemoryTrainer:
         if score > self.best:
             self.best, self.best_step = score, self.step
             self.best_state = copy.deepcopy(self.policy.state_dict())
-            save_policy(self.policy, self.folder / ARTIFACT, self._provenance(score))
+            attempt(lambda: save_policy(self.policy, self.folder / ARTIFACT, self._provenance(score)))
         lines = ["meta_step,mean_total_reward", *(f"{s:.0f},{v:.6g}" for s, v in self.validations)]
-        (self.folder / "validations.csv").write_text("\n".join(lines) + "\n")
+        table = ("\n".join(lines) + "\n").encode()
+        attempt(lambda: write_atomically(self.folder / "validations.csv", table))
         if observer is not None:
             observer.validated(self.step, {config.family: score})
 
@@ -183,31 +226,30 @@ class MemoryTrainer:
 
     def _save(self) -> None:
         content = {
-            "config": asdict(self.config),
-            "step": self.step,
-            "seconds": self.seconds,
-            "best": self.best,
-            "best_step": self.best_step,
+            **{name: getattr(self, name) for name in COUNTERS},
             "best_state": self.best_state,
             "validations": self.validations,
+            "recent": self.health.recent(),
             "policy": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scale": [self.scale.mean, self.scale.square, self.scale.weight],
             "generator": self.noise.generator.get_state(),
         }
-        save_checkpoint(self.folder, content)
+        self._run.save(content)
 
     def _load(self, saved: dict[str, Any]) -> None:
-        ours, theirs = asdict(self.config), saved["config"]
-        changed = [key for key in ours if key != "meta_steps" and ours[key] != theirs.get(key)]
-        if changed:
-            raise ValueError(
-                f"{self.folder} was trained with other settings for {', '.join(changed)}; "
-                "resume with the same ones, or start a new run in another --out"
-            )
-        for name in ("step", "seconds", "best", "best_step", "best_state", "validations"):
-            setattr(self, name, saved[name])
-        self.policy.load_state_dict(saved["policy"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.scale.mean, self.scale.square, self.scale.weight = saved["scale"]
-        self.noise.generator.set_state(saved["generator"].cpu())
+        with fitting(self.folder):
+            saved = {"diverged": 0, "recent": [], **saved}  # which older checkpoints do not hold
+            for name in COUNTERS:
+                check_fits(getattr(self, name), saved[name], name)
+                setattr(self, name, saved[name])
+            check_fits(self.best_state, saved["best_state"], "best_state")
+            self.best_state = saved["best_state"]
+            self.validations = [[float(step), float(score)] for step, score in saved["validations"]]
+            self.health.restore(saved["recent"])
+            self.policy.load_state_dict(saved["policy"])
+            load_optimizer(self.optimizer, saved["optimizer"])
+            scale = self.scale
+            check_fits([scale.mean, scale.square, scale.weight], saved["scale"], "scale")
+            scale.mean, scale.square, scale.weight = saved["scale"]
+            self.noise.generator.set_state(saved["generator"].cpu())

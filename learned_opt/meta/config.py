@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ OF_RULE = {
     "meta-lstm": ("hidden", "nominal_lr"),
 }
 """Settings that each rule has."""
+LARGEST, ALIASES, LONGEST = 2**18, 20, 1000
+"""Bytes and aliases of the longest configuration file, and characters of the longest name or path in it."""
 PERTURBED = ("all", "head", "skip")
 
 
@@ -133,6 +136,10 @@ class MetaConfig:
     """Length of a validation life."""
     checkpoint_every: int = 100
     """Meta-steps between checkpoints from which an interrupted run resumes."""
+    checkpoint_minutes: float = 5.0
+    """A checkpoint is written at the latest after so many minutes, at the end of the present meta-step."""
+    divergence_limit: float = 0.5
+    """The run stops once more than this share of its learners diverged, of late; at 1 it never does."""
     seed: int = 0
     """Seed of everything random."""
     device: str = "cpu"
@@ -182,8 +189,8 @@ class MetaConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.longest_life < self.shortest_life:
             raise ValueError("longest_life is shorter than shortest_life")
-        if not (self.average < 1 and self.known_total <= 1):
-            raise ValueError("average must be below 1 and known_total at most 1")
+        if not (self.average < 1 and self.known_total <= 1 and self.divergence_limit <= 1):
+            raise ValueError("average must be below 1, known_total and divergence_limit at most 1")
         self._check_mixture()
         backward = self.estimator == "tbptt" and self.learner.objective != "reinforce"
         if backward and self.learner.outer_environments < 1:
@@ -281,9 +288,12 @@ class MetaConfig:
         for name in ("families", "without"):
             if name in data:
                 data[name] = tuple(data[name])
-        learner = _learner(inner, {})
-        mixed = tuple(_learner(each, inner) for each in mixture)
-        return cls(**data, learner=learner, mixture=mixed)
+        try:
+            learner = _learner(inner, {})
+            mixed = tuple(_learner(each, inner) for each in mixture)
+            return cls(**data, learner=learner, mixture=mixed)
+        except OverflowError as error:
+            raise ValueError(f"{source}: a number is too large") from error
 
     @classmethod
     def load(cls, path: Path) -> MetaConfig:
@@ -368,14 +378,24 @@ def mapping(path: Path) -> dict[str, Any]:
     """A YAML file's mapping of names to values.
 
     Raises:
-        ValueError: the file is missing, or holds no such thing.
+        ValueError: the file is missing, too large, or holds no such thing.
     """
     try:
-        data = yaml.safe_load(path.read_text())
+        if path.stat().st_size > LARGEST:
+            raise ValueError(f"{path} is larger than any configuration ({LARGEST} bytes)")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read the configuration {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    try:
+        # An alias within an alias within ... would make gigabytes of a few lines.
+        aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
+        data = None if aliases > ALIASES else yaml.safe_load(text)
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply for a configuration") from error
+    except Exception as error:  # PyYAML leaks KeyError, AttributeError and others on odd tags
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())[:300]}") from error
+    if aliases > ALIASES:
+        raise ValueError(f"{path} has {aliases} aliases, more than {ALIASES}: write some of them out")
     if not isinstance(data, dict):
         raise ValueError(f"{path} holds no mapping of field names to values")
     return data
@@ -388,15 +408,27 @@ def check_fields(kind: type, data: dict[str, Any], source: str, prefix: str) -> 
     for key, value in data.items():
         if key not in names:
             choices = ", ".join(sorted(prefix + name for name in names))
-            raise ValueError(f"{source}: unknown field {prefix + str(key)!r}; choose from {choices}")
+            raise ValueError(f"{source}: unknown field {_shown(key, prefix)}; choose from {choices}")
         expected = getattr(default, key)
         fits = {
             bool: isinstance(value, bool),
             int: isinstance(value, int) and not isinstance(value, bool),
             float: isinstance(value, (int, float)) and not isinstance(value, bool),
-            str: isinstance(value, str),
-            tuple: isinstance(value, (list, tuple)) and all(isinstance(x, str) for x in value),
+            str: _is_name(value),
+            tuple: isinstance(value, (list, tuple)) and all(map(_is_name, value)),
         }
         if not fits[type(expected)]:
             wanted = "list of names" if isinstance(expected, tuple) else type(expected).__name__
-            raise ValueError(f"{source}: {prefix + key} must be a {wanted}, got {value!r}")
+            raise ValueError(f"{source}: {prefix + key} must be a {wanted}, got {_shown(value)}")
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= LONGEST
+
+
+def _shown(value: object, prefix: str = "") -> str:
+    """A value from a file, in a few words however large it is."""
+    try:
+        return reprlib.repr(prefix + value if isinstance(value, str) else value)
+    except ValueError:  # an integer of more digits than Python writes
+        return "a huge number"

@@ -15,6 +15,7 @@ from torch.func import functional_call
 from learned_opt.layout import ParameterLayout
 from learned_opt.learner import GradientSample, LearnerConfig, Policies, make_learner
 from learned_opt.learner.policy import policy_for
+from learned_opt.meta.checkpoint import check_fits
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.unroll import Phi
 from learned_opt.rules import LearnedStart
@@ -143,6 +144,8 @@ class LearnerGroup(ABC):
             healthy &= is_usable(sample.inner, self.parameters).all(1)
             for key, value in sample.metrics.items():
                 metrics[key] = metrics.get(key, 0.0) + value / steps
+        for value in metrics.values():  # a reward that reached no gradient yet, but would reach a return
+            healthy &= value.isfinite()
         self.sample = sample
         return metrics, healthy
 
@@ -241,4 +244,6 @@ class LearnerGroup(ABC):
         self.state = saved["rule_state"]  # type: ignore[assignment]
         sample = saved["sample"]
         self.sample = None if sample is None else GradientSample(*sample)  # type: ignore[misc]
+        if self.sample is not None:
+            check_fits([self.parameters] * 2, list(self.sample[:2]), "gradient")
         self.noise.generator.set_state(saved["generator"].cpu())  # type: ignore[attr-defined]

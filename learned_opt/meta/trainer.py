@@ -11,19 +11,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import yaml
 from torch import Tensor
 
 from learned_opt.artifacts import load_artifact, save_rule
 from learned_opt.learner.policy import Policies, check_names
 from learned_opt.meta.birth import new_rule
-from learned_opt.meta.checkpoint import load_checkpoint, save_checkpoint
+from learned_opt.meta.checkpoint import check_fits, fitting, load_optimizer
 from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.divergence import DivergenceError, Health, contained
 from learned_opt.meta.evolution import EvolutionGroup
 from learned_opt.meta.group import LearnerGroup, View, Window
 from learned_opt.meta.interrupts import interrupts
 from learned_opt.meta.metrics import MetricsLog
+from learned_opt.meta.pace import Pace, attempt
 from learned_opt.meta.reptile import ReptileGroup
+from learned_opt.meta.run_folder import RunFolder
 from learned_opt.meta.schedule import cosine
 from learned_opt.meta.truncated import TruncatedGroup
 from learned_opt.meta.validation import Validator
@@ -40,6 +42,8 @@ GROUPS: dict[str, type[LearnerGroup]] = {
 """What computes meta-gradients, by estimator."""
 LR_FACTORS = (1.0, 0.7, 0.5)
 """Fractions of the nominal learning rate that a finished run tries; the first of equals is taken."""
+COUNTERS = ("step", "diverged", "updates", "seconds", "best_step")
+"""How far a run has come."""
 CALIBRATION = 3
 """Calibration looks at this many times as many tasks as a validation."""
 
@@ -112,8 +116,9 @@ class MetaTrainer:
 
     Raises:
         FileExistsError: the folder already holds something, and `resume` was not asked for.
-        ValueError: nothing to resume from, or the checkpoint belongs to another configuration; or
-            policies are given for a family that the run does not train on.
+        OSError: it cannot be written.
+        ValueError: nothing to resume, nothing intact, or it belongs to another configuration; or policies
+            are given for a family that the run does not train on.
     """
 
     def __init__(
@@ -121,11 +126,8 @@ class MetaTrainer:
     ) -> None:
         check_names(policies, config.families)
         self.config, self.folder, self.policies = config, folder, policies
-        if not resume and folder.exists() and any(folder.iterdir()):
-            raise FileExistsError(
-                f"{folder} already holds a run; choose another --out, or add --resume to continue it"
-            )
-        saved = load_checkpoint(folder, config.device) if resume else None
+        self._run = RunFolder(folder, config.to_dict(), lambda data: MetaConfig.from_dict(data).to_dict())
+        saved = self._run.earlier(config.device, resume=resume)
         self.origin = load_artifact(config.start) if config.start else None
         self.rule = new_rule(config, policies).to(config.device)
         self.unused: dict[str, Tensor] = {}
@@ -166,22 +168,33 @@ class MetaTrainer:
         self.seconds = 0.0
         self.best: dict[str, float] = {}
         self.best_state = self._snapshot()
+        self.health = Health(config.learners, config.divergence_limit)
         self._validate = Validator(config, policies=policies)
-        folder.mkdir(parents=True, exist_ok=True)
         if saved is not None:
             self._load(saved)
-        (folder / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
+        self._run.begin(resume=resume)
 
     def run(self, observer: Observer | None = None) -> Outcome:
         """Train to the last meta-step, calibrate the best validated rule (after tbptt), and save it.
 
         Interrupted, it saves the rule as it stands (the running average) instead; the best one is in
         the checkpoint, and a resumed run goes on from there. Diverged learners are restarted and
-        counted, and cost no meta-step.
+        counted, and cost no meta-step. A checkpoint that cannot be written in between costs a warning.
+
+        Raises:
+            DivergenceError: too many learners diverge, or the rule itself; all is saved before.
+            FileExistsError: another run is at work in the folder.
+            OSError: the last checkpoint or the rule could not be written.
         """
+        with self._run.claimed():
+            return self._train(observer)
+
+    def _train(self, observer: Observer | None) -> Outcome:
         config = self.config
         interrupted = False
-        with MetricsLog(self.folder, config.families, self.step) as log, interrupts() as stop:
+        done = self.step if self.best else -1
+        with MetricsLog(self.folder, config.families, done) as log, interrupts() as stop:
+            pace = Pace(config.checkpoint_every, config.checkpoint_minutes)
             if not self.best:
                 self._assess(log, observer)
             while self.step < config.meta_steps and not self._reached():
@@ -191,8 +204,10 @@ class MetaTrainer:
                 self._measured_step(log, observer)
                 if self.step % config.validate_every == 0 or self.step == config.meta_steps:
                     self._assess(log, observer)
-                if self.step % config.checkpoint_every == 0:
-                    self._save()
+                self._check(log)
+                if pace.due(self.step):
+                    log.flush()
+                    pace.save(self._save)
         self._save()
         rule = copy.deepcopy(self.average)
         if interrupted:
@@ -216,16 +231,35 @@ class MetaTrainer:
         self.seconds += time.monotonic() - start
         self.updates += self.config.unroll * self.config.learners
         self.diverged += int(window.metrics["diverged"])
+        self.health.observe(window.metrics["diverged"])
         totals = {"seconds": self.seconds, "learner_updates": self.updates, "meta_lr": meta_lr}
         log.step(self.step, family, {**window.metrics, **totals})
         if observer is not None:
             observer.stepped(self.step, self.updates / self.seconds, self.diverged)
 
+    def _check(self, log: MetricsLog) -> None:
+        """Stop where going on is a waste.
+
+        Raises:
+            DivergenceError: with the reason, and where what was learned lies.
+        """
+        sound = all(bool(value.isfinite().all()) for value in self.average.parameters())
+        complaint = self.health.complaint() if sound else "the rule's own parameters are no longer finite"
+        if complaint is None:
+            return
+        log.flush()
+        if sound:
+            self._save()
+        raise DivergenceError(
+            f"stopped at meta-step {self.step}: {complaint}; lower meta_lr (now {self.config.meta_lr:g}) or "
+            f"nominal_lr, or raise divergence_limit; the best validated rule is {self.folder / ARTIFACT}"
+        )
+
     def _advance(self) -> Window:
         """One meta-step."""
         for share, group in zip(self.shares, self.optimizer.param_groups, strict=True):
             group["lr"] = share * self._meta_lr()
-        window = self.groups[self.step % len(self.groups)].advance(self.rule)
+        window = contained(self.groups[self.step % len(self.groups)].advance(self.rule), self.config.learners)
         for name, parameter in self.rule.named_parameters():
             gradient = window.meta_gradient.get(name)
             if gradient is not None and name in self.unused:
@@ -252,7 +286,8 @@ class MetaTrainer:
         log.validation(self.step, scores)
         if not self.best or scores["all"] > self.best["all"]:
             self.best, self.best_step, self.best_state = scores, self.step, self._snapshot()
-            save_rule(self.average, self.folder / ARTIFACT, self._provenance(self.step, scores))
+            provenance = self._provenance(self.step, scores)
+            attempt(lambda: save_rule(self.average, self.folder / ARTIFACT, provenance))
         if observer is not None:
             observer.validated(self.step, scores)
 
@@ -290,34 +325,33 @@ class MetaTrainer:
 
     def _save(self) -> None:
         content = {
-            "config": self.config.to_dict(),
-            "step": self.step,
-            "diverged": self.diverged,
-            "updates": self.updates,
-            "seconds": self.seconds,
+            **{name: getattr(self, name) for name in COUNTERS},
             "best": self.best,
-            "best_step": self.best_step,
             "best_state": self.best_state,
+            "start": None if self.origin is None else self.origin.digest,
+            "recent": self.health.recent(),
             "rule": self.rule.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "groups": [group.state_dict() for group in self.groups],
         }
-        save_checkpoint(self.folder, content)
+        self._run.save(content)
 
     def _load(self, saved: dict[str, Any]) -> None:
-        # Fields that the checkpoint's version did not know yet are at their defaults.
-        ours, theirs = self.config.to_dict(), MetaConfig.from_dict(saved["config"]).to_dict()
-        changed = [key for key in ours if key != "meta_steps" and ours[key] != theirs.get(key)]
-        if changed:
-            raise ValueError(
-                f"{self.folder} was trained with other settings for {', '.join(changed)}; "
-                "resume with the same ones, or start a new run in another --out"
-            )
-        for name in ("step", "diverged", "updates", "seconds", "best", "best_step", "best_state"):
-            setattr(self, name, saved[name])
-        self.rule.load_state_dict(saved["rule"])
-        self.average.load_state_dict(saved["average"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        for group, state in zip(self.groups, saved["groups"], strict=True):
-            group.load_state_dict(state)
+        start = None if self.origin is None else self.origin.digest
+        if saved.get("start", start) != start:
+            raise ValueError(f"{self.folder} was started from another rule than {self.config.start}")
+        with fitting(self.folder):
+            for name in COUNTERS:
+                check_fits(getattr(self, name), saved[name], name)
+                setattr(self, name, saved[name])
+            check_fits(self.best_state, saved["best_state"], "best_state")
+            self.best_state = saved["best_state"]
+            self.best = {str(name): float(score) for name, score in saved["best"].items()}
+            self.health.restore(saved.get("recent", ()))
+            self.rule.load_state_dict(saved["rule"])
+            self.average.load_state_dict(saved["average"])
+            load_optimizer(self.optimizer, saved["optimizer"])
+            for group, state in zip(self.groups, saved["groups"], strict=True):
+                check_fits(group.state_dict(), state, group.family)
+                group.load_state_dict(state)

@@ -155,11 +155,18 @@ def _required(measured: Tensor | None) -> Tensor:
 
 
 def _above_siblings(sample: GradientSample, siblings: int) -> Tensor:
-    """Each learner's loss less the mean of the others that share its task, (B,), in one unit for all."""
+    """Each learner's loss less the mean of the others that share its task, (B,), in one unit for all.
+
+    Siblings whose loss or unit is not finite count for nobody but themselves.
+    """
     loss = _required(sample.loss).view(-1, siblings)
-    unit = _required(sample.unit).view(-1, siblings).mean(1, keepdim=True)
-    others = (loss.sum(1, keepdim=True) - loss) / max(siblings - 1, 1)
-    return ((loss - others) / unit.clamp_min(1e-6)).flatten()
+    unit = _required(sample.unit).view(-1, siblings)
+    finite = loss.isfinite() & unit.isfinite()
+    others = finite.sum(1, keepdim=True) - finite.to(torch.long)
+    unit = unit.where(finite, 0.0).sum(1, keepdim=True) / finite.sum(1, keepdim=True).clamp_min(1)
+    known = loss.where(finite, 0.0)
+    mean = (known.sum(1, keepdim=True) - known) / others.clamp_min(1)
+    return ((loss - mean) / unit.clamp_min(1e-6)).flatten()
 
 
 def clip_per_learner(meta_gradient: Phi, limit: float) -> tuple[Phi, Tensor, Tensor]:

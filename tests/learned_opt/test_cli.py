@@ -49,7 +49,13 @@ def test_meta_train_then_compare_then_plot(tmp_path, config, capsys):
     assert main(["meta-train", "--config", str(config), "--out", str(run), "--seed", "3"]) == 0
     assert "rule.safetensors" in capsys.readouterr().out
     names = {path.name for path in run.iterdir()}
-    assert {"config.yaml", "metrics.csv", "validations.csv", "checkpoint.pt", "rule.safetensors"} <= names
+    assert {
+        "config.yaml",
+        "metrics.csv",
+        "validations.csv",
+        "checkpoint-0000002.ckpt",
+        "rule.safetensors",
+    } <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert MetaConfig.load(run / "config.yaml").seed == 3
 

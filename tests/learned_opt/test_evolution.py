@@ -10,6 +10,7 @@ import torch
 from learned_opt import CoordinatewiseLSTM
 from learned_opt.artifacts import load_artifact
 from learned_opt.learner import LearnerConfig
+from learned_opt.meta.checkpoint import load_checkpoint
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.evolution import Perturbations, perturbed, rank_scores, sign_scores
 from learned_opt.meta.trainer import MetaTrainer, new_rule
@@ -148,10 +149,7 @@ def test_meta_training_by_evolution_resumes_exactly(changes, tmp_path):
         trainer._advance()
     trainer._save()
     MetaTrainer(config, tmp_path / "parts", resume=True).run()
-    whole, parts = (
-        torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["rule"]
-        for name in ("whole", "parts")
-    )
+    whole, parts = (load_checkpoint(tmp_path / name, "cpu")["rule"] for name in ("whole", "parts"))
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
     born = dict(new_rule(config).named_parameters())
     assert not torch.equal(whole["head"], born["head"])

@@ -23,6 +23,7 @@ from learned_opt.learner import LearnerConfig, make_learner
 from learned_opt.learner.quadratic import QuadraticLearner
 from learned_opt.meta.algorithms import ALGORITHMS
 from learned_opt.meta.birth import new_rule
+from learned_opt.meta.checkpoint import load_checkpoint
 from learned_opt.meta.config import MetaConfig, load_recipe
 from learned_opt.meta.group import View
 from learned_opt.meta.reptile import ReptileGroup
@@ -246,7 +247,7 @@ def test_starts_are_meta_trained_beside_every_rule_saved_and_loaded(rule, tmp_pa
     loaded = load_rule(tmp_path / "run" / "rule.safetensors")
     assert isinstance(loaded, LearnedStart)
     assert loaded.identity() == outcome.rule.identity()
-    trained = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["rule"]
+    trained = load_checkpoint(tmp_path / "run", "cpu")["rule"]
     still = [name for name, value in born.state_dict().items() if torch.equal(value, trained[name])]
     assert not still, "every meta-parameter must have moved"
 

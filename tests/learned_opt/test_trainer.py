@@ -12,6 +12,7 @@ from learned_opt import CoordinatewiseLSTM, ParameterLayout, load_rule
 from learned_opt.artifacts import load_artifact
 from learned_opt.learner import LearnerConfig
 from learned_opt.learner.quadratic import QuadraticLearner
+from learned_opt.meta.checkpoint import checkpoints
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.group import View
 from learned_opt.meta.trainer import MetaTrainer, calibrate, new_rule
@@ -158,9 +159,10 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
     MetaTrainer(TINY, tmp_path / "run").run()
     with pytest.raises(ValueError, match="hidden"):
         MetaTrainer(replace(TINY, hidden=5), tmp_path / "run", resume=True)
-    with pytest.raises(ValueError, match=r"holds no checkpoint\.pt"):
+    with pytest.raises(ValueError, match=r"holds no run to resume"):
         MetaTrainer(TINY, tmp_path / "nothing", resume=True)
-    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"garbage")
+    for path in checkpoints(tmp_path / "run"):
+        path.write_bytes(b"garbage")
     with pytest.raises(ValueError, match="damaged"):
         MetaTrainer(TINY, tmp_path / "run", resume=True)
 

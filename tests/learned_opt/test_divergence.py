@@ -1,0 +1,292 @@
+"""One learner's numbers that are not finite stay its own, are counted, and too many of them end a run."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+
+from learned_opt import CoordinatewiseLSTM, load_rule
+from learned_opt.cli import main
+from learned_opt.commands.progress import MetaProgress
+from learned_opt.learner import LearnerConfig
+from learned_opt.learner.base import GradientSample
+from learned_opt.memory.trainer import MemoryConfig, MemoryTrainer
+from learned_opt.meta.checkpoint import load_checkpoint
+from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.divergence import EARLIEST, DivergenceError, Health, contained
+from learned_opt.meta.group import View, Window
+from learned_opt.meta.metrics import read_rows
+from learned_opt.meta.trainer import GROUPS, MetaTrainer, new_rule
+from learned_opt.meta.unroll import _above_siblings
+from tasks.cartpole import CartPole
+from tasks.navigation import Navigation2D
+
+ACTOR_CRITIC = LearnerConfig(width=4, environments=2, outer_environments=2, steps=5)
+REINFORCE = LearnerConfig(objective="reinforce", width=4, environments=2, advantage_scale="batch")
+Q_LEARNING = LearnerConfig(
+    objective="q-learning", width=4, environments=2, outer_environments=1, steps=5, minibatch=4, replay=64
+)
+TINY = MetaConfig(
+    families=("cartpole",),
+    hidden=3,
+    learners=4,
+    groups_per_family=1,
+    unroll=3,
+    shortest_life=300,
+    longest_life=300,
+    meta_steps=30,
+    validate_every=10,
+    validation_tasks=2,
+    validation_updates=2,
+    checkpoint_every=5,
+    learner=ACTOR_CRITIC,
+)
+TOLD = View(roles=True, critic_first=False)
+RUNS = {
+    "tbptt, actor-critic": TINY,
+    "second order": replace(TINY, second_order=True),
+    "es, actor-critic": replace(TINY, estimator="es", learner=replace(ACTOR_CRITIC, outer_environments=0)),
+    "pes by rank, Q-learning": replace(
+        TINY, estimator="pes", scoring="rank", learner=replace(Q_LEARNING, outer_environments=0)
+    ),
+    "tbptt, Q-learning": replace(TINY, learner=Q_LEARNING),
+    "tbptt, REINFORCE": replace(TINY, learner=REINFORCE),
+    "MAML with siblings": replace(
+        TINY,
+        rule="sgd",
+        hidden=MetaConfig.hidden,
+        initialisation="learned",
+        nominal_lr=0.1,
+        second_order=True,
+        shortest_life=3,
+        longest_life=3,
+        exploration_credit=1.0,
+        siblings=2,
+        learner=REINFORCE,
+    ),
+    "reptile": replace(
+        TINY,
+        rule="sgd",
+        hidden=MetaConfig.hidden,
+        initialisation="learned",
+        nominal_lr=0.1,
+        estimator="reptile",
+        shortest_life=3,
+        longest_life=3,
+    ),
+}
+SICK = 1
+
+
+class Poison:
+    """Makes one learner's numbers of a family bad from now on."""
+
+    def __init__(self, monkeypatch, kind, what, value):
+        self.on = False
+        transition, observe = kind.transition, kind.observe
+
+        def bad_reward(family, constants, state, action, noise):
+            step = transition(family, constants, state, action, noise)
+            if not self.on:
+                return step
+            reward = step.reward.clone()
+            reward[SICK] = value
+            return step._replace(reward=reward)
+
+        def bad_observation(family, constants, state):
+            seen = observe(family, constants, state)
+            if self.on:
+                seen = seen.clone()
+                seen[SICK, 0] = value
+            return seen
+
+        if what == "reward":
+            monkeypatch.setattr(kind, "transition", bad_reward)
+        else:
+            monkeypatch.setattr(kind, "observe", bad_observation)
+
+
+def healthy_rows(group):
+    """What the learners but the sick one have: parameters, rule state, scales and replay, by name."""
+    learner = {key: value for key, value in group.learner.state_dict().items() if key != "environments"}
+    found = {"parameters": group.parameters}
+    for name, entry in {**group.state, **learner}.items():
+        entries = entry if isinstance(entry, list) else entry.values() if isinstance(entry, dict) else [entry]
+        found.update({f"{name} {index}": value for index, value in enumerate(entries)})
+    others = [row for row in range(len(group.parameters)) if row != SICK]
+    return {name: value[others].clone() for name, value in found.items()}
+
+
+@pytest.mark.parametrize("value", [float("nan"), -float("inf"), 1e30], ids=str)
+@pytest.mark.parametrize("what", ["reward", "observation"])
+@pytest.mark.parametrize("run", RUNS)
+def test_one_learners_bad_numbers_never_reach_another_nor_the_rule(run, what, value, monkeypatch):
+    config = RUNS[run]
+    rule = new_rule(config)
+    poison = Poison(monkeypatch, CartPole, what, value)
+    group = GROUPS[config.estimator]("cartpole", config, rule, seed=0, view=TOLD)
+    group.advance(rule)
+    poison.on = True
+    window = contained(group.advance(rule), config.learners)
+    assert all(bool(gradient.isfinite().all()) for gradient in window.meta_gradient.values())
+    assert all(torch.tensor(number).isfinite() for number in window.metrics.values())
+    pairs = config.estimator in ("es", "pes")
+    if value != 1e30:  # a huge number is still a number
+        assert window.metrics["diverged"] == (2 if pairs else 1)
+    assert all(bool(rows.isfinite().all()) for rows in healthy_rows(group).values())
+    poison.on = False
+    for _ in range(2):  # whoever was sick begins a new life and is well again
+        window = group.advance(rule)
+    assert window.metrics["diverged"] == 0
+    assert bool(group.parameters.isfinite().all())
+
+
+@pytest.mark.parametrize("run", ["tbptt, actor-critic", "tbptt, Q-learning", "tbptt, REINFORCE"])
+def test_the_others_learn_exactly_what_they_would_have_learned(run, monkeypatch):
+    config, groups = RUNS[run], []
+    poison = Poison(monkeypatch, CartPole, "reward", float("nan"))
+    for sick in (False, True):
+        rule = new_rule(config)
+        group = GROUPS[config.estimator]("cartpole", config, rule, seed=0, view=TOLD)
+        poison.on = sick
+        group.advance(rule)
+        groups.append(healthy_rows(group))
+    well, beside = groups
+    for name, rows in well.items():
+        assert torch.equal(rows, beside[name]), name
+
+
+def test_a_siblings_loss_that_is_not_finite_counts_for_nobody_else():
+    blank = torch.zeros(4, 1)
+    loss = torch.tensor([1.0, 3.0, float("nan"), 5.0])
+    sample = GradientSample(blank, blank, {}, loss, torch.ones(4))
+    above = _above_siblings(sample, 2)
+    assert above[:2].tolist() == [-2.0, 2.0]
+    assert not bool(above[2].isfinite())
+    assert above[3] == 5.0
+
+
+def test_a_meta_gradient_that_is_not_finite_moves_nothing_and_counts_as_all_diverged():
+    good = Window({"head": torch.ones(2)}, {"diverged": 1.0})
+    assert contained(good, 4) is good
+    bad = Window({"head": torch.tensor([1.0, float("nan")])}, {"diverged": 1.0, "reward": 2.0})
+    assert contained(bad, 4) == Window({}, {"diverged": 4.0, "reward": 2.0})
+
+
+def test_divergence_is_in_the_metrics_and_the_progress_line(tmp_path, monkeypatch):
+    poison = Poison(monkeypatch, CartPole, "reward", float("nan"))
+    notes = []
+
+    class Bar:
+        def update(self, done, total, note):
+            poison.on = done < 3
+            notes.append(note)
+
+        def say(self, line):
+            pass
+
+    config = replace(TINY, meta_steps=6)
+    outcome = MetaTrainer(config, tmp_path / "run").run(MetaProgress(Bar(), 6))
+    assert outcome.diverged == 2
+    assert [row["diverged"] for row in read_rows(tmp_path / "run" / "metrics.csv")] == list("011000")
+    assert notes[2].endswith("2 diverged and restarted")
+    assert "diverged" not in notes[0]
+    rule = load_rule(outcome.path)
+    assert all(bool(value.isfinite().all()) for value in rule.parameters())
+
+
+def test_a_run_in_which_most_learners_diverge_stops_and_says_why(tmp_path, monkeypatch):
+    transition = CartPole.transition
+
+    def hopeless(family, constants, state, action, noise):
+        return transition(family, constants, state, action, noise)._replace(
+            reward=torch.full(state.shape[:2], float("nan"))
+        )
+
+    trainer = MetaTrainer(TINY, tmp_path / "run")
+    monkeypatch.setattr(CartPole, "transition", hopeless)
+    with pytest.raises(DivergenceError, match=r"100% of learners diverged.*divergence_limit 50%") as info:
+        trainer.run()
+    assert "\n" not in str(info.value)
+    assert load_checkpoint(tmp_path / "run", "cpu")["step"] == EARLIEST
+    assert len(read_rows(tmp_path / "run" / "metrics.csv")) == EARLIEST
+    load_rule(tmp_path / "run" / "rule.safetensors")
+    with pytest.raises(DivergenceError):
+        MetaTrainer(TINY, tmp_path / "run", resume=True).run()
+    monkeypatch.setattr(CartPole, "transition", transition)
+    patient = MetaTrainer(replace(TINY, divergence_limit=1.0), tmp_path / "run", resume=True)
+    assert patient.run().step == TINY.meta_steps
+
+
+def test_health_looks_at_the_last_stretch_alone():
+    health = Health(4, 0.25)
+    for _ in range(EARLIEST - 1):
+        health.observe(4)
+        assert health.complaint() is None
+    health.observe(4)
+    assert "100% of learners" in health.complaint()
+    for _ in range(100):
+        health.observe(1)
+    assert health.complaint() is None
+    twin = Health(4, 0.25)
+    twin.restore(health.recent())
+    twin.observe(2)
+    assert twin.complaint() is not None
+
+
+def test_an_absurd_meta_lr_ends_with_a_sentence_and_the_best_rule_so_far(tmp_path, capsys):
+    config = tmp_path / "absurd.yaml"
+    config.write_text(yaml.safe_dump(replace(TINY, meta_lr=1e12, validate_every=1000).to_dict()))
+    run = tmp_path / "run"
+    assert main(["meta-train", "--config", str(config), "--out", str(run), "--threads", "1"]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("learned-opt: stopped at meta-step")
+    assert "no longer finite; lower meta_lr (now 1e+12)" in error
+    rule = load_rule(run / "rule.safetensors")
+    assert isinstance(rule, CoordinatewiseLSTM)
+    assert all(bool(value.isfinite().all()) for value in rule.parameters())
+
+
+@pytest.mark.parametrize("what", ["reward", "observation"])
+def test_a_trial_of_bad_numbers_never_reaches_a_policy_with_a_memory(what, tmp_path, monkeypatch):
+    config = MemoryConfig(
+        family="navigation2d",
+        episodes=2,
+        hidden=4,
+        trials=4,
+        meta_steps=3,
+        validate_every=9,
+        validation_tasks=2,
+    )
+    poison = Poison(monkeypatch, Navigation2D, what, float("nan"))
+    trainer = MemoryTrainer(config, tmp_path / "run")
+    before = {name: value.clone() for name, value in trainer.policy.state_dict().items()}
+    poison.on = True
+    assert trainer._iterate() == 1
+    assert bool(trainer.scale.mean.isfinite().all())
+    after = trainer.policy.state_dict()
+    assert all(bool(value.isfinite().all()) for value in after.values())
+    assert any(not torch.equal(value, before[name]) for name, value in after.items())
+
+
+def test_a_policy_whose_trials_are_all_bad_stops_and_says_why(tmp_path, monkeypatch):
+    config = MemoryConfig(
+        family="navigation2d",
+        episodes=2,
+        hidden=4,
+        trials=4,
+        meta_steps=30,
+        validate_every=9,
+        validation_tasks=2,
+    )
+    transition = Navigation2D.transition
+    trainer = MemoryTrainer(config, tmp_path / "run")
+    monkeypatch.setattr(
+        Navigation2D,
+        "transition",
+        lambda *arguments: transition(*arguments)._replace(reward=torch.full((4, 1), float("inf"))),
+    )
+    trainer._assess = lambda observer: None
+    with pytest.raises(DivergenceError, match="stopped at iteration 10: 100%"):
+        trainer.run()

@@ -1,0 +1,572 @@
+"""Meta-training cannot be lost: killed, damaged or out of disk, it goes on as if nothing had happened."""
+
+import contextlib
+import csv
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from learned_opt.artifacts import write_atomically
+from learned_opt.cli import main
+from learned_opt.learner import LearnerConfig
+from learned_opt.lock import LOCK, exclusive
+from learned_opt.memory.trainer import MemoryConfig, MemoryTrainer
+from learned_opt.meta.birth import new_rule
+from learned_opt.meta.checkpoint import (
+    CHECKPOINT,
+    KEPT,
+    MAGIC,
+    check_fits,
+    checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
+from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.group import View
+from learned_opt.meta.metrics import MetricsLog, read_rows
+from learned_opt.meta.trainer import MetaTrainer
+from learned_opt.meta.truncated import TruncatedGroup
+from tasks import FAMILIES
+
+TINY = MetaConfig(
+    families=("navigation2d", "bandit"),
+    hidden=3,
+    learners=2,
+    groups_per_family=1,
+    unroll=2,
+    shortest_life=4,
+    longest_life=8,
+    meta_steps=36,
+    validate_every=7,
+    validation_tasks=2,
+    validation_updates=2,
+    checkpoint_every=4,
+    learner=LearnerConfig(width=4, environments=2, outer_environments=1, steps=4),
+)
+SHORT = replace(TINY, meta_steps=6, validate_every=3, checkpoint_every=2)
+POLICY = MemoryConfig(
+    episodes=4, hidden=4, trials=4, meta_steps=30, validate_every=7, validation_tasks=4, checkpoint_every=4
+)
+CLOCK = ("seconds",)
+
+
+def table(path):
+    with open(path, newline="") as file:
+        return [{k: v for k, v in row.items() if k not in CLOCK} for row in csv.DictReader(file)]
+
+
+def outcome(folder):
+    """Everything that a run leaves and that does not tell the time."""
+    tables = [folder / name for name in ("metrics.csv", "validations.csv") if (folder / name).exists()]
+    saved = load_checkpoint(folder, "cpu")
+    artifacts = [path.read_bytes() for path in sorted(folder.glob("*.safetensors"))]
+    assert artifacts
+    assert tables
+    return {path.name: table(path) for path in tables}, artifacts, flat({**saved, "seconds": 0})
+
+
+def flat(value):
+    """A checkpoint's content as something that == compares."""
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape), value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: flat(each) for key, each in value.items()}
+    return [flat(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+class Stopper:
+    """Ask to stop at a meta-step."""
+
+    def __init__(self, at, number=signal.SIGINT):
+        self.at, self.number = at, number
+
+    def stepped(self, step, rate, diverged):
+        if step == self.at:
+            os.kill(os.getpid(), self.number)
+
+    def validated(self, step, scores):
+        pass
+
+
+def shaken(config, folder, source, kinds):
+    """Run, stopped in another process at random moments by signals of these kinds, to the end.
+
+    Returns:
+        How many times it was stopped in the middle.
+    """
+    path = folder.with_suffix(".yaml")
+    settings = config.to_dict() if isinstance(config, MetaConfig) else asdict(config)
+    path.write_text(yaml.safe_dump(settings))
+    program = "import sys; from learned_opt.cli import run; print('ready', flush=True); run()"
+    command = [sys.executable, "-c", program, "meta-train", "--out", str(folder), "--threads", "1"]
+    if isinstance(config, MetaConfig):
+        command += ["--config", str(path)]
+    else:
+        command += ["--config", str(path), "--algorithm", config.algorithm]
+    tries = iter(kinds)
+    for stopped in range(4 * len(kinds) + 4):
+        # Killed before its settings were written, there is nothing to resume.
+        resume = ["--resume"] if (folder / "config.yaml").exists() else []
+        number = next(tries, None)
+        process = subprocess.Popen([*command, *resume], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        if number is not None:
+            time.sleep(source.uniform(0.0, 1.2))
+            process.send_signal(number)
+        _, complaint = process.communicate(timeout=120)
+        if process.returncode == 0:
+            return stopped
+        assert process.returncode in (-signal.SIGKILL, -signal.SIGTERM, 130), complaint.decode()
+        assert b"Traceback" not in complaint, complaint.decode()
+    raise AssertionError("it never came to its end")
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Runs that nothing ever stopped."""
+    folder = tmp_path_factory.mktemp("straight")
+    torch.set_num_threads(1)
+    MetaTrainer(TINY, folder / "rule").run()
+    MemoryTrainer(POLICY, folder / "policy").run()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("which", "config", "kinds"),
+    [
+        ("rule", TINY, [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGKILL]),
+        ("policy", POLICY, [signal.SIGKILL, signal.SIGTERM]),
+    ],
+)
+def test_a_run_that_was_killed_ends_byte_for_byte_like_one_that_was_not(
+    which, config, kinds, straight, tmp_path
+):
+    shaken(config, tmp_path / "run", random.Random(1), kinds)
+    assert outcome(tmp_path / "run") == outcome(straight / which)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_no_kill_at_any_moment_changes_what_is_learned(seed, straight, tmp_path):
+    source = random.Random(seed)
+    for which, config in (("rule", TINY), ("policy", POLICY)):
+        kinds = [
+            source.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)) for _ in "123456"
+        ]
+        assert shaken(config, tmp_path / which, source, kinds) >= 1
+        assert outcome(tmp_path / which) == outcome(straight / which)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_at_the_end_of_the_present_meta_step(number, straight, tmp_path):
+    for at in (1, 9, 30):
+        resume = at > 1
+        stopped = MetaTrainer(TINY, tmp_path / "run", resume=resume).run(Stopper(at, number))
+        assert stopped.interrupted
+        assert stopped.step == at
+    MetaTrainer(TINY, tmp_path / "run", resume=True).run()
+    assert outcome(tmp_path / "run") == outcome(straight / "rule")
+
+
+def test_checkpoints_are_numbered_and_the_last_few_are_kept(tmp_path):
+    MetaTrainer(replace(SHORT, checkpoint_every=1), tmp_path / "run").run()
+    names = [path.name for path in checkpoints(tmp_path / "run")]
+    assert names == [f"checkpoint-000000{step}.ckpt" for step in (6, 5, 4)]
+    assert len(names) == KEPT
+
+
+def test_slow_meta_steps_are_checkpointed_by_the_clock(tmp_path):
+    config = replace(SHORT, checkpoint_every=1000, checkpoint_minutes=0.0)
+    found = []
+
+    class Watcher(Stopper):
+        def stepped(self, step, rate, diverged):
+            found.append([path.name for path in checkpoints(tmp_path / "run")])
+
+    MetaTrainer(config, tmp_path / "run").run(Watcher(0))
+    assert found[0] == []
+    assert found[3] == [f"checkpoint-000000{step}.ckpt" for step in (3, 2, 1)]
+
+
+def damage(path, how):
+    data = bytearray(path.read_bytes())
+    if how == "truncated":
+        data = data[: len(data) // 2]
+    elif how == "empty":
+        data = bytearray()
+    elif how == "a bit flipped":
+        data[len(data) // 2] ^= 16
+    else:
+        data[len(MAGIC)] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "a bit flipped", "its checksum"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(how, straight, tmp_path, caplog):
+    run = tmp_path / "run"
+    MetaTrainer(TINY, run).run(Stopper(30))
+    latest, earlier, _ = checkpoints(run)
+    damage(latest, how)
+    trainer = MetaTrainer(TINY, run, resume=True)
+    (warning,) = caplog.messages
+    assert latest.name in warning
+    assert earlier.name in warning
+    assert "\n" not in warning
+    assert trainer.step == 28
+    trainer.run()
+    assert outcome(run) == outcome(straight / "rule")
+
+
+def test_if_all_checkpoints_are_damaged_one_sentence_says_so(tmp_path, capsys):
+    run = tmp_path / "run"
+    MetaTrainer(SHORT, run).run()
+    for path in checkpoints(run):
+        damage(path, "a bit flipped")
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    assert main(["meta-train", "--out", str(run), "--resume"]) == 2
+    assert f"all 3 checkpoints in {run} are damaged" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_a_folder_of_an_earlier_version_is_resumed(straight, tmp_path):
+    """It has one checkpoint without number or checksum, which knows nothing of later fields."""
+    run = tmp_path / "run"
+    MetaTrainer(TINY, run).run(Stopper(8))
+    content = load_checkpoint(run, "cpu")
+    for path in checkpoints(run):
+        path.unlink()
+    for field in ("checkpoint_minutes", "divergence_limit"):
+        del content["config"][field]
+    for entry in ("start", "recent"):
+        del content[entry]
+    torch.save(content, run / CHECKPOINT)
+    MetaTrainer(TINY, run, resume=True).run()
+    assert outcome(run)[:2] == outcome(straight / "rule")[:2]
+
+
+def test_tables_that_a_crash_has_cut_keep_their_whole_rows(tmp_path):
+    folder = tmp_path
+    values = {"reward": 1.0, "gradient_norm": 1.0, "meta_gradient_norm": 1.0, "diverged": 0.0}
+    with MetricsLog(folder, ("bandit",)) as log:
+        for step in range(1, 13):
+            log.step(step, "bandit", values)
+    path = folder / "metrics.csv"
+    whole = path.read_bytes()
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut])
+        assert [int(row["meta_step"]) for row in read_rows(path)] == list(
+            range(1, max(whole[:cut].count(b"\n"), 1))
+        )
+    path.write_bytes(whole + b"\0" * 50)
+    assert len(read_rows(path)) == 12
+    assert len(read_rows(path, 5)) == 5
+
+
+# --- disks and folders ------------------------------------------------------------------------------
+
+
+class FullDisk:
+    """Makes writing fail as a full disk does, while `full`."""
+
+    def __init__(self, monkeypatch):
+        self.full, self.sync = False, os.fsync
+        monkeypatch.setattr(os, "fsync", self)
+
+    def __call__(self, descriptor):
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self.sync(descriptor)
+
+
+def test_a_full_disk_in_training_costs_a_warning_and_no_step(straight, tmp_path, monkeypatch, caplog):
+    disk, run = FullDisk(monkeypatch), tmp_path / "run"
+
+    class Filler(Stopper):
+        def stepped(self, step, rate, diverged):
+            disk.full = 10 <= step <= 25
+            if disk.full:
+                assert load_checkpoint(run, "cpu")["step"] == 8
+                assert not list(run.glob("*.partial"))
+
+    MetaTrainer(TINY, run).run(Filler(0))
+    assert outcome(run) == outcome(straight / "rule")
+    assert any("No space left on device" in line and "goes on" in line for line in caplog.messages)
+    assert not any("\n" in line for line in caplog.messages)
+
+
+def test_a_disk_that_stays_full_is_one_sentence_and_the_earlier_checkpoint_stays(
+    straight, tmp_path, monkeypatch, capsys
+):
+    disk, run = FullDisk(monkeypatch), tmp_path / "run"
+
+    class Filler(Stopper):
+        def stepped(self, step, rate, diverged):
+            disk.full = step >= 10
+
+    with pytest.raises(OSError, match="make room") as info:
+        MetaTrainer(TINY, run).run(Filler(0))
+    assert "\n" not in str(info.value)
+    disk.full = False
+    assert not list(run.glob("*.partial"))
+    assert load_checkpoint(run, "cpu")["step"] == 8
+    MetaTrainer(TINY, run, resume=True).run()
+    assert outcome(run) == outcome(straight / "rule")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 256 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("may not mount file systems here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_really_full_leaves_nothing_half_written(small_disk, tmp_path, straight):
+    run = small_disk / "run"
+    MetaTrainer(TINY, run).run(Stopper(8))
+    with contextlib.suppress(OSError), open(small_disk / "ballast", "wb", buffering=0) as ballast:
+        while ballast.write(b"x" * 4096):
+            pass
+    with pytest.raises(OSError, match=r"cannot write|could not be written"):
+        MetaTrainer(TINY, run, resume=True).run()
+    assert not list(run.glob("*.partial"))
+    assert load_checkpoint(run, "cpu")["step"] == 8
+    (small_disk / "ballast").unlink()
+    for path in checkpoints(run)[1:]:
+        path.unlink()
+    stopped = MetaTrainer(TINY, run, resume=True).run(Stopper(12))
+    assert stopped.step == 12
+
+
+def test_writing_leaves_the_old_file_or_the_new_one(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    FullDisk(monkeypatch).full = True
+    with pytest.raises(OSError, match=r"cannot write .*file \(No space left on device\)"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+    monkeypatch.undo()
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(tmp_path, capsys):
+    """Root writes where permissions forbid it, but nobody makes a folder below a file."""
+    (tmp_path / "file").write_text("")
+    config = tmp_path / "tiny.yaml"
+    config.write_text(yaml.safe_dump(SHORT.to_dict()))
+    out = tmp_path / "file" / "run"
+    assert main(["meta-train", "--config", str(config), "--out", str(out)]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "cannot make" in error
+    assert "\n" not in error
+
+
+def test_a_read_only_folder_is_refused_in_one_sentence(tmp_path, capsys):
+    if os.geteuid() == 0:
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "ro,size=64k", "tmpfs", str(tmp_path)], capture_output=True
+        )
+        if mounted.returncode:
+            pytest.skip("root writes everywhere, and may not mount file systems here")
+    else:
+        tmp_path.chmod(0o555)
+    try:
+        with pytest.raises(OSError, match=r"cannot make|cannot write") as info:
+            MetaTrainer(SHORT, tmp_path / "run")
+        assert "\n" not in str(info.value)
+    finally:
+        if os.geteuid() == 0:
+            subprocess.run(["umount", str(tmp_path)], check=True)
+        else:
+            tmp_path.chmod(0o755)
+
+
+# --- two at once ------------------------------------------------------------------------------------
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from learned_opt.lock import exclusive
+with exclusive(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_runs_never_share_a_folder_and_the_lock_dies_with_its_holder(tmp_path):
+    run = tmp_path / "run"
+    MetaTrainer(SHORT, run).run(Stopper(2))
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(run)], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"locked\n"
+        before = {path.name: path.read_bytes() for path in run.iterdir()}
+        with pytest.raises(FileExistsError, match="another run is at work"):
+            MetaTrainer(SHORT, run, resume=True)
+        assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert MetaTrainer(SHORT, run, resume=True).run().step == 6
+
+
+def test_a_run_that_another_has_overtaken_is_refused(tmp_path):
+    run = tmp_path / "run"
+    MetaTrainer(SHORT, run).run(Stopper(1))
+    late = MetaTrainer(SHORT, run, resume=True)
+    MetaTrainer(SHORT, run, resume=True).run()
+    done = (run / "metrics.csv").read_bytes()
+    with pytest.raises(FileExistsError, match="meanwhile"):
+        late.run()
+    assert (run / "metrics.csv").read_bytes() == done
+
+
+def test_two_comparisons_never_share_a_folder(tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    with exclusive(out):
+        options = "--tasks bandit --baselines adam --count 2 --tuning-count 1 --updates 2 --queries 2"
+        assert main(["compare", "--out", str(out), *options.split()]) == 2
+    assert "another run is at work" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == [LOCK]
+
+
+# --- runs that were stopped at awkward moments ------------------------------------------------------
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(straight, tmp_path):
+    run = tmp_path / "run"
+    MetaTrainer(TINY, run)  # its settings are written, and nothing else
+    (run / "config.yaml.123-0123abcd.partial").write_text("half")
+    with pytest.raises(FileExistsError, match="--resume"):
+        MetaTrainer(TINY, run)
+    with pytest.raises(ValueError, match="hidden"):
+        MetaTrainer(replace(TINY, hidden=5), run, resume=True)
+    MetaTrainer(TINY, run, resume=True).run()
+    assert not list(run.glob("*.partial"))
+    assert outcome(run) == outcome(straight / "rule")
+
+
+def test_a_run_stopped_at_once_keeps_its_first_validation(straight, tmp_path):
+    run = tmp_path / "run"
+
+    class Early(Stopper):
+        def validated(self, step, scores):
+            if step == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    assert MetaTrainer(TINY, run).run(Early(-1)).step == 0
+    MetaTrainer(TINY, run, resume=True).run()
+    assert outcome(run) == outcome(straight / "rule")
+
+
+def test_a_stage_may_move_with_the_rule_that_it_starts_from(tmp_path):
+    """Paths differ when a folder is moved or named from elsewhere; the file's hash tells."""
+    MetaTrainer(SHORT, tmp_path / "first").run()
+    config = replace(SHORT, hidden=MetaConfig.hidden, start=str(tmp_path / "first" / "rule.safetensors"))
+    MetaTrainer(config, tmp_path / "second").run(Stopper(2))
+    (tmp_path / "first").rename(tmp_path / "moved")
+    moved = replace(config, start=str(tmp_path / "moved" / "rule.safetensors"))
+    trainer = MetaTrainer(moved, tmp_path / "second", resume=True)
+    assert trainer.step == 2
+    MetaTrainer(replace(SHORT, seed=1), tmp_path / "other").run()
+    with pytest.raises(ValueError, match="another rule"):
+        MetaTrainer(
+            replace(config, start=str(tmp_path / "other" / "rule.safetensors")),
+            tmp_path / "second",
+            resume=True,
+        )
+
+
+@pytest.mark.slow
+def test_an_ablation_that_was_killed_goes_on(tmp_path):
+    path = tmp_path / "ablation.yaml"
+    path.write_text(
+        yaml.safe_dump({**SHORT.to_dict(), "variants": {"full": {}, "blind": {"without": ["time"]}}})
+    )
+    options = ["--count", "2", "--updates", "15", "--threads", "1"]
+    command = ["ablate", "--config", str(path), *options, "--out"]
+    program = "import sys; from learned_opt.cli import run; print('ready', flush=True); run()"
+    source = random.Random(0)
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, *command, str(tmp_path / "killed")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(source.uniform(0.1, 1.5))
+        process.kill()
+        process.communicate()
+    if not (tmp_path / "killed" / "results.json").exists():
+        assert main([*command, str(tmp_path / "killed")]) == 0
+    assert main([*command, str(tmp_path / "straight")]) == 0
+    for variant in ("full", "blind"):
+        one, other = (
+            (tmp_path / name / "variants" / variant / "rule.safetensors").read_bytes()
+            for name in ("killed", "straight")
+        )
+        assert one == other
+    families = [
+        Path(tmp_path / name / "results.json").read_text().split('"families"')[1]
+        for name in ("killed", "straight")
+    ]
+    assert families[0] == families[1]
+
+
+@pytest.mark.parametrize(
+    ("family", "objective"),
+    [
+        *((family, "actor-critic") for family in sorted(FAMILIES)),
+        *((family, "reinforce") for family in ("gridworld", "lqr")),
+        *((family, "q-learning") for family in ("gridworld", "catch")),
+    ],
+)
+def test_a_group_of_any_family_goes_on_from_its_checkpoint(family, objective, tmp_path):
+    """Whatever a group has become still fits a fresh one, and both then do the same."""
+    options = {
+        "actor-critic": {"outer_environments": 1, "steps": 4},
+        "reinforce": {"objective": "reinforce", "advantage_scale": "none"},
+        "q-learning": {"objective": "q-learning", "outer_environments": 1, "steps": 4, "minibatch": 4},
+    }[objective]
+    config = replace(SHORT, families=(family,), learner=LearnerConfig(width=2, environments=2, **options))
+    rule = new_rule(config)
+    view = View(roles=True, critic_first=False)
+    ours, theirs = (TruncatedGroup(family, config, rule, seed=seed, view=view) for seed in (0, 1))
+    for _ in range(2):
+        ours.advance(rule)
+    save_checkpoint(tmp_path, {"step": 2, "group": ours.state_dict()})
+    saved = load_checkpoint(tmp_path, "cpu")["group"]
+    check_fits(theirs.state_dict(), saved, family)
+    theirs.load_state_dict(saved)
+    one, other = ours.advance(rule), theirs.advance(rule)
+    assert flat(one.meta_gradient) == flat(other.meta_gradient)
+    assert one.metrics == other.metrics
+    assert flat(ours.state_dict()) == flat(theirs.state_dict())
