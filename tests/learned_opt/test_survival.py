@@ -30,6 +30,7 @@ from learned_opt.meta.checkpoint import (
     checkpoints,
     load_checkpoint,
     save_checkpoint,
+    step_of,
 )
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.group import View
@@ -122,7 +123,8 @@ def shaken(config, folder, source, kinds):
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         if number is not None:
-            time.sleep(source.uniform(0.0, 1.2))
+            _wait_for(newest(folder) + source.randrange(-3, 9), folder, process)
+            time.sleep(source.uniform(0.0, 0.3))
             process.send_signal(number)
         _, complaint = process.communicate(timeout=120)
         if process.returncode == 0:
@@ -130,6 +132,17 @@ def shaken(config, folder, source, kinds):
         assert process.returncode in (-signal.SIGKILL, -signal.SIGTERM, 130), complaint.decode()
         assert b"Traceback" not in complaint, complaint.decode()
     raise AssertionError("it never came to its end")
+
+
+def newest(folder):
+    """The meta-step of the latest checkpoint, 0 before the first."""
+    return max((step_of(path) or 0 for path in checkpoints(folder)), default=0)
+
+
+def _wait_for(step, folder, process):
+    """Until a checkpoint of this meta-step or a later one is there, or the process has ended."""
+    while newest(folder) < step and process.poll() is None:
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
