@@ -42,7 +42,7 @@ OF_RULE = {
     "meta-lstm": ("hidden", "nominal_lr"),
 }
 """Settings that each rule has."""
-LARGEST, ALIASES, LONGEST = 2**18, 20, 1000
+LARGEST, ALIASES, LONGEST, DEEPEST = 2**18, 20, 1000, 20
 """Bytes and aliases of the longest configuration file, and characters of the longest name or path in it."""
 PERTURBED = ("all", "head", "skip")
 
@@ -387,18 +387,28 @@ def mapping(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read the configuration {path}: {error}") from error
     try:
-        # An alias within an alias within ... would make gigabytes of a few lines.
-        aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
-        data = None if aliases > ALIASES else yaml.safe_load(text)
-    except RecursionError as error:
-        raise ValueError(f"{path} is nested too deeply for a configuration") from error
+        complaint = _excess(text)
+        data = None if complaint else yaml.safe_load(text)
     except Exception as error:  # PyYAML leaks KeyError, AttributeError and others on odd tags
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())[:300]}") from error
-    if aliases > ALIASES:
-        raise ValueError(f"{path} has {aliases} aliases, more than {ALIASES}: write some of them out")
+    if complaint:
+        raise ValueError(f"{path} {complaint}")
     if not isinstance(data, dict):
         raise ValueError(f"{path} holds no mapping of field names to values")
     return data
+
+
+def _excess(text: str) -> str:
+    """What is too much of a YAML text, found before anything is made of it: reading stops there."""
+    depth = aliases = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        aliases += isinstance(event, yaml.AliasEvent)
+        if depth > DEEPEST:
+            return "is nested too deeply for a configuration"
+        if aliases > ALIASES:  # an alias within an alias within ... makes gigabytes of a few lines
+            return f"has more than {ALIASES} aliases: write some of them out"
+    return ""
 
 
 def check_fields(kind: type, data: dict[str, Any], source: str, prefix: str) -> None:
