@@ -47,8 +47,8 @@ class Train:
     selection_seeds: int = 3
     """Seeds on which Adam's learning rate is chosen: 1000, 1001, ..."""
     steps: int | None = None
-    """Environment steps of each run; None takes 50,000 on classic control, 100,000 elsewhere and under RL Zoo's
-    hyper-parameters."""
+    """Environment steps of each run; None takes 50,000 on classic control, 100,000 elsewhere and under RL
+    Zoo's hyper-parameters."""
     rule: str = "default"
     """The learned rule: a shipped one's name, or a file."""
     processes: int = 1
@@ -136,7 +136,7 @@ class Table:
             figures[section] = Path(os.path.relpath(figure, self.out.parent)).as_posix()
         write_cells(self.results / "runs.json", cells)
         page = clients_page(
-            fields, self.rule, artifact, command=command_line(), figures=figures, seed=self.seed
+            fields, cells, self.rule, artifact, command=command_line(), figures=figures, seed=self.seed
         )
         write_atomically(self.out, page.encode())
         print(f"{self.out}: {len(cells)} runs on {len(fields)} clients")

@@ -19,23 +19,24 @@ TITLES = {
     "zoo": "RL Zoo's tuned hyper-parameters",
 }
 INTRODUCTION = """\
-The rule `{rule}` as a drop-in optimizer of Stable-Baselines3: real clients, on which nothing was tuned or chosen for
-it. It runs at its own nominal learning rate, constant. Adam (ε = 1e-5, as the library sets it) runs at the
-library's default learning rate, at the best of five, chosen for each algorithm and environment on seeds that
-are not shown, and with RL Zoo's learning rate under RL Zoo's other hyper-parameters, which are then the
-rule's, too. A2C's default optimizer is RMSprop.
+The rule `{rule}` as a drop-in optimizer of Stable-Baselines3: real clients, on which nothing was tuned or
+chosen for it. It runs at its own nominal learning rate, constant. Adam (ε = 1e-5, as the library sets it)
+runs at the library's default learning rate, at the best of five, chosen for each algorithm and
+environment on seeds that are not shown, and with RL Zoo's learning rate under RL Zoo's other hyper-
+parameters, which are then the rule's, too. A2C's default optimizer is RMSprop.
 
-Returns are raw, of the episodes of training as a Monitor sees them, exploration included. *Final* is the mean over
-episodes that ended in the last tenth of the budget, *area* the mean of the learning curve over all of it. Both are
-interquartile means over seeds with 95 % bootstrap intervals; **bold** is the highest. *P* is the probability
-that a run of the rule beats a run of that contender, with its 95 % interval: above ½ speaks for the rule,
-below ½ against it. All contenders share seeds, and with them initial weights. Diverged runs count as the
-worst of their environment. With few seeds an interval is rough: where every run of one contender lies
-above every run of another, it shrinks to a point."""
+Returns are raw, of the episodes of training as a Monitor sees them, exploration included. *Final* is the
+mean over episodes that ended in the last tenth of the budget, *area* the mean of the learning curve over
+all of it. Both are interquartile means over seeds with 95 % bootstrap intervals; **bold** is the highest.
+*P* is the probability that a run of the rule beats a run of that contender, with its 95 % interval: above
+½ speaks for the rule, below ½ against it. All contenders share seeds, and with them initial weights.
+Diverged runs count as the worst of their environment. With few seeds an interval is rough: where every
+run of one contender lies above every run of another, it shrinks to a point."""
 
 
 def clients_page(
     fields: Sequence[Field],
+    cells: Sequence[Cell],
     rule: str,
     artifact: Artifact,
     *,
@@ -47,6 +48,7 @@ def clients_page(
 
     Args:
         fields: what there is to show.
+        cells: all runs that it rests on.
         rule: the learned rule's name.
         artifact: what it is.
         command: the command line that makes the page.
@@ -61,7 +63,7 @@ def clients_page(
         parts.append(f"![Learning curves of {algorithm.upper()}, {TITLES[setting]}]({figures[section]})")
         parts += _absences(group, setting)
     parts += _grids(fields)
-    parts += ["## Origin", _origin(fields, artifact, command)]
+    parts += ["## Origin", _origin(cells, artifact, command)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -171,8 +173,7 @@ def _grids(fields: Sequence[Field]) -> list[str]:
     return ["## Adam's grid", text, "\n".join(lines)]
 
 
-def _origin(fields: Sequence[Field], artifact: Artifact, command: str) -> str:
-    cells: list[Cell] = [c for field in fields for s in field.standings.values() for c in s.cells]
+def _origin(cells: Sequence[Cell], artifact: Artifact, command: str) -> str:
     trained = dict.fromkeys(cell.command for cell in cells)
     versions = sorted({f"{name} {number}" for cell in cells for name, number in cell.versions.items()})
     commands = "\n".join([*trained, command])
