@@ -49,7 +49,7 @@ def perform(runs: Sequence[Run], folder: Path, *, rule: str, command: str, proce
         return failures
     total, done = sum(run.steps for run in waiting), 0
     with WorkBar("clients", "steps") as bar, ThreadPoolExecutor(processes) as pool:
-        bar.update(0, total, f"{len(waiting)} runs, {len(wanted) - len(waiting)} already there")
+        bar.update(0, total, f"0 of {len(waiting)} runs")
         futures: dict[Future[str], Run] = {
             pool.submit(_train, run, folder, rule, command): run for run in waiting
         }
@@ -60,7 +60,7 @@ def perform(runs: Sequence[Run], folder: Path, *, rule: str, command: str, proce
                     failures.append(f"{run}, failed: {reason or 'it left no result'}")
                     bar.say(failures[-1])
                 done += run.steps
-                bar.update(done, total, f"{count} of {len(waiting)} runs; last: {run}")
+                bar.update(done, total, f"{count} of {len(waiting)} runs")
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     return failures

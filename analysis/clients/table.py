@@ -14,6 +14,9 @@ from learned_opt.artifacts import Artifact
 Section = tuple[str, str]
 """(algorithm, setting)."""
 
+FEWEST = 4
+"""Runs a contender below which no verdict is given: of three against three, even full separation has p = 0.1."""
+
 TITLES = {
     "defaults": "Stable-Baselines3's default hyper-parameters",
     "zoo": "RL Zoo's tuned hyper-parameters",
@@ -22,8 +25,8 @@ INTRODUCTION = """\
 The rule `{rule}` as a drop-in optimizer of Stable-Baselines3: real clients, on which nothing was tuned or
 chosen for it. It runs at its own nominal learning rate, constant. Adam (ε = 1e-5, as the library sets it)
 runs at the library's default learning rate, at the best of five, chosen for each algorithm and
-environment on seeds that are not shown, and with RL Zoo's learning rate under RL Zoo's other hyper-
-parameters, which are then the rule's, too. A2C's default optimizer is RMSprop.
+environment on seeds that are not shown, and with RL Zoo's learning rate under RL Zoo's other
+hyper-parameters, which are then the rule's, too. A2C's default optimizer is RMSprop.
 
 Returns are raw, of the episodes of training as a Monitor sees them, exploration included. *Final* is the
 mean over episodes that ended in the last tenth of the budget, *area* the mean of the learning curve over
@@ -89,7 +92,7 @@ def _table(fields: Sequence[Field], seed: int) -> str:
             title = ""
     for label in labels(fields):
         found = overall(fields, label, seed) if label != LEARNED.label else None
-        if found is not None:
+        if found is not None and found[1] > 1:
             gain, count = found
             chances = f"{_chance(gain.final)} | {_chance(gain.area)}"
             lines.append(f"| all {count} | {label} | | | | {chances} | | |")
@@ -130,7 +133,9 @@ def _verdicts(fields: Sequence[Field]) -> str:
             if standing is None or standing.gain is None:
                 continue
             area = standing.gain.area
+            runs = min(len(standing.cells), len(field.standings[LEARNED.label].cells))
             verdict = "ahead" if area.low > 0.5 else "behind" if area.high < 0.5 else "undecided"
+            verdict = verdict if runs >= FEWEST else "undecided"
             told[verdict].append(field.client.environment)
         if any(told.values()):
             words = [f"{verdict} on {', '.join(names)}" for verdict, names in told.items() if names]

@@ -11,11 +11,13 @@ from analysis.clients.plan import Client
 from analysis.clients.scores import estimate, sound_curves
 from analysis.clients.settings import DEFAULTS, GRID, LEARNED, TUNED
 from analysis.clients.standings import fields_of, overall
+from analysis.clients.table import clients_page
 from learned_opt.artifacts import load_artifact
 
 from .conftest import CLIENT, DIGEST
 
 ADAM = DEFAULTS["ppo"][1]
+FIGURES = {("ppo", "defaults"): "figure.png"}
 OTHER = Client("ppo", "defaults", "Acrobot-v1", 1000)
 
 
@@ -102,6 +104,17 @@ def test_the_page_shows_wins_and_losses_alike(page):
     assert f"Against {TUNED.label}, by area, the rule is undecided on CartPole-v1." in page
     assert "| CartPole-v1, 1,000 steps | learned rule | 0.01 | **52.0 [" in page
     assert "| all 2 | Adam 3e-4 (default) | | | | 0.50 [" in page
+
+
+def test_a_verdict_needs_four_runs_of_each(cell):
+    def verdict(runs):
+        cells = [cell(c, s, level) for c, level in ((LEARNED, 9.0), (ADAM, 1.0)) for s in range(runs)]
+        return clients_page(
+            fields_of(cells, DIGEST), cells, "default", load_artifact(), command="", figures=FIGURES
+        )
+
+    assert "the rule is undecided on CartPole-v1" in verdict(3)
+    assert "the rule is ahead on CartPole-v1" in verdict(4)
 
 
 def test_the_page_names_what_is_missing_and_what_it_rests_on(page):
