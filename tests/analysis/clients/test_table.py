@@ -1,0 +1,143 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from analysis.clients.__main__ import Table
+from analysis.clients.cells import read_cells, write_cells
+from analysis.clients.curves import plot_clients
+from analysis.clients.plan import Client
+from analysis.clients.scores import estimate, sound_curves
+from analysis.clients.settings import DEFAULTS, GRID, LEARNED, TUNED
+from analysis.clients.standings import fields_of, overall
+from analysis.clients.table import clients_page
+from learned_opt.artifacts import load_artifact
+
+from .conftest import CLIENT, DIGEST
+
+ADAM = DEFAULTS["ppo"][1]
+FIGURES = {("ppo", "defaults"): "figure.png"}
+OTHER = Client("ppo", "defaults", "Acrobot-v1", 1000)
+
+
+@pytest.fixture
+def stored(cell, grid):
+    """The rule ahead of Adam on CartPole, behind it on Acrobot; Adam's grid on CartPole only."""
+    ahead = [cell(c, s, level + s) for c, level in ((LEARNED, 50.0), (ADAM, 10.0)) for s in range(5)]
+    behind = [
+        cell(c, s, level + s, client=OTHER)
+        for c, level in ((LEARNED, -90.0), (ADAM, -10.0))
+        for s in range(5)
+    ]
+    tuned = [cell(TUNED, seed, 30.0 + 10 * seed, lr=1e-2) for seed in range(5)]
+    return [*ahead, *behind, *tuned, *grid(dict(zip(GRID, range(5), strict=True)))]
+
+
+def test_standings_tell_the_learned_rules_gain_on_each_client_and_overall(stored):
+    cartpole, acrobot = fields_of(stored, DIGEST)
+    assert (cartpole.client, acrobot.client) == (CLIENT, OTHER)
+    adam = cartpole.standings[ADAM.label]
+    assert adam.gain.area.probability == adam.gain.final.probability == 1.0
+    assert adam.final.middle == pytest.approx(12.0)  # of 10 to 14
+    assert cartpole.standings[LEARNED.label].gain is None
+    assert acrobot.standings[ADAM.label].gain.area.probability == 0.0
+    assert cartpole.standings[TUNED.label].lr == 1e-2
+    assert acrobot.absent == [TUNED.label]
+    found, count = overall([cartpole, acrobot], ADAM.label)
+    assert (found.area.probability, count) == (0.5, 2)
+
+
+def test_another_artifacts_runs_do_not_stand_for_the_rule(stored):
+    cartpole, _ = fields_of(stored, "cd" * 32)
+    assert LEARNED.label in cartpole.absent
+    assert cartpole.standings[ADAM.label].gain is None
+
+
+def test_budgets_do_not_mix(stored, cell):
+    longer = cell(LEARNED, 0, client=Client("ppo", "defaults", "CartPole-v1", 2000))
+    fields = fields_of([*stored, longer], DIGEST)
+    assert [f.client.steps for f in fields if f.client.environment == "CartPole-v1"] == [1000, 2000]
+
+
+def test_a_diverged_run_counts_as_the_worst_of_its_client(cell):
+    groups = {"a": [cell(level=5.0), cell(seed=1, level=9.0, diverged=True)], "b": [cell(seed=2, level=-3.0)]}
+    np.testing.assert_array_equal(sound_curves(groups)["a"][:, -1], [5.0, -3.0])
+    with pytest.raises(ValueError, match="every run diverged"):
+        sound_curves({"a": [cell(diverged=True)]})
+
+
+def test_an_interval_shows_three_digits():
+    assert str(estimate(np.full(5, 123.456), np.random.default_rng(0))) == "123 [123, 123]"
+    assert str(estimate(np.full(5, -0.1234), np.random.default_rng(0))) == "-0.123 [-0.123, -0.123]"
+    assert str(estimate(np.full(5, 12345.6), np.random.default_rng(0))) == "12346 [12346, 12346]"
+
+
+def test_a_figure_has_one_panel_a_client_and_one_legend(stored, tmp_path):
+    figure = plot_clients(fields_of(stored, DIGEST), tmp_path / "curves.png")
+    assert [axes.get_title() for axes in figure.axes] == ["CartPole-v1", "Acrobot-v1"]
+    assert [axes.get_xlim() for axes in figure.axes] == [(0, 1000), (0, 1000)]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert sorted(names) == sorted([LEARNED.label, ADAM.label, TUNED.label])
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def page(stored, tmp_path, monkeypatch):
+    """The page of the stored runs, whose artifact is the shipped one."""
+    monkeypatch.setattr("analysis.clients.__main__.sys.argv", ["clients", "table"])
+    digest = load_artifact().digest
+    cells = []
+    for one in stored:
+        run = one.run
+        if run.artifact:
+            run = type(run)(**{**vars(run), "artifact": digest})
+        cells.append(type(one)(**{**vars(one), "run": run}))
+    write_cells(tmp_path / "cells.json", cells)
+    out = tmp_path / "docs" / "clients.md"
+    Table(cells=(tmp_path / "cells.json",), out=out, results=tmp_path / "docs" / "results").run()
+    return out.read_text()
+
+
+def test_the_page_shows_wins_and_losses_alike(page):
+    assert f"Against {ADAM.label}, by area, the rule is ahead on CartPole-v1; behind on Acrobot-v1." in page
+    assert f"Against {TUNED.label}, by area, the rule is undecided on CartPole-v1." in page
+    assert "| CartPole-v1, 1,000 steps | learned rule | 0.01 | **52.0 [" in page
+    assert "| all 2 | Adam 3e-4 (default) | | | | 0.50 [" in page
+
+
+def test_a_verdict_needs_four_runs_of_each(cell):
+    def verdict(runs):
+        cells = [cell(c, s, level) for c, level in ((LEARNED, 9.0), (ADAM, 1.0)) for s in range(runs)]
+        return clients_page(
+            fields_of(cells, DIGEST), cells, "default", load_artifact(), command="", figures=FIGURES
+        )
+
+    assert "the rule is undecided on CartPole-v1" in verdict(3)
+    assert "the rule is ahead on CartPole-v1" in verdict(4)
+
+
+def test_the_page_names_what_is_missing_and_what_it_rests_on(page):
+    assert f"- Acrobot-v1: no runs yet of {TUNED.label}." in page
+    assert "- Not run: Pendulum-v1, LunarLander-v3, Hopper-v5, HalfCheetah-v5." in page
+    assert "At the edge of the grid, where a wider one might do better: PPO, CartPole-v1." in page
+    assert load_artifact().digest in page
+    assert "the command\npython -m analysis.clients table\n" in page
+    assert "torch 2.0" in page
+
+
+def test_the_page_can_be_made_again_from_the_file_it_left(page, tmp_path):
+    runs = tmp_path / "docs" / "results" / "runs.json"
+    assert len(read_cells(runs)) == 30
+    again = tmp_path / "docs" / "again.md"
+    Table(cells=(runs,), out=again, results=tmp_path / "docs" / "results").run()
+    assert again.read_text() == page
+    assert "](results/ppo-defaults.png)" in page
+    assert (tmp_path / "docs" / "results" / "ppo-defaults.png").exists()
+
+
+def test_an_empty_folder_gives_one_sentence_and_exit_code_2(tmp_path):
+    command = [sys.executable, "-m", "analysis.clients", "table", "--cells", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: there are no finished runs to show: train first\n"
