@@ -8,11 +8,12 @@ from learned_opt.learner.policies import ActorCritic, QNetwork
 from learned_opt.learner.ppo import PPOLearner
 from learned_opt.learner.q_learning import QLearner
 from learned_opt.learner.reinforce import ReinforceLearner
-from learned_opt.learner.rollout import Rollout, collect, episodic_returns
+from learned_opt.learner.rollout import Episodes, Rollout, collect, episodic_returns, play_episodes
 
 __all__ = [
     "ActorCritic",
     "ActorCriticLearner",
+    "Episodes",
     "GradientSample",
     "Learner",
     "LearnerConfig",
@@ -25,4 +26,5 @@ __all__ = [
     "collect",
     "episodic_returns",
     "make_learner",
+    "play_episodes",
 ]

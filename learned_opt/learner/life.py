@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from learned_opt.learner.make import RLLearner
+from learned_opt.learner.rollout import Episodes
 from learned_opt.rules.base import Scalar, UpdateRule, is_usable
 from learned_opt.seeding import derive_noise
 
@@ -22,6 +23,8 @@ class Life:
     mean_action_returns: (Q, B) the same with the most probable (or mean) actions.
     diverged: (B,) whether parameters or gradients ever left the range of `is_usable`; those stop there.
     steps_per_update: environment steps a learner takes between updates.
+    success, mean_action_success: (Q, B) share of those episodes in which the task was done at any time,
+        if environments tell.
     """
 
     updates: Tensor
@@ -29,6 +32,8 @@ class Life:
     mean_action_returns: Tensor
     diverged: Tensor
     steps_per_update: float
+    success: Tensor | None = None
+    mean_action_success: Tensor | None = None
 
 
 @torch.no_grad()
@@ -71,8 +76,8 @@ def live(
     moments = torch.linspace(0, updates, queries).round().long()
     ask = set(moments.tolist())
     diverged = torch.zeros(learner.batch, dtype=torch.bool, device=parameters.device)
-    sampled: list[Tensor] = []
-    mean: list[Tensor] = []
+    sampled: list[Episodes] = []
+    mean: list[Episodes] = []
     noise = learner.noise
     for update in range(updates + 1):
         if update in ask:
@@ -84,8 +89,9 @@ def live(
                     device=noise.device,
                     replicas=noise.replicas,
                 )
-                returns = learner.judge(parameters, query_episodes, query_noise, deterministic=deterministic)
-                store.append(returns.mean(1))
+                store.append(
+                    learner.judge(parameters, query_episodes, query_noise, deterministic=deterministic)
+                )
         if update == updates:
             break
         rate = base if decay is None else base * (1 - decay * (update / updates))
@@ -106,8 +112,18 @@ def live(
             on_update()
     return Life(
         moments,
-        torch.stack(sampled),
-        torch.stack(mean),
+        torch.stack([played.returns.mean(1) for played in sampled]),
+        torch.stack([played.returns.mean(1) for played in mean]),
         diverged,
         learner.steps_per_update,
+        _success(sampled),
+        _success(mean),
     )
+
+
+def _success(queries: Sequence[Episodes]) -> Tensor | None:
+    """Of each query, (Q, B)."""
+    shares = [
+        played.success.to(played.returns.dtype).mean(1) for played in queries if played.success is not None
+    ]
+    return torch.stack(shares) if shares else None

@@ -10,7 +10,7 @@ import yaml
 
 from learned_opt.learner import LearnerConfig
 from learned_opt.rules.features import GROUPS
-from tasks import FAMILIES
+from tasks import check_family
 
 RULES = ("lstm", "classic", "sgd", "adam", "meta-sgd", "meta-lstm")
 INITIALISATIONS = ("random", "learned")
@@ -145,9 +145,7 @@ class MetaConfig:
         if not self.families:
             raise ValueError("families is empty; name at least one task family")
         for name in self.families:
-            if name not in FAMILIES:
-                choices = ", ".join(sorted(FAMILIES))
-                raise ValueError(f"unknown task family {name!r}; choose from {choices}")
+            check_family(name)
         allowed_values = {
             "credit": CREDITS,
             "estimator": ESTIMATORS,

@@ -17,6 +17,7 @@ COLUMNS = (
     "learner_updates",
     "meta_lr",
     "reward",
+    "success",
     "gradient_norm",
     "meta_gradient_norm",
     "diverged",
@@ -39,7 +40,8 @@ class MetricsLog:
         """One meta-step."""
         row = {"meta_step": step, "family": family, **values}
         self._steps[1].writerow({key: _short(row.get(key, "")) for key in COLUMNS})
-        for key in ("reward", "gradient_norm", "meta_gradient_norm", "diverged"):
+        told = ("success",) if "success" in values else ()
+        for key in ("reward", *told, "gradient_norm", "meta_gradient_norm", "diverged"):
             self._board.add_scalar(f"{key}/{family}", values[key], step)
 
     def validation(self, step: int, scores: dict[str, float]) -> None:
