@@ -128,11 +128,11 @@ def give_goal(environment: MetaWorldEnv, task: Mapping[str, float]) -> None:
 
 @lru_cache(maxsize=64)
 def _sharing(kind: type[Any]) -> type[Any]:
-    """Meta-World's class for an environment, made for one task, with the model that the task's others have."""
+    """Meta-World's class for an environment, made for one task, on the model that others of the task have."""
     import mujoco
     from metaworld.types import Task
 
-    class Sharing(kind):
+    class Sharing(kind):  # type: ignore[misc]
         def __init__(self, task: bytes) -> None:
             self._shared = task
             super().__init__()
