@@ -55,7 +55,12 @@ class CompareConfig:
             if len(set(getattr(self, key))) < len(getattr(self, key)):
                 raise ValueError(f"{key} repeats a name: {', '.join(getattr(self, key))}")
         for name in (*self.families, *self.tuned_on):
-            make_family(name)
+            known = make_family(name).listed and name in self.trained_on
+            if known and not self.shifted:
+                raise ValueError(
+                    f"{name} has a list of training tasks, which are not new to who was trained on it: show "
+                    "its test split, as shifted tasks"
+                )
         for name in self.baselines:
             make_baseline(name)
         for key in ("tasks", "updates", "query_episodes", "tuning_tasks"):

@@ -17,6 +17,7 @@ from learned_opt.commands.compare import Compare, Merge, Plot
 from learned_opt.commands.demo import Demo
 from learned_opt.commands.listing import List
 from learned_opt.commands.meta_train import MetaTrain
+from learned_opt.commands.metaworld import MetaWorld
 from learned_opt.commands.probe import Probe
 from learned_opt.commands.report import Report
 from learned_opt.commands.trial import Trial
@@ -34,6 +35,7 @@ Command = (
     | Annotated[Ablate, tyro.conf.subcommand("ablate")]
     | Annotated[Card, tyro.conf.subcommand("card")]
     | Annotated[Trial, tyro.conf.subcommand("trial")]
+    | Annotated[MetaWorld, tyro.conf.subcommand("metaworld")]
     | Annotated[List, tyro.conf.subcommand("list")]
 )
 

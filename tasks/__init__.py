@@ -13,6 +13,7 @@ from tasks.base import BatchedFamily, TaskFamily, Tasks, Transition
 from tasks.environments import BatchedEnvironments, Environments, Step
 from tasks.gymnasium_env import TaskEnv, TaskVectorEnv, register
 from tasks.gymnasium_tasks import EnvironmentFailedError, GymnasiumFamily, gymnasium_family
+from tasks.metaworld import MetaWorldFamily
 from tasks.noise import Noise
 from tasks.registry import FAMILIES, check_family, make_family
 
@@ -23,6 +24,7 @@ __all__ = [
     "EnvironmentFailedError",
     "Environments",
     "GymnasiumFamily",
+    "MetaWorldFamily",
     "Noise",
     "Step",
     "TaskEnv",

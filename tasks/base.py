@@ -50,6 +50,8 @@ class TaskFamily(ABC):
         train_range: interval per varied property; training tasks are drawn uniformly from it.
         shifted_range: wider interval per property; shifted tasks are drawn from it outside train_range.
         defaults: value per property of the standard task.
+        listed: whether training tasks come from a list that training goes through, so that fresh ones
+            are none but the shifted.
         observation_center, observation_scale: typical magnitude of an observation, shape (O,) or
             scalar; learners feed (observation - center) / scale to their networks.
     """
@@ -61,6 +63,7 @@ class TaskFamily(ABC):
     train_range: ClassVar[dict[str, Range]] = {}
     shifted_range: ClassVar[dict[str, Range]] = {}
     defaults: ClassVar[dict[str, float]] = {}
+    listed: ClassVar[bool] = False
     observation_center: tuple[float, ...] | float = 0.0
     observation_scale: tuple[float, ...] | float = 1.0
 
@@ -110,6 +113,13 @@ class TaskFamily(ABC):
         """Undiscounted episodic return of an optimal or long-tuned policy per task, shape (B,).
 
         None when no analytic value is known: then `tasks.references` holds a long-tuned one.
+        """
+        return None
+
+    def random_returns(self, tasks: Tasks, noise: Noise) -> Tensor | None:
+        """Undiscounted episodic return of the random policy per task, shape (B,), if it is on record.
+
+        None where it is to be played for: see `tasks.references.random_returns`.
         """
         return None
 

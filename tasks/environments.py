@@ -20,6 +20,9 @@ class Step(NamedTuple):
 
     `valid` (B, E), if there is one, is False where no step was taken: a gymnasium vector environment
     that resets an ended episode in a step of its own, whatever the action.
+
+    `success` (B, E), if there is one, says where the task counts as done at this step, by the
+    environment's own word.
     """
 
     observation: Tensor
@@ -28,6 +31,7 @@ class Step(NamedTuple):
     truncated: Tensor
     final_observation: Tensor
     valid: Tensor | None = None
+    success: Tensor | None = None
 
 
 class Environments(Protocol):

@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import FlattenObservation
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ from tasks.variation import Apply, VariedEnv, apply_variation
 
 Vectorization = Literal["sync", "async", "vector_entry_point"]
 Wrap = Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]
+SUCCESS = ("success", "is_success")
+"""Entries of a step's info by which environments say that their task is done."""
 
 
 class EnvironmentFailedError(RuntimeError):
@@ -34,7 +37,7 @@ SEEDS = 2**24
 
 
 def gymnasium_family(
-    environment: str,
+    environment: str | EnvSpec,
     vary: Mapping[str, Range] | None = None,
     wrappers: Sequence[Wrap] = (),
     *,
@@ -49,7 +52,7 @@ def gymnasium_family(
     """A family of tasks of one gymnasium environment.
 
     Args:
-        environment: a gymnasium id, such as "Hopper-v5".
+        environment: a gymnasium id, such as "Hopper-v5", or the specification of one not registered.
         vary: training range per varied property, by the names that `apply` knows; see
             `tasks.variation.apply_variation`. Nothing varies by default: then tasks differ in their seeds.
         wrappers: put around each environment, the first one innermost.
@@ -86,7 +89,7 @@ class GymnasiumFamily(TaskFamily):
 
     def __init__(
         self,
-        environment: str,
+        environment: str | EnvSpec,
         vary: Mapping[str, Range],
         wrappers: tuple[Wrap, ...],
         *,
@@ -106,20 +109,21 @@ class GymnasiumFamily(TaskFamily):
         strangers = sorted(set(shifted) - set(vary))
         if strangers:
             raise ValueError(f"shifted names {', '.join(strangers)}, which vary does not")
-        self.name = name or environment  # type: ignore[misc]
+        known_as = environment if isinstance(environment, str) else environment.id
+        self.name = name or known_as  # type: ignore[misc]
         self.environment, self.wrappers, self.vectorization = environment, wrappers, vectorization
         self.apply, self.options = apply, dict(options)
         self.train_range, self.shifted_range = dict(vary), dict(shifted)  # type: ignore[misc]
         self._idle: dict[int, list[VectorEnv[Any, Any, Any]]] = {}
-        with _named(environment, "cannot be made"):
+        with _named(known_as, "cannot be made"):
             single = self._single()
-        spec = gymnasium.spec(environment)
+        spec = gymnasium.spec(environment) if isinstance(environment, str) else environment
         limit = horizon or spec.max_episode_steps
         if limit is None:
-            raise ValueError(f"{environment} has no time limit of its own: give a horizon")
+            raise ValueError(f"{known_as} has no time limit of its own: give a horizon")
         self.horizon, self.reference = limit, spec.reward_threshold if reference is None else reference
-        self.observation_space = _observations_of(environment, single.observation_space)
-        self.action_space = _actions_of(environment, single.action_space)
+        self.observation_space = _observations_of(known_as, single.observation_space)
+        self.action_space = _actions_of(known_as, single.action_space)
         try:
             self.defaults = single.known(self.train_range)  # type: ignore[misc]
         finally:
@@ -169,7 +173,7 @@ class GymnasiumFamily(TaskFamily):
         idle = self._idle.setdefault(environments, [])
         if idle:
             return idle.pop()
-        with _named(self.environment, "cannot be made"):
+        with _named(self.name, "cannot be made"):
             if self.vectorization == "vector_entry_point":
                 made: VectorEnv[Any, Any, Any] = gymnasium.make_vec(
                     self.environment, environments, vectorization_mode="vector_entry_point", **self.options
@@ -206,7 +210,7 @@ class GymnasiumFamily(TaskFamily):
         Raises:
             ValueError: the environment cannot draw itself here.
         """
-        with _named(self.environment, "cannot be drawn"):
+        with _named(self.name, "cannot be drawn"):
             made = self._single(render_mode="rgb_array")
             task = {key: float(tasks[key][row]) for key in self.train_range}
             if task:
@@ -313,6 +317,7 @@ class GymnasiumEnvironments:
             self._tensor(truncated),
             self._tensor(final).to(self.noise.dtype),
             self._tensor(~ignored) if self._modes[0] == AutoresetMode.NEXT_STEP else None,
+            self._successes([result[4] for result in results], terminated | truncated),
         )
 
     def replace_tasks(self, rows: Tensor, tasks: Tasks) -> None:
@@ -361,6 +366,19 @@ class GymnasiumEnvironments:
             fresh[row][ended[row]] = first[ended[row]]
         self._check(fresh, "an observation")
         return fresh
+
+    def _successes(self, infos: Sequence[Mapping[str, Any]], ended: NDArray[np.bool_]) -> Tensor | None:
+        """What infos say under "success" or "is_success", (B, E, bool); None where none ever does."""
+        found = np.zeros((self.batch, self.environments), dtype=bool)
+        told = False
+        for row, info in enumerate(infos):
+            last = info.get("final_info", {}) if self._modes[0] == AutoresetMode.SAME_STEP else {}
+            for source, where in ((info, ~ended[row] if last else True), (last, ended[row])):
+                for key in SUCCESS:
+                    if key in source:
+                        told = True
+                        found[row] |= np.asarray(source[key], dtype=float).astype(bool) & where
+        return self._tensor(found) if told else None
 
     def _check(self, numbers: NDArray[Any], what: str) -> None:
         if np.isfinite(numbers).all():

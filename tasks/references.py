@@ -66,8 +66,12 @@ def random_returns(family: TaskFamily, tasks: Tasks, noise: Noise, episodes: int
     """Undiscounted return of the random policy per task, shape (B,), averaged over `episodes`.
 
     Actions are uniform in a Discrete space; in a Box they are center + half-range · N(0, 1),
-    clipped to its bounds, and N(0, 1) as it comes if the Box is unbounded.
+    clipped to its bounds, and N(0, 1) as it comes if the Box is unbounded. Nothing is played where
+    the family has the return on record.
     """
+    recorded = family.random_returns(tasks, noise)
+    if recorded is not None:
+        return recorded
     environments = family.environments(tasks, episodes, noise)
     shape = environments.batch, episodes
     total = torch.zeros(shape, device=noise.device, dtype=noise.dtype)

@@ -14,6 +14,7 @@ from tasks.catch import Catch
 from tasks.gridworld import GridWorld
 from tasks.gymnasium_tasks import gymnasium_family
 from tasks.lqr import LinearQuadratic
+from tasks.metaworld import MetaWorldFamily, is_benchmark
 from tasks.mountain_car import MountainCar, MountainCarContinuous
 from tasks.mujoco import (
     AntDir,
@@ -56,6 +57,7 @@ FAMILIES: dict[str, type[BatchedFamily]] = {
 def make_family(name: str) -> TaskFamily:
     """The family called `name`: one that ships, a gymnasium id, or `module:attribute` for one's own.
 
+    `ml1-reach-v3` (or another environment), `ml10` and `ml45` are benchmarks of Meta-World.
     `my_tasks:windy` is the attribute `windy` of the module `my_tasks`, a family or a class of one.
 
     Raises:
@@ -63,6 +65,8 @@ def make_family(name: str) -> TaskFamily:
     """
     if name in FAMILIES:
         return FAMILIES[name]()
+    if is_benchmark(name):
+        return MetaWorldFamily(name)
     if name in gymnasium.registry:
         return gymnasium_family(name)
     if ":" in name:
@@ -76,14 +80,15 @@ def check_family(name: str) -> None:
     Raises:
         ValueError: no family has that name.
     """
-    if name not in FAMILIES and name not in gymnasium.registry and ":" not in name:
+    known = name in FAMILIES or is_benchmark(name) or name in gymnasium.registry or ":" in name
+    if not known:
         raise ValueError(_unknown(name))
 
 
 def _unknown(name: str) -> str:
     return (
-        f"unknown task family {name!r}; choose from {', '.join(sorted(FAMILIES))}, or name a gymnasium id, "
-        "or module:attribute for a family of your own"
+        f"unknown task family {name!r}; choose from {', '.join(sorted(FAMILIES))}, or name ml10, ml45 or "
+        "ml1-<environment> of Meta-World, a gymnasium id, or module:attribute for a family of your own"
     )
 
 

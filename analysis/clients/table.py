@@ -15,7 +15,7 @@ Section = tuple[str, str]
 """(algorithm, setting)."""
 
 FEWEST = 4
-"""Runs a contender below which no verdict is given: of three against three, even full separation has p = 0.1."""
+"""Runs a contender below which no verdict is given: three against three, fully apart, have p = 0.1."""
 
 TITLES = {
     "defaults": "Stable-Baselines3's default hyper-parameters",

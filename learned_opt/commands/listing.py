@@ -36,6 +36,9 @@ class List:
                 ", ".join(family.train_range),
             )
         console.print(families)
+        console.print(
+            "Meta-World (extra metaworld): ml10, ml45, ml1-reach-v3 and ml1- with its other environments"
+        )
         console.print(f"Baselines: {', '.join(BASELINES)}")
         rules = Table(title="Shipped rules", title_justify="left")
         for heading in ("name", "class", "nominal lr", "trained on", "meta-steps", "SHA-256"):

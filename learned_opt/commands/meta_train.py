@@ -18,6 +18,7 @@ from learned_opt.meta.algorithms import ALGORITHMS
 from learned_opt.meta.config import BIRTH, MetaConfig, check_fields, load_recipe, mapping
 from learned_opt.meta.run_folder import CONFIG, holds_run, is_occupied
 from learned_opt.meta.trainer import ARTIFACT, MetaTrainer, Outcome
+from tasks.metaworld import is_benchmark
 
 Algorithm = Literal[
     "lstm",
@@ -206,5 +207,10 @@ def train(config: MetaConfig, out: Path, *, resume: bool = False, threads: int |
     set_threads(threads)
     trainer = MetaTrainer(config, out, resume=resume)
     print(APART.format(", ".join(config.families)))
+    listed = [name for name in config.families if is_benchmark(name)]
+    if listed:
+        print(
+            f"except for {', '.join(listed)}: validation meets training goals, the test split is kept apart"
+        )
     with WorkBar("meta-training", "meta-steps") as bar:
         return trainer.run(MetaProgress(bar, config.meta_steps))

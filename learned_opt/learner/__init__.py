@@ -10,11 +10,12 @@ from learned_opt.learner.policy import EpsilonGreedy, MakePolicy, Policies, Poli
 from learned_opt.learner.ppo import PPOLearner
 from learned_opt.learner.q_learning import QLearner
 from learned_opt.learner.reinforce import ReinforceLearner
-from learned_opt.learner.rollout import Rollout, collect, episodic_returns
+from learned_opt.learner.rollout import Episodes, Rollout, collect, episodic_returns, play_episodes
 
 __all__ = [
     "ActorCritic",
     "ActorCriticLearner",
+    "Episodes",
     "EpsilonGreedy",
     "GradientSample",
     "Learner",
@@ -31,4 +32,5 @@ __all__ = [
     "collect",
     "episodic_returns",
     "make_learner",
+    "play_episodes",
 ]

@@ -11,7 +11,7 @@ from learned_opt.layout import ParameterLayout
 from learned_opt.learner.config import LearnerConfig
 from learned_opt.learner.normalisation import ObservationScale, RewardScale, RunningMoments
 from learned_opt.learner.policy import Policy
-from learned_opt.learner.rollout import Rollout, collect, episodic_returns
+from learned_opt.learner.rollout import Episodes, Rollout, collect, play_episodes
 from tasks import Noise, TaskFamily, Tasks
 
 
@@ -136,9 +136,9 @@ class ActingLearner:
 
     def judge(
         self, parameters: Tensor, episodes: int, noise: Noise, *, deterministic: bool = False
-    ) -> Tensor:
-        """Undiscounted returns (B, episodes) of fresh episodes at θ (B, N); see `episodic_returns`."""
-        return episodic_returns(
+    ) -> Episodes:
+        """Fresh episodes at θ (B, N); see `play_episodes`."""
+        return play_episodes(
             self.policy,
             parameters,
             self.environments.tasks,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from learned_opt.learner.make import RLLearner
+from learned_opt.learner.rollout import Episodes
 from learned_opt.rules.base import Scalar, UpdateRule, is_usable
 from learned_opt.seeding import derive_noise
 
@@ -23,6 +24,8 @@ class Life:
     diverged: (B,) whether parameters or gradients ever left the range of `is_usable`; those stop there.
     steps_per_update: environment steps a learner takes between updates.
     first, last: parameters before and after, (B, N).
+    success, mean_action_success: (Q, B) share of those episodes in which the task was done at any time,
+        if environments tell.
     """
 
     updates: Tensor
@@ -32,6 +35,8 @@ class Life:
     steps_per_update: float
     first: Tensor
     last: Tensor
+    success: Tensor | None = None
+    mean_action_success: Tensor | None = None
 
 
 @torch.no_grad()
@@ -74,8 +79,8 @@ def live(
     moments = torch.linspace(0, updates, queries).round().long()
     ask = set(moments.tolist())
     diverged = torch.zeros(learner.batch, dtype=torch.bool, device=parameters.device)
-    sampled: list[Tensor] = []
-    mean: list[Tensor] = []
+    sampled: list[Episodes] = []
+    mean: list[Episodes] = []
     noise = learner.noise
     for update in range(updates + 1):
         if update in ask:
@@ -87,8 +92,9 @@ def live(
                     device=noise.device,
                     replicas=noise.replicas,
                 )
-                returns = learner.judge(parameters, query_episodes, query_noise, deterministic=deterministic)
-                store.append(returns.mean(1))
+                store.append(
+                    learner.judge(parameters, query_episodes, query_noise, deterministic=deterministic)
+                )
         if update == updates:
             break
         rate = base if decay is None else base * (1 - decay * (update / updates))
@@ -109,10 +115,20 @@ def live(
             on_update()
     return Life(
         moments,
-        torch.stack(sampled),
-        torch.stack(mean),
+        torch.stack([played.returns.mean(1) for played in sampled]),
+        torch.stack([played.returns.mean(1) for played in mean]),
         diverged,
         learner.steps_per_update,
         first,
         parameters,
+        _success(sampled),
+        _success(mean),
     )
+
+
+def _success(queries: Sequence[Episodes]) -> Tensor | None:
+    """Of each query, (Q, B)."""
+    shares = [
+        played.success.to(played.returns.dtype).mean(1) for played in queries if played.success is not None
+    ]
+    return torch.stack(shares) if shares else None

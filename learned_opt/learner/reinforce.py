@@ -120,6 +120,8 @@ class ReinforceLearner(ActingLearner):
             "endings": torch.ones_like(returns),
             "gradient_norm": norm,
         }
+        if rollout.success is not None:
+            metrics["success"] = (rollout.success & (alive > 0)).any(1).to(returns.dtype).mean(1)
         loss, unit = -self._discounted(rollout, alive), scale * alive.sum(1).mean(1)
         return GradientSample(inner, outer.detach(), metrics, loss, unit, told if credited else None)
 

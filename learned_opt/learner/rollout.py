@@ -23,7 +23,7 @@ class Rollout(NamedTuple):
     step led to before any autoreset. `memory` and `final_memory` (B, T, E, M) are what a recurrent
     policy remembered when it met the one and the other; None of policies without memory. `unscaled`
     are the observations before the policy's view of them; `valid` (B, T, E), if there is one, says where
-    a step was taken at all.
+    a step was taken at all, and `success` where a step left the task done, if environments tell.
     """
 
     observations: Tensor
@@ -34,6 +34,7 @@ class Rollout(NamedTuple):
     final_observations: Tensor
     unscaled: Tensor
     valid: Tensor | None = None
+    success: Tensor | None = None
     memory: Tensor | None = None
     final_memory: Tensor | None = None
 
@@ -105,6 +106,7 @@ def collect(
             view(step.final_observation),
             unscaled,
             step.valid,
+            step.success,
             memory,
             after,
         )
@@ -124,7 +126,17 @@ def _as_it_is(observation: Tensor) -> Tensor:
     return observation
 
 
-@torch.no_grad()
+class Episodes(NamedTuple):
+    """Fresh episodes of B policies.
+
+    returns: undiscounted, (B, episodes).
+    success: whether the task was done at any time of an episode, (B, episodes, bool), if environments tell.
+    """
+
+    returns: Tensor
+    success: Tensor | None
+
+
 def episodic_returns(
     policy: Policy,
     parameters: Tensor,
@@ -135,7 +147,23 @@ def episodic_returns(
     deterministic: bool = False,
     view: View | None = None,
 ) -> Tensor:
-    """Undiscounted returns of fresh episodes, (B, episodes), of policies with parameters (B, N).
+    """Undiscounted returns of fresh episodes, (B, episodes); see `play_episodes`."""
+    played = play_episodes(policy, parameters, tasks, episodes, noise, deterministic=deterministic, view=view)
+    return played.returns
+
+
+@torch.no_grad()
+def play_episodes(
+    policy: Policy,
+    parameters: Tensor,
+    tasks: Tasks,
+    episodes: int,
+    noise: Noise,
+    *,
+    deterministic: bool = False,
+    view: View | None = None,
+) -> Episodes:
+    """Fresh episodes of policies with parameters (B, N), whose returns are undiscounted.
 
     `deterministic` takes the most probable action, or the Gaussian's mean, instead of a sample.
     """
@@ -148,6 +176,7 @@ def episodic_returns(
     batch = environments.batch
     returns = torch.zeros(batch, episodes, device=parameters.device, dtype=parameters.dtype)
     alive = torch.ones_like(returns)
+    success: Tensor | None = None
     horizon = environments.horizon
     steps = int(horizon.max()) if isinstance(horizon, Tensor) else horizon
     for t in range(steps):
@@ -159,7 +188,10 @@ def episodic_returns(
             action = policy.act(output, log_std, draw)
         step = environments.step(policy.to_environment(action))
         returns = torch.addcmul(returns, alive, step.reward)
+        if step.success is not None:
+            done = step.success & (alive > 0)
+            success = done if success is None else success | done
         alive = alive.masked_fill(step.terminated | step.truncated, 0.0)
         if t % 16 == 15 and not bool(alive.any()):
             break
-    return returns
+    return Episodes(returns, success)

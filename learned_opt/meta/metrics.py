@@ -25,6 +25,7 @@ COLUMNS = (
     "learner_updates",
     "meta_lr",
     "reward",
+    "success",
     "gradient_norm",
     "meta_gradient_norm",
     "diverged",
@@ -52,7 +53,8 @@ class MetricsLog:
         """One meta-step."""
         row = {"meta_step": step, "family": family, **values}
         self._steps.add({key: _short(row.get(key, "")) for key in COLUMNS})
-        plotted = ("reward", "gradient_norm", "meta_gradient_norm", "diverged")
+        told = ("success",) if "success" in values else ()
+        plotted = ("reward", *told, "gradient_norm", "meta_gradient_norm", "diverged")
         self._draw({f"{key}/{family}": values[key] for key in plotted}, step)
 
     def validation(self, step: int, scores: dict[str, float]) -> None:

@@ -1,0 +1,239 @@
+"""Meta-World's own evaluation of meta-reinforcement learning: success on test goals after little practice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from analysis.statistics import bootstrap_interval
+from learned_opt.artifacts import write_atomically
+from learned_opt.learner import LearnerConfig, make_learner
+from learned_opt.learner.life import live
+from learned_opt.rules import UpdateRule
+from learned_opt.seeding import derive_noise, derive_seed
+from tasks import MetaWorldFamily, Tasks
+from tasks.metaworld import BENCHMARK_SEED
+from tasks.metaworld_env import SPLITS
+
+FORMAT = 1
+PUBLISHED: tuple[dict[str, Any], ...] = (
+    {
+        "benchmark": "ml10",
+        "algorithm": "MAML-TRPO",
+        "train": 0.25,
+        "test": 0.36,
+        "source": "arXiv 1910.10897 v1",
+    },
+    {
+        "benchmark": "ml10",
+        "algorithm": "MAML-TRPO",
+        "train": 0.21,
+        "test": 0.132,
+        "source": "arXiv 2511.12383",
+    },
+)
+CAVEAT = (
+    "Figures of different versions of Meta-World do not compare (arXiv 2505.11289): rewards, environments "
+    "and protocols changed. The first published one is of version 1, the second of version 3."
+)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What happens on each test goal; the defaults are those of `metaworld.evaluation` (3.1.1)."""
+
+    adaptation_steps: int = 1
+    """Updates of the policy."""
+    adaptation_episodes: int = 10
+    """Episodes before each update."""
+    evaluation_episodes: int = 3
+    """Episodes after the last one."""
+    goals: int = 50
+    """Goals of each environment, from the first on."""
+    together: int = 10
+    """Goals on which learners practise side by side; random numbers depend on it."""
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+class Rate(NamedTuple):
+    """A mean with its 95 % bootstrap interval over goals, resampled within environments."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class SplitResults:
+    """What n goals of a split gave, environment by environment.
+
+    environments: names, each of n / len(environments) goals.
+    columns: (n,) by what: "success" is the share of evaluation episodes in which the task was done at any
+        time, with actions sampled after adaptation; "before" says without adaptation, "mean action" with
+        the mean of the policy instead of a sample; "return" is the undiscounted return.
+    diverged: (n,) whose adaptation went wrong: it counts as failure.
+    """
+
+    environments: tuple[str, ...]
+    columns: dict[str, NDArray[np.float64]]
+    diverged: NDArray[np.bool_]
+
+    def rate(self, column: str, environment: str | None = None, seed: int = 0) -> Rate:
+        """Of all environments, which weigh the same, or of one."""
+        strata = np.split(self.columns[column], len(self.environments))
+        if environment is not None:
+            strata = [strata[self.environments.index(environment)]]
+        ends = bootstrap_interval(strata, lambda x, axis: x.mean(axis), generator=np.random.default_rng(seed))
+        return Rate(float(np.concatenate(strata).mean()), float(ends.low), float(ends.high))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Rates as plain data."""
+        return {
+            "goals": len(self.diverged),
+            "diverged": int(self.diverged.sum()),
+            **{column: _rounded(self.rate(column)) for column in self.columns},
+            "environments": {
+                name: {column: _rounded(self.rate(column, name)) for column in self.columns}
+                for name in self.environments
+            },
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class MetaWorldResults:
+    """A rule on a benchmark.
+
+    splits: what it gave, by split.
+    trained_on: the families that the rule was meta-trained on.
+    """
+
+    benchmark: str
+    protocol: Protocol
+    splits: dict[str, SplitResults]
+    trained_on: tuple[str, ...] = ()
+    seed: int = 0
+    command: str = ""
+
+    def level(self, split: str) -> str:
+        """How far a split lies from what the rule was trained on."""
+        if self.benchmark not in self.trained_on:
+            return "new family"
+        if split == "train":
+            return "training tasks"
+        return "new tasks" if self.benchmark.startswith("ml1-") else "new environments"
+
+    def save(self, path: Path, rule: str, digest: str) -> None:
+        """Write JSON, atomically; the rule by file and hash."""
+        data = {
+            "learned_opt_metaworld": FORMAT,
+            "command": self.command,
+            "benchmark": self.benchmark,
+            "benchmark_seed": BENCHMARK_SEED,
+            "versions": {name: version(name) for name in ("metaworld", "mujoco", "gymnasium")},
+            "rule": rule,
+            "artifact": digest,
+            "trained_on": list(self.trained_on),
+            "seed": self.seed,
+            "protocol": asdict(self.protocol),
+            "splits": {
+                split: {"level": self.level(split), **results.to_dict()}
+                for split, results in self.splits.items()
+            },
+            "published": [figure for figure in PUBLISHED if figure["benchmark"] == self.benchmark],
+            "caveat": CAVEAT,
+        }
+        write_atomically(path, json.dumps(data, indent=1).encode())
+
+
+def evaluate(
+    rule: UpdateRule,
+    family: MetaWorldFamily,
+    learner: LearnerConfig,
+    protocol: Protocol,
+    split: str,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> SplitResults:
+    """Let a rule adapt to every goal of a split, and count successes before and after.
+
+    Evaluation episodes run to their end, where Meta-World's own stop at success: rates are the same,
+    and returns are of whole episodes.
+
+    Args:
+        rule: with a learned start, or without: then policies start at random.
+        family: the benchmark.
+        learner: REINFORCE; its episodes an update are set to the protocol's.
+        protocol: how much practice, and how many goals.
+        split: "train" or "test".
+        seed: of policies' actions, and of random starts.
+        device: where policies run.
+        progress: called with the goals done and all of them.
+
+    Raises:
+        ValueError: the learner does not play whole episodes, or there is no such split.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    if learner.objective != "reinforce":
+        raise ValueError(
+            f"the protocol counts whole episodes, and a learner with objective {learner.objective!r} does "
+            "not play any: meta-train with learner.objective 'reinforce'"
+        )
+    learner = replace(learner, environments=protocol.adaptation_episodes)
+    every = family.every_task(split, protocol.goals)
+    total = len(every["goal"])
+    parts: dict[str, list[torch.Tensor]] = {}
+    for start, tasks in _chunks(every, protocol.together):
+        path = ("metaworld", family.name, split, start)
+        noise = derive_noise(seed, *path, device=device)
+        count = len(tasks["goal"])
+        tasks = {key: value.to(device) for key, value in tasks.items()}
+        life = live(
+            make_learner(family, count, noise, learner, tasks=tasks),
+            rule,
+            updates=protocol.adaptation_steps,
+            queries=2,
+            query_seed=derive_seed(seed, *path, "queries"),
+            query_episodes=protocol.evaluation_episodes,
+        )
+        if life.success is None or life.mean_action_success is None:
+            raise ValueError(f"{family.name} does not tell success")
+        healthy = (~life.diverged).to(life.success.dtype)
+        for name, values in (
+            ("success", life.success[1] * healthy),
+            ("success, mean action", life.mean_action_success[1] * healthy),
+            ("success before", life.success[0]),
+            ("success before, mean action", life.mean_action_success[0]),
+            ("return", life.returns[1]),
+            ("return before", life.returns[0]),
+            ("diverged", life.diverged),
+        ):
+            parts.setdefault(name, []).append(values)
+        if progress is not None:
+            progress(start + count, total)
+    columns = {name: torch.cat(values).cpu().double().numpy() for name, values in parts.items()}
+    diverged = columns.pop("diverged").astype(np.bool_)
+    return SplitResults(family.names(split), columns, diverged)
+
+
+def _chunks(tasks: Tasks, size: int) -> Iterator[tuple[int, Tasks]]:
+    for start in range(0, len(tasks["goal"]), size):
+        yield start, {key: value[start : start + size] for key, value in tasks.items()}
+
+
+def _rounded(rate: Sequence[float]) -> dict[str, float]:
+    return {name: round(value, 5) for name, value in zip(Rate._fields, rate, strict=True)}

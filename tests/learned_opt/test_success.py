@@ -1,0 +1,109 @@
+"""Success that environments tell beside reward: seen at each step, counted once an episode."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from learned_opt.learner import LearnerConfig, make_learner, play_episodes
+from learned_opt.learner.life import live
+from learned_opt.rules import SGD
+from learned_opt.seeding import derive_noise
+from tasks import gymnasium_family, make_family
+
+LENGTH = 5
+
+
+class Passing(gymnasium.Env):
+    """Succeeds at its second step alone if the first action was 1, and ends after five."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, key="success", length=LENGTH):
+        self.key, self.length = key, length
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.count += 1
+        if self.count == 1:
+            self.first = action
+        success = {self.key: self.count == 2 and self.first == 1} if self.key else {}
+        return np.zeros(1, np.float32), 1.0, self.count >= self.length, False, success
+
+
+def vector(num_envs=1, max_episode_steps=None, **options):
+    return SyncVectorEnv([lambda: Passing(**options)] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+gymnasium.register(
+    "Passing-v0",
+    entry_point=Passing,
+    vector_entry_point=vector,
+    max_episode_steps=LENGTH,
+    reward_threshold=5.0,
+)
+
+
+def passing(vectorization="sync", **options):
+    return gymnasium_family("Passing-v0", vectorization=vectorization, options=options)
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async", "vector_entry_point"])
+@pytest.mark.parametrize("key", ["success", "is_success"])
+def test_a_step_tells_success_where_the_environment_does(vectorization, key):
+    family = passing(vectorization, key=key)
+    noise = derive_noise(0, "success")
+    environments = family.environments(family.sample_tasks(2, noise), 2, noise)
+    actions = torch.tensor([[1, 0], [0, 1]])
+    told = [environments.step(actions).success for _ in range(LENGTH)]
+    assert [success.tolist() for success in told] == [
+        [[False, False], [False, False]],
+        [[True, False], [False, True]],
+        *[[[False, False], [False, False]]] * 3,
+    ]
+    family.close()
+
+
+def test_success_in_an_episode_s_last_step_is_not_lost_where_it_resets_itself():
+    family, noise = passing("vector_entry_point", length=2), derive_noise(0, "success")
+    environments = family.environments(family.sample_tasks(1, noise), 2, noise)
+    environments.step(torch.tensor([[1, 0]]))
+    step = environments.step(torch.tensor([[1, 0]]))
+    assert bool(step.terminated.all())
+    assert step.success.tolist() == [[True, False]]
+
+
+def test_nothing_is_told_where_environments_tell_nothing():
+    noise = derive_noise(0, "success")
+    for family in (passing(key=""), make_family("cartpole")):
+        learner = make_learner(family, 1, noise, LearnerConfig(environments=1))
+        assert learner.judge(learner.initial_parameters(), 2, noise).success is None
+
+
+def test_an_episode_succeeds_if_it_did_at_any_time():
+    family, noise = passing(), derive_noise(1, "success")
+    config = LearnerConfig(objective="reinforce", advantage_scale="batch", environments=40, width=4)
+    learner = make_learner(family, 2, noise, config)
+    parameters = learner.initial_parameters()
+    played = play_episodes(learner.policy, parameters, learner.environments.tasks, 40, noise)
+    assert played.success.shape == (2, 40)
+    assert 0.25 < played.success.float().mean() < 0.75  # as often as the first action is 1
+    assert (played.returns == LENGTH).all()
+    metrics = learner.gradient(parameters).metrics
+    assert ((metrics["success"] > 0.2) & (metrics["success"] < 0.8)).all()
+
+
+def test_a_life_tells_how_often_its_policies_succeeded():
+    config = LearnerConfig(objective="reinforce", advantage_scale="batch", environments=4, width=4)
+    learner = make_learner(passing(), 3, derive_noise(2, "success"), config)
+    life = live(learner, SGD(), updates=1, queries=2, query_seed=0, query_episodes=10)
+    assert life.success.shape == life.mean_action_success.shape == (2, 3)
+    assert set(life.mean_action_success.flatten().tolist()) <= {0.0, 1.0}  # always the same action
+    assert 0 < life.success.mean() < 1
