@@ -107,11 +107,11 @@ class MujocoFamily(BatchedFamily):
         return torch.cat(state, -1)
 
     def observe(self, constants: Tasks, state: Tensor) -> Tensor:
-        """Positions without the first ones, velocities, and what a family adds: (B, E, O), float32."""
+        """Positions without the first ones, velocities, and what a family adds: (B, E, O)."""
         nq, nv = self.standard.nq, self.standard.nv
         position, velocity, contact = state.tensor_split((nq, nq + nv), dim=-1)
         seen = self._seen(position, velocity, contact)
-        return torch.cat(seen, -1).to(torch.float32)
+        return torch.cat(seen, -1).to(next(iter(constants.values())).dtype)
 
     def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """`frame_skip` steps of the simulator."""
@@ -372,7 +372,8 @@ class _RandomBody(MujocoFamily):
         for name, base in self.bases.items():
             draw = 2 * noise.uniform(batch, getattr(self.standard, name).size) - 1
             power = draw.sign() * (3 + draw.abs()) if shifted else 3 * draw
-            tasks[name] = base**power
+            # In double precision: equal draws must give equal factors wherever in the batch they stand.
+            tasks[name] = (base ** power.double()).to(draw.dtype)
         return tasks
 
     def variation(self, tasks: Tasks, row: int) -> dict[str, NDArray[np.float64]]:

@@ -60,7 +60,8 @@ def run(family, *, seed, steps=30, batch=4, environments=3, replicas=1, dtype=to
     history = [list(tasks.values()), [batched.observation]]
     for _ in range(steps):
         action = random_actions(family, batch // replicas, environments, generator)
-        history.append(list(batched.step(torch.cat([action] * replicas))))
+        step = batched.step(torch.cat([action] * replicas))
+        history.append([entry for entry in step if entry is not None])
     return history
 
 
