@@ -41,8 +41,8 @@ OF_RULE = {
     "meta-lstm": ("hidden", "nominal_lr"),
 }
 """Settings that each rule has."""
-LARGEST, ALIASES, LONGEST = 2**18, 20, 1000
-"""Bytes and aliases of the longest configuration file, and characters of the longest name or path in it."""
+LARGEST, LONGEST, ALIASES, DEEPEST = 2**16, 1000, 20, 20
+"""Limits of configuration files: bytes, characters of a name or path, aliases, levels of nesting."""
 PERTURBED = ("all", "head", "skip")
 
 
@@ -350,18 +350,28 @@ def mapping(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read the configuration {path}: {error}") from error
     try:
-        # An alias within an alias within ... would make gigabytes of a few lines.
-        aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
-        data = None if aliases > ALIASES else yaml.safe_load(text)
-    except RecursionError as error:
-        raise ValueError(f"{path} is nested too deeply for a configuration") from error
+        excess = _excess(text)
+        data = None if excess else yaml.safe_load(text)
     except Exception as error:  # PyYAML leaks KeyError, AttributeError and others on odd tags
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())[:300]}") from error
-    if aliases > ALIASES:
-        raise ValueError(f"{path} has {aliases} aliases, more than {ALIASES}: write some of them out")
+    if excess:
+        raise ValueError(f"{path} has {excess}: write it out more plainly")
     if not isinstance(data, dict):
         raise ValueError(f"{path} holds no mapping of field names to values")
     return data
+
+
+def _excess(text: str) -> str:
+    """What a YAML text has too much of: PyYAML takes time and memory out of all proportion for it."""
+    depth = aliases = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        aliases += isinstance(event, yaml.AliasEvent)
+        if depth > DEEPEST:
+            return f"lists and mappings nested more than {DEEPEST} deep"
+        if aliases > ALIASES:
+            return f"more than {ALIASES} aliases"
+    return ""
 
 
 def check_fields(kind: type, data: dict[str, Any], source: str, prefix: str) -> None:
