@@ -42,8 +42,8 @@ OF_RULE = {
     "meta-lstm": ("hidden", "nominal_lr"),
 }
 """Settings that each rule has."""
-LARGEST, ALIASES, LONGEST, DEEPEST = 2**18, 20, 1000, 20
-"""Bytes and aliases of the longest configuration file, and characters of the longest name or path in it."""
+LARGEST, LONGEST, ALIASES, DEEPEST = 2**16, 1000, 20, 20
+"""Limits of configuration files: bytes, characters of a name or path, aliases, levels of nesting."""
 PERTURBED = ("all", "head", "skip")
 
 
@@ -387,27 +387,27 @@ def mapping(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read the configuration {path}: {error}") from error
     try:
-        complaint = _excess(text)
-        data = None if complaint else yaml.safe_load(text)
+        excess = _excess(text)
+        data = None if excess else yaml.safe_load(text)
     except Exception as error:  # PyYAML leaks KeyError, AttributeError and others on odd tags
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())[:300]}") from error
-    if complaint:
-        raise ValueError(f"{path} {complaint}")
+    if excess:
+        raise ValueError(f"{path} has {excess}: write it out more plainly")
     if not isinstance(data, dict):
         raise ValueError(f"{path} holds no mapping of field names to values")
     return data
 
 
 def _excess(text: str) -> str:
-    """What is too much of a YAML text, found before anything is made of it: reading stops there."""
+    """What a YAML text has too much of: PyYAML takes time and memory out of all proportion for it."""
     depth = aliases = 0
     for event in yaml.parse(text, yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         aliases += isinstance(event, yaml.AliasEvent)
         if depth > DEEPEST:
-            return "is nested too deeply for a configuration"
-        if aliases > ALIASES:  # an alias within an alias within ... makes gigabytes of a few lines
-            return f"has more than {ALIASES} aliases: write some of them out"
+            return f"lists and mappings nested more than {DEEPEST} deep"
+        if aliases > ALIASES:
+            return f"more than {ALIASES} aliases"
     return ""
 
 
