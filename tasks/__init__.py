@@ -12,13 +12,15 @@ torch.Size([8, 16, 4])
 from tasks.base import TaskFamily, Tasks, Transition
 from tasks.environments import BatchedEnvironments, Step
 from tasks.gymnasium_env import TaskEnv, TaskVectorEnv, register
-from tasks.noise import Noise
+from tasks.noise import WHOLE, Noise, Share
 from tasks.registry import FAMILIES, make_family
 
 __all__ = [
     "FAMILIES",
+    "WHOLE",
     "BatchedEnvironments",
     "Noise",
+    "Share",
     "Step",
     "TaskEnv",
     "TaskFamily",

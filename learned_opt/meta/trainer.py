@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +19,7 @@ from learned_opt.artifacts import load_artifact, save_rule
 from learned_opt.meta.birth import new_rule
 from learned_opt.meta.checkpoint import load_checkpoint, save_checkpoint
 from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.distributed import ALONE, Ranks
 from learned_opt.meta.evolution import EvolutionGroup
 from learned_opt.meta.group import LearnerGroup, View, Window
 from learned_opt.meta.interrupts import interrupts
@@ -95,6 +97,20 @@ def calibrate(rule: UpdateRule, score: Callable[[UpdateRule], dict[str, float]])
     return {f"{lr:g}": value for lr, value in tried.items()}
 
 
+def collect(group: LearnerGroup) -> dict[str, Any]:
+    """The state of a group's learners on all ranks, on the first one."""
+    state = group.state_dict()
+    generator = state.pop("generator")
+    return {"generator": generator, **(group.ranks.join_rows(state, group.rows) or {})}
+
+
+def share_out(group: LearnerGroup, state: dict[str, Any] | None) -> dict[str, Any]:
+    """The inverse of `collect`, for any number of ranks: each one gets its part of the first one's state."""
+    generator = group.ranks.agree(lambda: (state or {}).pop("generator"))
+    own: dict[str, Any] = group.ranks.split_rows(state, group.rows, group.config.device)
+    return {"generator": generator, **own}
+
+
 class MetaTrainer:
     """One meta-training run in a folder of its own.
 
@@ -106,19 +122,33 @@ class MetaTrainer:
         config: the run.
         folder: where config.yaml, metrics, checkpoints and rule.safetensors go.
         resume: go on from the folder's checkpoint.
+        ranks: the processes that share the run, see `learned_opt.meta.distributed`; one by default.
 
     Raises:
         FileExistsError: the folder already holds something, and `resume` was not asked for.
-        ValueError: nothing to resume from, or the checkpoint belongs to another configuration.
+        ValueError: nothing to resume from, the checkpoint belongs to another configuration, or so many
+            processes cannot share the learners.
     """
 
-    def __init__(self, config: MetaConfig, folder: Path, *, resume: bool = False) -> None:
-        self.config, self.folder = config, folder
-        if not resume and folder.exists() and any(folder.iterdir()):
-            raise FileExistsError(
-                f"{folder} already holds a run; choose another --out, or add --resume to continue it"
-            )
-        saved = load_checkpoint(folder, config.device) if resume else None
+    def __init__(
+        self, config: MetaConfig, folder: Path, *, resume: bool = False, ranks: Ranks = ALONE
+    ) -> None:
+        self.config, self.folder, self.ranks = config, folder, ranks
+        states: list[Any] = []
+
+        def opened() -> dict[str, Any] | None:
+            """What ranks have in common; the learners' own states stay on the first until they are shared."""
+            if not resume and folder.exists() and any(folder.iterdir()):
+                raise FileExistsError(
+                    f"{folder} already holds a run; choose another --out, or add --resume to continue it"
+                )
+            folder.mkdir(parents=True, exist_ok=True)
+            content = load_checkpoint(folder, config.device) if resume else None
+            if content is not None and ranks.share.count > 1:
+                states.extend(content.pop("groups"))
+            return content
+
+        saved = ranks.agree(opened)
         self.origin = load_artifact(config.start) if config.start else None
         self.rule = new_rule(config).to(config.device)
         self.unused: dict[str, Tensor] = {}
@@ -149,6 +179,7 @@ class MetaTrainer:
                     roles=config.groups_per_family > 1 and (replica + index) % 2 == 0,
                     critic_first=(replica + index // 2) % 2 == 1,
                 ),
+                ranks=ranks,
             )
             for replica in range(config.groups_per_family)
             for index, family in enumerate(config.families)
@@ -158,11 +189,18 @@ class MetaTrainer:
         self.seconds = 0.0
         self.best: dict[str, float] = {}
         self.best_state = self._snapshot()
-        self._validate = Validator(config)
-        folder.mkdir(parents=True, exist_ok=True)
+        self._validate = Validator(config, ranks=ranks)
         if saved is not None:
+            if ranks.share.count > 1:
+                saved["groups"] = [
+                    share_out(group, states[place] if states else None)
+                    for place, group in enumerate(self.groups)
+                ]
             self._load(saved)
-        (folder / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
+        else:
+            self._save()  # first of all: what fails before the next checkpoint can be resumed as well
+        if ranks.first:
+            (folder / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
 
     def run(self, observer: Observer | None = None) -> Outcome:
         """Train to the last meta-step, calibrate the best validated rule (after tbptt), and save it.
@@ -173,11 +211,11 @@ class MetaTrainer:
         """
         config = self.config
         interrupted = False
-        with MetricsLog(self.folder, config.families, self.step) as log, interrupts() as stop:
+        with self._log() as log, interrupts() as stop:
             if not self.best:
                 self._assess(log, observer)
             while self.step < config.meta_steps and not self._reached():
-                if stop():
+                if self.ranks.any(stop()):
                     interrupted = True
                     break
                 self._measured_step(log, observer)
@@ -194,13 +232,17 @@ class MetaTrainer:
             provenance = self._provenance(self.best_step, self.best)
             if config.estimator == "tbptt":
                 tasks = CALIBRATION * config.validation_tasks
-                score = Validator(replace(config, validation_tasks=tasks), "calibration")
+                score = Validator(replace(config, validation_tasks=tasks), "calibration", self.ranks)
                 provenance["calibration"] = calibrate(rule, score)
         path = self.folder / ARTIFACT
-        save_rule(rule, path, provenance)
+        self.ranks.agree(lambda: save_rule(rule, path, provenance))
         return Outcome(rule, path, self.step, interrupted, self.diverged, self.best)
 
-    def _measured_step(self, log: MetricsLog, observer: Observer | None) -> None:
+    def _log(self) -> AbstractContextManager[MetricsLog | None]:
+        """Of the first rank; the others keep none."""
+        return MetricsLog(self.folder, self.config.families, self.step) if self.ranks.first else nullcontext()
+
+    def _measured_step(self, log: MetricsLog | None, observer: Observer | None) -> None:
         """One meta-step, logged."""
         meta_lr, start = self._meta_lr(), time.monotonic()
         family = self.groups[self.step % len(self.groups)].family
@@ -209,7 +251,8 @@ class MetaTrainer:
         self.updates += self.config.unroll * self.config.learners
         self.diverged += int(window.metrics["diverged"])
         totals = {"seconds": self.seconds, "learner_updates": self.updates, "meta_lr": meta_lr}
-        log.step(self.step, family, {**window.metrics, **totals})
+        if log is not None:
+            log.step(self.step, family, {**window.metrics, **totals})
         if observer is not None:
             observer.stepped(self.step, self.updates / self.seconds, self.diverged)
 
@@ -239,14 +282,25 @@ class MetaTrainer:
         """Whether the validated score is good enough to stop early."""
         return self.config.target > 0 and self.best["all"] >= self.config.target
 
-    def _assess(self, log: MetricsLog, observer: Observer | None) -> None:
+    def _assess(self, log: MetricsLog | None, observer: Observer | None) -> None:
+        self.ranks.check_equal(self._replicated(), f"rules, or random numbers, at meta-step {self.step}")
         scores = self._validate(self.average)
-        log.validation(self.step, scores)
+        if log is not None:
+            log.validation(self.step, scores)
         if not self.best or scores["all"] > self.best["all"]:
             self.best, self.best_step, self.best_state = scores, self.step, self._snapshot()
-            save_rule(self.average, self.folder / ARTIFACT, self._provenance(self.step, scores))
+            if self.ranks.first:
+                save_rule(self.average, self.folder / ARTIFACT, self._provenance(self.step, scores))
         if observer is not None:
             observer.validated(self.step, scores)
+
+    def _replicated(self) -> Iterator[Tensor]:
+        """What is the same on all ranks."""
+        yield from (*self.rule.parameters(), *self.average.parameters())
+        for entries in self.optimizer.state.values():
+            yield from entries.values()
+        for group in self.groups:
+            yield group.noise.generator.get_state()
 
     def _snapshot(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.average.named_parameters()}
@@ -287,9 +341,10 @@ class MetaTrainer:
             "rule": self.rule.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "groups": [group.state_dict() for group in self.groups],
+            "groups": [collect(group) for group in self.groups],
         }
-        save_checkpoint(self.folder, content)
+        if self.ranks.first:
+            save_checkpoint(self.folder, content)
 
     def _load(self, saved: dict[str, Any]) -> None:
         # Fields that the checkpoint's version did not know yet are at their defaults.
