@@ -8,7 +8,9 @@ folder and speaks to the user.
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import importlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -169,10 +171,14 @@ def joined() -> Iterator[Ranks]:
     if not launched_by_torchrun() or int(os.environ["WORLD_SIZE"]) == 1:
         yield ALONE
         return
+    # Default arguments there are the group that exists at import, which torch.optim would cause later: the
+    # group, and its threads, would outlive the interpreter, which then aborts.
+    importlib.import_module("torch.distributed.nn.functional")
     cuda = torch.cuda.is_available() and dist.is_nccl_available()
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
     yield Ranks(Share(dist.get_rank(), dist.get_world_size()))
     dist.destroy_process_group()  # not after an error: the others may be gone, or wait elsewhere
+    gc.collect()  # reference cycles hold the group, too
 
 
 def launched_by_torchrun() -> bool:
