@@ -32,7 +32,12 @@ SEGMENTS = jnp.asarray(np.repeat(np.arange(TENSORS), SIZES))
 FACTS = jnp.asarray(
     np.array(
         [
-            [float(len(shape) < 2), 2 * place / (TENSORS - 1) - 1, np.log(shape[-1] if len(shape) > 1 else 1) / 4, 1 - 2 * (place > 5)]
+            [
+                float(len(shape) < 2),
+                2 * place / (TENSORS - 1) - 1,
+                np.log(shape[-1] if len(shape) > 1 else 1) / 4,
+                1 - 2 * (place > 5),
+            ]
             for place, shape in enumerate(SHAPES)
         ],
         np.float32,
@@ -43,7 +48,7 @@ Phi = dict[str, jax.Array]
 
 
 class Learner(NamedTuple):
-    """One learner: parameters (N,), rule state, environments (E, 4), elapsed (E,), return scale (3,), gradient."""
+    """One learner: θ (N,), the rule's state, environments (E, 4), elapsed (E,), return scale (3,), gradient."""
 
     theta: jax.Array
     rule: dict[str, jax.Array]
@@ -56,7 +61,9 @@ class Learner(NamedTuple):
 
 def network(theta: jax.Array, first: int, x: jax.Array) -> jax.Array:
     """A perceptron whose six tensors begin with number `first`."""
-    tensors = [t.reshape(s) for t, s in zip(jnp.split(theta, ENDS[:-1]), SHAPES, strict=True)][first : first + 6]
+    tensors = [t.reshape(s) for t, s in zip(jnp.split(theta, ENDS[:-1]), SHAPES, strict=True)][
+        first : first + 6
+    ]
     x = jnp.tanh((x / SCALE) @ tensors[0].T + tensors[1])
     x = jnp.tanh(x @ tensors[2].T + tensors[3])
     return x @ tensors[4].T + tensors[5]
@@ -64,7 +71,7 @@ def network(theta: jax.Array, first: int, x: jax.Array) -> jax.Array:
 
 def transition(physics: Phi, state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array]:
     """One Euler step of cart and pole."""
-    x, x_dot, angle, angle_dot = jnp.moveaxis(state, -1, 0)
+    _, x_dot, angle, angle_dot = jnp.moveaxis(state, -1, 0)
     total = 1.0 + physics["masspole"]
     force = jnp.where(action == 1, physics["force"], -physics["force"])
     cos, sin = jnp.cos(angle), jnp.sin(angle)
@@ -248,7 +255,9 @@ def meta_gradient(phi: Phi, learners: Learner, physics: Phi, *, unroll: int, rem
     return jax.tree.map(lambda g: (g * scale[:, None, None]).mean(0), gradient), learners
 
 
-def contender(learners: int, unroll: int, phi: dict[str, np.ndarray], *, remember: bool) -> Callable[[], None]:
+def contender(
+    learners: int, unroll: int, phi: dict[str, np.ndarray], *, remember: bool
+) -> Callable[[], None]:
     """A function that advances `learners` learners by a window and waits for the meta-gradient."""
     keys = jax.random.split(jax.random.key(0), learners + 2)
     draw = jax.random.uniform(keys[-1], (3, learners, 1))

@@ -80,9 +80,7 @@ class Rule(nn.Module):
     def one(self, gradient: Tensor, theta: Tensor, old: dict[str, Any], place: int) -> Any:
         """One tensor's update."""
         step = old["step"] + 1
-        fast, slow = (
-            old[name].lerp(gradient, 1 - decay) for name, decay in (("fast", 0.9), ("slow", 0.99))
-        )
+        fast, slow = (old[name].lerp(gradient, 1 - decay) for name, decay in (("fast", 0.9), ("slow", 0.99)))
         square = old["square"].lerp(gradient.square(), 0.001)
         hat = square / (1 - 0.999**step)
         root = hat.sqrt()
@@ -142,7 +140,9 @@ class Task:
                 numbers = (torch.as_tensor(x, dtype=torch.float32) for x in (reward, terminated, truncated))
                 rows.append((seen, action, *numbers))
             last = functional_call(agent, params, (torch.as_tensor(self.observation),))[1]
-        seen, action, reward, terminated, truncated = (torch.stack(column) for column in zip(*rows, strict=True))
+        seen, action, reward, terminated, truncated = (
+            torch.stack(column) for column in zip(*rows, strict=True)
+        )
         logits, values = functional_call(agent, params, (seen,))
         mean, deviation = self._mean_and_deviation()
         known = mean + deviation * values.detach()
