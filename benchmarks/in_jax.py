@@ -48,7 +48,7 @@ Phi = dict[str, jax.Array]
 
 
 class Learner(NamedTuple):
-    """One learner: θ (N,), the rule's state, environments (E, 4), elapsed (E,), return scale (3,), gradient."""
+    """One learner: θ (N,), the rule's state, environments (E, 4), elapsed (E,), return scale (3,), ∇J."""
 
     theta: jax.Array
     rule: dict[str, jax.Array]

@@ -107,9 +107,8 @@ def memory() -> None:
     print(f"peak memory, {size:,} parameters: learners × parameters × ({kept:.0f} K + {rest:.0f}) bytes")
     for (learners, unroll), peak in peaks.items():
         formula = learners * size * (kept * unroll + rest)
-        print(
-            f"  {learners:4} learners, K = {unroll:2}: {peak / 2**20:7.0f} MiB; formula {formula / 2**20:7.0f}"
-        )
+        both = f"{peak / 2**20:7.0f} MiB; formula {formula / 2**20:7.0f}"
+        print(f"  {learners:4} learners, K = {unroll:2}: {both}")
 
 
 def processes(turns: int) -> None:
