@@ -3,13 +3,14 @@
     pip install -e '.[benchmarks]' && python benchmarks/versus.py [--cores 1]
 
 The setting of meta_training.py: learners of 2,531 parameters on CartPole, 16 environments × 32 steps an
-update (8 feed the inner gradient, 8 the outer one), K = 20, an LSTM rule with 16 hidden units, first-order
-meta-gradients clipped for each learner. Contenders: this library; the same unroll in JAX (in_jax.py), which
-recomputes the rule's residuals, faster there than storing them; and PyTorch with TorchOpt, one task at a time (one_at_a_time.py). They
-take turns on the same cores, and the best window of each counts, in seconds and, on one core, also in CPU
-seconds, which other work on the machine disturbs less. Contenders that are not installed are said to be
-skipped. Also prints the multiple of the arithmetic floor: the multiply-adds of the rule and of the policies
-at the speed of a large matrix product, measured in the same turns.
+update (8 feed the inner gradient, 8 the outer one), K = 20, an LSTM rule with 16 hidden units, first-
+order meta-gradients clipped for each learner. Contenders: this library; the same unroll in JAX
+(in_jax.py), which recomputes the rule's residuals, faster there than storing them; and PyTorch with
+TorchOpt, one task at a time (one_at_a_time.py). They take turns on the same cores, and the best window of
+each counts, in seconds and, on one core, also in CPU seconds, which other work on the machine disturbs
+less. Contenders that are not installed are said to be skipped. Also prints the multiple of the arithmetic
+floor: the multiply-adds of the rule and of the policies at the speed of a large matrix product, measured
+in the same turns.
 """
 
 from __future__ import annotations
