@@ -1,4 +1,4 @@
-"""Compiles learned_opt/rules/fused.c for the instruction sets of this processor's family.
+"""Compiles learned_opt/rules/fused.c and gates.c for the instruction sets of this processor's family.
 
 Optional: without a C compiler the package installs all the same and runs the same equations in torch.
 """
@@ -17,12 +17,13 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 setup(
     ext_modules=[
         Extension(
-            f"learned_opt.rules._fused_{name}",
-            ["learned_opt/rules/fused.c"],
+            f"learned_opt.rules._{source}_{name}",
+            [f"learned_opt/rules/{source}.c"],
             extra_compile_args=FLAGS + flags,
             libraries=["m"],
             optional=True,
         )
+        for source in ("fused", "gates")
         for name, flags in VARIANTS.items()
         if sys.platform != "win32"
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from learned_opt.commands.metaworld import MetaWorld
 from learned_opt.commands.probe import Probe
 from learned_opt.commands.report import Report
 from learned_opt.commands.trial import Trial
+from learned_opt.meta.distributed import refuse_torchrun
 from learned_opt.meta.divergence import DivergenceError
 from tasks import EnvironmentFailedError
 
@@ -45,7 +47,10 @@ _FRAME = re.compile(r"[╭╮╰╯│─━]+")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 success, 1 diverged, 2 bad input, 130 interrupted."""
     try:
-        code: int = _parse(arguments).run()
+        command = _parse(arguments)
+        if not isinstance(command, MetaTrain):
+            refuse_torchrun()
+        code: int = command.run()
     except (ValueError, OSError, EnvironmentFailedError) as error:
         return _refuse(str(error))
     except DivergenceError as error:
@@ -79,8 +84,9 @@ def _parse(arguments: Sequence[str] | None) -> Command:
 
 
 def _refuse(reason: str, code: int = 2) -> int:
-    """One line on standard error, and the exit code."""
-    print(f"learned-opt: {' '.join(reason.split())}", file=sys.stderr)
+    """One line on standard error, from one process of a machine, and the exit code."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"learned-opt: {' '.join(reason.split())}", file=sys.stderr)
     return code
 
 

@@ -14,11 +14,12 @@ from tasks.environments import BatchedEnvironments, Environments, Step
 from tasks.gymnasium_env import TaskEnv, TaskVectorEnv, register
 from tasks.gymnasium_tasks import EnvironmentFailedError, GymnasiumFamily, gymnasium_family
 from tasks.metaworld import MetaWorldFamily
-from tasks.noise import Noise
+from tasks.noise import WHOLE, Noise, Share
 from tasks.registry import FAMILIES, check_family, make_family
 
 __all__ = [
     "FAMILIES",
+    "WHOLE",
     "BatchedEnvironments",
     "BatchedFamily",
     "EnvironmentFailedError",
@@ -26,6 +27,7 @@ __all__ = [
     "GymnasiumFamily",
     "MetaWorldFamily",
     "Noise",
+    "Share",
     "Step",
     "TaskEnv",
     "TaskFamily",

@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Share:
+    """Part `index` of `count` equal parts of a batch."""
+
+    index: int
+    count: int
+
+
+WHOLE = Share(0, 1)
 
 
 class Noise:
@@ -12,6 +25,9 @@ class Noise:
     With `replicas` = G the batch holds G copies of the same B / G tasks (row r · B/G + i is
     replica r of task i), and every replica receives the *same* numbers: common random numbers for
     comparing G hyper-parameter settings, or G update rules, within one batch.
+
+    With a `share` the B rows asked for are that part of a batch `count` times as large: it is drawn whole,
+    so that the parts together get the numbers of the whole, whoever holds them.
     """
 
     def __init__(
@@ -20,12 +36,14 @@ class Noise:
         *,
         replicas: int = 1,
         dtype: torch.dtype = torch.float32,
+        share: Share = WHOLE,
     ) -> None:
         if replicas < 1:
             raise ValueError(f"replicas must be at least 1, got {replicas}")
         self.generator = generator
         self.replicas = replicas
         self.dtype = dtype
+        self.share = share
 
     @property
     def device(self) -> torch.device:
@@ -48,9 +66,11 @@ class Noise:
         batch, *rest = shape
         if batch % self.replicas:
             raise ValueError(f"a batch of {batch} tasks is no multiple of {self.replicas} replicas")
-        return (batch // self.replicas, *rest)
+        return (batch // self.replicas * self.share.count, *rest)
 
     def _repeat(self, draw: Tensor) -> Tensor:
+        if self.share.count > 1:
+            draw = draw.chunk(self.share.count)[self.share.index].clone()
         if self.replicas == 1:
             return draw
         return draw.repeat(self.replicas, *([1] * (draw.dim() - 1)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from learned_opt.memory.policies import POLICIES
 from learned_opt.memory.trainer import MemoryTrainer
 from learned_opt.meta.algorithms import ALGORITHMS
 from learned_opt.meta.config import BIRTH, MetaConfig, check_fields, load_recipe, mapping
+from learned_opt.meta.distributed import ALONE, Ranks, claim_device, joined, launched_by_torchrun
 from learned_opt.meta.run_folder import CONFIG, holds_run, is_occupied
 from learned_opt.meta.trainer import ARTIFACT, MetaTrainer, Outcome
 from tasks.metaworld import is_benchmark
@@ -64,18 +66,41 @@ class MetaTrain:
     device: str | None = None
     """cpu, cuda, cuda:1, ..."""
     resume: bool = False
-    """Go on from the checkpoint in --out, exactly as if never stopped."""
+    """Go on from the checkpoint in --out, exactly as if never stopped. Under torchrun it may be given from
+    the start, and the restarts that --max-restarts allows then go on too."""
     threads: int | None = None
     """CPU threads; torch's choice by default."""
 
     def run(self) -> int:
         """Train, and say where the rule, or the policy, lies."""
-        own = self.out / CONFIG
-        if self.resume and self.config is None and self.algorithm is not None:
+        with joined() as ranks:
+            return self._run(ranks)
+
+    def _run(self, ranks: Ranks) -> int:
+        resume = self.resume and not (launched_by_torchrun() and ranks.agree(self._nothing_to_resume))
+        asked = replace(self, resume=resume)
+        if asked.resume and self.config is None and self.algorithm is not None:
             raise ValueError("a resumed run keeps its own settings: leave --algorithm out")
-        if self.algorithm in POLICIES or (self.resume and own.exists() and "algorithm" in mapping(own)):
-            return self._train_policy()
-        outcome = train_recipe(self.recipe(), self.out, resume=self.resume, threads=self.threads)
+        if ranks.agree(asked._is_policy):
+            if ranks.share.count > 1:
+                raise ValueError("policies with a memory are trained by one process: leave torchrun out")
+            return asked._train_policy()
+        recipe = ranks.agree(asked.recipe)
+        outcome = train_recipe(recipe, self.out, resume=resume, threads=self.threads, ranks=ranks)
+        if ranks.first:
+            return self._tell(outcome)
+        return 130 if outcome.interrupted else 0
+
+    def _nothing_to_resume(self) -> bool:
+        """Whether the run begins here: torchrun repeats a command after a failure, maybe of its start."""
+        return not any(map(holds_run, (self.out, *self.out.glob(f"{STAGE}*"))))
+
+    def _is_policy(self) -> bool:
+        own = self.out / CONFIG
+        return self.algorithm in POLICIES or (self.resume and own.exists() and "algorithm" in mapping(own))
+
+    def _tell(self, outcome: Outcome) -> int:
+        """Say how it went; returns the exit code."""
         print(f"{outcome.step} meta-steps; {outcome.diverged} learners diverged and were restarted")
         if outcome.interrupted:
             print(f"interrupted; the rule as it stands: {outcome.path}")
@@ -174,7 +199,12 @@ def set_threads(threads: int | None) -> None:
 
 
 def train_recipe(
-    stages: Sequence[MetaConfig], out: Path, *, resume: bool = False, threads: int | None = None
+    stages: Sequence[MetaConfig],
+    out: Path,
+    *,
+    resume: bool = False,
+    threads: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> Outcome:
     """Train stage after stage, each from the rule of the one before, in folders of their own.
 
@@ -182,30 +212,43 @@ def train_recipe(
     one's rule is copied to `out`. Resumed, finished stages are left as they are.
     """
     if len(stages) == 1:
-        return train(stages[0], out, resume=resume, threads=threads)
-    if not resume and is_occupied(out):
+        return train(stages[0], out, resume=resume, threads=threads, ranks=ranks)
+    if not resume and ranks.agree(lambda: is_occupied(out)):
         raise FileExistsError(
             f"{out} already holds a run; choose another --out, or add --resume to continue it"
         )
     start = stages[0].start
     for number, stage in enumerate(stages, 1):
         folder = out / f"{STAGE}{number}"
-        print(f"stage {number} of {len(stages)}: {stage.estimator}, {stage.meta_steps} meta-steps")
-        begun = resume and holds_run(folder)
-        outcome = train(replace(stage, start=start), folder, resume=begun, threads=threads)
+        if ranks.first:
+            print(f"stage {number} of {len(stages)}: {stage.estimator}, {stage.meta_steps} meta-steps")
+        begun = ranks.agree(partial(holds_run, folder))
+        outcome = train(
+            replace(stage, start=start), folder, resume=resume and begun, threads=threads, ranks=ranks
+        )
         if outcome.interrupted:
             break
         start = str(outcome.path)
-    path = out / ARTIFACT
-    write_atomically(path, outcome.path.read_bytes())
+    path, source = out / ARTIFACT, outcome.path
+    ranks.agree(lambda: write_atomically(path, source.read_bytes()))
     return replace(outcome, path=path)
 
 
-def train(config: MetaConfig, out: Path, *, resume: bool = False, threads: int | None = None) -> Outcome:
-    """Run a meta-training with a progress bar."""
+def train(
+    config: MetaConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    threads: int | None = None,
+    ranks: Ranks = ALONE,
+) -> Outcome:
+    """Run a meta-training; the first rank draws a progress bar."""
+    claim_device(config.device, ranks)
     check_device(config.device)
     set_threads(threads)
-    trainer = MetaTrainer(config, out, resume=resume)
+    trainer = MetaTrainer(config, out, resume=resume, ranks=ranks)
+    if not ranks.first:
+        return trainer.run()
     print(APART.format(", ".join(config.families)))
     listed = [name for name in config.families if is_benchmark(name)]
     if listed:

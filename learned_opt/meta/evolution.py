@@ -12,11 +12,13 @@ from torch import Tensor
 
 from learned_opt.learner import LearnerConfig, Policies
 from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.distributed import ALONE, Ranks
 from learned_opt.meta.group import LearnerGroup, View, Window
 from learned_opt.meta.unroll import Phi
 from learned_opt.rules import LearnedStart
 from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.lstm import CoordinatewiseLSTM
+from tasks import Noise
 
 RAREST = 1e-4
 """Least number of endings a step that a return is computed with; no family has so long a horizon."""
@@ -44,7 +46,7 @@ class Perturbations:
         pairs: P.
         sigma: σ.
         persistent: draw anew for each window.
-        generator: source of the perturbations.
+        noise: source of the perturbations, with P as its batch.
     """
 
     def __init__(
@@ -54,10 +56,10 @@ class Perturbations:
         sigma: float,
         *,
         persistent: bool,
-        generator: torch.Generator,
+        noise: Noise,
     ) -> None:
         self.pairs, self.sigma, self.persistent = pairs, sigma, persistent
-        self._generator = generator
+        self._noise = noise
         self._scales = dict(scales)
         self.current = self._draw()
         self.carried = {name: value.clone() for name, value in self.current.items()}
@@ -95,10 +97,8 @@ class Perturbations:
         }
 
     def _draw(self) -> Phi:
-        device = self._generator.device
         return {
-            name: scale * torch.randn(self.pairs, *scale.shape, generator=self._generator, device=device)
-            for name, scale in self._scales.items()
+            name: scale * self._noise.normal(self.pairs, *scale.shape) for name, scale in self._scales.items()
         }
 
     def state_dict(self) -> dict[str, Phi]:
@@ -173,15 +173,15 @@ class EvolutionGroup(LearnerGroup):
         seed: int,
         view: View,
         policies: Policies | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        super().__init__(family, config, rule, seed=seed, view=view, policies=policies)
-        self.pairs = config.learners // 2
+        super().__init__(family, config, rule, seed=seed, view=view, policies=policies, ranks=ranks)
         self.perturbations = Perturbations(
             perturbed(rule, config.perturbed),
-            self.pairs,
+            self.rows,
             config.sigma,
             persistent=config.estimator == "pes",
-            generator=self.noise.generator,
+            noise=Noise(self.noise.generator, share=ranks.share),
         )
 
     def advance(self, rule: UpdateRule) -> Window:
@@ -191,18 +191,20 @@ class EvolutionGroup(LearnerGroup):
         metrics, healthy = self.live(rule, self.perturbations.candidates(phi))
         returns = metrics["reward"] / metrics["endings"].clamp_min(RAREST)
         returns = returns.where(healthy, -math.inf)
-        plus, minus = returns[: self.pairs], returns[self.pairs :]
+        plus, minus = returns[: self.rows], returns[self.rows :]
         difference = torch.where(plus == minus, 0.0, minus - plus)  # of losses; both may be -inf
-        scores = SCORES[config.scoring](difference)
-        ends = (self.age + config.unroll >= self.lifetime).squeeze(1)[: self.pairs]
+        scores = self.ranks.own(SCORES[config.scoring](self.ranks.gather(difference)))
+        ends = (self.age + config.unroll >= self.lifetime).squeeze(1)[: self.rows]
         gradient = self.perturbations.gradient(scores * torch.where(ends, FINAL, 1.0))
-        both = healthy[: self.pairs] & healthy[self.pairs :]
-        ended = self.end_window(rule, both.repeat(2))[: self.pairs]
+        both = healthy[: self.rows] & healthy[self.rows :]
+        ended = self.end_window(rule, both.repeat(2))[: self.rows]
         self.perturbations.renew(ended)
         self.perturbations.next_window(~ended)
-        norm = torch.stack([value.norm() for value in gradient.values()]).norm()
-        metrics["meta_gradient_norm"] = norm.expand(config.learners)
-        return Window(gradient, self.means(metrics, both.repeat(2)))
+        share = {name: value / self.ranks.share.count for name, value in gradient.items()}
+        window = self.window(share, metrics, both.repeat(2))
+        norm = torch.stack([value.norm() for value in window.meta_gradient.values()]).norm()
+        window.metrics["meta_gradient_norm"] = float(norm)
+        return window
 
     def _learner_config(self) -> LearnerConfig:
         return replace(self.config.learner, outer_environments=0)

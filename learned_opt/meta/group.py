@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,15 +17,17 @@ from learned_opt.learner import GradientSample, LearnerConfig, Policies, make_le
 from learned_opt.learner.policy import policy_for
 from learned_opt.meta.checkpoint import check_fits
 from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.distributed import ALONE, Ranks
 from learned_opt.meta.unroll import Phi
 from learned_opt.rules import LearnedStart
 from learned_opt.rules.base import RuleState, UpdateRule, is_usable, select_rows
+from learned_opt.rules.dice import initial_dice
 from tasks import Noise, Tasks, make_family
 
 
 @dataclass(frozen=True)
 class Window:
-    """What a group brings to one meta-step.
+    """What a group brings to one meta-step, all ranks' learners together.
 
     meta_gradient: mean over learners, by name of φ's parameters.
     metrics: numbers for people.
@@ -67,6 +69,10 @@ class LearnerGroup(ABC):
         seed: of this group's randomness.
         view: what the rule is told of the tensors.
         policies: how to make policies of one's own.
+        ranks: the processes that hold the group's learners, in equal parts; B is this one's part.
+
+    Raises:
+        ValueError: the group cannot be shared by so many.
     """
 
     replicas = 1
@@ -81,26 +87,49 @@ class LearnerGroup(ABC):
         seed: int,
         view: View,
         policies: Policies | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.family, self.config = family, config
+        self.family, self.config, self.ranks = family, config, ranks
+        self.batch = self._part(config.learners)
         device = torch.device(config.device)
-        self.noise = Noise(torch.Generator(device).manual_seed(seed), replicas=self.replicas)
+        generator = torch.Generator(device).manual_seed(seed)
+        self.noise = Noise(generator, replicas=self.replicas, share=ranks.share)
         learner = self._learner_config()
         made = make_family(family)
-        tasks = self._share(made.sample_tasks(config.learners, self.noise))
+        tasks = self._siblings(made.sample_tasks(self.batch, self.noise))
         policy = policy_for(made, policies)
-        self.learner = make_learner(made, config.learners, self.noise, learner, tasks=tasks, policy=policy)
+        self.learner = make_learner(made, self.batch, self.noise, learner, tasks=tasks, policy=policy)
+        horizons = isinstance(self.learner.environments.horizon, Tensor)
+        if ranks.share.count > 1 and learner.objective == "reinforce" and horizons:
+            raise ValueError(
+                f"REINFORCE on {family}, whose horizons vary, needs one process: leave torchrun out"
+            )
         self.layout = view.of(self.learner.layout)
         self.parameters = self._start(rule)
-        self.age = torch.zeros(config.learners, 1, device=device)
+        self.age = torch.zeros(self.batch, 1, device=device)
         self.lifetime, self.told = self._draw_lifetimes()
-        share = self.noise.uniform(config.learners, 1)
+        share = self.noise.uniform(self.batch, 1)
         self.lifetime = self._whole_windows(self.lifetime * share)
         self.state = self._initial_state(rule)
         self.sample: GradientSample | None = None
 
     def _learner_config(self) -> LearnerConfig:
         return self.config.learner
+
+    def _part(self, learners: int) -> int:
+        """B; replicas and siblings stay together."""
+        together, count = self.replicas * self.config.siblings, self.ranks.share.count
+        if learners % (together * count):
+            raise ValueError(
+                f"{count} processes cannot share {learners} learners evenly: set learners to a multiple of "
+                f"{together * count}"
+            )
+        return learners // count
+
+    @property
+    def rows(self) -> int:
+        """Learners of this rank that differ in more than what they are to compare."""
+        return self.batch // self.replicas
 
     @abstractmethod
     def advance(self, rule: UpdateRule) -> Window:
@@ -160,18 +189,26 @@ class LearnerGroup(ABC):
         self._renew(rule, ended)
         return ended
 
-    def means(self, metrics: Mapping[str, Tensor], healthy: Tensor) -> dict[str, float]:
-        """Mean over the healthy learners of metrics (B,), and how many were not."""
-        count = healthy.sum().clamp_min(1)
-        values = {
-            key: float(torch.where(healthy, value, 0.0).sum() / count) for key, value in metrics.items()
-        }
-        return {**values, "diverged": float((~healthy).sum())}
+    def window(self, gradient: Phi, metrics: Mapping[str, Tensor], healthy: Tensor) -> Window:
+        """What all ranks bring together: their parts of the gradient added up, and means of metrics.
+
+        Args:
+            gradient: this rank's part of the meta-gradient.
+            metrics: of each learner, (B,); the means are over the healthy ones.
+            healthy: (B, bool); the others are counted as diverged.
+        """
+        sums = {key: torch.where(healthy, value, 0.0).sum() for key, value in metrics.items()}
+        counts = {"healthy": healthy.sum(), "diverged": (~healthy).sum()}
+        local = {f"φ {name}": value for name, value in gradient.items()} | sums
+        total = self.ranks.sum(local | {key: value.float() for key, value in counts.items()})
+        means = {key: float(total[key] / total["healthy"].clamp_min(1)) for key in metrics}
+        meta_gradient = {name: total[f"φ {name}"] for name in gradient}
+        return Window(meta_gradient, {**means, "diverged": float(total["diverged"])})
 
     def _renew(self, rule: UpdateRule, rows: Tensor) -> None:
-        if not bool(rows.any()):
+        if not self.ranks.any(rows.any()):
             return
-        self.learner.restart(rows, self._share(self.learner.family.sample_tasks(len(rows), self.noise)))
+        self.learner.restart(rows, self._siblings(self.learner.family.sample_tasks(self.batch, self.noise)))
         column = rows.unsqueeze(1)
         self.parameters = torch.where(column, self._start(rule), self.parameters)
         fresh = self._initial_state(rule)
@@ -190,13 +227,14 @@ class LearnerGroup(ABC):
         return rule.initial_parameters(self.learner.layout, drawn).detach()
 
     def _initial_state(self, rule: UpdateRule) -> RuleState:
-        state = rule.init_state(self.layout, self.config.learners, device=self.noise.device)
-        if "dice" in state and self.replicas > 1:
-            own = state["dice"][: self.config.learners // self.replicas]
+        state = rule.init_state(self.layout, self.batch, device=self.noise.device)
+        if "dice" in state:
+            first = self.ranks.share.index * self.rows
+            own = initial_dice(self.layout, self.rows, self.noise.device, first=first)
             state["dice"] = own.repeat(self.replicas, 1)
         return state
 
-    def _share(self, tasks: Tasks) -> Tasks:
+    def _siblings(self, tasks: Tasks) -> Tasks:
         """Each task for as many adjacent learners as are siblings."""
         count = self.config.siblings
         if count == 1:
@@ -206,15 +244,18 @@ class LearnerGroup(ABC):
     def _draw_lifetimes(self) -> tuple[Tensor, Tensor]:
         config = self.config
         low, high = math.log(config.shortest_life), math.log(config.longest_life)
-        draw = self.noise.uniform(config.learners, 1)
-        told = self.noise.uniform(config.learners, 1) < config.known_total
+        draw = self.noise.uniform(self.batch, 1)
+        told = self.noise.uniform(self.batch, 1) < config.known_total
         return self._whole_windows((low + draw * (high - low)).exp()), told
 
     def _whole_windows(self, updates: Tensor) -> Tensor:
         return (updates / self.config.unroll).round().clamp_min(1.0) * self.config.unroll
 
-    def state_dict(self) -> dict[str, object]:
-        """Everything that changes, for checkpoints: tensors and plain data only."""
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes, for checkpoints: tensors and plain data only.
+
+        Tensors but the generator's state have this rank's learners as their first axis.
+        """
         return {
             "generator": self.noise.generator.get_state(),
             "learner": self.learner.state_dict(),
@@ -226,24 +267,24 @@ class LearnerGroup(ABC):
             "sample": None if self.sample is None else list(self.sample),
         }
 
-    def load_state_dict(self, saved: dict[str, object]) -> None:
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
         """The inverse of `state_dict`.
 
         Raises:
             ValueError: it is of learners with another number of parameters.
         """
-        theirs, ours = saved["parameters"].shape[1], self.parameters.shape[1]  # type: ignore[attr-defined]
+        theirs, ours = saved["parameters"].shape[1], self.parameters.shape[1]
         if theirs != ours:
             raise ValueError(
                 f"the saved policies of {self.family} have {theirs} parameters and these have {ours}: "
                 "resume with the policies that the run began with"
             )
-        self.learner.load_state_dict(saved["learner"])  # type: ignore[arg-type]
+        self.learner.load_state_dict(saved["learner"])
         for name in ("parameters", "age", "lifetime", "told"):
             setattr(self, name, saved[name])
-        self.state = saved["rule_state"]  # type: ignore[assignment]
+        self.state = saved["rule_state"]
         sample = saved["sample"]
-        self.sample = None if sample is None else GradientSample(*sample)  # type: ignore[misc]
+        self.sample = None if sample is None else GradientSample(*sample)
         if self.sample is not None:
             check_fits([self.parameters] * 2, list(self.sample[:2]), "gradient")
-        self.noise.generator.set_state(saved["generator"].cpu())  # type: ignore[attr-defined]
+        self.noise.generator.set_state(saved["generator"].cpu())

@@ -27,10 +27,12 @@ class ReptileGroup(LearnerGroup):
         metrics, healthy = self.live(rule, {})
         ended = (self.age + self.config.unroll >= self.lifetime).squeeze(1) & healthy
         pull = torch.where(ended.unsqueeze(1), rule.start.detach() - self.parameters, 0.0)
-        gradient = pull.sum(0) / ended.sum().clamp_min(1)
+        summed = self.ranks.sum({"pull": pull.sum(0), "ended": ended.sum().to(pull.dtype)})
+        gradient = summed["pull"] / summed["ended"].clamp_min(1)
         self.end_window(rule, healthy)
         metrics["meta_gradient_norm"] = gradient.norm().expand_as(metrics["reward"])
-        return Window({"start": gradient} if bool(ended.any()) else {}, self.means(metrics, healthy))
+        window = self.window({}, metrics, healthy)
+        return replace(window, meta_gradient={"start": gradient} if bool(summed["ended"]) else {})
 
     def _learner_config(self) -> LearnerConfig:
         return replace(self.config.learner, outer_environments=0)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +19,7 @@ from learned_opt.learner.policy import Policies, check_names
 from learned_opt.meta.birth import new_rule
 from learned_opt.meta.checkpoint import check_fits, fitting, load_optimizer
 from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.distributed import ALONE, Ranks
 from learned_opt.meta.divergence import DivergenceError, Health, contained
 from learned_opt.meta.evolution import EvolutionGroup
 from learned_opt.meta.group import LearnerGroup, View, Window
@@ -100,6 +102,20 @@ def calibrate(rule: UpdateRule, score: Callable[[UpdateRule], dict[str, float]])
     return {f"{lr:g}": value for lr, value in tried.items()}
 
 
+def collect(group: LearnerGroup) -> dict[str, Any]:
+    """The state of a group's learners on all ranks, on the first one."""
+    state = group.state_dict()
+    generator = state.pop("generator")
+    return {"generator": generator, **(group.ranks.join_rows(state, group.rows) or {})}
+
+
+def share_out(group: LearnerGroup, state: dict[str, Any] | None) -> dict[str, Any]:
+    """The inverse of `collect`, for any number of ranks: each one gets its part of the first one's state."""
+    generator = group.ranks.agree(lambda: (state or {}).pop("generator"))
+    own: dict[str, Any] = group.ranks.split_rows(state, group.rows, group.config.device)
+    return {"generator": generator, **own}
+
+
 class MetaTrainer:
     """One meta-training run in a folder of its own.
 
@@ -113,21 +129,38 @@ class MetaTrainer:
         resume: go on from the folder's checkpoint.
         policies: how to make policies of one's own, by family; the others' are stacked perceptrons. They
             are no part of the saved configuration: give the same to resume.
+        ranks: the processes that share the run, see `learned_opt.meta.distributed`; one by default.
 
     Raises:
         FileExistsError: the folder already holds something, and `resume` was not asked for.
         OSError: it cannot be written.
-        ValueError: nothing to resume, nothing intact, or it belongs to another configuration; or policies
-            are given for a family that the run does not train on.
+        ValueError: nothing to resume, nothing intact, or it belongs to another configuration; policies are
+            given for a family that the run does not train on; or so many processes cannot share the
+            learners.
     """
 
     def __init__(
-        self, config: MetaConfig, folder: Path, *, resume: bool = False, policies: Policies | None = None
+        self,
+        config: MetaConfig,
+        folder: Path,
+        *,
+        resume: bool = False,
+        policies: Policies | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         check_names(policies, config.families)
-        self.config, self.folder, self.policies = config, folder, policies
+        self.config, self.folder, self.policies, self.ranks = config, folder, policies, ranks
         self._run = RunFolder(folder, config.to_dict(), lambda data: MetaConfig.from_dict(data).to_dict())
-        saved = self._run.earlier(config.device, resume=resume)
+        states: list[Any] = []
+
+        def opened() -> dict[str, Any] | None:
+            """What ranks have in common; the learners' own states stay on the first until they are shared."""
+            content = self._run.earlier(config.device, resume=resume)
+            if content is not None and ranks.share.count > 1:
+                states.extend(content.pop("groups"))
+            return content
+
+        saved = ranks.agree(opened)
         self.origin = load_artifact(config.start) if config.start else None
         self.rule = new_rule(config, policies).to(config.device)
         self.unused: dict[str, Tensor] = {}
@@ -159,6 +192,7 @@ class MetaTrainer:
                     critic_first=(replica + index // 2) % 2 == 1,
                 ),
                 policies=policies,
+                ranks=ranks,
             )
             for replica in range(config.groups_per_family)
             for index, family in enumerate(config.families)
@@ -169,10 +203,15 @@ class MetaTrainer:
         self.best: dict[str, float] = {}
         self.best_state = self._snapshot()
         self.health = Health(config.learners, config.divergence_limit)
-        self._validate = Validator(config, policies=policies)
+        self._validate = Validator(config, policies=policies, ranks=ranks)
         if saved is not None:
+            if ranks.share.count > 1:
+                saved["groups"] = [
+                    share_out(group, states[place] if states else None)
+                    for place, group in enumerate(self.groups)
+                ]
             self._load(saved)
-        self._run.begin(resume=resume)
+        ranks.agree(lambda: self._run.begin(resume=resume))
 
     def run(self, observer: Observer | None = None) -> Outcome:
         """Train to the last meta-step, calibrate the best validated rule (after tbptt), and save it.
@@ -186,27 +225,28 @@ class MetaTrainer:
             FileExistsError: another run is at work in the folder.
             OSError: the last checkpoint or the rule could not be written.
         """
-        with self._run.claimed():
+        with ExitStack() as stack:
+            self.ranks.agree(lambda: stack.enter_context(self._run.claimed()))
             return self._train(observer)
 
     def _train(self, observer: Observer | None) -> Outcome:
         config = self.config
         interrupted = False
-        done = self.step if self.best else -1
-        with MetricsLog(self.folder, config.families, done) as log, interrupts() as stop:
+        with self._log() as log, interrupts() as stop:
             pace = Pace(config.checkpoint_every, config.checkpoint_minutes)
             if not self.best:
                 self._assess(log, observer)
             while self.step < config.meta_steps and not self._reached():
-                if stop():
+                if self.ranks.any(stop()):
                     interrupted = True
                     break
                 self._measured_step(log, observer)
                 if self.step % config.validate_every == 0 or self.step == config.meta_steps:
                     self._assess(log, observer)
                 self._check(log)
-                if pace.due(self.step):
-                    log.flush()
+                if self.ranks.agree(lambda: pace.due(self.step)):
+                    if log is not None:
+                        log.flush()
                     pace.save(self._save)
         self._save()
         rule = copy.deepcopy(self.average)
@@ -217,13 +257,19 @@ class MetaTrainer:
             provenance = self._provenance(self.best_step, self.best)
             if config.estimator == "tbptt":
                 tasks = CALIBRATION * config.validation_tasks
-                score = Validator(replace(config, validation_tasks=tasks), "calibration", self.policies)
+                wider = replace(config, validation_tasks=tasks)
+                score = Validator(wider, "calibration", self.policies, self.ranks)
                 provenance["calibration"] = calibrate(rule, score)
         path = self.folder / ARTIFACT
-        save_rule(rule, path, provenance)
+        self.ranks.agree(lambda: save_rule(rule, path, provenance))
         return Outcome(rule, path, self.step, interrupted, self.diverged, self.best)
 
-    def _measured_step(self, log: MetricsLog, observer: Observer | None) -> None:
+    def _log(self) -> AbstractContextManager[MetricsLog | None]:
+        """Of the first rank; the others keep none."""
+        done = self.step if self.best else -1
+        return MetricsLog(self.folder, self.config.families, done) if self.ranks.first else nullcontext()
+
+    def _measured_step(self, log: MetricsLog | None, observer: Observer | None) -> None:
         """One meta-step, logged."""
         meta_lr, start = self._meta_lr(), time.monotonic()
         family = self.groups[self.step % len(self.groups)].family
@@ -233,11 +279,12 @@ class MetaTrainer:
         self.diverged += int(window.metrics["diverged"])
         self.health.observe(window.metrics["diverged"])
         totals = {"seconds": self.seconds, "learner_updates": self.updates, "meta_lr": meta_lr}
-        log.step(self.step, family, {**window.metrics, **totals})
+        if log is not None:
+            log.step(self.step, family, {**window.metrics, **totals})
         if observer is not None:
             observer.stepped(self.step, self.updates / self.seconds, self.diverged)
 
-    def _check(self, log: MetricsLog) -> None:
+    def _check(self, log: MetricsLog | None) -> None:
         """Stop where going on is a waste.
 
         Raises:
@@ -247,7 +294,8 @@ class MetaTrainer:
         complaint = self.health.complaint() if sound else "the rule's own parameters are no longer finite"
         if complaint is None:
             return
-        log.flush()
+        if log is not None:
+            log.flush()
         if sound:
             self._save()
         raise DivergenceError(
@@ -281,15 +329,26 @@ class MetaTrainer:
         """Whether the validated score is good enough to stop early."""
         return self.config.target > 0 and self.best["all"] >= self.config.target
 
-    def _assess(self, log: MetricsLog, observer: Observer | None) -> None:
+    def _assess(self, log: MetricsLog | None, observer: Observer | None) -> None:
+        self.ranks.check_equal(self._replicated(), f"rules, or random numbers, at meta-step {self.step}")
         scores = self._validate(self.average)
-        log.validation(self.step, scores)
+        if log is not None:
+            log.validation(self.step, scores)
         if not self.best or scores["all"] > self.best["all"]:
             self.best, self.best_step, self.best_state = scores, self.step, self._snapshot()
-            provenance = self._provenance(self.step, scores)
-            attempt(lambda: save_rule(self.average, self.folder / ARTIFACT, provenance))
+            if self.ranks.first:
+                provenance = self._provenance(self.step, scores)
+                attempt(lambda: save_rule(self.average, self.folder / ARTIFACT, provenance))
         if observer is not None:
             observer.validated(self.step, scores)
+
+    def _replicated(self) -> Iterator[Tensor]:
+        """What is the same on all ranks."""
+        yield from (*self.rule.parameters(), *self.average.parameters())
+        for entries in self.optimizer.state.values():
+            yield from entries.values()
+        for group in self.groups:
+            yield group.noise.generator.get_state()
 
     def _snapshot(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.average.named_parameters()}
@@ -333,9 +392,10 @@ class MetaTrainer:
             "rule": self.rule.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "groups": [group.state_dict() for group in self.groups],
+            "groups": [collect(group) for group in self.groups],
         }
-        self._run.save(content)
+        if self.ranks.first:
+            self._run.save(content)
 
     def _load(self, saved: dict[str, Any]) -> None:
         start = None if self.origin is None else self.origin.digest

@@ -17,9 +17,8 @@ class TruncatedGroup(LearnerGroup):
     def advance(self, rule: UpdateRule) -> Window:
         """K updates of every learner, the meta-gradient through them, and new lives where old ones ended."""
         config = self.config
-        batch = config.learners
         self.begin(rule)
-        phi = replicate(rule, batch)
+        phi = replicate(rule, self.batch)
         parameters, sample = self._begin(phi)
         result = unroll(
             self.learner,
@@ -45,9 +44,10 @@ class TruncatedGroup(LearnerGroup):
             healthy = healthy & value.isfinite()
         self.end_window(rule, healthy)
         gradient = {
-            name: torch.einsum("b,b...->...", credit, value) / batch for name, value in clipped.items()
+            name: torch.einsum("b,b...->...", credit, value) / config.learners
+            for name, value in clipped.items()
         }
-        return Window(gradient, self.means({**result.metrics, "meta_gradient_norm": norms}, healthy))
+        return self.window(gradient, {**result.metrics, "meta_gradient_norm": norms}, healthy)
 
     def _begin(self, phi: Phi) -> tuple[Tensor, GradientSample]:
         """Parameters at the window's start and the gradients there.
@@ -58,7 +58,7 @@ class TruncatedGroup(LearnerGroup):
             return self.parameters, self.ready()
         newborn = self.age == 0
         parameters = torch.where(newborn, phi["start"], self.parameters)
-        if not (self.config.second_order and bool(newborn.any())):
+        if not (self.config.second_order and self.ranks.any(newborn.any())):
             return parameters, self.ready()
         credited = {"credited": True} if self.config.exploration_credit else {}
         return parameters, self.learner.gradient(parameters, second_order=True, **credited)

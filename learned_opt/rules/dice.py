@@ -16,10 +16,13 @@ _BITS = 24
 """The best bits, the highest, are as many as a float32 holds exactly."""
 
 
-def initial_dice(layout: ParameterLayout, batch: int, device: torch.device | None) -> Tensor:
+def initial_dice(
+    layout: ParameterLayout, batch: int, device: torch.device | None, *, first: int = 0
+) -> Tensor:
     """A different integer for every coordinate of every vector, (B, N), int64; the same each time.
 
-    It depends on the tensor's name and the place within the tensor, not on what other tensors there are.
+    Vector i has the integers of vector `first` + i of a larger batch. They depend on the tensor's name and
+    the place within the tensor, not on what other tensors there are.
     """
     within = torch.cat(
         [
@@ -27,7 +30,7 @@ def initial_dice(layout: ParameterLayout, batch: int, device: torch.device | Non
             for spec, size in zip(layout.specs, layout.sizes, strict=True)
         ]
     )
-    rows = torch.arange(batch, dtype=torch.int64).unsqueeze(1)
+    rows = torch.arange(first, first + batch, dtype=torch.int64).unsqueeze(1)
     index = (within + _next(rows)).to(device)
     for _ in range(4):  # neighbours start close together; a few rounds with the high bits folded in part them
         index = _next(index ^ ((index >> 29) & 0x7FFFFFFFF))

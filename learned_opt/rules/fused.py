@@ -102,13 +102,13 @@ def applies(hidden: int, tensors: Iterable[Tensor], given: Sequence[Tensor] = ()
         tensors: whose memory the step reads or writes.
         given: other tensors that it depends on, of any type.
     """
-    if hidden > MAX_HIDDEN or torch.compiler.is_compiling() or library() is None or _transformed():
+    if hidden > MAX_HIDDEN or torch.compiler.is_compiling() or library() is None or transformed():
         return False
     wanted = torch.is_grad_enabled()
-    return _plain(tensors) and not any((wanted and x.requires_grad) or not x.is_cpu for x in given)
+    return plain(tensors) and not any((wanted and x.requires_grad) or not x.is_cpu for x in given)
 
 
-def _plain(tensors: Iterable[Tensor]) -> bool:
+def plain(tensors: Iterable[Tensor]) -> bool:
     """Whether C may read and write the memory of these tensors."""
     wanted = torch.is_grad_enabled()
     for x in tensors:
@@ -119,7 +119,7 @@ def _plain(tensors: Iterable[Tensor]) -> bool:
     return True
 
 
-def _transformed() -> bool:
+def transformed() -> bool:
     """Whether vmap, a functional derivative or forward-mode differentiation is under way."""
     return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
@@ -212,7 +212,7 @@ def segments(
     entries = [state[name] for state in states for name in _STATE]
     kept = scratch.get("segments")
     if kept is None or not kept.holds(hidden, entries):
-        if not _plain(entries):
+        if not plain(entries):
             return None
         check_states(layout, states, {"hidden": hidden, "cell": hidden})
         records = np.zeros(len(states), SEGMENT)

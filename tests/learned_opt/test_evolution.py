@@ -14,6 +14,7 @@ from learned_opt.meta.checkpoint import load_checkpoint
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.evolution import Perturbations, perturbed, rank_scores, sign_scores
 from learned_opt.meta.trainer import MetaTrainer, new_rule
+from tasks import Noise
 
 TINY = MetaConfig(
     families=("navigation2d", "bandit"),
@@ -52,7 +53,7 @@ def exact_gradient(theta: float) -> float:
 def estimate(theta: float, *, persistent: bool, truncated: bool = False, sigma: float = 0.05) -> torch.Tensor:
     """Estimates of the gradient of a whole life's loss, one for each of its pairs' windows, summed."""
     generator = torch.Generator().manual_seed(0)
-    pairs = Perturbations({"θ": torch.ones(())}, PAIRS, sigma, persistent=persistent, generator=generator)
+    pairs = Perturbations({"θ": torch.ones(())}, PAIRS, sigma, persistent=persistent, noise=Noise(generator))
     center = {"θ": torch.tensor(theta)}
     state, gradient = torch.zeros(2 * PAIRS), torch.zeros(())
     alive = torch.ones(PAIRS, dtype=torch.bool)
@@ -86,7 +87,7 @@ def test_forgetting_the_life_so_far_is_biased():
 def test_scores_climb_a_known_problem(scores, persistent):
     """The sum over a life of (s − 1)² has its least near θ = 0.3; both scores find it from -1."""
     generator = torch.Generator().manual_seed(1)
-    pairs = Perturbations({"θ": torch.ones(())}, 16, 0.05, persistent=persistent, generator=generator)
+    pairs = Perturbations({"θ": torch.ones(())}, 16, 0.05, persistent=persistent, noise=Noise(generator))
     theta = torch.tensor(-1.0)
     optimizer = torch.optim.Adam([theta], lr=0.02)
 
@@ -115,7 +116,7 @@ def test_scores_climb_a_known_problem(scores, persistent):
 
 def test_candidates_are_antithetic_and_only_what_is_perturbed_differs():
     generator = torch.Generator().manual_seed(0)
-    pairs = Perturbations({"head": torch.ones(2, 3)}, 4, 0.1, persistent=False, generator=generator)
+    pairs = Perturbations({"head": torch.ones(2, 3)}, 4, 0.1, persistent=False, noise=Noise(generator))
     center = {"head": torch.randn(2, 3), "cell_weight": torch.randn(4, 2)}
     phi = pairs.candidates(center)
     assert torch.allclose(phi["head"][:4] + phi["head"][4:], 2 * center["head"].expand(4, 2, 3), atol=1e-6)
@@ -125,7 +126,7 @@ def test_candidates_are_antithetic_and_only_what_is_perturbed_differs():
 
 def test_renewal_touches_only_the_lives_that_ended():
     generator = torch.Generator().manual_seed(0)
-    pairs = Perturbations({"w": torch.ones(3)}, 4, 0.1, persistent=True, generator=generator)
+    pairs = Perturbations({"w": torch.ones(3)}, 4, 0.1, persistent=True, noise=Noise(generator))
     before = pairs.carried["w"].clone()
     ended = torch.tensor([True, False, False, True])
     pairs.renew(ended)

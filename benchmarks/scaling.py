@@ -1,0 +1,145 @@
+"""How do the costs of meta-training grow? With learners, with parameters, with K, and over two processes.
+
+    python benchmarks/scaling.py [--quick]
+
+CartPole, 16 environments × 32 steps an update, hidden 16, one thread a process. Settings take turns, and the
+best window of each counts, in CPU seconds where one process runs and in seconds where two do. Peak memory is
+that of a fresh process for each setting, less what a process with one learner and K = 1 takes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import tyro
+
+from learned_opt.learner import LearnerConfig
+from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.distributed import ALONE, Ranks, joined
+from learned_opt.meta.group import View
+from learned_opt.meta.trainer import new_rule
+from learned_opt.meta.truncated import TruncatedGroup
+from learned_opt.rules import UpdateRule
+
+LEARNERS = (16, 64, 256, 1024)
+WIDTHS = (18, 64, 220)
+"""Units a layer of networks with about 1,000, 9,500 and 101,000 parameters."""
+
+
+@dataclass
+class Options:
+    """Options of the benchmark."""
+
+    quick: bool = False
+    """A quarter of the largest sizes, and one turn."""
+    part: Literal["all", "time", "memory"] = "all"
+    """What this process measures: everything, or, of a child, one number printed as JSON."""
+    learners: int = 16
+    """Of a child."""
+    width: int = 32
+    """Of a child."""
+    unroll: int = 20
+    """Of a child."""
+
+
+def main(options: Options) -> None:
+    torch.set_num_threads(1)
+    if options.part != "all":
+        child(options)
+        return
+    turns = 1 if options.quick else 5
+    learners = LEARNERS[: 3 if options.quick else None]
+    widths = WIDTHS[: 2 if options.quick else None]
+    print("cost a learner-update against learners, 1,011 parameters each, K = 5:")
+    flatness({f"{count} learners": (count, WIDTHS[0], 5) for count in learners}, turns, of_parameters=False)
+    print("cost a learner-update and parameter against parameters, 4 learners, K = 3:")
+    flatness({f"width {width}": (4, width, 3) for width in widths}, turns, of_parameters=True)
+    memory()
+    processes(turns)
+
+
+def setting(
+    learners: int, width: int, unroll: int, ranks: Ranks = ALONE
+) -> tuple[TruncatedGroup, UpdateRule]:
+    """A group in the middle of its lives, and the rule."""
+    learner = LearnerConfig(width=width, environments=8, outer_environments=8)
+    config = MetaConfig(families=("cartpole",), learners=learners, unroll=unroll, learner=learner)
+    rule, view = new_rule(config), View(roles=True, critic_first=False)
+    group = TruncatedGroup("cartpole", config, rule, seed=0, view=view, ranks=ranks)
+    group.lifetime[:] = 1e9
+    group.advance(rule)
+    return group, rule
+
+
+def flatness(settings: dict[str, tuple[int, int, int]], turns: int, *, of_parameters: bool) -> None:
+    """Print each setting's cost as a multiple of the first one's."""
+    made = {name: setting(*sizes) for name, sizes in settings.items()}
+    best = dict.fromkeys(made, float("inf"))
+    for _ in range(turns):
+        for name, (group, rule) in made.items():
+            learners, _, unroll = settings[name]
+            units = learners * unroll * (group.layout.size if of_parameters else 1)
+            start = time.process_time()
+            group.advance(rule)
+            best[name] = min(best[name], (time.process_time() - start) / units)
+    first = next(iter(best.values()))
+    for name, cost in best.items():
+        size = made[name][0].layout.size
+        print(f"  {name:<16}{size:8,} parameters {1e6 * cost:12.3f} µs {cost / first:6.2f} times the first")
+
+
+def memory() -> None:
+    """Print peak memory against K and learners, and what of it one update of one coordinate keeps."""
+    cases = [(16, 1), (16, 10), (16, 20), (16, 40), (32, 20), (64, 20)]
+    base = measured("memory", 1, 32, 1)["bytes"]
+    peaks = {case: measured("memory", case[0], 32, case[1])["bytes"] - base for case in cases}
+    size = setting(1, 32, 1)[0].layout.size
+    kept = (peaks[16, 40] - peaks[16, 10]) / (16 * size * 30)
+    rest = (peaks[16, 10] - 16 * size * 10 * kept) / (16 * size)
+    print(f"peak memory, {size:,} parameters: learners × parameters × ({kept:.0f} K + {rest:.0f}) bytes")
+    for (learners, unroll), peak in peaks.items():
+        formula = learners * size * (kept * unroll + rest)
+        both = f"{peak / 2**20:7.0f} MiB; formula {formula / 2**20:7.0f}"
+        print(f"  {learners:4} learners, K = {unroll:2}: {both}")
+
+
+def processes(turns: int) -> None:
+    """Print how much faster two processes of one thread advance 32 learners than one does."""
+    one, two = (min(measured("time", 32, 32, 20, ranks)["seconds"] for _ in range(turns)) for ranks in (1, 2))
+    print(f"two processes: {one / two:.2f} times as fast as one ({32 * 20 / two:.0f} learner-updates/s)")
+
+
+def measured(part: str, learners: int, width: int, unroll: int, ranks: int = 1) -> dict[str, float]:
+    """What a fresh process, or several, measure."""
+    sizes = f"--part {part} --learners {learners} --width {width} --unroll {unroll}".split()
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    command = [sys.executable, *(launcher if ranks > 1 else []), __file__, *sizes]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    numbers: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return numbers
+
+
+def child(options: Options) -> None:
+    with joined() as ranks:
+        group, rule = setting(options.learners, options.width, options.unroll, ranks)
+        seconds = []
+        for _ in range(5 if options.part == "time" else 1):
+            start = time.perf_counter()
+            group.advance(rule)
+            seconds.append(time.perf_counter() - start)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if ranks.first:
+            print(json.dumps({"seconds": min(seconds), "bytes": peak}))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -1,0 +1,215 @@
+"""Several processes as one run: who holds which learners, and what travels between them.
+
+`torchrun` starts the processes, called ranks. Each group's learners are split over them in equal parts;
+the rule, its running average and the meta-optimizer are the same on every rank, bit for bit, for all
+take the same steps along the same sum of meta-gradients. The first rank alone reads and writes the run's
+folder and speaks to the user.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import importlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tasks import WHOLE, Share
+
+T = TypeVar("T")
+PATIENCE = timedelta(minutes=30)
+"""A rank that is silent for so long is given up; a validation of one family must be shorter."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One process's place among `share.count` of them; alone, nothing is sent and everything is local."""
+
+    share: Share = WHOLE
+
+    @property
+    def first(self) -> bool:
+        """Whether this one reads and writes files and speaks."""
+        return self.share.index == 0
+
+    def sum(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Each tensor added up over the ranks, all of them in one message; on every rank the same bits."""
+        if self.share.count == 1 or not tensors:
+            return dict(tensors)
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors.values()])
+        dist.all_reduce(flat)
+        pieces = torch.split_with_sizes(flat, [tensor.numel() for tensor in tensors.values()])
+        return {
+            name: piece.view_as(tensor) for (name, tensor), piece in zip(tensors.items(), pieces, strict=True)
+        }
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The first axes of all ranks' tensors joined, in the order of ranks, on every rank."""
+        if self.share.count == 1:
+            return rows
+        parts = [torch.empty_like(rows) for _ in range(self.share.count)]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    def own(self, rows: Tensor) -> Tensor:
+        """The rank's part of the first axis: the inverse of `gather`."""
+        return rows.chunk(self.share.count)[self.share.index]
+
+    def any(self, flag: Tensor | bool) -> bool:
+        """Whether any rank says so: where random numbers are drawn only if needed, all must draw."""
+        if self.share.count == 1:
+            return bool(flag)
+        told = torch.tensor([int(flag)], dtype=torch.int32)
+        dist.all_reduce(told, dist.ReduceOp.MAX)
+        return bool(told)
+
+    def agree(self, function: Callable[[], T]) -> T:
+        """What the first rank's call returns, on every rank; its refusal is everybody's.
+
+        Raises:
+            ValueError: the call raised this or an OSError.
+        """
+        if self.share.count == 1:
+            return function()
+        told: list[Any] = [None, None]
+        if self.first:
+            try:
+                told[0] = function()
+            except (ValueError, OSError) as error:
+                told[1] = str(error)
+        dist.broadcast_object_list(told)
+        if told[1] is not None:
+            raise ValueError(told[1])
+        result: T = told[0]
+        return result
+
+    def check_equal(self, tensors: Iterable[Tensor], what: str) -> None:
+        """See that all ranks hold the same bits.
+
+        Raises:
+            RuntimeError: they do not.
+        """
+        if self.share.count == 1:
+            return
+        digest = hashlib.sha256()
+        for tensor in tensors:
+            digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+        mine = torch.tensor([int.from_bytes(digest.digest()[:7], "big")])
+        if len(set(self.gather(mine).tolist())) > 1:
+            raise RuntimeError(
+                f"the ranks hold different {what}: "
+                "run them on processors of one kind, with one version of torch"
+            )
+
+    def join_rows(self, state: Any, rows: int) -> Any:
+        """Nested state of all ranks' learners, on the first rank; None on the others.
+
+        Args:
+            state: dictionaries and lists of None and of tensors whose first axis is copies × rows.
+            rows: this rank's share of the learners that differ; replicas of them are copies.
+        """
+        if self.share.count == 1:
+            return state
+        parts: list[Any] = [None] * self.share.count
+        dist.gather_object(_mapped(lambda own: own.detach().cpu(), state), parts if self.first else None)
+        if not self.first:
+            return None
+        return _mapped(
+            lambda *pieces: torch.cat([_by_copy(piece, rows) for piece in pieces], 1).flatten(0, 1), *parts
+        )
+
+    def split_rows(self, state: Any, rows: int, device: str) -> Any:
+        """The inverse of `join_rows`: this rank's rows of the `state` that the first rank has."""
+        if self.share.count == 1:
+            return state
+        count = self.share.count
+
+        def part(index: int) -> Any:
+            own = slice(index * rows, (index + 1) * rows)
+            return _mapped(lambda all_: _by_copy(all_, rows * count)[:, own].flatten(0, 1).cpu(), state)
+
+        received: list[Any] = [None]
+        dist.scatter_object_list(received, [part(i) for i in range(count)] if self.first else None)
+        return _mapped(lambda own: own.to(device), received[0])
+
+
+ALONE = Ranks()
+"""A run of one process."""
+
+
+def _by_copy(tensor: Tensor, rows: int) -> Tensor:
+    """(copies × rows, ...) as (copies, rows, ...)."""
+    return tensor.view(-1, rows, *tensor.shape[1:])
+
+
+def _mapped(function: Callable[..., Tensor], *states: Any) -> Any:
+    """One state: the function of the tensors that are in the same place of all `states`."""
+    first = states[0]
+    if isinstance(first, Tensor):
+        return function(*states)
+    if isinstance(first, dict):
+        return {key: _mapped(function, *(state[key] for state in states)) for key in first}
+    if isinstance(first, (list, tuple)):
+        return [_mapped(function, *places) for places in zip(*states, strict=True)]
+    return first
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """The process's place among those that torchrun started with it; alone if none did.
+
+    CPU tensors travel by gloo, CUDA's by nccl.
+    """
+    if not launched_by_torchrun() or int(os.environ["WORLD_SIZE"]) == 1:
+        yield ALONE
+        return
+    # Default arguments there are the group that exists at import, which torch.optim would cause later: the
+    # group, and its threads, would outlive the interpreter, which then aborts.
+    importlib.import_module("torch.distributed.nn.functional")
+    cuda = torch.cuda.is_available() and dist.is_nccl_available()
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+    yield Ranks(Share(dist.get_rank(), dist.get_world_size()))
+    dist.destroy_process_group()  # not after an error: the others may be gone, or wait elsewhere
+    gc.collect()  # reference cycles hold the group, too
+
+
+def launched_by_torchrun() -> bool:
+    """Whether torchrun started this process, and may start it again if one fails."""
+    return dist.is_torchelastic_launched()
+
+
+def refuse_torchrun() -> None:
+    """Of commands that are one process.
+
+    Raises:
+        ValueError: torchrun started several.
+    """
+    if launched_by_torchrun() and int(os.environ["WORLD_SIZE"]) > 1:
+        raise ValueError("only meta-train can be shared by several processes: leave torchrun out")
+
+
+def claim_device(device: str, ranks: Ranks) -> None:
+    """Let `device` mean this process's own: each rank of a machine takes a GPU of its own.
+
+    Raises:
+        ValueError: the device is one for all ranks, or there are fewer GPUs than ranks on this machine.
+    """
+    if ranks.share.count == 1 or device == "cpu":
+        return
+    if device != "cuda":
+        raise ValueError(f"{ranks.share.count} processes cannot share {device!r}: give --device cpu or cuda")
+    local, machine = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if machine > torch.cuda.device_count():
+        raise ValueError(
+            f"{machine} processes on a machine with {torch.cuda.device_count()} GPUs: "
+            "give torchrun --nproc-per-node as many as there are, or --device cpu"
+        )
+    torch.cuda.set_device(local)

@@ -1,0 +1,251 @@
+"""Several processes make one run: the numbers of one process, files of the first, and restarts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from learned_opt.cli import main
+from learned_opt.commands import meta_train
+from learned_opt.learner import LearnerConfig
+from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.distributed import Ranks, claim_device
+from learned_opt.meta.evolution import EvolutionGroup
+from learned_opt.meta.group import View
+from learned_opt.meta.trainer import MetaTrainer, new_rule
+from learned_opt.meta.truncated import TruncatedGroup
+from learned_opt.rules.dice import initial_dice
+from learned_opt.seeding import derive_noise
+from tasks import Noise, Share
+
+TOLD = View(roles=True, critic_first=False)
+TINY = MetaConfig(
+    families=("navigation2d", "cartpole"),
+    hidden=4,
+    learners=4,
+    groups_per_family=1,
+    unroll=3,
+    shortest_life=6,
+    longest_life=12,
+    meta_steps=4,
+    validate_every=2,
+    validation_tasks=2,
+    validation_updates=4,
+    checkpoint_every=2,
+    learner=LearnerConfig(width=4, environments=2, outer_environments=2, steps=6),
+)
+EVOLVED = replace(TINY, estimator="pes", scoring="rank", learner=replace(TINY.learner, outer_environments=0))
+STARTED = replace(TINY, families=("navigation2d",), initialisation="learned")
+RUNS = {
+    "tbptt": replace(TINY, exploration=True),
+    "pes": replace(EVOLVED, learners=8, exploration=True),
+    "second order": replace(STARTED, second_order=True, unroll=2, shortest_life=2, longest_life=6),
+    "reptile": replace(STARTED, estimator="reptile", learner=EVOLVED.learner),
+}
+TWO_RANKS = """
+import json, sys
+from pathlib import Path
+import torch
+from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.distributed import joined
+from learned_opt.meta.trainer import MetaTrainer
+
+runs, out, half = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), Path(sys.argv[3])
+with joined() as ranks:
+    for name, fields in runs.items():
+        MetaTrainer(MetaConfig.from_dict(fields), out / f"rank {ranks.share.index}" / name, ranks=ranks).run()
+        if (half / name).exists():
+            MetaTrainer(MetaConfig.from_dict(fields), half / name, resume=True, ranks=ranks).run()
+    try:
+        ranks.check_equal([torch.tensor([1.0 + ranks.share.index])], "numbers")
+    except RuntimeError as error:
+        print("refused:", error)
+"""
+
+
+def environment():
+    """What a child needs to import this very tree, one thread each."""
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
+
+
+def torchrun(*arguments, options=()):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.Popen(
+        [*command, *options, *map(str, arguments)],
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def checkpoint(folder):
+    return torch.load(folder / "checkpoint.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Each of RUNS by one process, by two, and by two from the middle of one's; and what two printed."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, config in RUNS.items():
+        MetaTrainer(config, folder / "one" / name).run()
+    for name in ("tbptt", "pes"):
+        trainer = MetaTrainer(RUNS[name], folder / "half" / name)
+        trainer._advance()
+        trainer._advance()
+        trainer._save()
+    (folder / "runs.json").write_text(json.dumps({name: config.to_dict() for name, config in RUNS.items()}))
+    (folder / "two_ranks.py").write_text(TWO_RANKS)
+    places = (folder / name for name in ("two_ranks.py", "runs.json", "two", "half"))
+    process = torchrun(*places)
+    printed, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, printed
+    return folder, printed
+
+
+def assert_same_run(one, two):
+    """Equal up to the order in which floats are added, and with the same random numbers to come."""
+    one, two = checkpoint(one), checkpoint(two)
+    assert one["step"] == two["step"] == 4
+    torch.testing.assert_close(two["rule"], one["rule"], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(two["average"], one["average"], rtol=1e-3, atol=1e-5)
+    for ours, theirs in zip(two["groups"], one["groups"], strict=True):
+        assert torch.equal(ours["generator"], theirs["generator"])
+        for key in ("parameters", "age", "lifetime", "told", "rule_state", "learner"):
+            torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-4)
+        if "perturbations" in theirs:
+            torch.testing.assert_close(ours["perturbations"], theirs["perturbations"])
+    assert two["best"] == pytest.approx(one["best"], rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_make_the_run_of_one(runs, name):
+    folder, _ = runs
+    born = dict(new_rule(RUNS[name]).named_parameters())
+    trained = checkpoint(folder / "one" / name)["rule"]
+    assert any(not torch.equal(born[key], trained[key]) for key in born)
+    assert_same_run(folder / "one" / name, folder / "two" / "rank 0" / name)
+
+
+@pytest.mark.parametrize("name", ["tbptt", "pes"])
+def test_a_run_goes_on_with_another_number_of_processes(runs, name):
+    folder, _ = runs
+    assert_same_run(folder / "one" / name, folder / "half" / name)
+
+
+def test_only_the_first_process_writes(runs):
+    folder, _ = runs
+    assert [path.name for path in (folder / "two").iterdir()] == ["rank 0"]
+
+
+def test_processes_that_drift_apart_are_noticed(runs):
+    _, printed = runs
+    assert printed.count("refused: the ranks hold different numbers") == 2
+
+
+def test_a_run_survives_the_death_of_a_process(tmp_path):
+    config = replace(TINY, meta_steps=60, validate_every=20, checkpoint_every=5)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config.to_dict()))
+
+    def start(out, *options):
+        command = ("-m", "learned_opt", "meta-train", "--config", tmp_path / "tiny.yaml", "--out", out)
+        return torchrun(*command, "--resume", options=options)
+
+    process = start(tmp_path / "killed", "--max-restarts", "1")
+    metrics = tmp_path / "killed" / "metrics.csv"
+    deadline = time.monotonic() + 300
+    while not (metrics.exists() and checkpoint(metrics.parent)["step"] >= 5):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
+    assert checkpoint(tmp_path / "killed")["step"] == 60
+    assert "SIGKILL" in printed or "-9" in printed
+
+    process = start(tmp_path / "whole")
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
+    killed, whole = ((tmp_path / name / "rule.safetensors").read_bytes() for name in ("killed", "whole"))
+    assert killed == whole
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_shares_of_the_noise_make_the_whole(replicas):
+    def noise(**share):
+        return Noise(torch.Generator().manual_seed(0), replicas=replicas, **share)
+
+    whole, parts = noise(), [noise(share=Share(index, 3)) for index in range(3)]
+    for kind in ("uniform", "normal", "uniform"):
+        drawn = getattr(whole, kind)(12, 5).view(replicas, 12 // replicas, 5)
+        pieces = [getattr(part, kind)(4, 5).view(replicas, 4 // replicas, 5) for part in parts]
+        assert torch.equal(torch.cat(pieces, 1), drawn)
+
+
+def test_learned_noise_depends_on_the_learner_not_on_the_process():
+    layout = TruncatedGroup("cartpole", TINY, new_rule(TINY), seed=0, view=TOLD).layout
+    assert torch.equal(initial_dice(layout, 4, None)[2:], initial_dice(layout, 2, None, first=2))
+
+
+def test_learners_that_cannot_be_shared_evenly_are_refused():
+    three, four = Ranks(Share(0, 3)), Ranks(Share(0, 4))
+    with pytest.raises(ValueError, match=r"3 processes cannot share 4 learners evenly: .* a multiple of 3"):
+        TruncatedGroup("cartpole", TINY, new_rule(TINY), seed=0, view=TOLD, ranks=three)
+    with pytest.raises(ValueError, match="set learners to a multiple of 8"):
+        EvolutionGroup("cartpole", EVOLVED, new_rule(EVOLVED), seed=0, view=TOLD, ranks=four)
+
+
+def test_devices_that_are_not_one_each_are_refused(monkeypatch):
+    two = Ranks(Share(0, 2))
+    with pytest.raises(ValueError, match="cannot share 'cuda:1'"):
+        claim_device("cuda:1", two)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1000")
+    with pytest.raises(ValueError, match="1000 processes on a machine with"):
+        claim_device("cuda", two)
+    claim_device("cpu", two)
+
+
+def test_what_is_one_process_is_refused_under_torchrun(tmp_path, monkeypatch, capsys):
+    class Pretended(Ranks):
+        def agree(self, function):
+            return function()
+
+    class Joined:
+        def __enter__(self):
+            return Pretended(Share(0, 2))
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setattr(meta_train, "joined", Joined)
+    assert main(["meta-train", "--algorithm", "rl2", "--out", str(tmp_path / "policy")]) == 2
+    assert "trained by one process" in capsys.readouterr().err
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert main(["list"]) == 2
+    assert "only meta-train" in capsys.readouterr().err
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert main(["list"]) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_noise_of_a_part_is_independent_of_how_many_parts_there_are():
+    """Each of four learners gets the same numbers alone, by twos, and all together."""
+    together = derive_noise(0, "tasks").uniform(4, 3)
+    for count in (2, 4):
+        for index in range(count):
+            noise = Noise(derive_noise(0, "tasks").generator, share=Share(index, count))
+            assert torch.equal(noise.uniform(4 // count, 3), together.chunk(count)[index])
