@@ -76,8 +76,8 @@ def test_policies_are_judged_through_the_view_they_learned_with():
     plain = learner()
     plain.environments.tasks = made.environments.tasks
     query = noise(4)
-    ours = made.judge(life.last, 2, query)
-    theirs = plain.judge(life.last, 2, noise(4))
+    ours = made.judge(life.last, 2, query).returns
+    theirs = plain.judge(life.last, 2, noise(4)).returns
     assert ours.shape == theirs.shape
     assert not torch.allclose(ours, theirs)
 
