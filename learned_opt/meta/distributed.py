@@ -175,8 +175,24 @@ def joined() -> Iterator[Ranks]:
     # group, and its threads, would outlive the interpreter, which then aborts.
     importlib.import_module("torch.distributed.nn.functional")
     cuda = torch.cuda.is_available() and dist.is_nccl_available()
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
-    yield Ranks(Share(dist.get_rank(), dist.get_world_size()))
+    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = dist.TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=rank == 0 and not hosted,
+        timeout=PATIENCE,
+    )
+    # torchrun's store outlives a restart: unprefixed, ranks would look for each other where dead ones were.
+    attempt = f"{os.environ['TORCHELASTIC_RESTART_COUNT']} of {count}"
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if cuda else "gloo",
+        store=dist.PrefixStore(attempt, store),
+        rank=rank,
+        world_size=count,
+        timeout=PATIENCE,
+    )
+    yield Ranks(Share(rank, count))
     dist.destroy_process_group()  # not after an error: the others may be gone, or wait elsewhere
     gc.collect()  # reference cycles hold the group, too
 
