@@ -15,7 +15,7 @@ from tasks.gymnasium_env import TaskEnv, TaskVectorEnv, register
 from tasks.gymnasium_tasks import EnvironmentFailedError, GymnasiumFamily, gymnasium_family
 from tasks.metaworld import MetaWorldFamily
 from tasks.noise import WHOLE, Noise, Share
-from tasks.registry import FAMILIES, check_family, make_family
+from tasks.registry import FAMILIES, check_family, make_family, needs_import
 
 __all__ = [
     "FAMILIES",
@@ -37,6 +37,7 @@ __all__ = [
     "check_family",
     "gymnasium_family",
     "make_family",
+    "needs_import",
 ]
 
 register()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal, get_args
 from weakref import finalize
 
@@ -391,8 +391,15 @@ class GymnasiumEnvironments:
 
     @contextmanager
     def _watched(self, what: str) -> Any:
-        with _named(self.family.name, f"{what} at step {self.steps}", EnvironmentFailedError):
-            yield
+        try:
+            with _named(self.family.name, f"{what} at step {self.steps}", EnvironmentFailedError):
+                yield
+        except EnvironmentFailedError:
+            self._release.detach()  # nobody shall be lent what has failed
+            for vector in self._vectors:
+                with suppress(Exception):
+                    vector.close(**({"terminate": True} if isinstance(vector, AsyncVectorEnv) else {}))
+            raise
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.as_tensor(array, device=self.noise.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 
 import gymnasium
@@ -72,6 +73,11 @@ def make_family(name: str) -> TaskFamily:
     if ":" in name:
         return _own(name)
     raise ValueError(_unknown(name))
+
+
+def needs_import(name: str) -> bool:
+    """Whether making the family called `name` would run a module's code for the first time."""
+    return ":" in name and name.partition(":")[0] not in sys.modules
 
 
 def check_family(name: str) -> None:

@@ -35,7 +35,7 @@ from learned_opt.meta.config import MetaConfig, check_fields, mapping
 from learned_opt.meta.trainer import ARTIFACT
 from learned_opt.rules import LearnedStart
 from learned_opt.seeding import derive_noise
-from tasks import make_family
+from tasks import make_family, needs_import
 
 InnerAlgorithm = Literal["actor-critic", "ppo", "reinforce", "q-learning"]
 INNER: dict[str, dict[str, Any]] = {
@@ -324,7 +324,10 @@ def _configuration(provenance: dict[str, Any]) -> MetaConfig:
     settings = provenance.get("configuration", {})
     if not isinstance(settings, dict):
         raise ValueError("the rule's header holds no readable configuration")
-    return MetaConfig.from_dict(settings, "the rule's header")
+    config = MetaConfig.from_dict(settings, "the rule's header")
+    for name in filter(needs_import, config.families):
+        raise ValueError(f"the rule's header names the family {name}: files import no code, do that first")
+    return config
 
 
 def learner_of(artifacts: dict[str, Artifact]) -> LearnerConfig:

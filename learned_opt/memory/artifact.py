@@ -10,6 +10,7 @@ from typing import Any
 from learned_opt.artifacts import FORMAT, ArtifactError, read_tensors, write_tensors
 from learned_opt.memory.config import MemoryConfig
 from learned_opt.memory.policies import ContextPolicy, MemoryPolicy, RecurrentPolicy
+from tasks import needs_import
 
 KINDS: dict[str, type[MemoryPolicy]] = {kind.__name__: kind for kind in (RecurrentPolicy, ContextPolicy)}
 
@@ -30,8 +31,10 @@ class PolicyArtifact:
         """
         settings = self.header["provenance"].get("configuration")
         try:
+            if settings["family"] != self.policy.family:
+                raise ValueError("it is of another family than the policy")
             return MemoryConfig(**settings)
-        except (ArithmeticError, TypeError, ValueError) as error:
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ArtifactError(f"the policy's header holds no readable configuration ({reason})") from error
 
@@ -67,6 +70,9 @@ def load_policy(path: str | Path) -> PolicyArtifact:
     hidden, elements = config.get("hidden"), sum(tensor.numel() for tensor in tensors.values())
     if type(hidden) is not int or hidden * hidden > elements:
         raise ArtifactError(f"{path}: the header's sizes do not fit the tensors")
+    family = config.get("family")
+    if not isinstance(family, str) or needs_import(family):
+        raise ArtifactError(f"{path} is of the family {family!r:.100}: files import no code, do that first")
     try:
         policy = KINDS[kind](**config)
         policy.load_state_dict(tensors)

@@ -177,7 +177,7 @@ def joined() -> Iterator[Ranks]:
     cuda = torch.cuda.is_available() and dist.is_nccl_available()
     rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = dist.TCPStore(
+    store = dist.TCPStore(  # type: ignore[attr-defined]
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         is_master=rank == 0 and not hosted,
@@ -187,7 +187,7 @@ def joined() -> Iterator[Ranks]:
     attempt = f"{os.environ['TORCHELASTIC_RESTART_COUNT']} of {count}"
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if cuda else "gloo",
-        store=dist.PrefixStore(attempt, store),
+        store=dist.PrefixStore(attempt, store),  # type: ignore[attr-defined]
         rank=rank,
         world_size=count,
         timeout=PATIENCE,

@@ -267,11 +267,11 @@ class LearnerGroup(ABC):
             "sample": None if self.sample is None else list(self.sample),
         }
 
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """The inverse of `state_dict`.
+    def check_policies(self, saved: dict[str, Any]) -> None:
+        """Refuse the state of learners with other policies.
 
         Raises:
-            ValueError: it is of learners with another number of parameters.
+            ValueError: they have another number of parameters.
         """
         theirs, ours = saved["parameters"].shape[1], self.parameters.shape[1]
         if theirs != ours:
@@ -279,6 +279,9 @@ class LearnerGroup(ABC):
                 f"the saved policies of {self.family} have {theirs} parameters and these have {ours}: "
                 "resume with the policies that the run began with"
             )
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
         self.learner.load_state_dict(saved["learner"])
         for name in ("parameters", "age", "lifetime", "told"):
             setattr(self, name, saved[name])

@@ -413,5 +413,6 @@ class MetaTrainer:
             self.average.load_state_dict(saved["average"])
             load_optimizer(self.optimizer, saved["optimizer"])
             for group, state in zip(self.groups, saved["groups"], strict=True):
+                group.check_policies(state)
                 check_fits(group.state_dict(), state, group.family)
                 group.load_state_dict(state)
