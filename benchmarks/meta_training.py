@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import tyro
 
-from learned_opt.learner import LearnerConfig, actor_critic
+from learned_opt.learner import LearnerConfig, acting
 from learned_opt.meta import unroll as unroll_module
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.group import View
@@ -87,14 +87,14 @@ def parts(group: TruncatedGroup, rule: torch.nn.Module) -> dict[str, float]:
         return wrapper
 
     kind = type(group.learner)
-    originals = actor_critic.collect, kind.gradient, unroll_module.functional_call
-    actor_critic.collect = timed("rollouts", originals[0])
+    originals = acting.collect, kind.gradient, unroll_module.functional_call
+    acting.collect = timed("rollouts", originals[0])
     kind.gradient = timed("inner and outer gradients", originals[1])  # type: ignore[method-assign]
     unroll_module.functional_call = timed("rule forward", originals[2])
     try:
         total = elapsed(lambda: group.advance(rule))  # type: ignore[arg-type]
     finally:
-        actor_critic.collect, kind.gradient, unroll_module.functional_call = originals  # type: ignore[method-assign]
+        acting.collect, kind.gradient, unroll_module.functional_call = originals  # type: ignore[method-assign]
     spent["inner and outer gradients"] -= spent["rollouts"]
     return {**spent, "window": total}
 
