@@ -11,8 +11,8 @@ from torch import Tensor
 
 from learned_opt.rules import fused
 
-FEW_THREADS = 4
-"""Threads of torch beyond which its own parallel arithmetic serves."""
+FEW_THREADS = 1
+"""Threads of torch beyond which its own parallel arithmetic is as fast or faster."""
 
 
 @lru_cache
@@ -37,7 +37,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def applies(*tensors: Tensor) -> bool:
-    """Whether C may work on these tensors: contiguous float32 on the CPU, few threads, nothing traced.
+    """Whether C may work on these tensors: contiguous float32 on the CPU, one thread, nothing traced.
 
     C takes one coordinate after the other, torch as many at once as it has threads.
     """
