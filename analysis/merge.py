@@ -36,6 +36,9 @@ def merge_results(parts: Sequence[Results]) -> Results:
 
 def _merged(name: str, parts: Sequence[FamilyResults]) -> FamilyResults:
     first = parts[0]
+    tasks = [task for part in parts for task in _fingerprints(part)]
+    if len(set(tasks)) < len(tasks):
+        raise ValueError(f"the results on {name} share tasks: give each of them once")
     for part in parts[1:]:
         same = part.split == first.split and part.steps_per_update == first.steps_per_update
         if not same or not np.array_equal(part.updates, first.updates):
@@ -64,3 +67,9 @@ def _merged(name: str, parts: Sequence[FamilyResults]) -> FamilyResults:
         reference=np.concatenate([part.reference for part in parts]),
         contenders={label: joined(label) for label in first.contenders},
     )
+
+
+def _fingerprints(part: FamilyResults) -> list[bytes]:
+    """What happened on each task, under all contenders."""
+    happened = np.concatenate([run.returns for run in part.contenders.values()])
+    return [column.tobytes() for column in happened.T]

@@ -149,8 +149,8 @@ def fill(
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        started = {pool.submit(_compute, cell, store): cell for cell in cells}
         try:
+            started = {pool.submit(_compute, cell, store): cell for cell in cells}
             for future in as_completed(started):
                 future.result()
                 on_cell(started[future])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from analysis.contender import Contender
 from analysis.lives import draw_problem
 from learned_opt.learner import RLLearner, make_learner
 from learned_opt.learner.life import live
+from learned_opt.learner.rollout import View
 from learned_opt.rules import UpdateRule
 from learned_opt.seeding import derive_noise, derive_seed
 from tasks import GymnasiumFamily, make_family
@@ -67,6 +69,8 @@ def render_lives(config: CompareConfig, contender: Contender, folder: Path) -> l
         path = (problem.purpose, "lives", name)
         noise = derive_noise(config.seed, *path, device=config.device)
         learner = make_learner(problem.family, 1, noise, config.learner, tasks=problem.tasks)
+        view = learner.observation_scale
+        at_first = None if view is None else replace(view, moments=replace(view.moments))
         life = live(
             learner,
             contender.rule.to(config.device),
@@ -75,8 +79,8 @@ def render_lives(config: CompareConfig, contender: Contender, folder: Path) -> l
             query_seed=derive_seed(config.seed, *path, "queries"),
             query_episodes=1,
         )
-        for when, parameters in (("before", life.first), ("after", life.last)):
-            frames = _episode(learner, parameters)
+        for when, parameters, seen in (("before", life.first, at_first), ("after", life.last, view)):
+            frames = _episode(learner, parameters, seen)
             target = folder / f"{name.replace('/', '_').replace(':', '_')}-{when}.mp4"
             imageio.imwrite(target, np.stack(frames), fps=FRAMES_PER_SECOND, macro_block_size=2)
             written.append(target)
@@ -84,13 +88,12 @@ def render_lives(config: CompareConfig, contender: Contender, folder: Path) -> l
 
 
 @torch.no_grad()
-def _episode(learner: RLLearner, parameters: Tensor) -> Frames:
-    """Pictures of one episode at θ (1, N)."""
+def _episode(learner: RLLearner, parameters: Tensor, view: View | None) -> Frames:
+    """Pictures of one episode at θ (1, N), which sees observations through `view`."""
     family, policy = learner.family, learner.policy
     assert isinstance(family, GymnasiumFamily)
     environment = family.filmed(learner.environments.tasks, 0)
     actor = policy.network(policy.layout().split(parameters), "actor")
-    view = learner.observation_scale
     frames: Frames = []
     try:
         seen, _ = environment.reset(seed=0)

@@ -119,6 +119,7 @@ class GymnasiumFamily(TaskFamily):
             single = self._single()
         spec = gymnasium.spec(environment) if isinstance(environment, str) else environment
         limit = horizon or spec.max_episode_steps
+        self._told = {} if horizon is None else {"max_episode_steps": horizon}
         if limit is None:
             raise ValueError(f"{known_as} has no time limit of its own: give a horizon")
         self.horizon, self.reference = limit, spec.reward_threshold if reference is None else reference
@@ -144,7 +145,7 @@ class GymnasiumFamily(TaskFamily):
         """The id, what varies, how it is wrapped, and gymnasium's version."""
         return {
             "family": self.name,
-            "environment": self.environment,
+            "environment": self.environment if isinstance(self.environment, str) else self.environment.id,
             "gymnasium": gymnasium.__version__,
             "vary": {key: list(limits) for key, limits in self.train_range.items()},
             "shifted": {key: list(limits) for key, limits in self.shifted_range.items()},
@@ -176,7 +177,10 @@ class GymnasiumFamily(TaskFamily):
         with _named(self.name, "cannot be made"):
             if self.vectorization == "vector_entry_point":
                 made: VectorEnv[Any, Any, Any] = gymnasium.make_vec(
-                    self.environment, environments, vectorization_mode="vector_entry_point", **self.options
+                    self.environment,
+                    environments,
+                    vectorization_mode="vector_entry_point",
+                    **{**self._told, **self.options},
                 )
                 return made
             make = [self._single] * environments
@@ -185,8 +189,11 @@ class GymnasiumFamily(TaskFamily):
             return AsyncVectorEnv(make, autoreset_mode=AutoresetMode.DISABLED)
 
     def give_back(self, vectors: Sequence[VectorEnv[Any, Any, Any]]) -> None:
-        """Environments that nobody uses any more."""
+        """Environments that nobody uses any more; wrapped ones are closed, for wrappers may remember."""
         for vector in vectors:
+            if self.wrappers:
+                vector.close()
+                continue
             self._idle.setdefault(vector.num_envs, []).append(vector)
 
     def native(self, action: Tensor) -> NDArray[Any]:
@@ -394,7 +401,7 @@ class GymnasiumEnvironments:
         try:
             with _named(self.family.name, f"{what} at step {self.steps}", EnvironmentFailedError):
                 yield
-        except EnvironmentFailedError:
+        except BaseException:  # an interrupt leaves a process waiting
             self._release.detach()  # nobody shall be lent what has failed
             for vector in self._vectors:
                 with suppress(Exception):

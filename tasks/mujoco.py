@@ -78,7 +78,17 @@ class MujocoFamily(BatchedFamily):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what another process has to make for itself."""
-        return {**self.__dict__, "_models": {}, "_pool": None, "_scratch": []}
+        own = {**self.__dict__, "_models": {}, "_pool": None, "_scratch": []}
+        del own["_mujoco"], own["_rollout"]
+        return own
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._mujoco, self._rollout = _simulator(self.name)
+
+    def identity(self) -> dict[str, object]:
+        """The family, and the simulator's version."""
+        return {**super().identity(), "mujoco": self._mujoco.__version__}
 
     @abstractmethod
     def reward(self, constants: Tasks, motion: Motion) -> Tensor:

@@ -65,7 +65,9 @@ class ActingLearner:
         device, dtype = noise.device, noise.dtype
         if config.normalise_observations:
             shape = family.observation_space.shape
-            self.observation_scale = ObservationScale(RunningMoments.nothing(batch, shape, device, dtype))
+            units = policy.normalisation(self.environments.observation)
+            nothing = RunningMoments.nothing(batch, shape, device, dtype)
+            self.observation_scale = ObservationScale(nothing, *units)
             self.observation_scale.moments.observe(self.environments.observation)
         if config.normalise_rewards:
             running = torch.zeros(batch, total, device=device, dtype=dtype)
@@ -98,6 +100,7 @@ class ActingLearner:
         self.memory = self.policy.forget(self.memory, begun)
         if self.observation_scale is not None:
             self.observation_scale.moments.forget(rows)
+            self.observation_scale.moments.observe(self.environments.observation, begun)
         if self.reward_scale is not None:
             self.reward_scale.forget(rows)
 
@@ -169,9 +172,13 @@ class ActingLearner:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.environments.load_state_dict(saved["environments"])
+        goes_on = "state" in saved["environments"]  # where it does not, new episodes have begun
         self.memory = saved.get("memory")
+        if not goes_on:
+            self.memory = self.policy.initial_memory(self.environments.observation)
         if self.observation_scale is not None:
-            self.observation_scale = ObservationScale(RunningMoments(*saved["observation_scale"]))
+            self.observation_scale.moments = RunningMoments(*saved["observation_scale"])
         if self.reward_scale is not None:
             *moments, running = saved["reward_scale"]
+            running = running if goes_on else torch.zeros_like(running)
             self.reward_scale = RewardScale(RunningMoments(*moments), running)

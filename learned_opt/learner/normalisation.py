@@ -64,14 +64,19 @@ class RunningMoments:
 
 @dataclass
 class ObservationScale:
-    """Observations less their running mean, over their running deviation, clipped to ±CLIP."""
+    """Observations less their running mean, over their running deviation, clipped to ±CLIP.
+
+    The result is in units in which the family's own center and scale are 0 and 1, for networks apply those.
+    """
 
     moments: RunningMoments
+    center: Tensor | float = 0.0
+    scale: Tensor | float = 1.0
 
     def __call__(self, observation: Tensor) -> Tensor:
         """Normalise observations (B, E, *O)."""
         mean, deviation = self.moments.mean.unsqueeze(1), self.moments.deviation().unsqueeze(1)
-        return ((observation - mean) / deviation).clamp(-CLIP, CLIP)
+        return self.center + self.scale * ((observation - mean) / deviation).clamp(-CLIP, CLIP)
 
 
 @dataclass

@@ -130,10 +130,14 @@ def test_the_command_compares_films_and_merges(tmp_path, capsys):
     assert videos == ["CartPole-v1-after.mp4", "CartPole-v1-before.mp4"]
     assert all(path.stat().st_size > 1000 for path in (tmp_path / "a" / "videos").iterdir())
     data = json.loads((tmp_path / "a" / "results.json").read_text())
+    run = data["families"]["CartPole-v1"]["contenders"]
+    for each in run.values():
+        each["returns"] = [[value + 1 for value in row] for row in each["returns"]]
     (tmp_path / "b.json").write_text(json.dumps({**data, "seed": 7}))
     capsys.readouterr()
     out = tmp_path / "merged"
     assert main(["merge", str(tmp_path / "a"), str(tmp_path / "b.json"), "--out", str(out)]) == 0
+    assert main(["merge", str(out), str(tmp_path / "b.json"), "--out", str(tmp_path / "twice")]) == 2
     assert len(load_results(out / "results.json").families["CartPole-v1"].random) == 2
     assert "CartPole-v1" in capsys.readouterr().out
 

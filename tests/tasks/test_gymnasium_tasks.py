@@ -158,6 +158,13 @@ def test_time_limits_truncate_and_show_where_the_last_step_led():
     assert steps[2].observation[..., 1].tolist() == [[0.0, 0.0]]
 
 
+def test_a_horizon_reaches_an_environments_own_vector_version():
+    family = gymnasium_family("CartPole-v1", vectorization="vector_entry_point", horizon=5)
+    environments = family.environments(family.sample_tasks(1, noise()), 2, noise())
+    truncated = [bool(environments.step(torch.tensor([[t % 2, t % 2]])).truncated.any()) for t in range(5)]
+    assert truncated == [False] * 4 + [True]
+
+
 def test_staggered_first_episodes_end_at_different_steps():
     family = counted(horizon=50, options={"length": 100})
     environments = family.environments(family.sample_tasks(1, noise()), 16, noise(), staggered=True)

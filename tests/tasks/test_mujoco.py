@@ -1,5 +1,8 @@
 """MuJoCo families: gymnasium's own environments as the oracle, published rewards, compiled variations."""
 
+import json
+import pickle
+
 import gymnasium
 import numpy as np
 import pytest
@@ -162,3 +165,11 @@ def test_a_missing_extra_is_one_sentence(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "mujoco", None)
     with pytest.raises(ValueError, match=r"pip install 'learned-opt\[mujoco\]'"):
         make_family("hopper_random")
+
+
+def test_a_family_goes_into_another_process():
+    family = pickle.loads(pickle.dumps(make_family("hopper_random")))
+    draws = noise()
+    ours = family.environments(family.sample_tasks(2, draws), 1, draws)
+    assert bool(ours.step(torch.zeros(2, 1, 3)).reward.isfinite().all())
+    json.dumps(family.identity())
