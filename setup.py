@@ -1,4 +1,4 @@
-"""Compiles learned_opt/rules/fused.c and gates.c for the instruction sets of this processor's family.
+"""Compiles learned_opt/rules/fused.c for the instruction sets of this processor's family.
 
 Optional: without a C compiler the package installs all the same and runs the same equations in torch.
 """
@@ -9,6 +9,7 @@ import sys
 from setuptools import Extension, setup
 
 FLAGS = ["-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
+THREADS = ["-fopenmp"] if sys.platform == "linux" else []
 VARIANTS = {"generic": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
     VARIANTS["avx2"] = ["-mavx2", "-mfma"]
@@ -17,13 +18,13 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 setup(
     ext_modules=[
         Extension(
-            f"learned_opt.rules._{source}_{name}",
-            [f"learned_opt/rules/{source}.c"],
-            extra_compile_args=FLAGS + flags,
+            f"learned_opt.rules._fused_{name}",
+            ["learned_opt/rules/fused.c"],
+            extra_compile_args=FLAGS + THREADS + flags,
+            extra_link_args=THREADS,
             libraries=["m"],
             optional=True,
         )
-        for source in ("fused", "gates")
         for name, flags in VARIANTS.items()
         if sys.platform != "win32"
     ]

@@ -1,30 +1,23 @@
-"""The LSTM cell over coordinates, hand-differentiated: the arithmetic where meta-training spends its time.
+"""The LSTM cell over coordinates, in torch and hand-differentiated: where fused.c does not apply.
 
 Coordinates are the last axis, so that gates are contiguous slabs, and the batch axis is the matrix
 products' batch, so that each learner may carry its own weights. tanh is written as 2σ(2x) − 1: the
 vectorised sigmoid is six times faster than tanh, and all four gates become one call. The backward
 pass recomputes the gates instead of storing them (cheaper than the memory traffic) and works on a
-few learners at a time, so that a block stays in the cache. What stands between the matrix products is
-one compiled pass where gates.c is at hand, and the same equations in torch elsewhere.
+few learners at a time, so that a block stays in the cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from learned_opt.rules import gates
-
 BLOCK = 12_000
 """Coordinates worked on at once on the CPU; larger blocks fall out of the cache."""
-
-
-COLUMNS = 4096
-"""Coordinates of one learner worked on at once by the compiled code; more fall out of the cache."""
 
 
 def lstm_cell(
@@ -55,14 +48,6 @@ class _LSTMCell(torch.autograd.Function):
         ctx.widths = [part.shape[1] for part in features]
         ctx.save_for_backward(inputs, cell, weight)
         new_hidden, new_cell = torch.empty_like(cell), torch.empty_like(cell)
-        if gates.applies(inputs, cell, weight):
-            scratch = _scratch(cell)
-            for row, columns in _pieces(cell):
-                raw = torch.mm(weight[row], inputs[row, :, columns], out=scratch(columns))
-                gates.forward(
-                    raw, cell[row, :, columns], new_cell[row, :, columns], new_hidden[row, :, columns]
-                )
-            return new_hidden, new_cell
         weight = _sigmoid_weight(weight)
         for rows in _blocks(cell):
             i, f, o, s = torch.bmm(weight[rows], inputs[rows]).sigmoid_().chunk(4, dim=1)
@@ -83,20 +68,8 @@ class _LSTMCell(torch.autograd.Function):
         grad_old_cell = torch.empty_like(cell)
         grad_weight = torch.zeros(raw_weight.shape, dtype=cell.dtype, device=cell.device)
         grad_hidden, grad_cell = grad_hidden.contiguous(), grad_cell.contiguous()
-        compiled = gates.applies(inputs, cell, raw_weight, grad_hidden, grad_cell)
-        if compiled:
-            scratch = _scratch(cell)
-            for row, columns in _pieces(cell):
-                seen = inputs[row, :, columns]
-                slope = torch.mm(raw_weight[row], seen, out=scratch(columns))
-                by_hidden, by_cell = grad_hidden[row, :, columns], grad_cell[row, :, columns]
-                gates.backward(
-                    slope, cell[row, :, columns], by_hidden, by_cell, grad_old_cell[row, :, columns]
-                )
-                torch.mm(into_inputs[row], slope, out=grad_inputs[row, :, columns])
-                grad_weight[row].addmm_(slope, seen.T)
-        weight = raw_weight if compiled else _sigmoid_weight(raw_weight)
-        for rows in [] if compiled else _blocks(cell):
+        weight = _sigmoid_weight(raw_weight)
+        for rows in _blocks(cell):
             open_ = torch.bmm(weight[rows], inputs[rows]).sigmoid_()
             i, f, o, s = open_.chunk(4, dim=1)
             old = cell[rows]
@@ -132,25 +105,6 @@ def _sigmoid_weight(weight: Tensor) -> Tensor:
 def _tanh_of_sigmoid_(sigmoid: Tensor) -> Tensor:
     """tanh(x) from σ(2x), in place."""
     return sigmoid.mul_(2).sub_(1)
-
-
-def _pieces(cell: Tensor) -> list[tuple[int, slice]]:
-    """One learner and a slice of at most COLUMNS of its coordinates after the other."""
-    batch, _, coordinates = cell.shape
-    width = -(-coordinates // -(-coordinates // COLUMNS))
-    starts = range(0, coordinates, width)
-    return [(row, slice(start, min(start + width, coordinates))) for row in range(batch) for start in starts]
-
-
-def _scratch(cell: Tensor) -> Callable[[slice], Tensor]:
-    """Room for the gates (4H, n) of a slice of coordinates, always the same."""
-    flat = cell.new_empty(4 * cell.shape[1] * min(COLUMNS, cell.shape[2]))
-
-    def of(columns: slice) -> Tensor:
-        width = columns.stop - columns.start
-        return flat[: 4 * cell.shape[1] * width].view(-1, width)
-
-    return of
 
 
 def _blocks(cell: Tensor) -> list[slice]:

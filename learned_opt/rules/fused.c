@@ -1,6 +1,7 @@
-/* One step of the coordinatewise LSTM rule, fused: features, cell, head and update in one pass.
+/* One step of the coordinatewise LSTM rule, fused: features, cell, head and update in one pass; and its derivatives
+   by the weights and the LSTM's state, in another that computes the gates anew instead of remembering them.
 
-   The same equations as features.py, cell.py and lstm.py, for float32 on the CPU without gradients.
+   The same equations as features.py, cell.py and lstm.py, for float32 on the CPU.
    A segment is one tensor of one parameter vector. Coordinates go through in blocks that stay in
    the first-level cache; features that are the same for a whole tensor enter as a bias of the gates,
    and only those of a coordinate and its hidden state are multiplied.
@@ -9,6 +10,7 @@
 
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -25,6 +27,7 @@
 #define VECTORS 2
 #endif
 #define BLOCK (LANES * VECTORS)
+#define CHUNK 4 /* blocks whose products by the weights are added up together */
 
 #define OWN 7        /* features of a coordinate */
 #define SHARED 13    /* features of its tensor: statistics, time, facts, and the constant 1 */
@@ -33,6 +36,7 @@
 #define MAX_HIDDEN 64
 #define OUTPUTS 3 /* of the head */
 #define EXPORT __attribute__((visibility("default")))
+#define INLINE static inline __attribute__((always_inline))
 
 typedef float vector __attribute__((vector_size(4 * LANES)));
 typedef int32_t mask __attribute__((vector_size(4 * LANES)));
@@ -251,67 +255,232 @@ static inline void gates(const vector x[4], vector old, vector *cell, vector *hi
     *hidden = (1.0f - t) * reciprocal(o * (1.0f + t));
 }
 
-/* Cell, head and update of up to BLOCK coordinates from the given one on. */
-static void advance_block(const segment *s, int hidden, const packed *w, int64_t first, int64_t size) {
-    vector inputs[(OWN + MAX_HIDDEN) * VECTORS];
-    view seen[VECTORS];
-    mask usable[VECTORS];
-    vector units[VECTORS], outputs[VECTORS][OUTPUTS];
+/* Up to BLOCK coordinates of a segment: where they are, and what the rule sees of them. */
+typedef struct {
     int64_t at[VECTORS], count[VECTORS];
+    mask usable[VECTORS];
+    vector unit[VECTORS];
+    view seen[VECTORS];
+} block;
+
+/* Features of coordinates, then their hidden units, as inputs of the gates. */
+INLINE void read_block(const segment *s, int hidden, int64_t first, int64_t size, block *b, vector *inputs) {
     for (int v = 0; v < VECTORS; v++) {
-        count[v] = size - v * LANES;
-        at[v] = count[v] > 0 ? first + v * LANES : first; /* lanes beyond the end read and write nothing */
-        const int64_t i = at[v];
-        const vector raw = load_up_to(s->gradient + i, count[v]);
-        const vector raw_p = load_up_to(s->parameters + i, count[v]);
-        usable[v] = is_usable(raw, raw_p);
-        const vector g = choose(usable[v], raw, all(0)), p = choose(usable[v], raw_p, all(0));
-        const moments now = {.fast = load_up_to(s->new_fast + i, count[v]),
-                             .slow = load_up_to(s->new_slow + i, count[v]),
-                             .square = load_up_to(s->new_square + i, count[v])};
-        seen[v] = look(s, now);
-        const vector unit = units[v] = clamp(g * seen[v].inverse, LIMIT);
+        const int64_t count = b->count[v] = size - v * LANES;
+        const int64_t i = b->at[v] = count > 0 ? first + v * LANES : first; /* lanes beyond the end have no effect */
+        const vector raw = load_up_to(s->gradient + i, count), raw_p = load_up_to(s->parameters + i, count);
+        const mask usable = b->usable[v] = is_usable(raw, raw_p);
+        const vector g = choose(usable, raw, all(0)), p = choose(usable, raw_p, all(0));
+        const moments now = {.fast = load_up_to(s->new_fast + i, count),
+                             .slow = load_up_to(s->new_slow + i, count),
+                             .square = load_up_to(s->new_square + i, count)};
+        const view seen = b->seen[v] = look(s, now);
+        const vector unit = b->unit[v] = clamp(g * seen.inverse, LIMIT);
         const vector own[OWN] = {
             magnitude(unit),
-            magnitude(seen[v].adam),
-            seen[v].adam * seen[v].slow_unit,
-            logarithm(magnitude(seen[v].slow_unit) + 1e-3f) / 3.0f + 0.5f,
-            clamp(unit * seen[v].adam, LIMIT),
-            logarithm(seen[v].root * s->inverse_square + 1e-3f) / 3.0f,
-            clamp(p * s->inverse_size, LIMIT) * seen[v].adam,
+            magnitude(seen.adam),
+            seen.adam * seen.slow_unit,
+            logarithm(magnitude(seen.slow_unit) + 1e-3f) / 3.0f + 0.5f,
+            clamp(unit * seen.adam, LIMIT),
+            logarithm(seen.root * s->inverse_square + 1e-3f) / 3.0f,
+            clamp(p * s->inverse_size, LIMIT) * seen.adam,
         };
         for (int k = 0; k < OWN; k++) inputs[k * VECTORS + v] = own[k];
         for (int k = 0; k < hidden; k++)
-            inputs[(OWN + k) * VECTORS + v] = load_up_to(s->hidden + k * s->stride + i, count[v]);
-        for (int output = 0; output < OUTPUTS; output++) {
-            outputs[v][output] = all(w->head_bias[output]);
-            for (int k = 0; k < OWN; k++) outputs[v][output] += w->head[output][hidden + k] * own[k];
+            inputs[(OWN + k) * VECTORS + v] = load_up_to(s->hidden + k * s->stride + i, count);
+    }
+}
+
+/* What the head makes of the features alone. */
+INLINE void begin_head(const packed *w, int hidden, const vector *inputs, vector outputs[][OUTPUTS]) {
+    for (int v = 0; v < VECTORS; v++)
+        for (int row = 0; row < OUTPUTS; row++) {
+            outputs[v][row] = all(w->head_bias[row]);
+            for (int k = 0; k < OWN; k++) outputs[v][row] += w->head[row][hidden + k] * inputs[k * VECTORS + v];
+        }
+}
+
+/* The four gates of a unit before their nonlinearities. */
+INLINE void gates_of(const packed *w, int hidden, int unit, const vector *inputs, vector x[][4]) {
+    for (int gate = 0; gate < 4; gate++)
+        for (int v = 0; v < VECTORS; v++) x[v][gate] = all(w->bias[4 * unit + gate]);
+    const float *weight = w->weight + (int64_t)unit * (OWN + hidden) * 4;
+    for (int k = 0; k < OWN + hidden; k++, weight += 4)
+        for (int gate = 0; gate < 4; gate++)
+            for (int v = 0; v < VECTORS; v++) x[v][gate] += weight[gate] * inputs[k * VECTORS + v];
+}
+
+/* The head's outputs as the update uses them. */
+typedef struct {
+    vector bounded, scale, now, lasting; /* tanh(a / rho), -lr exp(rho tanh(a / rho)), tanh b, tanh d */
+    vector direction;
+} decision;
+
+static inline decision decide(const segment *s, const block *b, int v, const vector outputs[OUTPUTS]) {
+    const vector adam = b->seen[v].adam, bounded = hyperbolic_tangent(outputs[0] / s->rho);
+    const vector now = hyperbolic_tangent(outputs[1]), lasting = hyperbolic_tangent(outputs[2]);
+    const vector direction = adam + now * (b->unit[v] - adam) + lasting * (b->seen[v].slow_unit - adam);
+    return (decision){bounded, -s->lr * exponential(s->rho * bounded), now, lasting, direction};
+}
+
+/* Cell, head and update of `size` coordinates, up to BLOCK, from the given one on. */
+INLINE void advance_some(const segment *s, int hidden, const packed *w, int64_t first, const int64_t size) {
+    vector inputs[(OWN + MAX_HIDDEN) * VECTORS], outputs[VECTORS][OUTPUTS];
+    block b;
+    read_block(s, hidden, first, size, &b, inputs);
+    begin_head(w, hidden, inputs, outputs);
+    for (int unit = 0; unit < hidden; unit++) {
+        vector x[VECTORS][4];
+        gates_of(w, hidden, unit, inputs, x);
+        for (int v = 0; v < VECTORS; v++) {
+            vector cell, output, old = load_up_to(s->cell + unit * s->stride + b.at[v], b.count[v]);
+            gates(x[v], old, &cell, &output);
+            for (int row = 0; row < OUTPUTS; row++) outputs[v][row] += w->head[row][unit] * output;
+            const int64_t j = unit * s->new_stride + b.at[v];
+            const vector before = inputs[(OWN + unit) * VECTORS + v];
+            store_up_to(s->new_cell + j, choose(b.usable[v], cell, old), b.count[v]);
+            store_up_to(s->new_hidden + j, choose(b.usable[v], output, before), b.count[v]);
+        }
+    }
+    for (int v = 0; v < VECTORS; v++) {
+        const decision made = decide(s, &b, v, outputs[v]);
+        store_up_to(s->update + b.at[v], choose(b.usable[v], made.scale * made.direction, all(0)), b.count[v]);
+    }
+}
+
+/* The same; that a block is whole spares every load and store its question. */
+static void advance_block(const segment *s, int hidden, const packed *w, int64_t first, int64_t size) {
+    if (size >= BLOCK)
+        advance_some(s, hidden, w, first, BLOCK);
+    else
+        advance_some(s, hidden, w, first, size);
+}
+
+/* Derivatives of one segment's step: given by update, h and c; wanted by h' and c'. */
+typedef struct {
+    const float *by_update, *by_hidden, *by_cell;
+    float *by_old_hidden, *by_old_cell;
+} slopes;
+
+/* What the backward pass of one thread works with. Sums over coordinates are kept lane by lane: those by the cell's
+   weights, in their packed order, and by the head's over all of a parameter vector, those by the biases over a
+   segment. Products by weights are added up for CHUNK blocks at a time. */
+typedef struct {
+    vector weight[MAX_HIDDEN * (OWN + MAX_HIDDEN) * 4], bias[MAX_HIDDEN * 4];
+    vector head[OUTPUTS][MAX_HIDDEN + OWN], head_bias[OUTPUTS];
+    vector inputs[CHUNK][(OWN + MAX_HIDDEN) * VECTORS], gates[CHUNK][MAX_HIDDEN * 4 * VECTORS];
+    packed packed;
+} workspace;
+
+/* Derivatives by h' of a few units, of those by all gates. */
+INLINE void return_to_hidden(const segment *s, const slopes *d, int hidden, const workspace *w, const block *b,
+                             const vector *by_gates, int first, const int units) {
+    vector sum[4][VECTORS];
+    for (int k = 0; k < units; k++)
+        for (int v = 0; v < VECTORS; v++) sum[k][v] = all(0);
+    for (int row = 0; row < 4 * hidden; row++) {
+        const float *weight = w->packed.weight + ((int64_t)(row / 4) * (OWN + hidden) + OWN + first) * 4 + row % 4;
+        for (int k = 0; k < units; k++)
+            for (int v = 0; v < VECTORS; v++) sum[k][v] += weight[4 * k] * by_gates[row * VECTORS + v];
+    }
+    for (int k = 0; k < units; k++)
+        for (int v = 0; v < VECTORS; v++) {
+            const int64_t i = (first + k) * s->stride + b->at[v];
+            const vector kept = load_up_to(d->by_hidden + i, b->count[v]);
+            store_up_to(d->by_old_hidden + i, choose(b->usable[v], sum[k][v], kept), b->count[v]);
+        }
+}
+
+/* Derivatives by the gates of up to BLOCK coordinates, into the workspace's given place, and what follows
+   from them for each coordinate. */
+INLINE void return_some(const segment *s, const slopes *d, int hidden, workspace *w, int64_t first, const int64_t size,
+                        int place) {
+    vector *inputs = w->inputs[place], *into_gates = w->gates[place], outputs[VECTORS][OUTPUTS];
+    const packed *p = &w->packed;
+    block b;
+    read_block(s, hidden, first, size, &b, inputs);
+    begin_head(p, hidden, inputs, outputs);
+    for (int unit = 0; unit < hidden; unit++)
+        for (int v = 0; v < VECTORS; v++) {
+            const vector h = load_up_to(s->new_hidden + unit * s->new_stride + b.at[v], b.count[v]);
+            for (int row = 0; row < OUTPUTS; row++) outputs[v][row] += p->head[row][unit] * h;
+        }
+    for (int v = 0; v < VECTORS; v++) {
+        const decision made = decide(s, &b, v, outputs[v]);
+        const vector adam = b.seen[v].adam;
+        const vector given = choose(b.usable[v], load_up_to(d->by_update + b.at[v], b.count[v]), all(0)) * made.scale;
+        outputs[v][0] = given * made.direction * (1.0f - made.bounded * made.bounded);
+        outputs[v][1] = given * (b.unit[v] - adam) * (1.0f - made.now * made.now);
+        outputs[v][2] = given * (b.seen[v].slow_unit - adam) * (1.0f - made.lasting * made.lasting);
+        for (int row = 0; row < OUTPUTS; row++) {
+            w->head_bias[row] += outputs[v][row];
+            for (int k = 0; k < OWN; k++) w->head[row][hidden + k] += outputs[v][row] * inputs[k * VECTORS + v];
         }
     }
     for (int unit = 0; unit < hidden; unit++) {
         vector x[VECTORS][4];
-        for (int gate = 0; gate < 4; gate++)
-            for (int v = 0; v < VECTORS; v++) x[v][gate] = all(w->bias[4 * unit + gate]);
-        const float *weight = w->weight + (int64_t)unit * (OWN + hidden) * 4;
-        for (int k = 0; k < OWN + hidden; k++, weight += 4)
-            for (int gate = 0; gate < 4; gate++)
-                for (int v = 0; v < VECTORS; v++) x[v][gate] += weight[gate] * inputs[k * VECTORS + v];
+        gates_of(p, hidden, unit, inputs, x);
         for (int v = 0; v < VECTORS; v++) {
-            vector cell, output, old = load_up_to(s->cell + unit * s->stride + at[v], count[v]);
-            gates(x[v], old, &cell, &output);
-            for (int row = 0; row < OUTPUTS; row++) outputs[v][row] += w->head[row][unit] * output;
-            const int64_t j = unit * s->new_stride + at[v];
-            store_up_to(s->new_cell + j, choose(usable[v], cell, old), count[v]);
-            store_up_to(s->new_hidden + j, choose(usable[v], output, inputs[(OWN + unit) * VECTORS + v]), count[v]);
+            const int64_t i = unit * s->stride + b.at[v], count = b.count[v];
+            const mask usable = b.usable[v];
+            const vector old = load_up_to(s->cell + i, count), raw_by_cell = load_up_to(d->by_cell + i, count);
+            const vector h = load_up_to(s->new_hidden + unit * s->new_stride + b.at[v], count);
+            vector by_hidden = choose(usable, load_up_to(d->by_hidden + i, count), all(0));
+            for (int row = 0; row < OUTPUTS; row++) {
+                by_hidden += p->head[row][unit] * outputs[v][row];
+                w->head[row][unit] += h * outputs[v][row];
+            }
+            const vector in = reciprocal(1.0f + exponential(clamp(-x[v][0], 28)));
+            const vector keep = reciprocal(1.0f + exponential(clamp(-x[v][1], 28)));
+            const vector show = reciprocal(1.0f + exponential(clamp(-x[v][2], 28)));
+            const vector new = 2.0f * reciprocal(1.0f + exponential(clamp(-2.0f * x[v][3], 28))) - 1.0f;
+            const vector cell = keep * old + in * new;
+            const vector tanh_c = 2.0f * reciprocal(1.0f + exponential(clamp(-2.0f * cell, 28))) - 1.0f;
+            const vector by_cell =
+                choose(usable, raw_by_cell, all(0)) + by_hidden * show * (1.0f - tanh_c * tanh_c);
+            const vector by_gates[4] = {by_cell * new * in * (1.0f - in), by_cell * old * keep * (1.0f - keep),
+                                        by_hidden * tanh_c * show * (1.0f - show), by_cell * in * (1.0f - new * new)};
+            for (int gate = 0; gate < 4; gate++) {
+                into_gates[(4 * unit + gate) * VECTORS + v] = by_gates[gate];
+                w->bias[4 * unit + gate] += by_gates[gate];
+            }
+            store_up_to(d->by_old_cell + i, choose(usable, by_cell * keep, raw_by_cell), count);
         }
     }
-    for (int v = 0; v < VECTORS; v++) {
-        const vector multiplier = exponential(s->rho * hyperbolic_tangent(outputs[v][0] / s->rho));
-        const vector now = hyperbolic_tangent(outputs[v][1]), lasting = hyperbolic_tangent(outputs[v][2]);
-        const vector adam = seen[v].adam;
-        const vector direction = adam + now * (units[v] - adam) + lasting * (seen[v].slow_unit - adam);
-        const vector update = -s->lr * multiplier * direction;
-        store_up_to(s->update + at[v], choose(usable[v], update, all(0)), count[v]);
+    int unit = 0;
+    for (; unit + 4 <= hidden; unit += 4) return_to_hidden(s, d, hidden, w, &b, into_gates, unit, 4);
+    for (; unit < hidden; unit++) return_to_hidden(s, d, hidden, w, &b, into_gates, unit, 1);
+}
+
+static void return_block(const segment *s, const slopes *d, int hidden, workspace *w, int64_t first, int64_t size,
+                         int place) {
+    if (size >= BLOCK)
+        return_some(s, d, hidden, w, first, BLOCK, place);
+    else
+        return_some(s, d, hidden, w, first, size, place);
+}
+
+/* Add the products of a unit's gates' derivatives and of some inputs to those by the weights. */
+INLINE void add_products_of(int hidden, workspace *w, int blocks, int unit, int first, const int inputs) {
+    vector *into = w->weight + ((int64_t)unit * (OWN + hidden) + first) * 4, sum[4][4];
+    for (int k = 0; k < inputs; k++)
+        for (int g = 0; g < 4; g++) sum[k][g] = into[4 * k + g];
+    for (int place = 0; place < blocks; place++) {
+        const vector *gate = w->gates[place] + 4 * unit * VECTORS, *input = w->inputs[place] + first * VECTORS;
+        for (int v = 0; v < VECTORS; v++)
+            for (int k = 0; k < inputs; k++)
+                for (int g = 0; g < 4; g++) sum[k][g] += gate[g * VECTORS + v] * input[k * VECTORS + v];
+    }
+    for (int k = 0; k < inputs; k++)
+        for (int g = 0; g < 4; g++) into[4 * k + g] = sum[k][g];
+}
+
+/* The same for all units and inputs, over the blocks that the workspace holds. */
+static void add_products(int hidden, workspace *w, int blocks) {
+    for (int unit = 0; unit < hidden; unit++) {
+        int k = 0;
+        for (; k + 4 <= OWN + hidden; k += 4) add_products_of(hidden, w, blocks, unit, k, 4);
+        for (; k < OWN + hidden; k++) add_products_of(hidden, w, blocks, unit, k, 1);
     }
 }
 
@@ -320,8 +489,8 @@ EXPORT void learned_opt_observe(segment *segments, int64_t count) {
     for (int64_t i = 0; i < count; i++) observe(segments + i);
 }
 
-/* Step the coordinates [start, stop), counted through all segments. Calls on separate ranges may run at once. */
-EXPORT void learned_opt_advance(const segment *segments, int64_t count, int32_t hidden, int64_t start, int64_t stop) {
+/* Step the coordinates [start, stop), counted through all segments. */
+static void advance_range(const segment *segments, int64_t count, int32_t hidden, int64_t start, int64_t stop) {
     packed w;
     for (const segment *s = segments; s < segments + count && stop > 0; start -= s->size, stop -= s->size, s++) {
         const int64_t first = start > 0 ? start : 0, last = stop < s->size ? stop : s->size;
@@ -329,6 +498,79 @@ EXPORT void learned_opt_advance(const segment *segments, int64_t count, int32_t 
         pack(s, hidden, &w);
         for (int64_t i = first; i < last; i += BLOCK) advance_block(s, hidden, &w, i, last - i);
     }
+}
+
+/* Step all coordinates. Threads are OpenMP's, torch's own pool, and change no result; without OpenMP there is one. */
+EXPORT void learned_opt_advance(const segment *segments, int64_t count, int32_t hidden, int32_t threads) {
+    int64_t size = 0;
+    for (int64_t i = 0; i < count; i++) size += segments[i].size;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int32_t i = 0; i < threads; i++)
+        advance_range(segments, count, hidden, size * i / threads, size * (i + 1) / threads);
+}
+
+/* Derivatives of the step of one parameter vector of some segments, by its own copies of the weights, too. */
+static void return_vector(const segment *segments, const slopes *given, int64_t tensors, int hidden, workspace *w,
+                          float *by_cell_weight, float *by_head) {
+    const int columns = FEATURES + hidden, inputs = OWN + hidden, direct = segments->skip ? FEATURES : 1;
+    memset(by_cell_weight, 0, sizeof(float) * 4 * hidden * columns);
+    memset(by_head, 0, sizeof(float) * OUTPUTS * (hidden + direct));
+    memset(w->weight, 0, sizeof(vector) * hidden * inputs * 4);
+    memset(w->head, 0, sizeof w->head);
+    for (const segment *s = segments; s < segments + tensors; s++, given++) {
+        if (s->size == 0) continue;
+        memset(w->bias, 0, sizeof(vector) * 4 * hidden);
+        memset(w->head_bias, 0, sizeof w->head_bias);
+        pack(s, hidden, &w->packed);
+        for (int64_t at = 0; at < s->size;) {
+            int blocks = 0;
+            for (; at < s->size && blocks < CHUNK; at += BLOCK, blocks++)
+                return_block(s, given, hidden, w, at, s->size - at, blocks);
+            add_products(hidden, w, blocks);
+        }
+        for (int row = 0; row < 4 * hidden; row++) {
+            const float sum = total(w->bias[row / hidden + row % hidden * 4]);
+            for (int k = 0; k < SHARED; k++) by_cell_weight[row * columns + OWN + k] += sum * s->shared[k];
+        }
+        for (int row = 0; row < OUTPUTS; row++) {
+            const float sum = total(w->head_bias[row]);
+            float *target = by_head + row * (hidden + direct) + hidden;
+            if (!s->skip) *target += sum;
+            for (int k = 0; s->skip && k < SHARED; k++) target[OWN + k] += sum * s->shared[k];
+        }
+    }
+    for (int unit = 0; unit < hidden; unit++)
+        for (int gate = 0; gate < 4; gate++) {
+            float *target = by_cell_weight + (int64_t)(gate * hidden + unit) * columns;
+            const vector *sums = w->weight + (int64_t)unit * inputs * 4 + gate;
+            for (int k = 0; k < OWN; k++) target[k] = total(sums[4 * k]);
+            for (int k = 0; k < hidden; k++) target[FEATURES + k] = total(sums[4 * (OWN + k)]);
+        }
+    for (int row = 0; row < OUTPUTS; row++)
+        for (int k = 0; k < hidden + (segments->skip ? OWN : 0); k++)
+            by_head[row * (hidden + direct) + k] = total(w->head[row][k]);
+}
+
+/* Derivatives of the step of parameter vectors, `tensors` segments each, as learned_opt_advance left them: by their
+   old h and c, and by the weights, one vector's after the other's. Threads as there. Returns 1 where memory lacks. */
+EXPORT int32_t learned_opt_return(const segment *segments, const slopes *given, int64_t vectors, int64_t tensors,
+                                  int32_t hidden, float *by_cell_weight, float *by_head, int32_t threads) {
+    const int64_t cell_size = 4 * hidden * (FEATURES + hidden);
+    const int64_t head_size = OUTPUTS * (hidden + (segments->skip ? FEATURES : 1));
+    int32_t failed = 0;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        workspace *w = aligned_alloc(64, (sizeof(workspace) + 63) / 64 * 64);
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < vectors; i++)
+            if (w != NULL)
+                return_vector(segments + i * tensors, given + i * tensors, tensors, hidden, w,
+                              by_cell_weight + i * cell_size, by_head + i * head_size);
+            else
+                __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
+        free(w);
+    }
+    return failed;
 }
 
 /* For fused.py to check its records against. */

@@ -11,34 +11,30 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.autograd.function import once_differentiable
 
 from learned_opt.layout import FACTS, ParameterLayout
 from learned_opt.rules.base import RuleState, check_states
 
 MAX_HIDDEN = 64
 """Hidden units above which fused.c has no room."""
-PER_THREAD = 16_384
-"""Coordinates below which another thread costs more than it brings."""
+WORTH_THREADS = 16_384
+"""Coordinates below which more than one thread costs more than it brings."""
 _STATE = ("fast", "slow", "square", "step", "hidden", "cell")
-_ADDRESSES = (
-    "gradient",
-    "parameters",
-    *_STATE,
-    *(f"new_{name}" for name in _STATE),
-    "update",
-    "cell_weight",
-    "head",
-)
+_PHI = ("cell_weight", "head")
+_GIVEN = ("gradient", "parameters", *_STATE)
+_MADE = (*(f"new_{name}" for name in _STATE), "update")
+_ADDRESSES = (*_GIVEN, *_MADE, *_PHI)
 _COLUMN = {name: index for index, name in enumerate(_ADDRESSES)}
+_SLOPES = ("by_update", "by_hidden", "by_cell", "by_old_hidden", "by_old_cell")
+_SLOPE = {name: index for index, name in enumerate(_SLOPES)}
 _OLD = [_COLUMN[name] for name in _STATE]
 _NEW = [_COLUMN[f"new_{name}"] for name in _STATE]
 _FLOAT_BYTES = np.uint64(4)
@@ -86,37 +82,57 @@ def load(instructions: str) -> ctypes.CDLL | None:
                 continue
         except (OSError, AttributeError):
             continue
-        pointer, integer = ctypes.c_void_p, ctypes.c_int64
+        pointer, integer, short = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
         loaded.learned_opt_observe.argtypes = [pointer, integer]
-        loaded.learned_opt_advance.argtypes = [pointer, integer, ctypes.c_int32, integer, integer]
+        loaded.learned_opt_advance.argtypes = [pointer, integer, short, short]
+        loaded.learned_opt_return.argtypes = [
+            pointer,
+            pointer,
+            integer,
+            integer,
+            short,
+            pointer,
+            pointer,
+            short,
+        ]
         loaded.learned_opt_observe.restype = loaded.learned_opt_advance.restype = None
+        loaded.learned_opt_return.restype = short
         return loaded
     return None
 
 
-def applies(hidden: int, tensors: Iterable[Tensor], given: Sequence[Tensor] = ()) -> bool:
-    """Whether the fused step can stand in: contiguous float32 on the CPU, and nothing to differentiate.
+def applies(
+    hidden: int, fixed: Iterable[Tensor], free: Iterable[Tensor] = (), given: Sequence[Tensor] = ()
+) -> bool:
+    """Whether the fused step can stand in: contiguous float32 on the CPU, and derivatives that C knows.
 
     Args:
         hidden: H.
-        tensors: whose memory the step reads or writes.
+        fixed: tensors whose memory the step reads or writes, and by which nobody may differentiate.
+        free: the same, and anybody may.
         given: other tensors that it depends on, of any type.
     """
     if hidden > MAX_HIDDEN or torch.compiler.is_compiling() or library() is None or transformed():
         return False
-    wanted = torch.is_grad_enabled()
-    return plain(tensors) and not any((wanted and x.requires_grad) or not x.is_cpu for x in given)
+    fixed = tuple(fixed)
+    if not plain((*fixed, *free)) or not all(x.is_cpu for x in given):
+        return False
+    return not differentiated((*fixed, *given))
 
 
 def plain(tensors: Iterable[Tensor]) -> bool:
     """Whether C may read and write the memory of these tensors."""
-    wanted = torch.is_grad_enabled()
     for x in tensors:
         if x.dtype is not torch.float32 or not x.is_cpu or not x.is_contiguous() or x.is_neg():
             return False
-        if (wanted and x.requires_grad) or type(x) not in _PLAIN:
+        if type(x) not in _PLAIN:
             return False
     return True
+
+
+def differentiated(tensors: Iterable[Tensor]) -> bool:
+    """Whether derivatives by one of these tensors are kept."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
 def transformed() -> bool:
@@ -130,13 +146,13 @@ def update(
     phi: Mapping[str, Tensor],
     numbers: Mapping[str, Any],
 ) -> dict[str, Tensor]:
-    """One step of B parameter vectors.
+    """One step of B parameter vectors, differentiable once by φ, h and c.
 
     Args:
         layout: of the N coordinates.
         tensors: gradient, parameters and the state's entries by name.
         phi: "cell_weight" and "head", shared or one a vector.
-        numbers: lr, rho, offset, share, known: each for all, (B, 1) or (B, L).
+        numbers: lr, rho, skip, share, known: each for all, (B, 1) or (B, L).
 
     Returns:
         The update (B, N) under "update" and the new state's entries under their names.
@@ -150,29 +166,69 @@ def update(
     for name, tensor in phi.items():
         if tensor.dim() == 3:
             _fits(name, tensor, (batch, *tensor.shape[1:]))
-    out = {name: torch.empty_like(tensors[name]) for name in _STATE}
-    out["update"] = torch.empty_like(tensors["gradient"])
-    records = np.zeros((batch, count), SEGMENT)
-    vectors, tensor_starts = np.arange(batch)[:, None], np.cumsum([0, *layout.sizes[:-1]])
+    given = (*(tensors[name] for name in _GIVEN), *(phi[name] for name in _PHI))
+    new = _Step.apply(layout, numbers, *given)  # type: ignore[no-untyped-call]
+    return dict(zip((*_STATE, "update"), new, strict=True))
 
-    def point(name: str, tensor: Tensor, row: int, columns: np.ndarray | int) -> None:
-        offsets = vectors * row + columns
-        records["addresses"][:, :, _COLUMN[name]] = tensor.data_ptr() + tensor.element_size() * offsets
 
-    for name, tensor in (
-        *tensors.items(),
-        *((f"new_{name}", out[name]) for name in _STATE),
-        ("update", out["update"]),
-    ):
-        point(name, tensor, tensor.stride(0), np.arange(count) if name.endswith("step") else tensor_starts)
-    for name, tensor in phi.items():
-        point(name, tensor, 0 if tensor.dim() == 2 else tensor.stride(0), 0)
-    records["size"] = layout.sizes
-    records["stride"] = records["new_stride"] = layout.size
-    records["facts"] = _facts(layout)
-    _fill(records, numbers)
-    run(records.reshape(-1), hidden)
-    return out
+class _Step(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, layout: ParameterLayout, numbers: Mapping[str, Any], *given: Tensor
+    ) -> tuple[Tensor, ...]:
+        old = dict(zip((*_GIVEN, *_PHI), given, strict=True))
+        new = {name: torch.empty_like(old[name.removeprefix("new_")]) for name in _MADE[:-1]}
+        new["update"] = torch.empty_like(old["gradient"])
+        records = np.zeros((len(old["gradient"]), len(layout.specs)), SEGMENT)
+        _point(records, _COLUMN, layout, {**old, **new})
+        records["size"] = layout.sizes
+        records["stride"] = records["new_stride"] = layout.size
+        records["facts"] = _facts(layout)
+        _fill(records, numbers)
+        run(records.reshape(-1), old["hidden"].shape[1])
+        ctx.save_for_backward(*given, *new.values())
+        ctx.layout, ctx.records = layout, records
+        moments = [value for name, value in new.items() if name not in ("new_hidden", "new_cell", "update")]
+        ctx.mark_non_differentiable(*moments)
+        return tuple(new.values())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *by_new: Tensor) -> tuple[Tensor | None, ...]:
+        tensors = dict(zip((*_GIVEN, *_PHI, *_MADE), ctx.saved_tensors, strict=True))
+        by = dict(zip((*_STATE, "update"), by_new, strict=True))
+        slopes = {f"by_{name}": by[name].contiguous() for name in ("update", "hidden", "cell")}
+        slopes |= {f"by_old_{name}": torch.empty_like(tensors[name]) for name in ("hidden", "cell")}
+        records = ctx.records
+        batch, count = records.shape
+        _point(records, _COLUMN, ctx.layout, tensors)  # saved tensors may come back elsewhere
+        given = np.zeros((batch, count, len(_SLOPES)), np.uint64)
+        _point({"addresses": given}, _SLOPE, ctx.layout, slopes)
+        by_phi = [tensors[name].new_empty(batch, *tensors[name].shape[-2:]) for name in _PHI]
+        run_backward(records, given, slopes["by_hidden"].shape[1], by_phi)
+        by_phi = [
+            whole if tensors[name].dim() == 3 else whole.sum(0)
+            for name, whole in zip(_PHI, by_phi, strict=True)
+        ]
+        by_old = [slopes.get(f"by_old_{name}") for name in _GIVEN]
+        return None, None, *by_old, *by_phi
+
+
+def _point(
+    records: Any, column_of: Mapping[str, int], layout: ParameterLayout, tensors: Mapping[str, Tensor]
+) -> None:
+    """Write the addresses of each vector's (B) and tensor's (L) part of some tensors into records (B, L)."""
+    addresses = records["addresses"]
+    batch, count = addresses.shape[:2]
+    vectors, starts = np.arange(batch)[:, None], np.cumsum([0, *layout.sizes[:-1]])
+    for name, tensor in tensors.items():
+        row: int = tensor.stride(0)
+        columns: np.ndarray | int = starts
+        if name in _PHI:
+            row, columns = row if tensor.dim() == 3 else 0, 0
+        elif name.endswith("step"):
+            columns = np.arange(count)
+        addresses[:, :, column_of[name]] = tensor.data_ptr() + 4 * (vectors * row + columns)
 
 
 @dataclass(frozen=True)
@@ -212,7 +268,7 @@ def segments(
     entries = [state[name] for state in states for name in _STATE]
     kept = scratch.get("segments")
     if kept is None or not kept.holds(hidden, entries):
-        if not plain(entries):
+        if not plain(entries) or differentiated(entries):
             return None
         check_states(layout, states, {"hidden": hidden, "cell": hidden})
         records = np.zeros(len(states), SEGMENT)
@@ -280,29 +336,29 @@ def run(records: np.ndarray, hidden: int) -> None:
     """Step the segments in `records` (S,); results do not depend on the number of threads."""
     fused = library()
     assert fused is not None
-    address, count = records.ctypes.data, len(records)
-    total = int(records["size"].sum())
-    fused.learned_opt_observe(address, count)
-    threads = min(torch.get_num_threads(), 1 + total // PER_THREAD)
-    cuts = [total * i // threads for i in range(threads + 1)]
-    own, *others = [(address, count, hidden, start, stop) for start, stop in pairwise(cuts)]
-    helpers = [Thread(target=fused.learned_opt_advance, args=share) for share in others]
-    try:
-        for helper in helpers:
-            helper.start()
-        fused.learned_opt_advance(*own)
-    finally:
-        _finish(helpers)
+    fused.learned_opt_observe(records.ctypes.data, len(records))
+    fused.learned_opt_advance(records.ctypes.data, len(records), hidden, _threads(records))
 
 
-def _finish(helpers: Sequence[Thread]) -> None:
-    """Wait for all, whatever happens: they write into tensors that live no longer than the caller."""
-    interrupt: KeyboardInterrupt | None = None
-    for helper in helpers:
-        while helper.is_alive():
-            try:
-                helper.join()
-            except KeyboardInterrupt as caught:
-                interrupt = caught
-    if interrupt is not None:
-        raise interrupt
+def run_backward(records: np.ndarray, slopes: np.ndarray, hidden: int, by_phi: Sequence[Tensor]) -> None:
+    """Derivatives of the step of `records` (B, L); results do not depend on the number of threads.
+
+    Args:
+        records: as `run` left them.
+        slopes: addresses (B, L, 5) of what is given and wanted.
+        hidden: H.
+        by_phi: where the derivatives by cell_weight and head go, of each vector.
+
+    Raises:
+        MemoryError: there is no room for the sums of a thread.
+    """
+    fused = library()
+    assert fused is not None
+    given, targets = (records.ctypes.data, slopes.ctypes.data), [tensor.data_ptr() for tensor in by_phi]
+    if fused.learned_opt_return(*given, *records.shape, hidden, *targets, _threads(records)):
+        raise MemoryError("no memory for the derivatives of the learned rule")
+
+
+def _threads(records: np.ndarray) -> int:
+    """All of torch's threads or one: another number would have OpenMP begin them anew."""
+    return torch.get_num_threads() if records["size"].sum() >= WORTH_THREADS else 1

@@ -132,7 +132,10 @@ class CoordinatewiseLSTM(UpdateRule):
         phi = {"cell_weight": self.cell_weight, "head": self.head}
         tensors = {"gradient": gradient, "parameters": parameters, **state}
         given = [x for x in (lr, total_steps) if isinstance(x, Tensor)]
-        if not self.exploration and fused.applies(self.hidden, (*tensors.values(), *phi.values()), given):
+        recurrent = {name: tensors[name] for name in ("hidden", "cell")}
+        fixed = [tensor for name, tensor in tensors.items() if name not in recurrent]
+        free = (*recurrent.values(), *phi.values())
+        if not self.exploration and fused.applies(self.hidden, fixed, free, given):
             numbers = {**self._numbers(lr), **_time(state["step"], total_steps)}
             new = fused.update(layout, tensors, phi, numbers)
             return new.pop("update"), new

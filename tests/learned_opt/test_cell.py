@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from learned_opt.rules import gates
-from learned_opt.rules.cell import BLOCK, COLUMNS, lstm_cell
+from learned_opt.rules.cell import BLOCK, lstm_cell
 
 
 def random_cell(batch, features, hidden, coordinates, dtype=torch.float64):
@@ -59,37 +58,3 @@ def test_blocks_do_not_change_the_result(coordinates):
         one = [argument[row : row + 1] for argument in arguments]
         for whole, part in zip(together, lstm_cell((one[0],), *one[1:]), strict=True):
             torch.testing.assert_close(whole[row], part[0], rtol=1e-5, atol=1e-6)
-
-
-needs_compiled = pytest.mark.skipif(gates.library() is None, reason="gates.c is not compiled")
-
-
-def cell_and_derivatives(arguments):
-    parts, weight = [x.detach().requires_grad_() for x in arguments[:3]], arguments[3].detach()
-    weight.requires_grad_()
-    h, c = lstm_cell((parts[0],), parts[1], parts[2], weight)
-    return (h, c, *torch.autograd.grad((h.sin() + c.cos()).sum(), (*parts, weight)))
-
-
-@needs_compiled
-@pytest.mark.parametrize("coordinates", [1, 7, 33, COLUMNS + 5])
-def test_compiled_gates_are_those_of_torch(coordinates, monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    arguments = random_cell(3, 4, 5, coordinates, torch.float32)
-    compiled = cell_and_derivatives(arguments)
-    exact = cell_and_derivatives([argument.double() for argument in arguments])
-    monkeypatch.setattr(gates, "applies", lambda *tensors: False)
-    plain = cell_and_derivatives(arguments)
-    for ours, theirs, truth in zip(compiled, plain, exact, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=3e-5)
-        torch.testing.assert_close(ours.double(), truth, rtol=1e-5, atol=3e-5)
-
-
-@needs_compiled
-def test_compiled_gates_saturate_and_keep_nan(monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    x = torch.tensor([[[1e30, -1e30, float("nan"), 0.0]]])
-    zero, weight = torch.zeros(1, 1, 4), torch.tensor([[[1.0, 0.0]] * 4])
-    hidden, cell = lstm_cell((x,), zero, zero, weight)
-    torch.testing.assert_close(cell[0, 0], torch.tensor([1.0, 0.0, float("nan"), 0.0]), equal_nan=True)
-    torch.testing.assert_close(hidden[0, 0, 0], torch.tanh(torch.tensor(1.0)))

@@ -17,6 +17,8 @@ from learned_opt import (
 )
 from learned_opt.rules import fused
 
+LAYERS = ParameterLayout.of({"a": (17, 9), "b": (17,), "c": (), "d": (64, 3), "e": (0, 2), "f": (1, 16)})
+
 
 class EveryLayer(nn.Module):
     """Convolution, norm, embedding, linear, bias and a 0-dim parameter."""
@@ -118,7 +120,7 @@ def test_shell_equals_the_core_bit_for_bit(rule, kernel, monkeypatch):
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("skip", [False, True])
 def test_fused_step_equals_the_torch_step(hidden, batch, skip, monkeypatch):
-    layout = ParameterLayout.of({"a": (17, 9), "b": (17,), "c": (), "d": (64, 3), "e": (0, 2), "f": (1, 16)})
+    layout = LAYERS
     rule = CoordinatewiseLSTM(hidden, skip=skip).requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     rule.head.normal_(0, 0.5, generator=generator)
@@ -155,17 +157,81 @@ def test_fused_step_equals_the_torch_step(hidden, batch, skip, monkeypatch):
     assert torch.allclose(ours[0], oracle[0], rtol=1e-5, atol=5e-5)
 
 
+def window(rule, phi, layout, steps=6):
+    """Derivatives by φ of a random function of all iterates, and by the state at the window's start."""
+    generator = torch.Generator().manual_seed(1)
+    batch = len(next(iter(phi.values()))) if next(iter(phi.values())).dim() == 3 else 3
+    lr = torch.linspace(1e-3, 1e-2, batch).unsqueeze(1)
+    parameters = torch.randn(batch, layout.size, generator=generator)
+    state = rule.init_state(layout, batch)
+    start = [state[name].normal_(0, 0.1, generator=generator).requires_grad_() for name in ("hidden", "cell")]
+    visited, directions = [], []
+    for step in range(steps):
+        gradient = torch.randn(batch, layout.size, generator=generator)
+        gradient *= torch.linspace(1e-3, 30, layout.size)
+        gradient[:, 5:20] = 0
+        if step == 3:
+            gradient[0, 40:50], gradient[-1, 3] = float("nan"), float("inf")
+        total = torch.full((batch, 1), 100.0) if step % 2 else None
+        update, state = torch.func.functional_call(
+            rule, phi, (gradient, parameters.detach(), state, lr), {"layout": layout, "total_steps": total}
+        )
+        parameters = parameters + update
+        visited.append(parameters)
+        directions.append(torch.randn(parameters.shape, generator=generator))
+    return torch.autograd.grad(visited, [*phi.values(), *start], directions)
+
+
+@pytest.mark.skipif(not compiled(), reason="no C compiler at installation")
+@pytest.mark.parametrize("hidden", [1, 5, 16, 33])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("skip", [False, True])
+def test_derivatives_of_the_fused_step_are_those_of_torch(hidden, shared, skip, monkeypatch):
+    rule = CoordinatewiseLSTM(hidden, skip=skip)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        rule.head.normal_(0, 0.5, generator=generator)
+    phi = {
+        name: (
+            value.detach()
+            if shared
+            else value.detach() + torch.randn(3, *value.shape, generator=generator) / 9
+        )
+        .clone()
+        .requires_grad_()
+        for name, value in rule.named_parameters()
+    }
+    ours = window(rule, phi, LAYERS)
+    without_kernel(monkeypatch)
+    for a, b in zip(ours, window(rule, phi, LAYERS), strict=True):
+        assert a.shape == b.shape
+        assert (a - b).abs().max() < 2e-5 * b.abs().max()
+
+
+@pytest.mark.skipif(not compiled(), reason="no C compiler at installation")
+def test_fused_step_is_not_taken_where_its_gradient_is_wanted():
+    """C differentiates by φ and the recurrent state alone: by what the rule sees, torch has to."""
+    rule = CoordinatewiseLSTM(4)
+    state = rule.init_state(LAYERS, 1)
+    gradient = torch.linspace(-1, 1, LAYERS.size).unsqueeze(0).requires_grad_()
+    update, _ = rule(gradient, torch.zeros_like(gradient), state, 1e-2, layout=LAYERS)
+    (derivative,) = torch.autograd.grad(update.square().sum(), gradient)
+    assert derivative.isfinite().all()
+    assert derivative.abs().max() > 0
+
+
 @pytest.mark.skipif(not compiled(), reason="no C compiler at installation")
 def test_threads_do_not_change_the_fused_step(monkeypatch):
-    layout = ParameterLayout.of({"a": (300, 100), "b": (301,)})
-    rule = load_rule()
-    gradient, parameters = torch.linspace(-1, 2, 2 * layout.size).view(2, 1, -1)
+    layout = ParameterLayout.of({"a": (100, 100), "b": (301,)})
+    rule = load_rule().requires_grad_()
+    gradient, parameters = torch.linspace(-1, 2, 6 * layout.size).view(2, 3, -1)
     results = []
     for threads in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        with torch.no_grad():
-            update, state = rule(gradient, parameters, rule.init_state(layout, 1), 1e-2, layout=layout)
-        results.append([update, *state.values()])
+        update, state = rule(gradient, parameters, rule.init_state(layout, 3), 1e-2, layout=layout)
+        made = (update, state["hidden"], state["cell"])
+        derivatives = torch.autograd.grad(sum(x.square().sum() for x in made), list(rule.parameters()))
+        results.append([update, *state.values(), *derivatives])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
@@ -177,7 +243,7 @@ def test_every_instruction_set_gives_the_same_step(name, monkeypatch):
     if name not in available.get(capability, ["generic"]):
         pytest.skip(f"this processor has no {name}")
     layout = ParameterLayout.of({"a": (30, 7), "b": (30,), "c": ()})
-    rule = load_rule()
+    rule = load_rule().requires_grad_()
     chosen = fused.load(name)
     if chosen is None:
         pytest.skip(f"{name} was not compiled")
@@ -192,7 +258,9 @@ def test_every_instruction_set_gives_the_same_step(name, monkeypatch):
             with torch.no_grad():
                 update, state = rule(gradient, parameters, state, 1e-2, layout=layout)
             parameters = parameters + update
-        return [parameters, state["hidden"], state["cell"]]
+        update, _ = rule(gradient, parameters, state, 1e-2, layout=layout)
+        derivatives = torch.autograd.grad(update[:, :-1].sum(), list(rule.parameters()))
+        return [parameters, state["hidden"], state["cell"], *derivatives]
 
     monkeypatch.setattr(fused, "library", lambda: chosen)
     ours = run()
