@@ -1,4 +1,4 @@
-"""Compiles learned_opt/rules/fused.c for the instruction sets of this processor's family.
+"""Compiles the C code of learned_opt for the instruction sets of this processor's family.
 
 Optional: without a C compiler the package installs all the same and runs the same equations in torch.
 """
@@ -18,13 +18,15 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 setup(
     ext_modules=[
         Extension(
-            f"learned_opt.rules._fused_{name}",
-            ["learned_opt/rules/fused.c"],
+            f"learned_opt.{folder}._{source}_{name}",
+            [f"learned_opt/{folder}/{source}.c"],
+            depends=["learned_opt/vectors.h"],
             extra_compile_args=FLAGS + THREADS + flags,
             extra_link_args=THREADS,
             libraries=["m"],
             optional=True,
         )
+        for folder, source in (("rules", "fused"), ("learner", "perceptron"))
         for name, flags in VARIANTS.items()
         if sys.platform != "win32"
     ]

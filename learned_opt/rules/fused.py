@@ -1,7 +1,7 @@
 """The fused step of the coordinatewise LSTM on the CPU: calls fused.c, which is compiled at installation.
 
-Used where it applies (float32, CPU, nobody wants a gradient) and where a C compiler was at hand;
-elsewhere the same equations run in torch. Both agree to rounding.
+Used where it applies (float32, CPU, first derivatives by φ and the recurrent state at most) and where a
+C compiler was at hand; elsewhere the same equations run in torch. Both agree to rounding.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
+from learned_opt import compiled
 from learned_opt.layout import FACTS, ParameterLayout
 from learned_opt.rules.base import RuleState, check_states
 
@@ -53,52 +53,30 @@ SEGMENT = np.dtype(
 """One tensor of one parameter vector, as fused.c declares it: addresses, sizes, numbers."""
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
-
-
 @lru_cache
 def library() -> ctypes.CDLL | None:
     """The compiled fused.c for this processor, or None if there is none."""
-    suited = {"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}.get(
-        torch.backends.cpu.get_cpu_capability(), ()
-    )
-    return next((loaded for name in (*suited, "generic") if (loaded := load(name))), None)
+    return next((loaded for name in compiled.instruction_sets() if (loaded := load(name))), None)
 
 
 def description() -> str:
     """For people: what runs the step on this machine's CPU."""
-    compiled = library()
-    if compiled is None:
+    loaded = library()
+    if loaded is None:
         return "torch (reinstall with a C compiler at hand for the fused one)"
-    return f"fused, {Path(compiled._name).name.split('.')[0].removeprefix('_fused_')}"
+    return f"fused, {Path(loaded._name).name.split('.')[0].removeprefix('_fused_')}"
 
 
 def load(instructions: str) -> ctypes.CDLL | None:
     """The fused.c compiled for an instruction set, or None if it is not there or not this version's."""
-    for path in sorted(Path(__file__).parent.glob(f"_fused_{instructions}.*")):
-        try:
-            loaded = ctypes.CDLL(str(path))
-            if loaded.learned_opt_segment_bytes() != SEGMENT.itemsize:
-                continue
-        except (OSError, AttributeError):
-            continue
-        pointer, integer, short = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
-        loaded.learned_opt_observe.argtypes = [pointer, integer]
-        loaded.learned_opt_advance.argtypes = [pointer, integer, short, short]
-        loaded.learned_opt_return.argtypes = [
-            pointer,
-            pointer,
-            integer,
-            integer,
-            short,
-            pointer,
-            pointer,
-            short,
-        ]
-        loaded.learned_opt_observe.restype = loaded.learned_opt_advance.restype = None
-        loaded.learned_opt_return.restype = short
-        return loaded
-    return None
+    pointer, integer, short = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+    signatures = {
+        "learned_opt_observe": [pointer, integer],
+        "learned_opt_advance": [pointer, integer, short, short],
+        "learned_opt_return": [*[pointer] * 2, *[integer] * 2, short, *[pointer] * 2, short],
+    }
+    stem = Path(__file__).with_name(f"_fused_{instructions}")
+    return compiled.load(stem, signatures, learned_opt_segment_bytes=SEGMENT.itemsize)
 
 
 def applies(
@@ -112,32 +90,12 @@ def applies(
         free: the same, and anybody may.
         given: other tensors that it depends on, of any type.
     """
-    if hidden > MAX_HIDDEN or torch.compiler.is_compiling() or library() is None or transformed():
+    if hidden > MAX_HIDDEN or library() is None or compiled.traced():
         return False
     fixed = tuple(fixed)
-    if not plain((*fixed, *free)) or not all(x.is_cpu for x in given):
+    if not compiled.plain((*fixed, *free)) or not all(x.is_cpu for x in given):
         return False
-    return not differentiated((*fixed, *given))
-
-
-def plain(tensors: Iterable[Tensor]) -> bool:
-    """Whether C may read and write the memory of these tensors."""
-    for x in tensors:
-        if x.dtype is not torch.float32 or not x.is_cpu or not x.is_contiguous() or x.is_neg():
-            return False
-        if type(x) not in _PLAIN:
-            return False
-    return True
-
-
-def differentiated(tensors: Iterable[Tensor]) -> bool:
-    """Whether derivatives by one of these tensors are kept."""
-    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-
-
-def transformed() -> bool:
-    """Whether vmap, a functional derivative or forward-mode differentiation is under way."""
-    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
+    return not compiled.differentiated((*fixed, *given))
 
 
 def update(
@@ -268,7 +226,7 @@ def segments(
     entries = [state[name] for state in states for name in _STATE]
     kept = scratch.get("segments")
     if kept is None or not kept.holds(hidden, entries):
-        if not plain(entries) or differentiated(entries):
+        if not compiled.plain(entries) or compiled.differentiated(entries):
             return None
         check_states(layout, states, {"hidden": hidden, "cell": hidden})
         records = np.zeros(len(states), SEGMENT)

@@ -1,0 +1,66 @@
+"""C code that is compiled at installation: how it is found, and which tensors it may touch."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Those that this processor has, the best first."""
+    suited = {"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}
+    return (*suited.get(torch.backends.cpu.get_cpu_capability(), ()), "generic")
+
+
+def load(stem: Path, signatures: Mapping[str, Sequence[Any]], **sizes: int) -> ctypes.CDLL | None:
+    """A library, or None if it is not there or not this version's.
+
+    Args:
+        stem: its path up to the suffix.
+        signatures: types of arguments of the functions; all return a 32-bit integer or nothing of use.
+        sizes: what functions without arguments return in this version.
+    """
+    for path in sorted(stem.parent.glob(f"{stem.name}.*")):
+        try:
+            loaded = ctypes.CDLL(str(path))
+            functions = {name: getattr(loaded, name) for name in (*signatures, *sizes)}
+        except (OSError, AttributeError):
+            continue
+        for name, types in signatures.items():
+            functions[name].argtypes, functions[name].restype = types, ctypes.c_int32
+        if all(functions[name]() == size for name, size in sizes.items()):
+            return loaded
+    return None
+
+
+def plain(tensors: Iterable[Tensor]) -> bool:
+    """Whether C may read and write the memory of these tensors."""
+    for x in tensors:
+        if not x.is_contiguous() or not plain_but_strided(x):
+            return False
+    return True
+
+
+def plain_but_strided(x: Tensor) -> bool:
+    """Whether C may read and write the memory of a tensor that need not be contiguous."""
+    return x.dtype is torch.float32 and x.is_cpu and not x.is_neg() and type(x) in _PLAIN
+
+
+def differentiated(tensors: Iterable[Tensor]) -> bool:
+    """Whether derivatives by one of these tensors are kept."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+
+
+def traced() -> bool:
+    """Whether torch compiles, or vmap, a functional derivative or forward-mode differentiation is under way."""
+    if torch.compiler.is_compiling() or forward_ad._current_level >= 0:
+        return True
+    return torch._C._functorch.peek_interpreter_stack() is not None

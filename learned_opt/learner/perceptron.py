@@ -1,0 +1,209 @@
+"""Perceptrons of B learners side by side: compiled where perceptron.c applies, in torch elsewhere."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from learned_opt import compiled
+from learned_opt.learner.config import Activation
+
+Layer = tuple[Tensor, Tensor]
+"""Weights (B, out, in) and biases (B, out), as torch.nn.Linear would hold them."""
+
+WIDEST = 256
+"""Units of a layer beyond which a library's matrix products are faster."""
+WORTH_THREADS = 2_000_000
+"""Multiply-adds below which more than one thread costs more than it brings."""
+_ADDRESSES = ("weight", "bias", "by_weight", "by_bias")
+_LAYER = np.dtype(
+    [
+        *((name, np.uint64) for name in _ADDRESSES),
+        *((name, np.int64) for name in ("weight_stride", "bias_stride", "inputs", "outputs")),
+    ]
+)
+"""A layer of all learners, as perceptron.c declares it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Perceptron:
+    """B perceptrons of one architecture, observations normalised before the first layer.
+
+    Args:
+        layers: of the networks.
+        activation: between layers.
+        center: of observations, (S,).
+        scale: of observations, (S,).
+    """
+
+    layers: list[Layer]
+    activation: Activation
+    center: Tensor
+    scale: Tensor
+
+    def __call__(self, observations: Tensor, memory: Tensor | None = None) -> Tensor:
+        """(B, R, *S) to (B, R, out), differentiable by the layers; there is no memory."""
+        signal = observations.flatten(2)
+        if not self._is_plain or not _applies(signal):
+            return self._in_torch(signal)
+        parameters = [tensor for layer in self.layers for tensor in layer]
+        if compiled.differentiated(parameters):
+            outputs: Tensor = _Compiled.apply(self, signal, *parameters)  # type: ignore[no-untyped-call]
+            return outputs
+        return self._run(signal)
+
+    def _in_torch(self, signal: Tensor) -> Tensor:
+        """The same by torch's batched matrix products."""
+        folded, activation = self._folded, torch.sigmoid if self.activation == "tanh" else torch.relu
+        for weight, bias in folded[:-1]:
+            signal = activation(torch.baddbmm(bias, signal, weight))
+        weight, bias = folded[-1]
+        return torch.baddbmm(bias, signal, weight)
+
+    @cached_property
+    def _folded(self) -> list[Layer]:
+        """Transposed weights (B, in, out) and biases (B, 1, out) that do more than one thing.
+
+        tanh(x) = 2σ(2x) − 1, and on the CPU σ is six times faster than tanh. So a tanh perceptron runs
+        as one of sigmoids: the factors 2, the shift −1 and the observations' normalisation are folded
+        into weights and biases, which are small, instead of being applied to activations, which are
+        large. Derivatives of every order pass through the folding.
+        """
+        layers, folded = [], self.activation == "tanh"
+        for index, (weight, flat_bias) in enumerate(self.layers):
+            bias = flat_bias.unsqueeze(1)
+            if index == 0:
+                weight = weight / self.scale
+                bias = bias - (weight @ self.center).unsqueeze(1)
+            elif folded:
+                bias = bias - weight.sum(-1).unsqueeze(1)
+                weight = 2 * weight
+            if folded and index < len(self.layers) - 1:
+                weight, bias = 2 * weight, 2 * bias
+            layers.append((weight.transpose(1, 2), bias))
+        return layers
+
+    @cached_property
+    def _is_plain(self) -> bool:
+        """Whether C may read the networks: each learner's tensors lie in one piece."""
+        if library() is None or max(max(weight.shape[1:]) for weight, _ in self.layers) > WIDEST:
+            return False
+        return all(
+            compiled.plain_but_strided(tensor) and tensor[0].is_contiguous()
+            for layer in self.layers
+            for tensor in layer
+        )
+
+    @cached_property
+    def _records(self) -> np.ndarray:
+        records = np.zeros(len(self.layers), _LAYER)
+        for record, (weight, bias) in zip(records, self.layers, strict=True):
+            record["weight"], record["bias"] = weight.data_ptr(), bias.data_ptr()
+            record["weight_stride"], record["bias_stride"] = weight.stride(0), bias.stride(0)
+            record["outputs"], record["inputs"] = weight.shape[1:]
+        return records
+
+    @cached_property
+    def _given(self) -> tuple[int, int, int, int, int]:
+        """What both functions of perceptron.c take first."""
+        records = self._records
+        return (records.ctypes.data, len(records), int(self.activation != "tanh"), *self._normalisation[1])
+
+    @cached_property
+    def _normalisation(self) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        """Center and factor of observations, and where they lie."""
+        center, factor = self.center.contiguous(), self.scale.reciprocal().contiguous()
+        return (center, factor), (center.data_ptr(), factor.data_ptr())
+
+    def _threads(self, rows: int) -> int:
+        """All of torch's threads or one: another number would have OpenMP begin them anew."""
+        work = rows * sum(weight[0].numel() for weight, _ in self.layers)
+        return torch.get_num_threads() if work * len(self.layers[0][0]) >= WORTH_THREADS else 1
+
+    def _run(self, signal: Tensor) -> Tensor:
+        """The outputs, by C."""
+        batch, rows, _ = self._checked(signal)
+        outputs = signal.new_empty(batch, rows, self.layers[-1][0].shape[1])
+        run = _compiled().learned_opt_perceptron
+        if run(*self._given, signal.data_ptr(), batch, rows, outputs.data_ptr(), self._threads(rows)):
+            raise MemoryError("no memory for a perceptron's layers")
+        return outputs
+
+    def _derivatives(self, signal: Tensor, by_outputs: Tensor) -> list[Tensor]:
+        """Those by the layers' tensors, by C."""
+        batch, rows, _ = self._checked(signal)
+        by_outputs = by_outputs.contiguous()
+        made = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for layer in self.layers for tensor in layer]
+        records = self._records
+        records["by_weight"] = [tensor.data_ptr() for tensor in made[::2]]
+        records["by_bias"] = [tensor.data_ptr() for tensor in made[1::2]]
+        run = _compiled().learned_opt_perceptron_return
+        if run(*self._given, signal.data_ptr(), batch, rows, by_outputs.data_ptr(), self._threads(rows)):
+            raise MemoryError("no memory for a perceptron's derivatives")
+        return made
+
+    def _checked(self, signal: Tensor) -> torch.Size:
+        """C takes sizes on trust, so they are checked here."""
+        expected = (len(self.layers[0][0]), signal.shape[1], self.layers[0][0].shape[2])
+        if signal.shape != expected:
+            raise ValueError(f"observations must have shape {expected}, got {tuple(signal.shape)}")
+        return signal.shape
+
+
+class _Compiled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, network: Perceptron, signal: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.network = network
+        ctx.save_for_backward(signal, *parameters)
+        return network._run(signal)
+
+    @staticmethod
+    def backward(ctx: Any, by_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        signal, *parameters = ctx.saved_tensors
+        network = ctx.network
+        network = Perceptron(
+            list(zip(parameters[::2], parameters[1::2], strict=True)),
+            network.activation,
+            network.center,
+            network.scale,
+        )
+        if torch.is_grad_enabled():  # these derivatives will be differentiated, which torch can
+            wanted = [x for x in parameters if x.requires_grad]
+            derivatives = iter(torch.autograd.grad(network._in_torch(signal), wanted, by_outputs, create_graph=True))
+            return None, None, *(next(derivatives) if x.requires_grad else None for x in parameters)
+        return None, None, *network._derivatives(signal, by_outputs)
+
+
+def _applies(signal: Tensor) -> bool:
+    """Whether C may read these observations, and nobody wants to know more than it can tell."""
+    if not compiled.plain((signal,)) or compiled.differentiated((signal,)):
+        return False
+    return not compiled.traced()
+
+
+def _compiled() -> ctypes.CDLL:
+    found = library()
+    assert found is not None
+    return found
+
+
+@lru_cache
+def library() -> ctypes.CDLL | None:
+    """The compiled perceptron.c for this processor, or None if there is none."""
+    return next((loaded for name in compiled.instruction_sets() if (loaded := load(name))), None)
+
+
+def load(instructions: str) -> ctypes.CDLL | None:
+    """The perceptron.c compiled for an instruction set, or None if it is not there or not this version's."""
+    pointer, integer, short = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+    arguments = [pointer, short, short, *[pointer] * 3, integer, integer, pointer, short]
+    signatures = dict.fromkeys(("learned_opt_perceptron", "learned_opt_perceptron_return"), arguments)
+    stem = Path(__file__).with_name(f"_perceptron_{instructions}")
+    return compiled.load(stem, signatures, learned_opt_layer_bytes=_LAYER.itemsize)

@@ -1,0 +1,119 @@
+/* Vectors of floats in the processor's own width, and the few functions that the compiled code needs of them. */
+
+#ifndef LEARNED_OPT_VECTORS_H
+#define LEARNED_OPT_VECTORS_H
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+#define LANES 16
+#define VECTORS 4
+#elif defined(__AVX2__)
+#define LANES 8
+#define VECTORS 2
+#else
+#define LANES 4
+#define VECTORS 2
+#endif
+
+#define EXPORT __attribute__((visibility("default")))
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vector __attribute__((vector_size(4 * LANES)));
+typedef int32_t mask __attribute__((vector_size(4 * LANES)));
+typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+static inline vector all(float x) { return (vector){0} + x; }
+
+/* Up to LANES floats; lanes beyond the end read as 0 and are not written. */
+static inline vector load_up_to(const float *p, int64_t count) {
+    if (count >= LANES) return *(const loose *)p;
+    vector x = {0};
+    if (count > 0) memcpy(&x, p, sizeof(float) * count);
+    return x;
+}
+static inline void store_up_to(float *p, vector x, int64_t count) {
+    if (count >= LANES)
+        *(loose *)p = x;
+    else if (count > 0)
+        memcpy(p, &x, sizeof(float) * count);
+}
+static inline float total(vector x) {
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += x[i];
+    return sum;
+}
+
+static inline vector choose(mask m, vector yes, vector no) { return (vector)(((mask)yes & m) | ((mask)no & ~m)); }
+/* NaN stays NaN in both: of x86's minimum and maximum, NaN yields the second operand. */
+#if defined(__AVX512F__)
+static inline vector at_most(vector x, float high) { return (vector)_mm512_min_ps((__m512)all(high), (__m512)x); }
+static inline vector at_least(vector x, float low) { return (vector)_mm512_max_ps((__m512)all(low), (__m512)x); }
+#elif defined(__AVX2__)
+static inline vector at_most(vector x, float high) { return (vector)_mm256_min_ps((__m256)all(high), (__m256)x); }
+static inline vector at_least(vector x, float low) { return (vector)_mm256_max_ps((__m256)all(low), (__m256)x); }
+#else
+static inline vector at_most(vector x, float high) { return choose(x > all(high), all(high), x); }
+static inline vector at_least(vector x, float low) { return choose(x < all(low), all(low), x); }
+#endif
+static inline vector clamp(vector x, float limit) { return at_least(at_most(x, limit), -limit); }
+static inline vector magnitude(vector x) { return (vector)((mask)x & 0x7fffffff); }
+
+static inline vector root_of(vector x) {
+    vector y;
+    for (int i = 0; i < LANES; i++) y[i] = sqrtf(x[i]);
+    return y;
+}
+
+/* e^x for |x| < 80: x = n ln 2 + y, and for |y| <= ln 2 / 2 the polynomial with e^0 = 1 whose largest relative
+   error is least (9e-8). */
+static inline vector exponential(vector x) {
+    const float shift = 12582912.0f + 127; /* 1.5 * 2^23 rounds a sum to an integer; 127 is the exponent of 1 */
+    const vector rounded = x * 1.44269504f + shift, y = x - (rounded - shift) * 0.693147181f;
+    vector e = y * 0.0082903f + 0.04189798f;
+    e = e * y + 0.16667637f;
+    e = e * y + 0.49999149f;
+    e = e * y + 0.99999971f;
+    e = e * y + 1.0f;
+    return e * (vector)((mask)rounded << 23);
+}
+
+/* log x for normal x > 0: x = 2^k m with m in [sqrt(1/2), sqrt 2), log m = 2 artanh((m - 1) / (m + 1)). */
+static inline vector logarithm(vector x) {
+    mask bits = (mask)x;
+    mask k = (bits - 0x3f3504f3) >> 23;
+    vector m = (vector)(bits - (k << 23));
+    vector s = (m - 1.0f) / (m + 1.0f), t = s * s;
+    vector series = t * (1 / 9.0f) + 1 / 7.0f;
+    series = series * t + 1 / 5.0f;
+    series = series * t + 1 / 3.0f;
+    series = series * t + 1.0f;
+    return 2.0f * s * series + __builtin_convertvector(k, vector) * 0.693147181f;
+}
+
+/* 1 / x for 1 <= x < 2^126, to the last bit or two: the processor's estimate and one Newton step, which take a
+   quarter of the time of its division. */
+static inline vector reciprocal(vector x) {
+#if defined(__AVX512F__)
+    const vector estimate = (vector)_mm512_rcp14_ps((__m512)x);
+#elif defined(__AVX2__)
+    const vector estimate = (vector)_mm256_rcp_ps((__m256)x);
+#else
+    return 1.0f / x;
+#endif
+#if defined(__AVX2__)
+    return estimate * (2.0f - x * estimate);
+#endif
+}
+
+static inline vector hyperbolic_tangent(vector x) {
+    return 1.0f - 2.0f / (1.0f + exponential(clamp(2.0f * x, 28.0f)));
+}
+
+#endif
