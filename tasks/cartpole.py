@@ -49,6 +49,7 @@ class CartPole(BatchedFamily):
     start_limit = 0.05
 
     def __init__(self) -> None:
+        self.limits = (self.position_limit, math.inf, self.angle_limit, math.inf)
         limit = np.array([2 * self.position_limit, np.inf, 2 * self.angle_limit, np.inf], np.float32)
         self.observation_space = spaces.Box(-limit, limit, dtype=np.float32)
         self.action_space = spaces.Discrete(2)
@@ -57,7 +58,8 @@ class CartPole(BatchedFamily):
         """Adds what the equations of motion are made of, each (B, 1).
 
         With total mass M = masscart + masspole: twice the push / M and its negative half (m/s²); the
-        pole's mass × half-length / M (m); 4/3 length and masspole / M × length (m).
+        pole's mass × half-length / M (m); 4/3 length and masspole / M × length (m). And the limits of the
+        four numbers of state, (4,).
         """
         total = tasks["masscart"] + tasks["masspole"]
         push = tasks["force"] / total
@@ -68,6 +70,7 @@ class CartPole(BatchedFamily):
             "lever": tasks["masspole"] * tasks["length"] / total,
             "reach": 4.0 / 3.0 * tasks["length"],
             "give": -tasks["masspole"] * tasks["length"] / total,
+            "limits": torch.as_tensor(self.limits, device=push.device, dtype=push.dtype),
         }
 
     def initial_state(self, constants: Tasks, environments: int, noise: Noise) -> Tensor:
@@ -91,5 +94,5 @@ class CartPole(BatchedFamily):
         x_acc = torch.addcmul(drive, constants["give"] * theta_acc, cos)
         rate = torch.stack((x_dot, x_acc, theta_dot, theta_acc), -1)
         state = torch.add(state, rate, alpha=self.timestep)
-        terminated = (state[..., 0].abs() > self.position_limit) | (state[..., 2].abs() > self.angle_limit)
+        terminated = (state.abs() > constants["limits"]).any(-1)
         return Transition(state, torch.ones_like(x), terminated)

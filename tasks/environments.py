@@ -10,6 +10,9 @@ from torch import Tensor
 from tasks.base import BatchedFamily, Tasks
 from tasks.noise import Noise
 
+AHEAD = 32
+"""Steps whose start states are drawn at once: a draw costs more than its numbers."""
+
 
 class Step(NamedTuple):
     """One step of B × E environments.
@@ -87,15 +90,16 @@ class BatchedEnvironments:
         staggered: bool = False,
     ) -> None:
         self.family = family
-        self._adopt(tasks)
         self.environments = environments
         self.noise = noise
         self.staggered = staggered
+        self._adopt(tasks)
         self.batch = next(iter(tasks.values())).shape[0]
         self.reset()
 
     def reset(self) -> Tensor:
         """Start every environment anew; returns observations (B, E, O)."""
+        self._fresh: list[Tensor] = []
         self.state = self.family.initial_state(self.constants, self.environments, self.noise)
         self.elapsed = self._first_count()
         self.observation = self.family.observe(self.constants, self.state)
@@ -106,11 +110,10 @@ class BatchedEnvironments:
         family, constants = self.family, self.constants
         state, reward, terminated = family.transition(constants, self.state, action, self.noise)
         final_observation = family.observe(constants, state)
-        elapsed = self.elapsed + 1
-        ended = terminated | (elapsed >= self.horizon)
+        elapsed = self.elapsed + self._one
+        ended = terminated | (elapsed >= self._limit)
         truncated = ended ^ terminated
-        fresh = family.initial_state(constants, self.environments, self.noise)
-        self.state = torch.where(ended.unsqueeze(-1), fresh, state)
+        self.state = torch.where(ended.unsqueeze(-1), self._next_start(), state)
         self.elapsed = elapsed.masked_fill_(ended, 0.0)
         # Looking whether anything ended is free on the CPU and would stall a GPU.
         unchanged = ended.device.type == "cpu" and not bool(ended.any())
@@ -137,6 +140,7 @@ class BatchedEnvironments:
             "state": self.state,
             "elapsed": self.elapsed,
             "observation": self.observation,
+            "fresh": list(self._fresh),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -144,11 +148,25 @@ class BatchedEnvironments:
         self._adopt(saved["tasks"])
         self.state, self.elapsed = saved["state"], saved["elapsed"]
         self.observation = saved["observation"]
+        self._fresh = list(saved.get("fresh", ()))
 
     def _adopt(self, tasks: Tasks) -> None:
         self.tasks = tasks
         self.constants = self.family.constants(tasks)
         self.horizon = tasks.get("horizon", self.family.horizon)
+        # Tensors, for torch would make one of every number at every step.
+        noise = self.noise
+        self._one = torch.ones((), device=noise.device, dtype=noise.dtype)
+        self._limit = torch.as_tensor(self.horizon, device=noise.device, dtype=noise.dtype)
+        self._fresh = []  # start states of other tasks
+
+    def _next_start(self) -> Tensor:
+        """A start state of every environment, (B, E, S); those of some steps are drawn at once."""
+        if not self._fresh:
+            drawn = self.family.initial_state(self.constants, AHEAD * self.environments, self.noise)
+            shape = (self.batch, AHEAD, self.environments, *drawn.shape[2:])
+            self._fresh = list(drawn.view(shape).unbind(1))
+        return self._fresh.pop()
 
     def _first_count(self) -> Tensor:
         """Steps (B, E) that the first episodes count as already taken."""

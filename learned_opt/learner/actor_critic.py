@@ -63,6 +63,8 @@ class ActorCriticLearner(ActingLearner):
             raise ValueError("the actor-critic needs values: let the policy's module return (output, value)")
         super().__init__(family, batch, noise, config, policy, tasks, staggered=True)
         self.scale = ReturnScale.zeros(batch, noise.device, noise.dtype)
+        traces = [config.trace] * config.environments + [1.0] * config.outer_environments
+        self._traces = torch.tensor(traces, device=noise.device, dtype=noise.dtype)
 
     def restart(self, rows: Tensor, tasks: Tasks | None = None) -> None:
         """As of every acting learner, and forget the scale of returns."""
@@ -99,13 +101,17 @@ class ActorCriticLearner(ActingLearner):
         tensors = self._layout.split(parameters)
         log_std = None if self.policy.discrete else self.policy.log_std(tensors)
         critic = self.policy.network(tensors, "critic")
-        inner = rollout.columns(slice(0, config.environments))
+        columns = (slice(0, config.environments), slice(config.environments, None))
+        inner, outer = (rollout.columns(some) for some in columns)
         output, unit_values = self._read(inner, tensors)
-        advantages, targets = self._advantages(critic, inner, unit_values.detach(), config.trace)
+        seen, trace = unit_values.detach(), config.trace
         if config.outer_environments:
-            outer = rollout.columns(slice(config.environments, None))
             outer_output, outer_values = self._read(outer, tensors)
-            outer_advantages, _ = self._advantages(critic, outer, outer_values.detach(), trace=1.0)
+            shape = rollout.rewards.shape[:2]
+            seen = torch.cat((seen.view(*shape, -1), outer_values.detach().view(*shape, -1)), 2).flatten(1)
+            trace = self._traces
+        estimates = [x.view_as(rollout.rewards) for x in self._advantages(critic, rollout, seen, trace)]
+        advantages, targets = (x[:, :, columns[0]].flatten(1) for x in estimates)
         share = inner.share()
         self.scale.observe(targets, share)
         center, scale = self._units()
@@ -122,6 +128,7 @@ class ActorCriticLearner(ActingLearner):
             return _Losses(inner_loss.sum(), None)
         ratio = self._ratio(outer_output, log_std, outer)
         outer_share = outer.share()
+        outer_advantages = estimates[0][:, :, columns[1]].flatten(1)
         outer_loss = -mean(ratio * normalised(outer_advantages, divisor, outer_share), outer_share)
         return _Losses(inner_loss.sum(), outer_loss.sum())
 
@@ -149,9 +156,12 @@ class ActorCriticLearner(ActingLearner):
 
     @torch.no_grad()
     def _advantages(
-        self, critic: Network, rollout: Rollout, unit_values: Tensor, trace: float
+        self, critic: Network, rollout: Rollout, unit_values: Tensor, trace: float | Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Advantages and λ-returns, (B, T · E) each, from the critic's values of the visited states."""
+        """Advantages and λ-returns, (B, T · E) each, from the critic's values of the visited states.
+
+        λ is one number for all environments, or one each, (E,).
+        """
         center, scale = (x.unsqueeze(-1) for x in self._units())
         values = center + scale * unit_values.view_as(rollout.rewards)
         advantages = generalised_advantages(

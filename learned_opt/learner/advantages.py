@@ -20,7 +20,7 @@ def generalised_advantages(
     truncated: Tensor,
     *,
     discount: float,
-    trace: float,
+    trace: float | Tensor,
 ) -> Tensor:
     """GAE(γ, λ) of Schulman et al. 2016 (arXiv 1506.02438), with terminal and truncated steps kept apart.
 
@@ -34,13 +34,13 @@ def generalised_advantages(
         terminated: the dynamics ended the episode.
         truncated: the time limit did.
         discount: γ.
-        trace: λ.
+        trace: λ, a number or one for each environment, (E,).
 
     Returns:
         Advantages (B, T, E).
     """
     alive = (~terminated).to(values.dtype)
-    delta = rewards + discount * alive * next_values - values
+    delta = torch.addcmul(rewards, alive, next_values, value=discount) - values
     carry = discount * trace * (~(terminated | truncated)).to(values.dtype)
     running = torch.zeros_like(delta[:, 0])
     backwards = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,8 @@ WIDEST = 256
 """Units of a layer beyond which a library's matrix products are faster."""
 WORTH_THREADS = 2_000_000
 """Multiply-adds below which more than one thread costs more than it brings."""
-_ADDRESSES = ("weight", "bias", "by_weight", "by_bias")
-_LAYER = np.dtype(
-    [
-        *((name, np.uint64) for name in _ADDRESSES),
-        *((name, np.int64) for name in ("weight_stride", "bias_stride", "inputs", "outputs")),
-    ]
-)
-"""A layer of all learners, as perceptron.c declares it."""
+_LAYER = ("weight", "bias", "by_weight", "by_bias", "weight_stride", "bias_stride", "inputs", "outputs")
+"""A layer of all learners, as perceptron.c declares it: 64-bit integers, addresses among them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,58 +97,63 @@ class Perceptron:
 
     @cached_property
     def _records(self) -> np.ndarray:
-        records = np.zeros(len(self.layers), _LAYER)
-        for record, (weight, bias) in zip(records, self.layers, strict=True):
-            record["weight"], record["bias"] = weight.data_ptr(), bias.data_ptr()
-            record["weight_stride"], record["bias_stride"] = weight.stride(0), bias.stride(0)
-            record["outputs"], record["inputs"] = weight.shape[1:]
-        return records
+        """The layers, as C reads them: (layers, entries)."""
+        return np.array(
+            [
+                (w.data_ptr(), b.data_ptr(), 0, 0, w.stride(0), b.stride(0), w.shape[2], w.shape[1])
+                for w, b in self.layers
+            ],
+            np.int64,
+        )
 
     @cached_property
     def _given(self) -> tuple[int, int, int, int, int]:
         """What both functions of perceptron.c take first."""
-        records = self._records
-        return (records.ctypes.data, len(records), int(self.activation != "tanh"), *self._normalisation[1])
+        records, (center, factor) = self._records, self._normalisation
+        activation = int(self.activation != "tanh")
+        return records.ctypes.data, len(records), activation, center.data_ptr(), factor.data_ptr()
 
     @cached_property
-    def _normalisation(self) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-        """Center and factor of observations, and where they lie."""
-        center, factor = self.center.contiguous(), self.scale.reciprocal().contiguous()
-        return (center, factor), (center.data_ptr(), factor.data_ptr())
+    def _normalisation(self) -> tuple[Tensor, Tensor]:
+        """Center and factor of observations."""
+        return self.center.contiguous(), self.scale.reciprocal()
 
-    def _threads(self, rows: int) -> int:
-        """All of torch's threads or one: another number would have OpenMP begin them anew."""
-        work = rows * sum(weight[0].numel() for weight, _ in self.layers)
-        return torch.get_num_threads() if work * len(self.layers[0][0]) >= WORTH_THREADS else 1
+    @cached_property
+    def _sizes(self) -> tuple[int, int, int, int]:
+        """B, S, outputs, and multiply-adds of a row of all learners."""
+        first, last = self.layers[0][0], self.layers[-1][0]
+        return len(first), first.shape[2], last.shape[1], sum(weight.numel() for weight, _ in self.layers)
 
     def _run(self, signal: Tensor) -> Tensor:
         """The outputs, by C."""
-        batch, rows, _ = self._checked(signal)
-        outputs = signal.new_empty(batch, rows, self.layers[-1][0].shape[1])
+        batch, rows, width, threads = self._sizes_with(signal)
+        outputs = signal.new_empty(batch, rows, width)
         run = _compiled().learned_opt_perceptron
-        if run(*self._given, signal.data_ptr(), batch, rows, outputs.data_ptr(), self._threads(rows)):
+        if run(*self._given, signal.data_ptr(), batch, rows, outputs.data_ptr(), threads):
             raise MemoryError("no memory for a perceptron's layers")
         return outputs
 
     def _derivatives(self, signal: Tensor, by_outputs: Tensor) -> list[Tensor]:
         """Those by the layers' tensors, by C."""
-        batch, rows, _ = self._checked(signal)
+        batch, rows, _, threads = self._sizes_with(signal)
         by_outputs = by_outputs.contiguous()
-        made = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for layer in self.layers for tensor in layer]
-        records = self._records
-        records["by_weight"] = [tensor.data_ptr() for tensor in made[::2]]
-        records["by_bias"] = [tensor.data_ptr() for tensor in made[1::2]]
+        made = [tensor.new_empty(tensor.shape) for layer in self.layers for tensor in layer]
+        addresses = [tensor.data_ptr() for tensor in made]
+        self._records[:, 2], self._records[:, 3] = addresses[::2], addresses[1::2]
         run = _compiled().learned_opt_perceptron_return
-        if run(*self._given, signal.data_ptr(), batch, rows, by_outputs.data_ptr(), self._threads(rows)):
+        if run(*self._given, signal.data_ptr(), batch, rows, by_outputs.data_ptr(), threads):
             raise MemoryError("no memory for a perceptron's derivatives")
         return made
 
-    def _checked(self, signal: Tensor) -> torch.Size:
-        """C takes sizes on trust, so they are checked here."""
-        expected = (len(self.layers[0][0]), signal.shape[1], self.layers[0][0].shape[2])
-        if signal.shape != expected:
-            raise ValueError(f"observations must have shape {expected}, got {tuple(signal.shape)}")
-        return signal.shape
+    def _sizes_with(self, signal: Tensor) -> tuple[int, int, int, int]:
+        """B, R, outputs and threads. C takes sizes on trust, so they are checked here.
+
+        Threads are all of torch's or one: another number would have OpenMP begin them anew.
+        """
+        (given, rows, size), (batch, inputs, width, work) = signal.shape, self._sizes
+        if given != batch or size != inputs:
+            raise ValueError(f"observations must be ({batch}, R, {inputs}), got {tuple(signal.shape)}")
+        return batch, rows, width, torch.get_num_threads() if rows * work >= WORTH_THREADS else 1
 
 
 class _Compiled(torch.autograd.Function):
@@ -167,18 +166,14 @@ class _Compiled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, by_outputs: Tensor) -> tuple[Tensor | None, ...]:
         signal, *parameters = ctx.saved_tensors
-        network = ctx.network
-        network = Perceptron(
-            list(zip(parameters[::2], parameters[1::2], strict=True)),
-            network.activation,
-            network.center,
-            network.scale,
-        )
-        if torch.is_grad_enabled():  # these derivatives will be differentiated, which torch can
-            wanted = [x for x in parameters if x.requires_grad]
-            derivatives = iter(torch.autograd.grad(network._in_torch(signal), wanted, by_outputs, create_graph=True))
-            return None, None, *(next(derivatives) if x.requires_grad else None for x in parameters)
-        return None, None, *network._derivatives(signal, by_outputs)
+        if not torch.is_grad_enabled():
+            return None, None, *ctx.network._derivatives(signal, by_outputs)
+        # These derivatives will be differentiated, which torch can.
+        layers = list(zip(parameters[::2], parameters[1::2], strict=True))
+        again = replace(ctx.network, layers=layers)._in_torch(signal)
+        wanted = [x for x in parameters if x.requires_grad]
+        derivatives = iter(torch.autograd.grad(again, wanted, by_outputs, create_graph=True))
+        return None, None, *(next(derivatives) if x.requires_grad else None for x in parameters)
 
 
 def _applies(signal: Tensor) -> bool:
@@ -206,4 +201,4 @@ def load(instructions: str) -> ctypes.CDLL | None:
     arguments = [pointer, short, short, *[pointer] * 3, integer, integer, pointer, short]
     signatures = dict.fromkeys(("learned_opt_perceptron", "learned_opt_perceptron_return"), arguments)
     stem = Path(__file__).with_name(f"_perceptron_{instructions}")
-    return compiled.load(stem, signatures, learned_opt_layer_bytes=_LAYER.itemsize)
+    return compiled.load(stem, signatures, learned_opt_layer_bytes=8 * len(_LAYER))

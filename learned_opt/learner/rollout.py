@@ -113,7 +113,8 @@ def collect(
         for column, entry in zip(columns, row, strict=True):
             if entry is not None:
                 column.append(entry)
-        memory = policy.forget(after, _ended(step.terminated, step.truncated, step.valid))
+        if after is not None:
+            memory = policy.forget(after, _ended(step.terminated, step.truncated, step.valid))
     return Rollout(*(torch.stack(column, dim=1) if column else None for column in columns))  # type: ignore[arg-type]
 
 

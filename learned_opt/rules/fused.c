@@ -33,6 +33,12 @@ typedef struct {
 static const float FAST = 0.9f, SLOW = 0.99f, SQUARE = 0.999f, EPS = 1e-8f, LIMIT = 5.0f, LARGEST = 1e15f;
 static const float TINY = 1.17549435e-38f;
 
+/* The same as load_up_to, and fetch what the next block will load: rows are too many for the processor to foresee. */
+static inline vector load_ahead(const float *p, int64_t count) {
+    __builtin_prefetch(p + BLOCK);
+    return load_up_to(p, count);
+}
+
 /* As is_usable of base.py. */
 static inline mask is_usable(vector gradient, vector parameter) {
     return (magnitude(gradient) <= LARGEST) & (magnitude(parameter) <= LARGEST);
@@ -177,8 +183,7 @@ INLINE void read_block(const segment *s, int hidden, int64_t first, int64_t size
             clamp(p * s->inverse_size, LIMIT) * seen.adam,
         };
         for (int k = 0; k < OWN; k++) inputs[k * VECTORS + v] = own[k];
-        for (int k = 0; k < hidden; k++)
-            inputs[(OWN + k) * VECTORS + v] = load_up_to(s->hidden + k * s->stride + i, count);
+        for (int k = 0; k < hidden; k++) inputs[(OWN + k) * VECTORS + v] = load_ahead(s->hidden + k * s->stride + i, count);
     }
 }
 
@@ -224,7 +229,7 @@ INLINE void advance_some(const segment *s, int hidden, const packed *w, int64_t 
         vector x[VECTORS][4];
         gates_of(w, hidden, unit, inputs, x);
         for (int v = 0; v < VECTORS; v++) {
-            vector cell, output, old = load_up_to(s->cell + unit * s->stride + b.at[v], b.count[v]);
+            vector cell, output, old = load_ahead(s->cell + unit * s->stride + b.at[v], b.count[v]);
             gates(x[v], old, &cell, &output);
             for (int row = 0; row < OUTPUTS; row++) outputs[v][row] += w->head[row][unit] * output;
             const int64_t j = unit * s->new_stride + b.at[v];
@@ -293,7 +298,7 @@ INLINE void return_some(const segment *s, const slopes *d, int hidden, workspace
     begin_head(p, hidden, inputs, outputs);
     for (int unit = 0; unit < hidden; unit++)
         for (int v = 0; v < VECTORS; v++) {
-            const vector h = load_up_to(s->new_hidden + unit * s->new_stride + b.at[v], b.count[v]);
+            const vector h = load_ahead(s->new_hidden + unit * s->new_stride + b.at[v], b.count[v]);
             for (int row = 0; row < OUTPUTS; row++) outputs[v][row] += p->head[row][unit] * h;
         }
     for (int v = 0; v < VECTORS; v++) {
@@ -314,9 +319,9 @@ INLINE void return_some(const segment *s, const slopes *d, int hidden, workspace
         for (int v = 0; v < VECTORS; v++) {
             const int64_t i = unit * s->stride + b.at[v], count = b.count[v];
             const mask usable = b.usable[v];
-            const vector old = load_up_to(s->cell + i, count), raw_by_cell = load_up_to(d->by_cell + i, count);
+            const vector old = load_ahead(s->cell + i, count), raw_by_cell = load_ahead(d->by_cell + i, count);
             const vector h = load_up_to(s->new_hidden + unit * s->new_stride + b.at[v], count);
-            vector by_hidden = choose(usable, load_up_to(d->by_hidden + i, count), all(0));
+            vector by_hidden = choose(usable, load_ahead(d->by_hidden + i, count), all(0));
             for (int row = 0; row < OUTPUTS; row++) {
                 by_hidden += p->head[row][unit] * outputs[v][row];
                 w->head[row][unit] += h * outputs[v][row];

@@ -138,7 +138,7 @@ class _Step(torch.autograd.Function):
         new = {name: torch.empty_like(old[name.removeprefix("new_")]) for name in _MADE[:-1]}
         new["update"] = torch.empty_like(old["gradient"])
         records = np.zeros((len(old["gradient"]), len(layout.specs)), SEGMENT)
-        _point(records, _COLUMN, layout, {**old, **new})
+        _point(records["addresses"], _COLUMN, layout, {**old, **new})
         records["size"] = layout.sizes
         records["stride"] = records["new_stride"] = layout.size
         records["facts"] = _facts(layout)
@@ -159,9 +159,9 @@ class _Step(torch.autograd.Function):
         slopes |= {f"by_old_{name}": torch.empty_like(tensors[name]) for name in ("hidden", "cell")}
         records = ctx.records
         batch, count = records.shape
-        _point(records, _COLUMN, ctx.layout, tensors)  # saved tensors may come back elsewhere
+        _point(records["addresses"], _COLUMN, ctx.layout, tensors)  # saved tensors may come back elsewhere
         given = np.zeros((batch, count, len(_SLOPES)), np.uint64)
-        _point({"addresses": given}, _SLOPE, ctx.layout, slopes)
+        _point(given, _SLOPE, ctx.layout, slopes)
         by_phi = [tensors[name].new_empty(batch, *tensors[name].shape[-2:]) for name in _PHI]
         run_backward(records, given, slopes["by_hidden"].shape[1], by_phi)
         by_phi = [
@@ -173,20 +173,17 @@ class _Step(torch.autograd.Function):
 
 
 def _point(
-    records: Any, column_of: Mapping[str, int], layout: ParameterLayout, tensors: Mapping[str, Tensor]
+    addresses: np.ndarray, column_of: Mapping[str, int], layout: ParameterLayout, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Write the addresses of each vector's (B) and tensor's (L) part of some tensors into records (B, L)."""
-    addresses = records["addresses"]
-    batch, count = addresses.shape[:2]
-    vectors, starts = np.arange(batch)[:, None], np.cumsum([0, *layout.sizes[:-1]])
-    for name, tensor in tensors.items():
-        row: int = tensor.stride(0)
-        columns: np.ndarray | int = starts
-        if name in _PHI:
-            row, columns = row if tensor.dim() == 3 else 0, 0
-        elif name.endswith("step"):
-            columns = np.arange(count)
-        addresses[:, :, column_of[name]] = tensor.data_ptr() + 4 * (vectors * row + columns)
+    """Write the addresses of each vector's (B) and tensor's (L) part of some tensors into (B, L, columns)."""
+    batch = len(addresses)
+    starts = np.cumsum([0, *layout.sizes[:-1]])
+    places = {"step": np.arange(len(starts)), **dict.fromkeys(_PHI, 0 * starts)}
+    first = np.array([tensor.data_ptr() for tensor in tensors.values()], np.int64)
+    rows = np.array([x.stride(0) if x.dim() == 3 or n not in _PHI else 0 for n, x in tensors.items()], np.int64)
+    within = np.stack([places.get(name.removeprefix("new_"), starts) for name in tensors], axis=1)
+    parts = first + 4 * (np.arange(batch)[:, None, None] * rows + within)
+    addresses[:, :, [column_of[name] for name in tensors]] = parts
 
 
 @dataclass(frozen=True)

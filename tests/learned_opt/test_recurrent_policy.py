@@ -227,7 +227,7 @@ def test_gradients_are_those_of_backpropagation_through_the_rollouts_steps():
         outputs, _, module = by_hand(learner, theta, rollout.observations, ended, row, start)
         logs = outputs.transpose(0, 1).log_softmax(-1)  # (T, E, A)
         chosen = logs.gather(-1, rollout.actions[row].unsqueeze(-1)).flatten()
-        advantage = kept["advantages"][row]
+        advantage = kept["advantages"][row].view_as(kept["rollout"].rewards[row])[:, :3].flatten()
         advantage = (advantage - advantage.mean()) / advantage.std(correction=0)
         (-(chosen * advantage).mean()).backward()
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in module.parameters()]
