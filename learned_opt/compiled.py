@@ -43,10 +43,7 @@ def load(stem: Path, signatures: Mapping[str, Sequence[Any]], **sizes: int) -> c
 
 def plain(tensors: Iterable[Tensor]) -> bool:
     """Whether C may read and write the memory of these tensors."""
-    for x in tensors:
-        if not x.is_contiguous() or not plain_but_strided(x):
-            return False
-    return True
+    return all(x.is_contiguous() and plain_but_strided(x) for x in tensors)
 
 
 def plain_but_strided(x: Tensor) -> bool:
@@ -60,7 +57,7 @@ def differentiated(tensors: Iterable[Tensor]) -> bool:
 
 
 def traced() -> bool:
-    """Whether torch compiles, or vmap, a functional derivative or forward-mode differentiation is under way."""
+    """Whether torch compiles, or vmap, a functional or a forward-mode derivative is under way."""
     if torch.compiler.is_compiling() or forward_ad._current_level >= 0:
         return True
     return torch._C._functorch.peek_interpreter_stack() is not None

@@ -104,7 +104,8 @@ class ActorCriticLearner(ActingLearner):
         columns = (slice(0, config.environments), slice(config.environments, None))
         inner, outer = (rollout.columns(some) for some in columns)
         output, unit_values = self._read(inner, tensors)
-        seen, trace = unit_values.detach(), config.trace
+        seen = unit_values.detach()
+        trace: float | Tensor = config.trace
         if config.outer_environments:
             outer_output, outer_values = self._read(outer, tensors)
             shape = rollout.rewards.shape[:2]

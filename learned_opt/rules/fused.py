@@ -173,14 +173,18 @@ class _Step(torch.autograd.Function):
 
 
 def _point(
-    addresses: np.ndarray, column_of: Mapping[str, int], layout: ParameterLayout, tensors: Mapping[str, Tensor]
+    addresses: np.ndarray,
+    column_of: Mapping[str, int],
+    layout: ParameterLayout,
+    tensors: Mapping[str, Tensor],
 ) -> None:
     """Write the addresses of each vector's (B) and tensor's (L) part of some tensors into (B, L, columns)."""
     batch = len(addresses)
     starts = np.cumsum([0, *layout.sizes[:-1]])
     places = {"step": np.arange(len(starts)), **dict.fromkeys(_PHI, 0 * starts)}
     first = np.array([tensor.data_ptr() for tensor in tensors.values()], np.int64)
-    rows = np.array([x.stride(0) if x.dim() == 3 or n not in _PHI else 0 for n, x in tensors.items()], np.int64)
+    shared = {name for name in _PHI if name in tensors and tensors[name].dim() == 2}
+    rows = np.array([0 if name in shared else x.stride(0) for name, x in tensors.items()], np.int64)
     within = np.stack([places.get(name.removeprefix("new_"), starts) for name in tensors], axis=1)
     parts = first + 4 * (np.arange(batch)[:, None, None] * rows + within)
     addresses[:, :, [column_of[name] for name in tensors]] = parts
