@@ -111,9 +111,14 @@ def memory() -> None:
 
 
 def processes(turns: int) -> None:
-    """Print how much faster two processes of one thread advance 32 learners than one does."""
-    one, two = (min(measured("time", 32, 32, 20, ranks)["seconds"] for _ in range(turns)) for ranks in (1, 2))
-    print(f"two processes: {one / two:.2f} times as fast as one ({32 * 20 / two:.0f} learner-updates/s)")
+    """Print how much faster two processes of one thread advance some learners than one does."""
+    for learners in (32, 128):
+        one, two = (
+            min(measured("time", learners, 32, 20, ranks)["seconds"] for _ in range(turns))
+            for ranks in (1, 2)
+        )
+        rate = learners * 20 / two
+        print(f"{learners} learners, two processes: {one / two:.2f} × one ({rate:.0f} learner-updates/s)")
 
 
 def measured(part: str, learners: int, width: int, unroll: int, ranks: int = 1) -> dict[str, float]:

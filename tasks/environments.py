@@ -99,8 +99,10 @@ class BatchedEnvironments:
 
     def reset(self) -> Tensor:
         """Start every environment anew; returns observations (B, E, O)."""
-        self._fresh: list[Tensor] = []
         self.state = self.family.initial_state(self.constants, self.environments, self.noise)
+        shape = (self.batch, AHEAD, self.environments, *self.state.shape[2:])
+        self._starts = torch.zeros(shape, device=self.state.device, dtype=self.state.dtype)
+        self._unused: list[Tensor] = []
         self.elapsed = self._first_count()
         self.observation = self.family.observe(self.constants, self.state)
         return self.observation
@@ -140,7 +142,8 @@ class BatchedEnvironments:
             "state": self.state,
             "elapsed": self.elapsed,
             "observation": self.observation,
-            "fresh": list(self._fresh),
+            "starts": self._starts,
+            "unused": len(self._unused),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -148,25 +151,34 @@ class BatchedEnvironments:
         self._adopt(saved["tasks"])
         self.state, self.elapsed = saved["state"], saved["elapsed"]
         self.observation = saved["observation"]
-        self._fresh = list(saved.get("fresh", ()))
+        self._starts = saved["starts"]
+        self._unused = list(self._starts.unbind(1))[: saved["unused"]]
 
     def _adopt(self, tasks: Tasks) -> None:
         self.tasks = tasks
         self.constants = self.family.constants(tasks)
         self.horizon = tasks.get("horizon", self.family.horizon)
-        # Tensors, for torch would make one of every number at every step.
-        noise = self.noise
-        self._one = torch.ones((), device=noise.device, dtype=noise.dtype)
-        self._limit = torch.as_tensor(self.horizon, device=noise.device, dtype=noise.dtype)
-        self._fresh = []  # start states of other tasks
+        self._one = torch.ones((), device=self.noise.device, dtype=self.noise.dtype)
+        self._unused = []  # start states of other tasks
+
+    @property
+    def horizon(self) -> int | Tensor:
+        """Steps after which episodes are truncated, a number or (B, 1)."""
+        return self._horizon
+
+    @horizon.setter
+    def horizon(self, horizon: int | Tensor) -> None:
+        self._horizon = horizon
+        # As a tensor, for torch would make one of a number at every step.
+        self._limit = torch.as_tensor(horizon, device=self.noise.device, dtype=self.noise.dtype)
 
     def _next_start(self) -> Tensor:
         """A start state of every environment, (B, E, S); those of some steps are drawn at once."""
-        if not self._fresh:
+        if not self._unused:
             drawn = self.family.initial_state(self.constants, AHEAD * self.environments, self.noise)
-            shape = (self.batch, AHEAD, self.environments, *drawn.shape[2:])
-            self._fresh = list(drawn.view(shape).unbind(1))
-        return self._fresh.pop()
+            self._starts = drawn.view(self._starts.shape)
+            self._unused = list(self._starts.unbind(1))
+        return self._unused.pop()
 
     def _first_count(self) -> Tensor:
         """Steps (B, E) that the first episodes count as already taken."""

@@ -45,7 +45,7 @@ class Perceptron:
     def __call__(self, observations: Tensor, memory: Tensor | None = None) -> Tensor:
         """(B, R, *S) to (B, R, out), differentiable by the layers; there is no memory."""
         signal = observations.flatten(2)
-        if not self._is_plain or not _applies(signal):
+        if not _applies(signal) or not self._is_plain:
             return self._in_torch(signal)
         parameters = [tensor for layer in self.layers for tensor in layer]
         if compiled.differentiated(parameters):
@@ -178,9 +178,7 @@ class _Compiled(torch.autograd.Function):
 
 def _applies(signal: Tensor) -> bool:
     """Whether C may read these observations, and nobody wants to know more than it can tell."""
-    if not compiled.plain((signal,)) or compiled.differentiated((signal,)):
-        return False
-    return not compiled.traced()
+    return not compiled.traced() and compiled.plain((signal,)) and not compiled.differentiated((signal,))
 
 
 def _compiled() -> ctypes.CDLL:

@@ -90,7 +90,7 @@ def applies(
         free: the same, and anybody may.
         given: other tensors that it depends on, of any type.
     """
-    if hidden > MAX_HIDDEN or library() is None or compiled.traced():
+    if compiled.traced() or hidden > MAX_HIDDEN or library() is None:
         return False
     fixed = tuple(fixed)
     if not compiled.plain((*fixed, *free)) or not all(x.is_cpu for x in given):
