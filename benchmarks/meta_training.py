@@ -23,6 +23,7 @@ from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.group import View
 from learned_opt.meta.trainer import new_rule
 from learned_opt.meta.truncated import TruncatedGroup
+from learned_opt.process import settle
 from learned_opt.rules.features import FEATURES
 
 
@@ -40,6 +41,7 @@ class Options:
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
+    settle()
     config = MetaConfig(
         families=(options.family,),
         learners=16,

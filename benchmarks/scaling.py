@@ -27,6 +27,7 @@ from learned_opt.meta.distributed import ALONE, Ranks, joined
 from learned_opt.meta.group import View
 from learned_opt.meta.trainer import new_rule
 from learned_opt.meta.truncated import TruncatedGroup
+from learned_opt.process import settle
 from learned_opt.rules import UpdateRule
 
 LEARNERS = (16, 64, 256, 1024)
@@ -52,6 +53,8 @@ class Options:
 
 def main(options: Options) -> None:
     torch.set_num_threads(1)
+    if options.part != "memory":  # where memory that was freed must not count
+        settle()
     if options.part != "all":
         child(options)
         return

@@ -29,6 +29,7 @@ from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.group import View
 from learned_opt.meta.trainer import new_rule
 from learned_opt.meta.truncated import TruncatedGroup
+from learned_opt.process import settle
 from learned_opt.rules import UpdateRule
 from learned_opt.rules.features import FEATURES
 
@@ -52,6 +53,7 @@ class Options:
 def main(options: Options) -> None:
     pin(options.cores)
     torch.set_num_threads(options.cores)
+    settle()  # as the command line does; all contenders share the process
     config = MetaConfig(
         families=("cartpole",),
         learners=options.learners,

@@ -24,6 +24,7 @@ from learned_opt.commands.report import Report
 from learned_opt.commands.trial import Trial
 from learned_opt.meta.distributed import refuse_torchrun
 from learned_opt.meta.divergence import DivergenceError
+from learned_opt.process import settle
 from tasks import EnvironmentFailedError
 
 Command = (
@@ -92,4 +93,5 @@ def _refuse(reason: str, code: int = 2) -> int:
 
 def run() -> None:
     """Entry point of the installed command."""
+    settle()
     sys.exit(main())

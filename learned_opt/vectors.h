@@ -11,6 +11,7 @@
 #include <immintrin.h>
 #endif
 
+/* LANES floats make a vector, and VECTORS vectors are worked on at once: as many as registers hold the sums of. */
 #if defined(__AVX512F__)
 #define LANES 16
 #define VECTORS 4
@@ -22,6 +23,7 @@
 #define VECTORS 2
 #endif
 
+#define BLOCK (LANES * VECTORS)
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
 

@@ -7,7 +7,6 @@
 
 #include "../vectors.h"
 
-#define BLOCK (LANES * VECTORS)
 #define CHUNK 4
 #if defined(__AVX512F__)
 #define SUMS 16 /* that registers hold beside what is added to them */

@@ -4,13 +4,10 @@
    The same equations as features.py, cell.py and lstm.py, for float32 on the CPU.
    A segment is one tensor of one parameter vector. Coordinates go through in blocks that stay in
    the first-level cache; features that are the same for a whole tensor enter as a bias of the gates,
-   and only those of a coordinate and its hidden state are multiplied.
-
-   LANES floats make a vector, VECTORS vectors a block. */
+   and only those of a coordinate and its hidden state are multiplied. */
 
 #include "../vectors.h"
 
-#define BLOCK (LANES * VECTORS)
 #define CHUNK 4 /* blocks whose products by the weights are added up together */
 
 #define OWN 7        /* features of a coordinate */
