@@ -25,7 +25,7 @@ from learned_opt.rules.base import RuleState, check_states
 
 MAX_HIDDEN = 64
 """Hidden units above which fused.c has no room."""
-WORTH_THREADS = 16_384
+WORTH_THREADS = 4_096
 """Coordinates below which more than one thread costs more than it brings."""
 _STATE = ("fast", "slow", "square", "step", "hidden", "cell")
 _PHI = ("cell_weight", "head")
