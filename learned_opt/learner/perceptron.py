@@ -86,10 +86,15 @@ class Perceptron:
 
     @cached_property
     def _is_plain(self) -> bool:
-        """Whether C may read the networks: each learner's tensors lie in one piece."""
-        if library() is None or max(max(weight.shape[1:]) for weight, _ in self.layers) > WIDEST:
+        """Whether C may read the networks: sizes fit, and each learner's tensors lie in one piece."""
+        (batch, _, inputs), widths = self.layers[0][0].shape, [bias.shape[1] for _, bias in self.layers]
+        expected = zip([inputs, *widths], widths, strict=False)
+        sizes = [((batch, outputs, units), (batch, outputs)) for units, outputs in expected]
+        if [(weight.shape, bias.shape) for weight, bias in self.layers] != sizes:
+            return False  # torch will say what is wrong
+        if library() is None or max(inputs, *widths) > WIDEST or self.center.shape != self.scale.shape:
             return False
-        return all(
+        return len(self.center) == inputs and all(
             compiled.plain_but_strided(tensor) and tensor[0].is_contiguous()
             for layer in self.layers
             for tensor in layer
