@@ -33,6 +33,9 @@ typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias
 
 static inline vector all(float x) { return (vector){0} + x; }
 
+/* Memory for vectors, or NULL; sizes must be multiples of the alignment. */
+static inline void *room_for(size_t bytes) { return aligned_alloc(64, (bytes + 63) / 64 * 64); }
+
 /* Up to LANES floats; lanes beyond the end read as 0 and are not written. */
 static inline vector load_up_to(const float *p, int64_t count) {
     if (count >= LANES) return *(const loose *)p;

@@ -141,7 +141,10 @@ class BatchedFamily(TaskFamily):
 
     @abstractmethod
     def initial_state(self, constants: Tasks, environments: int, noise: Noise) -> Tensor:
-        """Draw start states, shape (B, E, S)."""
+        """Draw start states of E = `environments` copies, independent and all alike, shape (B, E, S).
+
+        Those of several steps to come are drawn in one call, as of so many more copies.
+        """
 
     @abstractmethod
     def observe(self, constants: Tasks, state: Tensor) -> Tensor:

@@ -7,7 +7,7 @@
 
 #include "../vectors.h"
 
-#define CHUNK 4
+#define CHUNK 4 /* blocks whose products are added up together */
 #if defined(__AVX512F__)
 #define SUMS 16 /* that registers hold beside what is added to them */
 #else
@@ -97,7 +97,7 @@ EXPORT int32_t learned_opt_perceptron(const layer *layers, int32_t depth, int32_
     int32_t failed = 0;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        vector *signals = aligned_alloc(64, sizeof(vector) * VECTORS * units + 64);
+        vector *signals = room_for(sizeof(vector) * VECTORS * units);
         const float *last = (const float *)(signals + (units - width) * VECTORS);
 #pragma omp for schedule(dynamic)
         for (int64_t learner = 0; learner < learners; learner++) {
@@ -205,7 +205,7 @@ EXPORT int32_t learned_opt_perceptron_return(const layer *layers, int32_t depth,
     int32_t failed = 0;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        vector *sums = aligned_alloc(64, sizeof(vector) * (parameters + 2 * CHUNK * units * VECTORS) + 64);
+        vector *sums = room_for(sizeof(vector) * (parameters + 2 * CHUNK * units * VECTORS));
         vector *signals = sums + parameters, *slopes = signals + CHUNK * units * VECTORS;
 #pragma omp for schedule(dynamic)
         for (int64_t learner = 0; learner < learners; learner++) {

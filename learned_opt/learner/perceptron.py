@@ -43,7 +43,12 @@ class Perceptron:
     scale: Tensor
 
     def __call__(self, observations: Tensor, memory: Tensor | None = None) -> Tensor:
-        """(B, R, *S) to (B, R, out), differentiable by the layers; there is no memory."""
+        """(B, R, *S) to (B, R, out), differentiable by the layers; there is no memory.
+
+        Raises:
+            ValueError: the observations' B or S are not the networks' (RuntimeError where torch runs them).
+            MemoryError: there is no room for what stands between layers.
+        """
         signal = observations.flatten(2)
         if not _applies(signal) or not self._is_plain:
             return self._in_torch(signal)

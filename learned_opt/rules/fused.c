@@ -453,7 +453,7 @@ EXPORT int32_t learned_opt_return(const segment *segments, const slopes *given, 
     int32_t failed = 0;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        workspace *w = aligned_alloc(64, (sizeof(workspace) + 63) / 64 * 64);
+        workspace *w = room_for(sizeof(workspace));
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < vectors; i++)
             if (w != NULL)
