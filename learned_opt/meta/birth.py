@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from learned_opt.artifacts import load_rule
@@ -84,8 +86,10 @@ def _born(config: MetaConfig, policies: Policies | None) -> UpdateRule:
     with torch.no_grad():
         if config.birth_noise:
             born.head.normal_(0, config.birth_noise, generator=generator)
+        length, now, *_ = born.head
+        now[-1] += math.atanh(1 - config.momentum)
         if config.proportional:
-            born.head[0, config.hidden + LOG_ROOT] += LOG_SCALE
+            length[config.hidden + LOG_ROOT] += LOG_SCALE
     return born
 
 

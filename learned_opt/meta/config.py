@@ -29,12 +29,16 @@ BIRTH = (
     "skip",
     "exploration",
     "proportional",
+    "momentum",
     "birth_noise",
     "start",
 )
 """Fields that say what a run starts from: of a recipe's first stage alone."""
 OF_RULE = {
-    "lstm": ("hidden", "nominal_lr", "skip", "exploration", "proportional", "birth_noise", "without"),
+    "lstm": (
+        *("hidden", "nominal_lr", "skip", "exploration", "proportional", "momentum", "birth_noise"),
+        "without",
+    ),
     "classic": (),
     "sgd": ("nominal_lr", "later"),
     "adam": ("nominal_lr",),
@@ -72,6 +76,9 @@ class MetaConfig:
     """Whether the rule is born with steps in proportion to each coordinate's √v̂ within its tensor, which
     makes it gradient descent of normalised tensors rather than Adam: what counts if updates are few. Of
     lstm with skip."""
+    momentum: float = 1.0
+    """How much of Adam's momentum the rule is born with: at 1 it is Adam, towards 0 it steps along the
+    present gradient over √v̂, as RMSprop does, which policy gradients often prefer. Of lstm only."""
     birth_noise: float = 0.0
     """Standard deviation of the head's weights at birth; at 0 the rule is born as Adam. Of lstm only."""
     without: tuple[str, ...] = ()
@@ -230,6 +237,8 @@ class MetaConfig:
             raise ValueError(f"{self.rule} from random starts has nothing to learn: set initialisation")
         if self.proportional and not self.skip:
             raise ValueError("proportional is a weight of the skip connection: leave skip on")
+        if not 0 < self.momentum <= 1:
+            raise ValueError(f"momentum must lie above 0 and be at most 1, got {self.momentum}")
         if self.start_lr and self.initialisation == "random":
             raise ValueError("start_lr is of a learned start: leave it out, or set initialisation")
 

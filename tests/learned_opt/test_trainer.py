@@ -18,6 +18,7 @@ from learned_opt.meta.group import View
 from learned_opt.meta.trainer import MetaTrainer, calibrate, new_rule
 from learned_opt.meta.truncated import TruncatedGroup
 from learned_opt.meta.unroll import replicate, unroll
+from learned_opt.rules import Adam
 from learned_opt.seeding import derive_noise, derive_seed
 
 TOLD = View(roles=True, critic_first=False)
@@ -309,5 +310,23 @@ def test_a_rule_may_be_born_elsewhere_than_as_adam():
     rule = new_rule(replace(TINY, birth_noise=0.3))
     assert bool(rule.head.any())
     assert torch.equal(rule.cell_weight, new_rule(TINY).cell_weight)
+    with pytest.raises(ValueError, match="momentum must lie above 0"):
+        replace(TINY, momentum=0.0)
     with pytest.raises(ValueError, match="unknown features 'colour'"):
         replace(TINY, without=("colour",))
+
+
+def test_a_rule_born_with_little_momentum_steps_along_the_present_gradient():
+    layout = ParameterLayout.of({"weight": (6,)})
+    gradients = torch.randn(4, 1, 6, generator=torch.Generator().manual_seed(0))
+
+    def last_step(rule, **options):
+        state = rule.init_state(layout, 1)
+        for gradient in gradients:
+            update, state = rule(gradient, torch.zeros(1, 6), state, 1.0, layout=layout, **options)
+        return update
+
+    with torch.no_grad():
+        adam, little = last_step(Adam()), last_step(new_rule(replace(TINY, momentum=0.25)))
+        present = last_step(Adam(beta1=0.0))
+    torch.testing.assert_close(little, 0.25 * adam + 0.75 * present)
