@@ -11,8 +11,10 @@ from learned_opt.artifacts import Artifact
 
 EXPLAINED = (
     "Areas are interquartile means over tasks of the normalised area under the adaptation curve (0 random "
-    "policy, 1 reference), with 95 % bootstrap intervals. P is the probability that a run beats one of the "
-    "rival's; *90 % at* is the updates to 90 % of the rival's final return, relative to the rival's own."
+    "policy, 1 reference), with 95 % bootstrap intervals. P is the share of tasks, family by family, on "
+    "which the rule beats the rival with the same random numbers; *pooled* the probability that any of its "
+    "runs in a family beats any of the rival's, whatever their tasks; *90 % at* is the updates to 90 % of "
+    "the rival's final return, relative to the rival's own."
 )
 
 
@@ -93,10 +95,10 @@ def _stages(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _table(rows: Sequence[SummaryRow], label: str, rival: str | None) -> str:
-    against = "" if rival is None else f" {rival} | P(beats {rival}) | 90 % at |"
+    against = "" if rival is None else f" {rival} | P(beats {rival}) | pooled | 90 % at |"
     lines = [
         f"| split | family | {label} | best other |{against} diverged |",
-        "|---" * (5 if rival is None else 8) + "|",
+        "|---" * (5 if rival is None else 9) + "|",
     ]
     for row in rows:
         if row.label != label:
@@ -106,9 +108,10 @@ def _table(rows: Sequence[SummaryRow], label: str, rival: str | None) -> str:
         cells = [row.split, row.family, _area(row, bold=row.best)]
         cells.append("" if top is None else f"{top.label} {_area(top, bold=not row.best)}")
         if rival is not None:
-            p = row.improvement
+            p, pooled = row.improvement, row.pooled
             cells.append(_area(peers[rival]) if rival in peers else "")
             cells.append("" if p is None else f"{p.probability:.2f} [{p.low:.2f}, {p.high:.2f}]")
+            cells.append("" if pooled is None else f"{pooled.probability:.2f}")
             cells.append(_speed(row, peers.get(rival)))
         cells.append(f"{row.diverged}/{row.runs}")
         lines.append("| " + " | ".join(cells) + " |")

@@ -170,7 +170,7 @@ def _picture(picture: Picture) -> str:
 
 def _table(results: Results, seed: int) -> str:
     rival = default_rival(results)
-    versus = "" if rival is None else f"<th>P(beats {escape(rival)})</th><th>90 % at</th>"
+    versus = "" if rival is None else f"<th>P(beats {escape(rival)})</th><th>pooled</th><th>90 % at</th>"
     head = f"<tr><th></th><th>area [95 %]</th><th>final</th>{versus}<th>diverged</th></tr>"
     rows, previous = [], None
     for row in summary_table(results, rival=rival, seed=seed):
@@ -189,11 +189,12 @@ def _row(row: SummaryRow, versus: bool) -> str:
     ]
     if versus:
         chance, verdict = "", ""
+        pooled = "" if row.pooled is None else f"{row.pooled.probability:.2f}"
         if row.improvement is not None:
             p = row.improvement
             chance = f"{p.probability:.2f} [{p.low:.2f}, {p.high:.2f}]"
             verdict = "win" if p.low > 0.5 else "loss" if p.high < 0.5 else ""
-        cells.append(f'<td class="{verdict}">{chance}</td><td>{_time(row)}</td>')
+        cells.append(f'<td class="{verdict}">{chance}</td><td>{pooled}</td><td>{_time(row)}</td>')
     cells.append(f"<td>{row.diverged}/{row.runs}</td>")
     return f'<tr class="{"best" if row.best else ""}">{"".join(cells)}</tr>'
 

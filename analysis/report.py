@@ -17,6 +17,7 @@ from analysis.statistics import (
     Improvement,
     bootstrap_interval,
     interquartile_mean,
+    paired_improvement,
     probability_of_improvement,
 )
 from analysis.thresholds import SpeedSummary, speed, speed_summary
@@ -31,7 +32,9 @@ class SummaryRow:
     area, low, high: interquartile mean of the normalised area over runs, and its 95 % interval.
     final: interquartile mean of the normalised final return.
     final_return: the same of the raw return; None over several families.
-    improvement: probability that a run beats one of the rival's; None for the rival.
+    improvement: probability of beating the rival on a task, from runs that share it and its random
+        numbers; None for the rival.
+    pooled: the same for any two runs within a family, on different tasks mostly; None for the rival.
     updates_to_target: updates until the IQM curve reaches 90 % of the rival's end; infinite if never,
         None where there is no such target, and over several families.
     speed: over several families, the ratio of those updates to the rival's own; None for the rival.
@@ -50,6 +53,7 @@ class SummaryRow:
     final: float
     final_return: float | None
     improvement: Improvement | None
+    pooled: Improvement | None
     updates_to_target: float | None
     speed: SpeedSummary | None
     diverged: int
@@ -108,10 +112,11 @@ def _rows(
     rows = []
     for label in labels:
         low, high = bootstrap_interval(areas[label], generator=generator)
-        improvement, quickness, target = None, None, None
+        improvement, pooled, quickness, target = None, None, None, None
         if rival in labels and label != rival:
             pairs = list(zip(areas[label], areas[rival], strict=True))
-            improvement = probability_of_improvement(pairs, generator=generator)
+            improvement = paired_improvement(pairs, generator=generator)
+            pooled = probability_of_improvement(pairs, generator=generator)
             if len(names) > 1:
                 quickness = speed_summary(results, label, rival, list(names), generator=generator)
         if rival in labels and len(names) == 1:
@@ -131,6 +136,7 @@ def _rows(
                 final=_iqm([scores[name][label].finals for name in names]),
                 final_return=_iqm([scores[names[0]][label].returns[-1]]) if run else None,
                 improvement=improvement,
+                pooled=pooled,
                 updates_to_target=target,
                 speed=quickness,
                 diverged=sum(broken_runs(results.families[name], label) for name in names),
@@ -174,7 +180,7 @@ def render_table(
     table = Table(title=f"Adaptation over {results.updates} updates", title_justify="left")
     table.add_column("family")
     table.add_column("contender")
-    versus = () if rival is None else (f"P(beats {rival})", "90 % at")
+    versus = () if rival is None else (f"P(beats {rival})", "pooled", "90 % at")
     for header in ("area [95 %]", "final", "return", *versus, "diverged"):
         table.add_column(header, justify="right")
     table.add_column("setting", overflow="fold")
@@ -185,7 +191,7 @@ def render_table(
             table.add_section()
         position, previous = (position + 1 if group == previous else 0), group
         title = (row.family, f"({row.split})")[position] if position < 2 else ""
-        against = [_versus(row.improvement), _quickness(row)]
+        against = [_versus(row.improvement), _chance(row.pooled), _quickness(row)]
         cells = [
             title,
             row.label,
@@ -216,7 +222,8 @@ def render_table(
 _LEGEND = (
     "* best area of the group. Scores: 0 random policy, 1 reference; area: mean over queries\n"
     "after update 0. Interquartile means over tasks, 95 % bootstrap intervals; diverged runs\n"
-    "score the worst. + or -: beats or loses to the rival with an interval clear of one half.\n"
+    "score the worst. P: share of tasks on which a contender beats the rival (+ or -: with an\n"
+    "interval clear of one half); pooled: the same of any two runs, whatever their tasks.\n"
     "90 % at: updates until the curve reaches 90 % of the rival's end; over several families,\n"
     "the median ratio of these to the rival's own."
 )
@@ -258,8 +265,12 @@ def _quickness(row: SummaryRow) -> str:
     return f"{row.updates_to_target:.0f}" if math.isfinite(row.updates_to_target) else "–"
 
 
+def _chance(improvement: Improvement | None) -> str:
+    return "" if improvement is None else f"{improvement.probability:.2f}"
+
+
 def _versus(improvement: Improvement | None) -> str:
     if improvement is None:
         return ""
     sign = "+" if improvement.low > 0.5 else "-" if improvement.high < 0.5 else " "
-    return f"{improvement.probability:.2f} [{improvement.low:.2f}, {improvement.high:.2f}] {sign}"
+    return f"{_chance(improvement)} [{improvement.low:.2f}, {improvement.high:.2f}] {sign}"

@@ -5,6 +5,7 @@ from scipy import stats
 from analysis.statistics import (
     bootstrap_interval,
     interquartile_mean,
+    paired_improvement,
     performance_profile,
     probability_of_improvement,
 )
@@ -112,6 +113,31 @@ def test_a_certain_win_has_no_interval_and_a_rule_ties_with_itself():
     result = probability_of_improvement([(scores, scores)], generator=generator())
     assert result.probability == 0.5
     assert result.low < 0.5 < result.high
+
+
+def test_paired_improvement_compares_each_task_with_itself():
+    pair = ([1, 11, 21, 29], [0, 10, 20, 30])
+    assert paired_improvement([pair], generator=generator()).probability == 0.75
+    pooled = probability_of_improvement([pair], generator=generator())
+    assert pooled.probability == (1 + 2 + 3 + 3) / 16
+    assert paired_improvement([([1, 2], [1, 0]), ([5], [6])], generator=generator()).probability == 0.375
+
+
+def test_paired_intervals_cover_as_often_as_they_say():
+    source, inside = generator(12), 0
+    for _ in range(200):
+        tasks = source.normal(scale=5, size=32)
+        x, y = (tasks + source.normal(size=32) + shift for shift in (0.5, 0.0))
+        result = paired_improvement([(x, y)], generator=source, resamples=400)
+        inside += result.low <= stats.norm.cdf(0.5 / np.sqrt(2)) <= result.high
+    assert 0.88 < inside / 200 < 0.99
+
+
+def test_only_runs_on_the_same_tasks_can_be_paired():
+    with pytest.raises(ValueError, match="2 scores cannot be paired with 3"):
+        paired_improvement([([1, 2], [1, 2, 3])], generator=generator())
+    with pytest.raises(ValueError, match="at least one family"):
+        paired_improvement([], generator=generator())
 
 
 def test_a_profile_is_the_survival_function_of_all_runs():
