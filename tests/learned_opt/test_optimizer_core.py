@@ -115,6 +115,21 @@ def test_shell_equals_the_core_bit_for_bit(rule, kernel, monkeypatch):
     assert all(not torch.equal(p, q) for p, q in zip(network.parameters(), start.parameters(), strict=True))
 
 
+def hard_step(rule, phi, layout, step, parameters, state, generator):
+    """A step of B learners on gradients of every size, some of them zero and, once, some not finite."""
+    batch = len(parameters)
+    gradient = torch.randn(batch, layout.size, generator=generator)
+    gradient *= torch.linspace(1e-3, 30, layout.size)
+    gradient[:, 5:20] = 0
+    if step == 3:
+        gradient[0, 40:50], gradient[-1, 3] = float("nan"), float("inf")
+    lr = torch.linspace(1e-3, 1e-2, batch).unsqueeze(1)
+    total = torch.full((batch, 1), 100.0) if step % 2 else None
+    return torch.func.functional_call(
+        rule, phi, (gradient, parameters, state, lr), {"layout": layout, "total_steps": total}
+    )
+
+
 @pytest.mark.skipif(not compiled(), reason="no C compiler at installation")
 @pytest.mark.parametrize("hidden", [1, 5, 16, 33])
 @pytest.mark.parametrize("batch", [1, 3])
@@ -128,22 +143,13 @@ def test_fused_step_equals_the_torch_step(hidden, batch, skip, monkeypatch):
         name: value + 0.1 * torch.randn(batch, *value.shape, generator=generator)
         for name, value in rule.named_parameters()
     }
-    lr = torch.linspace(1e-3, 1e-2, batch).unsqueeze(1)
 
     def run() -> list[torch.Tensor]:
         generator = torch.Generator().manual_seed(1)
         parameters = torch.randn(batch, layout.size, generator=generator)
         state = rule.init_state(layout, batch)
         for step in range(30):
-            gradient = torch.randn(batch, layout.size, generator=generator)
-            gradient *= torch.linspace(1e-3, 30, layout.size)
-            gradient[:, 5:20] = 0
-            if step == 7:
-                gradient[0, 40:50], gradient[-1, 3] = float("nan"), float("inf")
-            total = torch.full((batch, 1), 100.0) if step % 2 else None
-            update, state = torch.func.functional_call(
-                rule, phi, (gradient, parameters, state, lr), {"layout": layout, "total_steps": total}
-            )
+            update, state = hard_step(rule, phi, layout, step, parameters, state, generator)
             assert update.isfinite().all()
             parameters = parameters + update
         return [parameters, *(state[key] for key in sorted(state))]
@@ -161,21 +167,12 @@ def window(rule, phi, layout, steps=6):
     """Derivatives by φ of a random function of all iterates, and by the state at the window's start."""
     generator = torch.Generator().manual_seed(1)
     batch = len(next(iter(phi.values()))) if next(iter(phi.values())).dim() == 3 else 3
-    lr = torch.linspace(1e-3, 1e-2, batch).unsqueeze(1)
     parameters = torch.randn(batch, layout.size, generator=generator)
     state = rule.init_state(layout, batch)
     start = [state[name].normal_(0, 0.1, generator=generator).requires_grad_() for name in ("hidden", "cell")]
     visited, directions = [], []
     for step in range(steps):
-        gradient = torch.randn(batch, layout.size, generator=generator)
-        gradient *= torch.linspace(1e-3, 30, layout.size)
-        gradient[:, 5:20] = 0
-        if step == 3:
-            gradient[0, 40:50], gradient[-1, 3] = float("nan"), float("inf")
-        total = torch.full((batch, 1), 100.0) if step % 2 else None
-        update, state = torch.func.functional_call(
-            rule, phi, (gradient, parameters.detach(), state, lr), {"layout": layout, "total_steps": total}
-        )
+        update, state = hard_step(rule, phi, layout, step, parameters.detach(), state, generator)
         parameters = parameters + update
         visited.append(parameters)
         directions.append(torch.randn(parameters.shape, generator=generator))
