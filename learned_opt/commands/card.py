@@ -65,8 +65,10 @@ def spent(folder: Path) -> dict[str, float]:
     if not rows:
         raise ValueError(f"{folder / 'metrics.csv'} holds no meta-step")
     last = rows[-1]
-    learner = MetaConfig.load(folder / "config.yaml").learner
-    copies = learner.environments + learner.outer_environments
+    config = MetaConfig.load(folder / "config.yaml")
+    learner = config.learner
+    outer = learner.outer_environments if config.estimator == "tbptt" else 0  # evolution runs none
+    copies = learner.environments + outer
     updates = float(last["learner_updates"])
     return {
         "seconds": float(last["seconds"]),

@@ -11,7 +11,9 @@ from learned_opt.commands.compare import run_comparison, trained_families, untra
 from learned_opt.commands.meta_train import check_device, set_threads, train_recipe
 from learned_opt.meta.config import MetaConfig
 
-UNSEEN = ("acrobot", "catch")
+FAMILIES = ("cartpole", "gridworld", "navigation2d", "pendulum")
+"""Families that the demo's rule is trained on, as the shipped one was."""
+UNSEEN = ("lqr", "acrobot", "catch")
 """Families that neither the demo's rule nor the shipped one was trained on."""
 
 
@@ -46,6 +48,7 @@ class Demo:
             raise ValueError(f"the shipped rule was trained on {', '.join(seen)}, shown here as unseen")
         config = replace(
             MetaConfig(),
+            families=FAMILIES,
             nominal_lr=0.01,
             learners=8,
             groups_per_family=1,
