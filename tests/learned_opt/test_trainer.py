@@ -320,10 +320,10 @@ def test_a_rule_born_with_little_momentum_steps_along_the_present_gradient():
     layout = ParameterLayout.of({"weight": (6,)})
     gradients = torch.randn(4, 1, 6, generator=torch.Generator().manual_seed(0))
 
-    def last_step(rule, **options):
+    def last_step(rule):
         state = rule.init_state(layout, 1)
         for gradient in gradients:
-            update, state = rule(gradient, torch.zeros(1, 6), state, 1.0, layout=layout, **options)
+            update, state = rule(gradient, torch.zeros(1, 6), state, 1.0, layout=layout)
         return update
 
     with torch.no_grad():
