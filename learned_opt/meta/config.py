@@ -80,7 +80,8 @@ class MetaConfig:
     """How much of Adam's momentum the rule is born with: at 1 it is Adam, towards 0 it steps along the
     present gradient over √v̂, as RMSprop does, which policy gradients often prefer. Of lstm only."""
     birth_noise: float = 0.0
-    """Standard deviation of the head's weights at birth; at 0 only `momentum` and `proportional` set any. Of lstm only."""
+    """Standard deviation of the head's weights at birth; at 0 the rule is born as `momentum` and
+    `proportional` say. Of lstm only."""
     without: tuple[str, ...] = ()
     """Groups of features that the rule may not use: coordinate, tensor, time, facts. Of lstm only."""
     learners: int = 12
