@@ -86,6 +86,13 @@ def _training(artifact: Artifact, training: Sequence[Mapping[str, Any]]) -> str:
                 f" {spent['environment_steps'] / 1e6:.0f} million environment steps."
             )
         lines.append(" ".join(facts))
+    births = artifact.header["provenance"].get("births")
+    if births is not None:
+        areas = ", ".join(f"{area:.3f}" for area in births["areas"])
+        lines.append(
+            f"\nThe best of {len(births['areas'])} births, of meta-seeds {births['seeds'][0]} to"
+            f" {births['seeds'][-1]}, on {births['tasks']} further tasks a family: areas {areas}."
+        )
     return "\n".join(lines)
 
 

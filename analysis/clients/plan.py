@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from analysis.clients.cells import Cell, Run
 from analysis.clients.scores import sound_curves
@@ -16,6 +17,18 @@ from analysis.clients.settings import (
     contenders,
     has_setting,
 )
+
+
+class Grid(NamedTuple):
+    """Mean area of each learning rate, and how many selection seeds it is the mean over."""
+
+    areas: dict[float, float]
+    seeds: int
+
+    @property
+    def best(self) -> float:
+        """The learning rate with the largest area; of equals, the smallest."""
+        return max(self.areas, key=lambda lr: self.areas[lr])
 
 
 @dataclass(frozen=True)
@@ -100,12 +113,12 @@ def tuned_runs(chosen: Sequence[Client], seeds: Sequence[int], cells: Sequence[C
         for contender in client.contenders():
             found = grid_scores(client, cells) if contender.name == "tuned" else None
             if found is not None:
-                runs += [client.run(contender, best(found), seed) for seed in seeds]
+                runs += [client.run(contender, found.best, seed) for seed in seeds]
     return runs
 
 
-def grid_scores(client: Client, cells: Iterable[Cell]) -> dict[float, float] | None:
-    """Mean area of each learning rate of the grid over the selection seeds that all of them have.
+def grid_scores(client: Client, cells: Iterable[Cell]) -> Grid | None:
+    """The grid over the selection seeds that all its learning rates have.
 
     None while a learning rate has no such run. A diverged run has the worst value of all.
     """
@@ -119,9 +132,4 @@ def grid_scores(client: Client, cells: Iterable[Cell]) -> dict[float, float] | N
     if not common:
         return None
     curves = sound_curves({lr: [stored[lr][seed] for seed in sorted(common)] for lr in GRID})
-    return {lr: float(values.mean()) for lr, values in curves.items()}
-
-
-def best(scores: dict[float, float]) -> float:
-    """The learning rate with the highest mean area; of equals, the smallest."""
-    return max(scores, key=lambda lr: scores[lr])
+    return Grid({lr: float(values.mean()) for lr, values in curves.items()}, len(common))

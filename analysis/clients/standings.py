@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 
 from analysis.clients.cells import Cell
-from analysis.clients.plan import Client, best, grid_scores
+from analysis.clients.plan import Client, Grid, grid_scores
 from analysis.clients.scores import Estimate, Gain, estimate, gain, sound_curves
 from analysis.clients.settings import ENVIRONMENTS, LEARNED, SELECTION, Algorithm, SettingName
 from analysis.statistics import Array
@@ -45,13 +45,13 @@ class Field:
 
     standings: by label, the learned rule first.
     absent: labels that have no runs yet.
-    grid: mean area of each learning rate of Adam on the selection seeds; None while incomplete.
+    grid: Adam's learning rates on the selection seeds; None while incomplete.
     """
 
     client: Client
     standings: dict[str, Standing]
     absent: list[str]
-    grid: dict[float, float] | None
+    grid: Grid | None
 
 
 def fields_of(cells: Sequence[Cell], artifact: str, seed: int = 0) -> list[Field]:
@@ -89,7 +89,7 @@ def _field(client: Client, cells: Sequence[Cell], artifact: str, generator: np.r
     rates: dict[str, float] = {}
     absent = []
     for contender in client.contenders():
-        lr = best(grid) if contender.name == "tuned" and grid is not None else contender.lr
+        lr = grid.best if contender.name == "tuned" and grid is not None else contender.lr
         runs = [
             cell
             for cell in cells

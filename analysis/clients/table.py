@@ -161,16 +161,16 @@ def _grids(fields: Sequence[Field]) -> list[str]:
     if not known:
         return []
     lines = [
-        f"| algorithm, environment | {' | '.join(f'{lr:g}' for lr in GRID)} |",
-        "|---" * (1 + len(GRID)) + "|",
+        f"| algorithm, environment | {' | '.join(f'{lr:g}' for lr in GRID)} | seeds |",
+        "|---" * (2 + len(GRID)) + "|",
     ]
     edges = []
     for client, grid in known:
-        top = max(grid.values())
-        cells = [f"**{v:.4g}**" if v == top else f"{v:.4g}" for v in (grid[lr] for lr in GRID)]
+        cells = [f"{grid.areas[lr]:.4g}" for lr in GRID]
+        cells[GRID.index(grid.best)] = f"**{cells[GRID.index(grid.best)]}**"
         name = f"{client.algorithm.upper()}, {client.environment}"
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-        if top in (grid[GRID[0]], grid[GRID[-1]]):
+        lines.append(f"| {name} | {' | '.join(cells)} | {grid.seeds} |")
+        if grid.best in (GRID[0], GRID[-1]):
             edges.append(name)
     text = "Adam's mean area on the selection seeds, which are not shown above; the bold one was taken."
     if edges:

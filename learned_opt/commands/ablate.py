@@ -8,9 +8,8 @@ from pathlib import Path
 from analysis import CompareConfig, Contender
 from learned_opt.artifacts import load_artifact
 from learned_opt.commands.compare import run_comparison
-from learned_opt.commands.meta_train import check_device, set_threads, train_recipe
+from learned_opt.commands.recipe import check_device, set_threads, train_once
 from learned_opt.meta.config import load_variants
-from learned_opt.meta.run_folder import is_occupied
 from learned_opt.meta.trainer import ARTIFACT
 
 
@@ -53,14 +52,10 @@ class Ablate:
         for name in names:
             recipe = tuple(replace(stage, seed=self.seed, device=self.device) for stage in variants[name])
             folder = self.out / "variants" / "".join(c if c.isalnum() or c in "=-" else "_" for c in name)
-            done = folder / "done"
-            if not done.exists():
-                print(f"variant {name!r}")
-                outcome = train_recipe(recipe, folder, resume=is_occupied(folder))
-                if outcome.interrupted:
-                    print("interrupted; the same command goes on")
-                    return 130
-                done.touch()
+            print(f"variant {name!r}")
+            if not train_once(recipe, folder):
+                print("interrupted; the same command goes on")
+                return 130
             artifact = load_artifact(folder / ARTIFACT)
             contenders[name] = Contender(artifact.rule, artifact=artifact.digest)
         config = CompareConfig(

@@ -25,8 +25,8 @@ from analysis.rendering import check_rendering, render_lives
 from analysis.results import Results
 from analysis.summary_plots import plot_heatmap, plot_profiles, plot_times
 from learned_opt.artifacts import Artifact, load_artifact
-from learned_opt.commands.meta_train import check_device, set_threads
 from learned_opt.commands.progress import WorkBar
+from learned_opt.commands.recipe import check_device, set_threads
 from learned_opt.learner import LearnerConfig, make_learner
 from learned_opt.lock import exclusive
 from learned_opt.memory import PolicyArtifact, load_policy

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-from learned_opt.artifacts import write_atomically
 from learned_opt.commands.progress import MetaProgress, WorkBar
+from learned_opt.commands.recipe import (
+    APART,
+    BORN,
+    STAGE,
+    check_device,
+    set_threads,
+    train_births,
+    train_recipe,
+)
 from learned_opt.memory.config import MemoryConfig
 from learned_opt.memory.policies import POLICIES
 from learned_opt.memory.trainer import MemoryTrainer
 from learned_opt.meta.algorithms import ALGORITHMS
 from learned_opt.meta.config import BIRTH, MetaConfig, check_fields, load_recipe, mapping
-from learned_opt.meta.distributed import ALONE, Ranks, claim_device, joined, launched_by_torchrun
-from learned_opt.meta.run_folder import CONFIG, holds_run, is_occupied
-from learned_opt.meta.trainer import ARTIFACT, MetaTrainer, Outcome
-from tasks.metaworld import is_benchmark
+from learned_opt.meta.distributed import Ranks, joined, launched_by_torchrun
+from learned_opt.meta.run_folder import CONFIG, holds_run
+from learned_opt.meta.trainer import Outcome
 
 Algorithm = Literal[
     "lstm",
@@ -36,9 +40,6 @@ Algorithm = Literal[
 ]
 RULE_FIELDS = {item.name for item in fields(MetaConfig)}
 """Settings of learned rules."""
-APART = "tasks of {}; those of validation, and those that compare and trial show, are drawn apart"
-STAGE = "stage-"
-"""Folders of a recipe's stages: stage-1, stage-2, ..."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class MetaTrain:
     """Seed of everything random."""
     device: str | None = None
     """cpu, cuda, cuda:1, ..."""
+    births: int = 1
+    """Train from as many births, of meta-seeds seed, seed + 1, ..., and keep the best on further tasks."""
     resume: bool = False
     """Go on from the checkpoint in --out, exactly as if never stopped. Under torchrun it may be given from
     the start, and the restarts that --max-restarts allows then go on too."""
@@ -86,6 +89,12 @@ class MetaTrain:
                 raise ValueError("policies with a memory are trained by one process: leave torchrun out")
             return asked._train_policy()
         recipe = ranks.agree(asked.recipe)
+        if self.births > 1:
+            train = partial(train_births, resume=resume, threads=self.threads, ranks=ranks)
+            done = train(recipe, self.out, self.births)
+            if not done and ranks.first:
+                print("interrupted; go on with the same command and --resume")
+            return 0 if done else 130
         outcome = train_recipe(recipe, self.out, resume=resume, threads=self.threads, ranks=ranks)
         if ranks.first:
             return self._tell(outcome)
@@ -93,7 +102,8 @@ class MetaTrain:
 
     def _nothing_to_resume(self) -> bool:
         """Whether the run begins here: torchrun repeats a command after a failure, maybe of its start."""
-        return not any(map(holds_run, (self.out, *self.out.glob(f"{STAGE}*"))))
+        folders = (path for path in self.out.rglob("*") if path.is_dir())
+        return not any(map(holds_run, (self.out, *folders)))
 
     def _is_policy(self) -> bool:
         own = self.out / CONFIG
@@ -143,6 +153,8 @@ class MetaTrain:
                 raise ValueError(f"{self.algorithm} is trained on one family, got {', '.join(self.families)}")
             given["family"] = self.families[0]
         data.update({name: value for name, value in given.items() if value is not None})
+        if self.births != 1:
+            raise ValueError(f"births are of update rules: leave --births out for {self.algorithm}")
         names = {item.name for item in fields(MemoryConfig)}
         for name in data:
             if name in RULE_FIELDS - names:
@@ -152,13 +164,18 @@ class MetaTrain:
 
     def recipe(self) -> tuple[MetaConfig, ...]:
         """The file's stages, with the options given; a resumed run reads its own files."""
+        if self.births < 1:
+            raise ValueError(f"births must be at least 1, got {self.births}")
+        if self.resume and self.births == 1 and any(self.out.glob(f"{BORN}*")):
+            raise ValueError(f"{self.out} holds a run of several births: resume it with its --births")
+        folder = self.out / f"{BORN}1" if self.births > 1 else self.out
         if self.config is not None:
             stages = load_recipe(self.config, ALGORITHMS[self.algorithm or "lstm"])
         elif self.resume:
-            own = sorted(self.out.glob(f"{STAGE}*/{CONFIG}")) or [self.out / CONFIG]
+            own = sorted(folder.glob(f"{STAGE}*/{CONFIG}")) or [folder / CONFIG]
             if not own[0].exists():
                 raise ValueError(f"{self.out} holds no run to resume")
-            if len(own) > 1 or own[0].parent != self.out:
+            if len(own) > 1 or own[0].parent != folder:
                 raise ValueError(f"{self.out} holds a run of several stages: resume it with its --config")
             stages = (MetaConfig.load(own[0]),)
         else:
@@ -174,86 +191,3 @@ class MetaTrain:
             )
         later = {name: value for name, value in given.items() if name not in BIRTH}
         return tuple(replace(stage, **(later if index else given)) for index, stage in enumerate(stages))
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that is not there.
-
-    Raises:
-        ValueError: torch cannot use it.
-    """
-    try:
-        torch.Generator(device)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {device!r} cannot be used: {reason}") from error
-
-
-def set_threads(threads: int | None) -> None:
-    """Use this many CPU threads from here on, if a number is given."""
-    if threads is not None:
-        if threads < 1:
-            raise ValueError(f"threads must be at least 1, got {threads}")
-        torch.set_num_threads(threads)
-
-
-def train_recipe(
-    stages: Sequence[MetaConfig],
-    out: Path,
-    *,
-    resume: bool = False,
-    threads: int | None = None,
-    ranks: Ranks = ALONE,
-) -> Outcome:
-    """Train stage after stage, each from the rule of the one before, in folders of their own.
-
-    A recipe of one stage trains in `out` itself. Otherwise stage i trains in out/stage-i, and the last
-    one's rule is copied to `out`. Resumed, finished stages are left as they are.
-    """
-    if len(stages) == 1:
-        return train(stages[0], out, resume=resume, threads=threads, ranks=ranks)
-    if not resume and ranks.agree(lambda: is_occupied(out)):
-        raise FileExistsError(
-            f"{out} already holds a run; choose another --out, or add --resume to continue it"
-        )
-    start = stages[0].start
-    for number, stage in enumerate(stages, 1):
-        folder = out / f"{STAGE}{number}"
-        if ranks.first:
-            print(f"stage {number} of {len(stages)}: {stage.estimator}, {stage.meta_steps} meta-steps")
-        begun = ranks.agree(partial(holds_run, folder))
-        outcome = train(
-            replace(stage, start=start), folder, resume=resume and begun, threads=threads, ranks=ranks
-        )
-        if outcome.interrupted:
-            break
-        start = str(outcome.path)
-    path, source = out / ARTIFACT, outcome.path
-    ranks.agree(lambda: write_atomically(path, source.read_bytes()))
-    return replace(outcome, path=path)
-
-
-def train(
-    config: MetaConfig,
-    out: Path,
-    *,
-    resume: bool = False,
-    threads: int | None = None,
-    ranks: Ranks = ALONE,
-) -> Outcome:
-    """Run a meta-training; the first rank draws a progress bar."""
-    claim_device(config.device, ranks)
-    check_device(config.device)
-    set_threads(threads)
-    trainer = MetaTrainer(config, out, resume=resume, ranks=ranks)
-    if not ranks.first:
-        return trainer.run()
-    print(APART.format(", ".join(config.families)))
-    listed = [name for name in config.families if is_benchmark(name)]
-    if listed:
-        print(
-            f"except for {', '.join(listed)}: validation meets training goals, the test split is kept apart"
-        )
-    with WorkBar("meta-training", "meta-steps") as bar:
-        return trainer.run(MetaProgress(bar, config.meta_steps))

@@ -12,7 +12,7 @@ from analysis.probe import Response, Trace, navigation_paths, response, trace
 from analysis.probe_plots import plot_paths, plot_probe
 from analysis.results import encode
 from learned_opt.artifacts import load_artifact, write_atomically
-from learned_opt.commands.meta_train import set_threads
+from learned_opt.commands.recipe import set_threads
 from learned_opt.rules import Adam
 from tasks import make_family
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.trials import plot_trials, run_trials
-from learned_opt.commands.meta_train import check_device, set_threads
+from learned_opt.commands.recipe import check_device, set_threads
 from learned_opt.memory import load_policy
 
 

@@ -1,15 +1,20 @@
 """The command line: what it writes, and how it refuses."""
 
 import json
+import os
+import signal
 
 import pytest
+import torch
 import yaml
 
+from analysis.card import model_card
 from learned_opt.artifacts import load_artifact
 from learned_opt.cli import main
 from learned_opt.commands.compare import run_of
 from learned_opt.learner import LearnerConfig
 from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.trainer import MetaTrainer
 
 TINY = MetaConfig(
     families=("bandit",),
@@ -189,6 +194,63 @@ def test_a_recipe_of_several_stages_trains_one_after_the_other(tmp_path, capsys)
     again = tmp_path / "elsewhere"
     assert main(["meta-train", "--config", str(recipe), "--out", str(again), "--seed", "5"]) == 0
     assert load_artifact(again / "rule.safetensors").digest == artifact.digest
+
+
+def test_the_best_of_several_births_is_kept(tmp_path, capsys):
+    first = {"estimator": "es", "perturbed": "skip", "learner": {"outer_environments": 0}}
+    recipe, run, alone = (tmp_path / name for name in ("recipe.yaml", "run", "alone"))
+    stages = [first, {"meta_lr": 1e-3}]
+    recipe.write_text(yaml.safe_dump({**TINY.to_dict(), "start": "", "stages": stages}))
+    command = ["meta-train", "--config", str(recipe), "--seed", "5"]
+    assert main([*command, "--out", str(run), "--births", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "birth 2 of 2: meta-seed 6" in said
+    assert "the best of 2 births" in said
+    births = [load_artifact(run / f"birth-{number}" / "rule.safetensors") for number in (1, 2)]
+    best = load_artifact(run / "rule.safetensors")
+    story = best.header["provenance"]["births"]
+    assert story["seeds"] == [5, 6]
+    assert story["tasks"] == 3 * TINY.validation_tasks
+    chosen = births[story["areas"].index(max(story["areas"]))]
+    assert all(
+        torch.equal(a, b) for a, b in zip(best.rule.parameters(), chosen.rule.parameters(), strict=True)
+    )
+    assert best.header["provenance"]["seed"] == chosen.header["provenance"]["seed"]
+    assert f"of meta-seeds 5 to 6, on {story['tasks']} further tasks" in model_card(best, {}, label="best")
+
+    assert main([*command[:-1], "6", "--out", str(alone)]) == 0
+    assert load_artifact(alone / "rule.safetensors").header["provenance"]["seed"] == 6
+    weights = (load_artifact(alone / "rule.safetensors").rule.parameters(), births[1].rule.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+    assert "already holds" in refusal(capsys, *command, "--out", run, "--births", "2")
+    assert "resume it with its --births" in refusal(capsys, *command, "--out", run, "--resume")
+    assert main([*command, "--out", str(run), "--births", "2", "--resume"]) == 0
+    assert load_artifact(run / "rule.safetensors").digest == best.digest
+    assert "at least 1" in refusal(capsys, *command, "--out", tmp_path / "none", "--births", "0")
+    refused = refusal(capsys, "meta-train", "--algorithm", "rl2", "--out", tmp_path / "none", "--births", "2")
+    assert "leave --births out" in refused
+
+
+def test_interrupted_births_go_on(tmp_path, config, monkeypatch, capsys):
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    command = ["meta-train", "--config", str(config), "--births", "2"]
+    assert main([*command, "--out", str(whole)]) == 0
+    stopped = []
+
+    def once(trainer, group_step=MetaTrainer._advance):
+        window = group_step(trainer)
+        if not stopped and trainer.folder.name == "birth-2":
+            stopped.append(os.kill(os.getpid(), signal.SIGINT))
+        return window
+
+    monkeypatch.setattr(MetaTrainer, "_advance", once)
+    assert main([*command, "--out", str(run)]) == 130
+    assert "same command and --resume" in capsys.readouterr().out
+    assert not (run / "rule.safetensors").exists()
+    assert main([*command, "--out", str(run), "--resume"]) == 0
+    weights = [load_artifact(folder / "rule.safetensors").rule.parameters() for folder in (run, whole)]
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
 
 
 def test_bad_recipes_are_refused(tmp_path, capsys):

@@ -18,7 +18,7 @@ from learned_opt import (
 )
 from learned_opt.artifacts import ArtifactError
 from learned_opt.cli import main
-from learned_opt.commands.meta_train import train_recipe
+from learned_opt.commands.recipe import train_recipe
 from learned_opt.learner import LearnerConfig, make_learner
 from learned_opt.learner.quadratic import QuadraticLearner
 from learned_opt.meta.algorithms import ALGORITHMS

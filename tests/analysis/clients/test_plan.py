@@ -1,6 +1,6 @@
 import pytest
 
-from analysis.clients.plan import best, clients, fixed_runs, grid_scores, tuned_runs
+from analysis.clients.plan import clients, fixed_runs, grid_scores, tuned_runs
 from analysis.clients.settings import GRID, SELECTION, TUNED
 
 from .conftest import CLIENT
@@ -53,20 +53,20 @@ def test_the_grid_runs_on_seeds_that_are_never_shown_and_comes_last():
 def test_the_best_learning_rate_is_chosen_by_mean_area_over_selection_seeds(grid):
     cells = [*grid(LEVELS), *grid({**LEVELS, 3e-3: 9.0}, seed=1001)]
     scores = grid_scores(CLIENT, cells)
-    assert scores == pytest.approx({1e-4: 1.0, 3e-4: 2.0, 1e-3: 5.0, 3e-3: 6.0, 1e-2: 0.0})
-    assert best(scores) == 3e-3
+    assert scores.areas == pytest.approx({1e-4: 1.0, 3e-4: 2.0, 1e-3: 5.0, 3e-3: 6.0, 1e-2: 0.0})
+    assert (scores.best, scores.seeds) == (3e-3, 2)
     runs = tuned_runs([CLIENT], (0, 1), cells)
     assert [(run.lr, run.seed, run.optimizer) for run in runs] == [(3e-3, 0, "adam"), (3e-3, 1, "adam")]
 
 
 def test_shown_runs_have_no_say_in_the_choice(grid, cell):
     shown = [cell(TUNED, seed, 100.0, lr=1e-4) for seed in range(5)]
-    assert best(grid_scores(CLIENT, [*grid(LEVELS), *shown])) == 1e-3
+    assert grid_scores(CLIENT, [*grid(LEVELS), *shown]).best == 1e-3
 
 
 def test_only_seeds_that_every_learning_rate_has_count(grid):
     partial = grid({1e-4: 100.0}, seed=1001)
-    assert best(grid_scores(CLIENT, [*grid(LEVELS), *partial])) == 1e-3
+    assert grid_scores(CLIENT, [*grid(LEVELS), *partial]).best == 1e-3
     assert grid_scores(CLIENT, grid(LEVELS)[:-1]) is None
     assert tuned_runs([CLIENT], (0,), grid(LEVELS)[:-1]) == []
 
@@ -74,4 +74,4 @@ def test_only_seeds_that_every_learning_rate_has_count(grid):
 def test_a_diverged_learning_rate_has_the_worst_value_of_the_grid(grid):
     broken = grid({1e-2: 100.0}, diverged=True)
     scores = grid_scores(CLIENT, [*grid(LEVELS)[:-1], *broken])
-    assert scores[1e-2] == 1.0
+    assert scores.areas[1e-2] == 1.0

@@ -1,0 +1,182 @@
+"""Meta-train a recipe: stage after stage, birth after birth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from learned_opt.artifacts import load_artifact, save_rule, write_atomically
+from learned_opt.commands.progress import MetaProgress, WorkBar
+from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.distributed import ALONE, Ranks, claim_device
+from learned_opt.meta.run_folder import holds_run, is_occupied
+from learned_opt.meta.trainer import ARTIFACT, MetaTrainer, Outcome
+from learned_opt.meta.validation import Validator
+from tasks.metaworld import is_benchmark
+
+APART = "tasks of {}; those of validation, and those that compare and trial show, are drawn apart"
+STAGE = "stage-"
+"""Folders of a recipe's stages: stage-1, stage-2, ..."""
+BORN = "birth-"
+"""Folders of a recipe's births: birth-1, birth-2, ..."""
+DONE = "done"
+"""Marks the folder of a recipe that was trained to its end."""
+JUDGED = 3
+"""Births are judged on this many times as many tasks as a validation has."""
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        ValueError: torch cannot use it.
+    """
+    try:
+        torch.Generator(device)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {device!r} cannot be used: {reason}") from error
+
+
+def set_threads(threads: int | None) -> None:
+    """Use this many CPU threads from here on, if a number is given."""
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"threads must be at least 1, got {threads}")
+        torch.set_num_threads(threads)
+
+
+def train_recipe(
+    stages: Sequence[MetaConfig],
+    out: Path,
+    *,
+    resume: bool = False,
+    threads: int | None = None,
+    ranks: Ranks = ALONE,
+) -> Outcome:
+    """Train stage after stage, each from the rule of the one before, in folders of their own.
+
+    A recipe of one stage trains in `out` itself. Otherwise stage i trains in out/stage-i, and the last
+    one's rule is copied to `out`. Resumed, finished stages are left as they are.
+    """
+    if len(stages) == 1:
+        return train(stages[0], out, resume=resume, threads=threads, ranks=ranks)
+    if not resume and ranks.agree(lambda: is_occupied(out)):
+        raise FileExistsError(
+            f"{out} already holds a run; choose another --out, or add --resume to continue it"
+        )
+    start = stages[0].start
+    for number, stage in enumerate(stages, 1):
+        folder = out / f"{STAGE}{number}"
+        if ranks.first:
+            print(f"stage {number} of {len(stages)}: {stage.estimator}, {stage.meta_steps} meta-steps")
+        begun = ranks.agree(partial(holds_run, folder))
+        outcome = train(
+            replace(stage, start=start), folder, resume=resume and begun, threads=threads, ranks=ranks
+        )
+        if outcome.interrupted:
+            break
+        start = str(outcome.path)
+    path, source = out / ARTIFACT, outcome.path
+    ranks.agree(lambda: write_atomically(path, source.read_bytes()))
+    return replace(outcome, path=path)
+
+
+def train_once(
+    stages: Sequence[MetaConfig], folder: Path, *, threads: int | None = None, ranks: Ranks = ALONE
+) -> bool:
+    """Train a recipe to its end unless that was done before; what was interrupted goes on.
+
+    Returns:
+        Whether it came to its end now or before.
+    """
+    done = folder / DONE
+    if ranks.agree(done.exists):
+        return True
+    begun = ranks.agree(lambda: is_occupied(folder))
+    if train_recipe(stages, folder, resume=begun, threads=threads, ranks=ranks).interrupted:
+        return False
+    ranks.agree(done.touch)
+    return True
+
+
+def train_births(
+    stages: Sequence[MetaConfig],
+    out: Path,
+    births: int,
+    *,
+    resume: bool = False,
+    threads: int | None = None,
+    ranks: Ranks = ALONE,
+) -> bool:
+    """Train a recipe from several births, one after the other, and keep the best of the rules they give.
+
+    Birth i trains in out/birth-i, of the recipe's meta-seed + i - 1. All are judged on the same new tasks
+    of the last stage's families, which no birth was trained, validated or calibrated on, and the one with
+    the largest normalised area is copied to `out`; its header then names all births and their areas.
+
+    Returns:
+        Whether all births came to their end.
+
+    Raises:
+        FileExistsError: `out` already holds something, and `resume` was not asked for.
+    """
+    if not resume and ranks.agree(lambda: is_occupied(out)):
+        raise FileExistsError(
+            f"{out} already holds a run; choose another --out, or add --resume to continue it"
+        )
+    seeds = [stages[0].seed + index for index in range(births)]
+    for number, seed in enumerate(seeds, 1):
+        if ranks.first:
+            print(f"birth {number} of {births}: meta-seed {seed}")
+        recipe = [replace(stage, seed=seed) for stage in stages]
+        if not train_once(recipe, out / f"{BORN}{number}", threads=threads, ranks=ranks):
+            return False
+    last = stages[-1]
+    set_threads(threads)
+    claim_device(last.device, ranks)
+    tasks = JUDGED * last.validation_tasks
+    judge = Validator(replace(last, validation_tasks=tasks), "births", ranks=ranks)
+    artifacts = [load_artifact(out / f"{BORN}{number}" / ARTIFACT) for number in range(1, births + 1)]
+    areas = [round(judge(artifact.rule.to(last.device))["all"], 6) for artifact in artifacts]
+    best = max(range(births), key=areas.__getitem__)
+    story = {"seeds": seeds, "areas": areas, "tasks": tasks}
+    provenance = {**artifacts[best].header["provenance"], "births": story}
+    ranks.agree(lambda: save_rule(artifacts[best].rule, out / ARTIFACT, provenance))
+    if ranks.first:
+        for number, (seed, area) in enumerate(zip(seeds, areas, strict=True), 1):
+            print(
+                f"birth {number}, meta-seed {seed}: normalised area {area:.3f} on {tasks} new tasks a family"
+            )
+        print(f"the best of {births} births, number {best + 1}: {out / ARTIFACT}")
+    return True
+
+
+def train(
+    config: MetaConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    threads: int | None = None,
+    ranks: Ranks = ALONE,
+) -> Outcome:
+    """Run a meta-training; the first rank draws a progress bar."""
+    claim_device(config.device, ranks)
+    check_device(config.device)
+    set_threads(threads)
+    trainer = MetaTrainer(config, out, resume=resume, ranks=ranks)
+    if not ranks.first:
+        return trainer.run()
+    print(APART.format(", ".join(config.families)))
+    listed = [name for name in config.families if is_benchmark(name)]
+    if listed:
+        print(
+            f"except for {', '.join(listed)}: validation meets training goals, the test split is kept apart"
+        )
+    with WorkBar("meta-training", "meta-steps") as bar:
+        return trainer.run(MetaProgress(bar, config.meta_steps))
