@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from learned_opt.artifacts import load_artifact
 from learned_opt.commands.compare import run_comparison
 from learned_opt.commands.recipe import check_device, set_threads, train_once
 from learned_opt.meta.config import load_variants
+from learned_opt.meta.divergence import DivergenceError
 from learned_opt.meta.trainer import ARTIFACT
 
 
@@ -53,11 +55,18 @@ class Ablate:
             recipe = tuple(replace(stage, seed=self.seed, device=self.device) for stage in variants[name])
             folder = self.out / "variants" / "".join(c if c.isalnum() or c in "=-" else "_" for c in name)
             print(f"variant {name!r}")
-            if not train_once(recipe, folder):
+            try:
+                finished = train_once(recipe, folder)
+            except DivergenceError as error:
+                print(f"left out {name!r}: {error}", file=sys.stderr)
+                continue
+            if not finished:
                 print("interrupted; the same command goes on")
                 return 130
             artifact = load_artifact(folder / ARTIFACT)
             contenders[name] = Contender(artifact.rule, artifact=artifact.digest)
+        if not contenders:
+            raise DivergenceError("every variant diverged, and there is nothing to compare")
         config = CompareConfig(
             families=self.tasks or families,
             trained_on=families,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,7 @@ from learned_opt.artifacts import load_artifact, save_rule, write_atomically
 from learned_opt.commands.progress import MetaProgress, WorkBar
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.distributed import ALONE, Ranks, claim_device
+from learned_opt.meta.divergence import DivergenceError
 from learned_opt.meta.run_folder import holds_run, is_occupied
 from learned_opt.meta.trainer import ARTIFACT, MetaTrainer, Outcome
 from learned_opt.meta.validation import Validator
@@ -66,10 +68,7 @@ def train_recipe(
     """
     if len(stages) == 1:
         return train(stages[0], out, resume=resume, threads=threads, ranks=ranks)
-    if not resume and ranks.agree(lambda: is_occupied(out)):
-        raise FileExistsError(
-            f"{out} already holds a run; choose another --out, or add --resume to continue it"
-        )
+    refuse_occupied(out, resume, ranks)
     start = stages[0].start
     for number, stage in enumerate(stages, 1):
         folder = out / f"{STAGE}{number}"
@@ -119,9 +118,52 @@ def train_births(
     Birth i trains in out/birth-i, of the recipe's meta-seed + i - 1. All are judged on the same new tasks
     of the last stage's families, which no birth was trained, validated or calibrated on, and the one with
     the largest normalised area is copied to `out`; its header then names all births and their areas.
+    A birth whose learners diverge is left out.
 
     Returns:
         Whether all births came to their end.
+
+    Raises:
+        FileExistsError: `out` already holds something, and `resume` was not asked for.
+        DivergenceError: no birth is left.
+    """
+    refuse_occupied(out, resume, ranks)
+    born: dict[int, Path] = {}
+    for number in range(1, births + 1):
+        seed, folder = stages[0].seed + number - 1, out / f"{BORN}{number}"
+        if ranks.first:
+            print(f"birth {number} of {births}: meta-seed {seed}")
+        try:
+            recipe = [replace(stage, seed=seed) for stage in stages]
+            if not train_once(recipe, folder, threads=threads, ranks=ranks):
+                return False
+        except DivergenceError as error:
+            if ranks.first:
+                print(f"left out birth {number}: {error}", file=sys.stderr)
+        else:
+            born[seed] = folder / ARTIFACT
+    if not born:
+        raise DivergenceError(f"all {births} births diverged: lower meta_lr or nominal_lr")
+    last = stages[-1]
+    set_threads(threads)
+    claim_device(last.device, ranks)
+    tasks = JUDGED * last.validation_tasks
+    judge = Validator(replace(last, validation_tasks=tasks), "births", ranks=ranks)
+    artifacts = {seed: load_artifact(path) for seed, path in born.items()}
+    areas = {seed: round(judge(each.rule.to(last.device))["all"], 6) for seed, each in artifacts.items()}
+    best = artifacts[max(areas, key=areas.__getitem__)]
+    story = {"seeds": list(areas), "areas": list(areas.values()), "tasks": tasks}
+    provenance = {**best.header["provenance"], "births": story}
+    ranks.agree(lambda: save_rule(best.rule, out / ARTIFACT, provenance))
+    if ranks.first:
+        for seed, area in areas.items():
+            print(f"meta-seed {seed}: normalised area {area:.3f} on {tasks} further tasks a family")
+        print(f"the best of {births} births: {out / ARTIFACT}")
+    return True
+
+
+def refuse_occupied(out: Path, resume: bool, ranks: Ranks) -> None:
+    """A new run needs a folder of its own.
 
     Raises:
         FileExistsError: `out` already holds something, and `resume` was not asked for.
@@ -130,31 +172,6 @@ def train_births(
         raise FileExistsError(
             f"{out} already holds a run; choose another --out, or add --resume to continue it"
         )
-    seeds = [stages[0].seed + index for index in range(births)]
-    for number, seed in enumerate(seeds, 1):
-        if ranks.first:
-            print(f"birth {number} of {births}: meta-seed {seed}")
-        recipe = [replace(stage, seed=seed) for stage in stages]
-        if not train_once(recipe, out / f"{BORN}{number}", threads=threads, ranks=ranks):
-            return False
-    last = stages[-1]
-    set_threads(threads)
-    claim_device(last.device, ranks)
-    tasks = JUDGED * last.validation_tasks
-    judge = Validator(replace(last, validation_tasks=tasks), "births", ranks=ranks)
-    artifacts = [load_artifact(out / f"{BORN}{number}" / ARTIFACT) for number in range(1, births + 1)]
-    areas = [round(judge(artifact.rule.to(last.device))["all"], 6) for artifact in artifacts]
-    best = max(range(births), key=areas.__getitem__)
-    story = {"seeds": seeds, "areas": areas, "tasks": tasks}
-    provenance = {**artifacts[best].header["provenance"], "births": story}
-    ranks.agree(lambda: save_rule(artifacts[best].rule, out / ARTIFACT, provenance))
-    if ranks.first:
-        for number, (seed, area) in enumerate(zip(seeds, areas, strict=True), 1):
-            print(
-                f"birth {number}, meta-seed {seed}: normalised area {area:.3f} on {tasks} new tasks a family"
-            )
-        print(f"the best of {births} births, number {best + 1}: {out / ARTIFACT}")
-    return True
 
 
 def train(

@@ -81,6 +81,7 @@ def _born(config: MetaConfig, policies: Policies | None) -> UpdateRule:
         nominal_lr=config.nominal_lr,
         skip=config.skip,
         exploration=config.exploration,
+        normalised=config.normalised,
         generator=generator,
     )
     with torch.no_grad():

@@ -28,6 +28,7 @@ BIRTH = (
     "later",
     "skip",
     "exploration",
+    "normalised",
     "proportional",
     "momentum",
     "birth_noise",
@@ -36,8 +37,8 @@ BIRTH = (
 """Fields that say what a run starts from: of a recipe's first stage alone."""
 OF_RULE = {
     "lstm": (
-        *("hidden", "nominal_lr", "skip", "exploration", "proportional", "momentum", "birth_noise"),
-        "without",
+        *("hidden", "nominal_lr", "skip", "exploration", "normalised", "proportional", "momentum"),
+        *("birth_noise", "without"),
     ),
     "classic": (),
     "sgd": ("nominal_lr", "later"),
@@ -72,6 +73,9 @@ class MetaConfig:
     """Whether the head sees the features directly, besides the hidden state; of lstm only."""
     exploration: bool = False
     """Whether the rule adds noise of learned size to the parameters (Goldie et al. 2024); of lstm only."""
+    normalised: bool = True
+    """Whether steps are divided by √v̂, as Adam's are; otherwise the rule is born as gradient descent, and
+    larger gradients make larger steps: what counts if updates are few. Of lstm only."""
     proportional: bool = False
     """Whether the rule is born with steps in proportion to each coordinate's √v̂ within its tensor, which
     makes it gradient descent of normalised tensors rather than Adam: what counts if updates are few. Of
@@ -238,6 +242,8 @@ class MetaConfig:
             raise ValueError(f"{self.rule} from random starts has nothing to learn: set initialisation")
         if self.proportional and not self.skip:
             raise ValueError("proportional is a weight of the skip connection: leave skip on")
+        if self.proportional and not self.normalised:
+            raise ValueError("steps that are not normalised are in proportion already: leave one out")
         if not 0 < self.momentum <= 1:
             raise ValueError(f"momentum must lie above 0 and be at most 1, got {self.momentum}")
         if self.start_lr and self.initialisation == "random":

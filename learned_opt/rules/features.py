@@ -41,6 +41,7 @@ class Observation(NamedTuple):
     features: parts of a (B, FEATURES, N) stack, the last row of it constant 1.
     unit, adam, slow: directions (B, N), exactly 0 where no gradient was ever seen: the gradient, and
         its fast (Adam's) and slow momenta, each over √v̂ + ε.
+    root: √v̂ + ε (B, N), which turns directions back into sizes of gradients.
     moments: the state's entries after the step.
     """
 
@@ -48,6 +49,7 @@ class Observation(NamedTuple):
     unit: Tensor
     adam: Tensor
     slow: Tensor
+    root: Tensor
     moments: RuleState
 
 
@@ -135,7 +137,7 @@ def observe(
     ones = torch.ones_like(gradient).unsqueeze(1)
     features = (of_coordinates, spread_rows[:, :-2], facts, ones)
     new = {"fast": fast, "slow": slow, "square": square, "step": step}
-    return Observation(features, unit, adam, slow_unit, new)
+    return Observation(features, unit, adam, slow_unit, root + EPS, new)
 
 
 def share_of_life(step: Tensor, total_steps: Tensor | None) -> tuple[Tensor, Tensor]:

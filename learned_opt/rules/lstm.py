@@ -31,6 +31,10 @@ class CoordinatewiseLSTM(UpdateRule):
     not move; coordinates whose gradient or value is not finite, or beyond 1e15, neither move nor change
     their state.
 
+    Unless `normalised`, steps are not divided by √v̂ + ε: zero outputs are then gradient descent with
+    momentum. The features still tell nothing of the loss's scale, but how large a gradient is decides how
+    far its step goes, in the first update already: for lives of few updates, as MAML's.
+
     With `exploration` there is a fourth output e and lr · exp(ρ tanh(a / ρ)) · tanh(e) ε is added, ε
     standard normal: noise of learned size in the parameters themselves, as in OPEN (Goldie et al. 2024,
     arXiv 2407.07082). It is zero at birth. Its random numbers are part of the state, and so the same
@@ -43,6 +47,7 @@ class CoordinatewiseLSTM(UpdateRule):
         skip: whether the head also sees the features directly, so that a schedule over time or a
             dependence on the signal-to-noise ratio is one weight.
         exploration: whether the rule adds learned noise.
+        normalised: whether steps are divided by √v̂ + ε; otherwise the rule runs without the fused step.
         generator: source of the initial weights; None takes seed 0.
     """
 
@@ -54,6 +59,7 @@ class CoordinatewiseLSTM(UpdateRule):
         max_log_multiplier: float = math.log(30.0),
         skip: bool = False,
         exploration: bool = False,
+        normalised: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -65,7 +71,7 @@ class CoordinatewiseLSTM(UpdateRule):
         self.hidden = hidden
         self.nominal_lr = nominal_lr
         self.max_log_multiplier = max_log_multiplier
-        self.skip, self.exploration = skip, exploration
+        self.skip, self.exploration, self.normalised = skip, exploration, normalised
         generator = generator or torch.Generator().manual_seed(0)
         size = (4 * hidden, FEATURES + hidden)
         weight = torch.randn(size, generator=generator, dtype=torch.float32, device="cpu")
@@ -98,6 +104,7 @@ class CoordinatewiseLSTM(UpdateRule):
             "max_log_multiplier": self.max_log_multiplier,
             "skip": self.skip,
             **({"exploration": True} if self.exploration else {}),
+            **({} if self.normalised else {"normalised": False}),
         }
 
     def init_state(
@@ -135,7 +142,7 @@ class CoordinatewiseLSTM(UpdateRule):
         recurrent = {name: tensors[name] for name in ("hidden", "cell")}
         fixed = [tensor for name, tensor in tensors.items() if name not in recurrent]
         free = (*recurrent.values(), *phi.values())
-        if not self.exploration and fused.applies(self.hidden, fixed, free, given):
+        if self._fusible and fused.applies(self.hidden, fixed, free, given):
             numbers = {**self._numbers(lr), **_time(state["step"], total_steps)}
             new = fused.update(layout, tensors, phi, numbers)
             return new.pop("update"), new
@@ -157,6 +164,8 @@ class CoordinatewiseLSTM(UpdateRule):
         multiplier = (rho * torch.tanh(output[:, 0] / rho)).exp()
         now, long = torch.tanh(output[:, 1:3]).unbind(1)
         direction = seen.adam + now * (seen.unit - seen.adam) + long * (seen.slow - seen.adam)
+        if not self.normalised:
+            direction = direction * seen.root
         new = {**seen.moments, "hidden": hidden, "cell": cell}
         if self.exploration:
             noise, new["dice"] = normal(state["dice"])
@@ -184,7 +193,7 @@ class CoordinatewiseLSTM(UpdateRule):
         given = [x for x in (lr, total_steps) if isinstance(x, Tensor)]
         kept = None
         plain = (*gradients, *parameters, *phi.values())
-        if not self.exploration and fused.applies(self.hidden, plain, given):
+        if self._fusible and fused.applies(self.hidden, plain, given):
             kept = fused.segments(layout, states, self.hidden, {} if scratch is None else scratch)
         if kept is None:
             return super().step_tensors(
@@ -195,6 +204,11 @@ class CoordinatewiseLSTM(UpdateRule):
             step = torch.stack([state["step"] for state in states])
             numbers |= _time(step, total_steps.view(1))
         return fused.step_tensors(layout, gradients, parameters, kept, phi, numbers)
+
+    @property
+    def _fusible(self) -> bool:
+        """Whether the fused step computes this rule."""
+        return self.normalised and not self.exploration
 
     def _numbers(self, lr: Scalar) -> dict[str, Scalar]:
         """What the fused step takes besides tensors."""

@@ -14,6 +14,7 @@ from learned_opt.cli import main
 from learned_opt.commands.compare import run_of
 from learned_opt.learner import LearnerConfig
 from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.divergence import DivergenceError
 from learned_opt.meta.trainer import MetaTrainer
 
 TINY = MetaConfig(
@@ -205,6 +206,7 @@ def test_the_best_of_several_births_is_kept(tmp_path, capsys):
     assert main([*command, "--out", str(run), "--births", "2"]) == 0
     said = capsys.readouterr().out
     assert "birth 2 of 2: meta-seed 6" in said
+    assert "meta-seed 5: normalised area" in said
     assert "the best of 2 births" in said
     births = [load_artifact(run / f"birth-{number}" / "rule.safetensors") for number in (1, 2)]
     best = load_artifact(run / "rule.safetensors")
@@ -251,6 +253,41 @@ def test_interrupted_births_go_on(tmp_path, config, monkeypatch, capsys):
     assert main([*command, "--out", str(run), "--resume"]) == 0
     weights = [load_artifact(folder / "rule.safetensors").rule.parameters() for folder in (run, whole)]
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+@pytest.fixture
+def doomed(monkeypatch):
+    """Runs in folders of these names diverge."""
+    names = set()
+
+    def check(trainer, log):
+        if trainer.folder.name in names:
+            raise DivergenceError("all learners diverged")
+
+    monkeypatch.setattr(MetaTrainer, "_check", check)
+    return names
+
+
+def test_what_diverges_is_left_out_and_named(tmp_path, config, doomed, capsys):
+    doomed.update(("birth-1", "wild"))
+    command = ["meta-train", "--config", str(config), "--births", "2"]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    assert "left out birth 1: all learners diverged" in capsys.readouterr().err
+    artifact = load_artifact(tmp_path / "run" / "rule.safetensors")
+    assert artifact.header["provenance"]["births"]["seeds"] == [1]
+    doomed.add("birth-2")
+    assert main([*command, "--out", str(tmp_path / "none")]) == 1
+    assert "all 2 births diverged" in capsys.readouterr().err
+
+    path, out = tmp_path / "ablation.yaml", tmp_path / "ablation"
+    path.write_text(yaml.safe_dump({**TINY.to_dict(), "variants": {"full": {}, "wild": {}}}))
+    command = ["ablate", "--config", str(path), "--count", "2", "--updates", "15", "--threads", "1"]
+    assert main([*command, "--out", str(out)]) == 0
+    assert "left out 'wild': all learners diverged" in capsys.readouterr().err
+    results = json.loads((out / "results.json").read_text())
+    assert list(results["families"]["bandit"]["contenders"]) == ["full", "adam"]
+    assert main([*command, "--out", str(tmp_path / "wild"), "--only", "wild"]) == 1
+    assert "every variant diverged" in capsys.readouterr().err
 
 
 def test_bad_recipes_are_refused(tmp_path, capsys):
