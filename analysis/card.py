@@ -89,9 +89,10 @@ def _training(artifact: Artifact, training: Sequence[Mapping[str, Any]]) -> str:
     births = artifact.header["provenance"].get("births")
     if births is not None:
         areas = ", ".join(f"{area:.3f}" for area in births["areas"])
+        seeds = ", ".join(map(str, births["seeds"]))
         lines.append(
-            f"\nThe best of {len(births['areas'])} births, of meta-seeds {births['seeds'][0]} to"
-            f" {births['seeds'][-1]}, on {births['tasks']} further tasks a family: areas {areas}."
+            f"\nThe best of {len(births['areas'])} births, of meta-seeds {seeds}, on {births['tasks']}"
+            f" further tasks a family: areas {areas}."
         )
     return "\n".join(lines)
 

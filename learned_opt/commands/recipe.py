@@ -145,8 +145,9 @@ def train_births(
     if not born:
         raise DivergenceError(f"all {births} births diverged: lower meta_lr or nominal_lr")
     last = stages[-1]
-    set_threads(threads)
     claim_device(last.device, ranks)
+    check_device(last.device)
+    set_threads(threads)
     tasks = JUDGED * last.validation_tasks
     judge = Validator(replace(last, validation_tasks=tasks), "births", ranks=ranks)
     artifacts = {seed: load_artifact(path) for seed, path in born.items()}

@@ -41,7 +41,7 @@ class Observation(NamedTuple):
     features: parts of a (B, FEATURES, N) stack, the last row of it constant 1.
     unit, adam, slow: directions (B, N), exactly 0 where no gradient was ever seen: the gradient, and
         its fast (Adam's) and slow momenta, each over √v̂ + ε.
-    root: √v̂ + ε (B, N), which turns directions back into sizes of gradients.
+    divisor: √v̂ + ε (B, N), which turns directions back into sizes of gradients.
     moments: the state's entries after the step.
     """
 
@@ -49,7 +49,7 @@ class Observation(NamedTuple):
     unit: Tensor
     adam: Tensor
     slow: Tensor
-    root: Tensor
+    divisor: Tensor
     moments: RuleState
 
 
@@ -98,7 +98,8 @@ def observe(
     correction = spread(torch.stack([1 / (1 - decay**step) for decay in (FAST, SLOW, SQUARE)], 1))
     square_hat = square * correction[:, 2]
     root = safe_sqrt(square_hat)
-    inverse = 1 / (root + EPS)
+    divisor = root + EPS
+    inverse = 1 / divisor
     adam = fast * correction[:, 0] * inverse
     slow_unit = slow * correction[:, 1] * inverse
     unit = (gradient * inverse).clamp(-LIMIT, LIMIT)
@@ -137,7 +138,7 @@ def observe(
     ones = torch.ones_like(gradient).unsqueeze(1)
     features = (of_coordinates, spread_rows[:, :-2], facts, ones)
     new = {"fast": fast, "slow": slow, "square": square, "step": step}
-    return Observation(features, unit, adam, slow_unit, root + EPS, new)
+    return Observation(features, unit, adam, slow_unit, divisor, new)
 
 
 def share_of_life(step: Tensor, total_steps: Tensor | None) -> tuple[Tensor, Tensor]:

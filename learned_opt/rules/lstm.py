@@ -165,7 +165,7 @@ class CoordinatewiseLSTM(UpdateRule):
         now, long = torch.tanh(output[:, 1:3]).unbind(1)
         direction = seen.adam + now * (seen.unit - seen.adam) + long * (seen.slow - seen.adam)
         if not self.normalised:
-            direction = direction * seen.root
+            direction = direction * seen.divisor
         new = {**seen.moments, "hidden": hidden, "cell": cell}
         if self.exploration:
             noise, new["dice"] = normal(state["dice"])

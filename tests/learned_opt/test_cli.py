@@ -218,7 +218,7 @@ def test_the_best_of_several_births_is_kept(tmp_path, capsys):
         torch.equal(a, b) for a, b in zip(best.rule.parameters(), chosen.rule.parameters(), strict=True)
     )
     assert best.header["provenance"]["seed"] == chosen.header["provenance"]["seed"]
-    assert f"of meta-seeds 5 to 6, on {story['tasks']} further tasks" in model_card(best, {}, label="best")
+    assert f"of meta-seeds 5, 6, on {story['tasks']} further tasks" in model_card(best, {}, label="best")
 
     assert main([*command[:-1], "6", "--out", str(alone)]) == 0
     assert load_artifact(alone / "rule.safetensors").header["provenance"]["seed"] == 6
