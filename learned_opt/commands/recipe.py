@@ -15,7 +15,7 @@ from learned_opt.commands.progress import MetaProgress, WorkBar
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.distributed import ALONE, Ranks, claim_device
 from learned_opt.meta.divergence import DivergenceError
-from learned_opt.meta.run_folder import holds_run, is_occupied
+from learned_opt.meta.run_folder import holds_run, is_occupied, refuse_occupied
 from learned_opt.meta.trainer import ARTIFACT, MetaTrainer, Outcome
 from learned_opt.meta.validation import Validator
 from tasks.metaworld import is_benchmark
@@ -68,7 +68,8 @@ def train_recipe(
     """
     if len(stages) == 1:
         return train(stages[0], out, resume=resume, threads=threads, ranks=ranks)
-    refuse_occupied(out, resume, ranks)
+    if not resume:
+        ranks.agree(partial(refuse_occupied, out))
     start = stages[0].start
     for number, stage in enumerate(stages, 1):
         folder = out / f"{STAGE}{number}"
@@ -127,7 +128,8 @@ def train_births(
         FileExistsError: `out` already holds something, and `resume` was not asked for.
         DivergenceError: no birth is left.
     """
-    refuse_occupied(out, resume, ranks)
+    if not resume:
+        ranks.agree(partial(refuse_occupied, out))
     born: dict[int, Path] = {}
     for number in range(1, births + 1):
         seed, folder = stages[0].seed + number - 1, out / f"{BORN}{number}"
@@ -161,18 +163,6 @@ def train_births(
             print(f"meta-seed {seed}: normalised area {area:.3f} on {tasks} further tasks a family")
         print(f"the best of {births} births: {out / ARTIFACT}")
     return True
-
-
-def refuse_occupied(out: Path, resume: bool, ranks: Ranks) -> None:
-    """A new run needs a folder of its own.
-
-    Raises:
-        FileExistsError: `out` already holds something, and `resume` was not asked for.
-    """
-    if not resume and ranks.agree(lambda: is_occupied(out)):
-        raise FileExistsError(
-            f"{out} already holds a run; choose another --out, or add --resume to continue it"
-        )
 
 
 def train(

@@ -45,7 +45,7 @@ class RunFolder:
             ValueError: there is nothing to resume, nothing intact, or it had other settings.
         """
         if not resume:
-            self._refuse_occupied()
+            refuse_occupied(self.path)
             return None
         if not holds_run(self.path):
             raise ValueError(f"{self.path} holds no run to resume: leave --resume out to begin one there")
@@ -75,7 +75,7 @@ class RunFolder:
         """
         with self.claimed():
             if not resume:
-                self._refuse_occupied()
+                refuse_occupied(self.path)
             text = yaml.safe_dump(self._settings, sort_keys=False)
             write_atomically(self.path / CONFIG, text.encode())
 
@@ -109,11 +109,17 @@ class RunFolder:
         self._known = checkpoints(self.path)
         return path
 
-    def _refuse_occupied(self) -> None:
-        if is_occupied(self.path):
-            raise FileExistsError(
-                f"{self.path} already holds a run; choose another --out, or add --resume to continue it"
-            )
+
+def refuse_occupied(folder: Path) -> None:
+    """A new run needs a folder of its own.
+
+    Raises:
+        FileExistsError: the path already holds something.
+    """
+    if is_occupied(folder):
+        raise FileExistsError(
+            f"{folder} already holds a run; choose another --out, or add --resume to continue it"
+        )
 
 
 def holds_run(folder: Path) -> bool:
