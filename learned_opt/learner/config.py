@@ -89,6 +89,9 @@ class LearnerConfig:
     """Probability of a random action in Q-learning."""
     target_rate: float = 0.05
     """Share by which Q-learning's target parameters move to the parameters at each update."""
+    longevity: int = 1
+    """In meta-training and its validation, lives and the windows between meta-steps have this many times as
+    many updates: for learners that learn little from each, such as PPO from a minibatch."""
 
     def __post_init__(self) -> None:
         allowed = {
@@ -107,7 +110,9 @@ class LearnerConfig:
                 raise ValueError(f"{field.name} must be finite and not negative, got {value}")
             if field.name in FOREIGN[self.objective] and value != field.default:
                 raise ValueError(f"{field.name} has no meaning with {self.objective}: leave it out")
-        positive = "width environments steps max_gradient_norm minibatch epochs minibatches clip_range"
+        positive = (
+            "width environments steps max_gradient_norm minibatch epochs minibatches clip_range longevity"
+        )
         for name in positive.split():
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -50,6 +51,7 @@ def live(
     query_episodes: int = 8,
     lr: Scalar | None = None,
     decay: Tensor | None = None,
+    told: Tensor | None = None,
     on_update: Callable[[], None] | None = None,
 ) -> Life:
     """Train B learners from fresh parameters for a number of updates, and query them on the way.
@@ -64,6 +66,7 @@ def live(
         query_episodes: fresh episodes a query.
         lr: learning rate, float or (B, 1); the rule's nominal one by default.
         decay: (B, 1), 1 where the learning rate falls linearly to 0 over the life, 0 where it stays.
+        told: (B, bool), whose rule knows the length of life; by default all.
         on_update: called after each update, for progress bars.
 
     Raises:
@@ -76,6 +79,8 @@ def live(
     first = parameters = rule.initial_parameters(learner.layout, learner.initial_parameters())
     state = rule.init_state(layout, learner.batch, device=parameters.device, dtype=parameters.dtype)
     total = torch.full((learner.batch, 1), float(updates), device=parameters.device)
+    if told is not None:
+        total = total.masked_fill(~told.to(total.device).unsqueeze(1), math.inf)
     moments = torch.linspace(0, updates, queries).round().long()
     ask = set(moments.tolist())
     diverged = torch.zeros(learner.batch, dtype=torch.bool, device=parameters.device)

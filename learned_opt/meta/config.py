@@ -47,6 +47,8 @@ OF_RULE = {
     "meta-lstm": ("hidden", "nominal_lr"),
 }
 """Settings that each rule has."""
+OF_LIFE = ("unroll", "shortest_life", "longest_life", "validation_updates")
+"""Numbers of updates that a learner's longevity multiplies."""
 LARGEST, LONGEST, ALIASES, DEEPEST = 2**16, 1000, 20, 20
 """Limits of configuration files: bytes, characters of a name or path, aliases, levels of nesting."""
 PERTURBED = ("all", "head", "skip")
@@ -162,7 +164,7 @@ class MetaConfig:
     """The inner learner; its outer environments are of tbptt, evolution strategies run none."""
     mixture: tuple[LearnerConfig, ...] = ()
     """Inner learners for the groups of a family to take in turn, instead of `learner` for all: other
-    objectives, widths, batch sizes, discount factors, scales of reward. Validation keeps to `learner`."""
+    objectives, widths, batch sizes, discount factors, scales of reward, lengths of life."""
 
     def __post_init__(self) -> None:
         if not self.families:
@@ -223,10 +225,15 @@ class MetaConfig:
             self.of_replica(replica)
 
     def of_replica(self, replica: int) -> MetaConfig:
-        """The run as a family's group number `replica` sees it: with its own learner of the mixture."""
-        if not self.mixture:
-            return self
-        return replace(self, learner=self.mixture[replica % len(self.mixture)], mixture=())
+        """The run as a family's group number `replica` sees it: its own learner, windows and lives."""
+        learner = self.mixture[replica % len(self.mixture)] if self.mixture else self.learner
+        times = learner.longevity
+        return replace(
+            self,
+            learner=replace(learner, longevity=1),
+            mixture=(),
+            **{name: times * getattr(self, name) for name in OF_LIFE},
+        )
 
     def _check_birth(self) -> None:
         """Settings of one rule are refused with another, and a run must have something to learn."""

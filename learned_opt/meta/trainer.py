@@ -272,15 +272,15 @@ class MetaTrainer:
     def _measured_step(self, log: MetricsLog | None, observer: Observer | None) -> None:
         """One meta-step, logged."""
         meta_lr, start = self._meta_lr(), time.monotonic()
-        family = self.groups[self.step % len(self.groups)].family
+        group = self.groups[self.step % len(self.groups)]
         window = self._advance()
         self.seconds += time.monotonic() - start
-        self.updates += self.config.unroll * self.config.learners
+        self.updates += group.config.unroll * self.config.learners
         self.diverged += int(window.metrics["diverged"])
         self.health.observe(window.metrics["diverged"])
         totals = {"seconds": self.seconds, "learner_updates": self.updates, "meta_lr": meta_lr}
         if log is not None:
-            log.step(self.step, family, {**window.metrics, **totals})
+            log.step(self.step, group.family, {**window.metrics, **totals})
         if observer is not None:
             observer.stepped(self.step, self.updates / self.seconds, self.diverged)
 

@@ -37,7 +37,8 @@ class Validator:
         ranks: Ranks = ALONE,
     ) -> None:
         self.config, self.purpose, self.ranks = config, purpose, ranks
-        self._learner_config = replace(config.learner, outer_environments=0)
+        self._ways = [config.of_replica(number) for number in range(len(config.mixture) or 1)]
+        self._told = torch.arange(config.validation_tasks) < config.known_total * config.validation_tasks
         self._tasks, self._policies = {}, {}
         for name in config.families[ranks.share.index :: ranks.share.count]:
             noise = derive_noise(config.seed, f"{purpose} tasks", name, device=config.device)
@@ -48,29 +49,42 @@ class Validator:
             self._tasks[name] = (family, tasks, floor, reference_returns(family, tasks, noise))
 
     def __call__(self, rule: UpdateRule) -> dict[str, float]:
-        """Mean normalised area under the adaptation curve per family, and their mean as "all"."""
-        config, own = self.config, {}
-        for name, (family, tasks, floor, reference) in self._tasks.items():
-            noise = derive_noise(config.seed, f"{self.purpose} lives", name, device=config.device)
-            learner = make_learner(
-                family,
-                config.validation_tasks,
-                noise,
-                self._learner_config,
-                tasks=tasks,
-                policy=self._policies[name],
-            )
-            life = live(
-                learner,
-                rule,
-                updates=config.validation_updates,
-                queries=min(QUERIES, config.validation_updates + 1),
-                query_seed=derive_seed(config.seed, "queries", name),
-            )
-            score = normalised_score(life.returns[1:], floor, reference)
-            score = score.nan_to_num(LOWEST).mean(0)
-            own[name] = float(torch.where(life.diverged, LOWEST, score).mean())
-        shared = {name: torch.tensor(own.get(name, 0.0), dtype=torch.float64) for name in config.families}
+        """Mean normalised area under the adaptation curve per family, and their mean as "all".
+
+        A family's is the mean over the learners of the mixture. As in training, the rule is told the
+        length of life by a share `known_total` of learners.
+        """
+        own = {}
+        for name in self._tasks:
+            areas = [self._area(rule, name, way) for way in self._ways]
+            own[name] = sum(areas) / len(areas)
+        shared = {
+            name: torch.tensor(own.get(name, 0.0), dtype=torch.float64) for name in self.config.families
+        }
         scores = {name: float(score) for name, score in self.ranks.sum(shared).items()}
         scores["all"] = sum(scores.values()) / len(scores)
         return scores
+
+    def _area(self, rule: UpdateRule, name: str, way: MetaConfig) -> float:
+        """Mean over a family's tasks, of learners that live in this way."""
+        family, tasks, floor, reference = self._tasks[name]
+        noise = derive_noise(way.seed, f"{self.purpose} lives", name, device=way.device)
+        learner = make_learner(
+            family,
+            way.validation_tasks,
+            noise,
+            replace(way.learner, outer_environments=0),
+            tasks=tasks,
+            policy=self._policies[name],
+        )
+        life = live(
+            learner,
+            rule,
+            updates=way.validation_updates,
+            queries=min(QUERIES, way.validation_updates + 1),
+            query_seed=derive_seed(way.seed, "queries", name),
+            told=self._told,
+        )
+        score = normalised_score(life.returns[1:], floor, reference)
+        score = score.nan_to_num(LOWEST).mean(0)
+        return float(torch.where(life.diverged, LOWEST, score).mean())

@@ -1,6 +1,4 @@
-"""Running moments, normalised observations and rewards, reward factors, and mixtures of learners."""
-
-import dataclasses
+"""Running moments, normalised observations and rewards, reward factors."""
 
 import pytest
 import torch
@@ -8,8 +6,6 @@ import torch
 from learned_opt.learner import LearnerConfig, make_learner
 from learned_opt.learner.life import live
 from learned_opt.learner.normalisation import CLIP, RunningMoments
-from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.trainer import MetaTrainer
 from learned_opt.rules import Adam
 from tasks import Noise, gymnasium_family, make_family
 
@@ -134,66 +130,3 @@ def test_steps_that_were_not_taken_have_no_say_in_gradients():
         return made.gradient(made.initial_parameters()).inner
 
     torch.testing.assert_close(gradient(0.0), gradient(1e4))
-
-
-def test_groups_take_the_learners_of_a_mixture_in_turn(tmp_path):
-    mixture = [
-        {"environments": 2, "outer_environments": 2, "steps": 8, "width": 8, "discount": 0.9},
-        {
-            "objective": "ppo",
-            "environments": 2,
-            "outer_environments": 2,
-            "steps": 8,
-            "width": 16,
-            "epochs": 2,
-            "minibatches": 2,
-            "normalise_observations": True,
-        },
-    ]
-    data = {
-        "families": ["cartpole"],
-        "learners": 2,
-        "groups_per_family": 2,
-        "unroll": 4,
-        "shortest_life": 8,
-        "longest_life": 12,
-        "meta_steps": 4,
-        "validation_tasks": 2,
-        "validation_updates": 2,
-        "mixture": mixture,
-    }
-    config = MetaConfig.from_dict(data)
-    assert MetaConfig.from_dict(config.to_dict()) == config
-    trainer = MetaTrainer(config, tmp_path / "run")
-    kinds = [type(group.learner).__name__ for group in trainer.groups]
-    assert kinds == ["ActorCriticLearner", "PPOLearner"]
-    assert [group.learner.config.width for group in trainer.groups] == [8, 16]
-    before = [parameter.clone() for parameter in trainer.rule.parameters()]
-    outcome = trainer.run()
-    assert outcome.step == 4
-    moved = zip(before, trainer.rule.parameters(), strict=True)
-    assert any(not torch.equal(old, new) for old, new in moved)
-
-
-@pytest.mark.parametrize(
-    ("changes", "complaint"),
-    [
-        ({"groups_per_family": 1, "mixture": [{}, {"width": 8}]}, "as many groups_per_family"),
-        ({"mixture": [{"outer_environments": 0}]}, "outer_environments"),
-        ({"mixture": {"width": 8}}, "list of mappings"),
-        ({"mixture": [{"depht": 8}]}, "unknown field 'learner.depht'"),
-        ({"rule": "sgd", "initialisation": "learned", "mixture": [{}]}, "leave mixture out"),
-    ],
-)
-def test_mixtures_without_meaning_are_refused(changes, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        MetaConfig.from_dict({"families": ["cartpole"], **changes})
-
-
-def test_settings_of_a_learner_are_kept_by_a_mixture_that_does_not_name_them():
-    config = MetaConfig.from_dict(
-        {"families": ["cartpole"], "learner": {"discount": 0.9}, "mixture": [{"width": 8}, {"width": 16}]}
-    )
-    assert [each.discount for each in config.mixture] == [0.9, 0.9]
-    assert [each.width for each in config.mixture] == [8, 16]
-    assert dataclasses.replace(config.mixture[0], width=32) == config.learner
