@@ -8,6 +8,7 @@ from typing import Any
 from analysis.report import OVERALL, SummaryRow, default_rival, summary_table
 from analysis.results import Results
 from learned_opt.artifacts import Artifact
+from learned_opt.meta.config import CRITERIA
 
 EXPLAINED = (
     "Areas are interquartile means over tasks of the normalised area under the adaptation curve (0 random "
@@ -71,11 +72,12 @@ def _training(artifact: Artifact, training: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for number, stage in enumerate(stages, 1):
         configuration = stage.get("configuration", {})
-        area = stage.get("validation", {}).get("all", float("nan"))
+        score = stage.get("validation", {}).get("all", float("nan"))
+        measured = CRITERIA.get(configuration.get("criterion", "area"), "score on validation tasks")
         facts = [
             f"{number}. `{configuration.get('estimator', 'tbptt')}`, meta-seed {stage.get('seed', '?')};",
             f"the best of {configuration.get('meta_steps', '?')} meta-steps was number",
-            f"{stage.get('meta_steps', '?')}, with a validation area of {area:.3f};",
+            f"{stage.get('meta_steps', '?')}, {measured}: {score:.3f};",
             f"lives of {' to '.join(map(str, stage.get('lifetimes', ['?'])))} updates;",
             f"families: {', '.join(stage.get('families', []))}.",
         ]
@@ -88,11 +90,11 @@ def _training(artifact: Artifact, training: Sequence[Mapping[str, Any]]) -> str:
         lines.append(" ".join(facts))
     births = artifact.header["provenance"].get("births")
     if births is not None:
-        areas = ", ".join(f"{area:.3f}" for area in births["areas"])
+        scores = ", ".join(f"{score:.3f}" for score in births["scores"])
         seeds = ", ".join(map(str, births["seeds"]))
         lines.append(
-            f"\nThe best of {len(births['areas'])} births, of meta-seeds {seeds}, on {births['tasks']}"
-            f" further tasks a family: areas {areas}."
+            f"\nThe best of {len(births['scores'])} births, of meta-seeds {seeds}, on {births['tasks']}"
+            f" further tasks a family: {CRITERIA[births['criterion']]} {scores}."
         )
     return "\n".join(lines)
 

@@ -12,7 +12,8 @@ import torch
 
 from learned_opt.artifacts import load_artifact, save_rule, write_atomically
 from learned_opt.commands.progress import MetaProgress, WorkBar
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.birth import new_rule
+from learned_opt.meta.config import CRITERIA, MetaConfig
 from learned_opt.meta.distributed import ALONE, Ranks, claim_device
 from learned_opt.meta.divergence import DivergenceError
 from learned_opt.meta.run_folder import holds_run, is_occupied, refuse_occupied
@@ -116,9 +117,10 @@ def train_births(
 ) -> bool:
     """Train a recipe from several births, one after the other, and keep the best of the rules they give.
 
-    Birth i trains in out/birth-i, of the recipe's meta-seed + i - 1. All are judged on the same new tasks
-    of the last stage's families, which no birth was trained, validated or calibrated on, and the one with
-    the largest normalised area is copied to `out`; its header then names all births and their areas.
+    Birth i trains in out/birth-i, of the recipe's meta-seed + i - 1. All are judged by the last stage's
+    criterion on the same new tasks of its families, which no birth was trained, validated or calibrated
+    on (where it compares with a rule, with that of the first birth, untrained), and the best one is
+    copied to `out`; its header then names all births and their scores.
     A birth whose learners diverge is left out.
 
     Returns:
@@ -151,16 +153,22 @@ def train_births(
     check_device(last.device)
     set_threads(threads)
     tasks = JUDGED * last.validation_tasks
-    judge = Validator(replace(last, validation_tasks=tasks), "births", ranks=ranks)
+    wider = replace(last, validation_tasks=tasks)
+    judge = Validator(wider, "births", ranks=ranks, rival=new_rule(stages[0]).to(last.device))
     artifacts = {seed: load_artifact(path) for seed, path in born.items()}
-    areas = {seed: round(judge(each.rule.to(last.device))["all"], 6) for seed, each in artifacts.items()}
-    best = artifacts[max(areas, key=areas.__getitem__)]
-    story = {"seeds": list(areas), "areas": list(areas.values()), "tasks": tasks}
+    scores = {seed: round(judge(each.rule.to(last.device))["all"], 6) for seed, each in artifacts.items()}
+    best = artifacts[max(scores, key=scores.__getitem__)]
+    story = {
+        "seeds": list(scores),
+        "scores": list(scores.values()),
+        "criterion": last.criterion,
+        "tasks": tasks,
+    }
     provenance = {**best.header["provenance"], "births": story}
     ranks.agree(lambda: save_rule(best.rule, out / ARTIFACT, provenance))
     if ranks.first:
-        for seed, area in areas.items():
-            print(f"meta-seed {seed}: normalised area {area:.3f} on {tasks} further tasks a family")
+        for seed, score in scores.items():
+            print(f"meta-seed {seed}: {CRITERIA[last.criterion]}, {tasks} further ones a family: {score:.3f}")
         print(f"the best of {births} births: {out / ARTIFACT}")
     return True
 
@@ -187,4 +195,4 @@ def train(
             f"except for {', '.join(listed)}: validation meets training goals, the test split is kept apart"
         )
     with WorkBar("meta-training", "meta-steps") as bar:
-        return trainer.run(MetaProgress(bar, config.meta_steps))
+        return trainer.run(MetaProgress(bar, config.meta_steps, score=CRITERIA[config.criterion]))

@@ -20,6 +20,11 @@ OUTER = ("every", "last")
 CREDITS = ("uniform", "remaining")
 ESTIMATORS = ("tbptt", "es", "pes", "reptile")
 SCORINGS = ("sign", "rank")
+CRITERIA = {
+    "area": "normalised area on validation tasks",
+    "wins": "share of validation tasks won against the rule at the start",
+}
+"""What a validation measures, in words."""
 BIRTH = (
     "rule",
     "initialisation",
@@ -144,6 +149,10 @@ class MetaConfig:
     """Stop early once the validation score reaches this; 0 never does."""
     validate_every: int = 100
     """Meta-steps between validations on fresh tasks of the training families; the best is kept."""
+    criterion: str = "area"
+    """What a validation measures: area, the mean normalised area under the adaptation curve; wins, the
+    share of tasks on which it is larger than with the rule that the run began with, so that every task
+    counts alike, however much there is to gain in its family."""
     validation_tasks: int = 10
     """Tasks a family in a validation."""
     validation_updates: int = 150
@@ -173,6 +182,7 @@ class MetaConfig:
             check_family(name)
         allowed_values = {
             "credit": CREDITS,
+            "criterion": tuple(CRITERIA),
             "estimator": ESTIMATORS,
             "scoring": SCORINGS,
             "perturbed": PERTURBED,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -203,7 +204,8 @@ class MetaTrainer:
         self.best: dict[str, float] = {}
         self.best_state = self._snapshot()
         self.health = Health(config.learners, config.divergence_limit)
-        self._validate = Validator(config, policies=policies, ranks=ranks)
+        self._validator = partial(Validator, policies=policies, ranks=ranks, rival=copy.deepcopy(self.rule))
+        self._validate = self._validator(config)
         if saved is not None:
             if ranks.share.count > 1:
                 saved["groups"] = [
@@ -258,8 +260,7 @@ class MetaTrainer:
             if config.estimator == "tbptt":
                 tasks = CALIBRATION * config.validation_tasks
                 wider = replace(config, validation_tasks=tasks)
-                score = Validator(wider, "calibration", self.policies, self.ranks)
-                provenance["calibration"] = calibrate(rule, score)
+                provenance["calibration"] = calibrate(rule, self._validator(wider, "calibration"))
         path = self.folder / ARTIFACT
         self.ranks.agree(lambda: save_rule(rule, path, provenance))
         return Outcome(rule, path, self.step, interrupted, self.diverged, self.best)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from learned_opt.learner import Policies, make_learner
 from learned_opt.learner.life import live
@@ -27,6 +29,10 @@ class Validator:
         purpose: names the tasks; validators of different purposes have different ones.
         policies: how to make policies of one's own.
         ranks: the processes that share the families, in turn.
+        rival: whom the criterion "wins" compares with.
+
+    Raises:
+        ValueError: the criterion needs a rival.
     """
 
     def __init__(
@@ -35,8 +41,13 @@ class Validator:
         purpose: str = "validation",
         policies: Policies | None = None,
         ranks: Ranks = ALONE,
+        rival: UpdateRule | None = None,
     ) -> None:
+        if config.criterion == "wins" and rival is None:
+            raise ValueError('criterion "wins" compares with a rival: give one')
         self.config, self.purpose, self.ranks = config, purpose, ranks
+        self._rival = copy.deepcopy(rival) if config.criterion == "wins" else None
+        self._rivals_areas: dict[str, Tensor] = {}
         self._ways = [config.of_replica(number) for number in range(len(config.mixture) or 1)]
         self._told = torch.arange(config.validation_tasks) < config.known_total * config.validation_tasks
         self._tasks, self._policies = {}, {}
@@ -49,15 +60,20 @@ class Validator:
             self._tasks[name] = (family, tasks, floor, reference_returns(family, tasks, noise))
 
     def __call__(self, rule: UpdateRule) -> dict[str, float]:
-        """Mean normalised area under the adaptation curve per family, and their mean as "all".
+        """The configuration's criterion per family, and their mean as "all".
 
-        A family's is the mean over the learners of the mixture. As in training, the rule is told the
-        length of life by a share `known_total` of learners.
+        A family's is the mean over its tasks and the learners of the mixture. As in training, the rule is
+        told the length of life by a share `known_total` of learners.
         """
         own = {}
         for name in self._tasks:
-            areas = [self._area(rule, name, way) for way in self._ways]
-            own[name] = sum(areas) / len(areas)
+            areas = self._areas(rule, name)
+            if self._rival is not None:
+                if name not in self._rivals_areas:
+                    self._rivals_areas[name] = self._areas(self._rival, name)
+                gain = areas - self._rivals_areas[name]
+                areas = (1 + gain.sign()) / 2
+            own[name] = float(areas.mean())
         shared = {
             name: torch.tensor(own.get(name, 0.0), dtype=torch.float64) for name in self.config.families
         }
@@ -65,8 +81,12 @@ class Validator:
         scores["all"] = sum(scores.values()) / len(scores)
         return scores
 
-    def _area(self, rule: UpdateRule, name: str, way: MetaConfig) -> float:
-        """Mean over a family's tasks, of learners that live in this way."""
+    def _areas(self, rule: UpdateRule, name: str) -> Tensor:
+        """Normalised area on each of a family's tasks, for each learner of the mixture, (W, B)."""
+        return torch.stack([self._areas_of(rule, name, way) for way in self._ways])
+
+    def _areas_of(self, rule: UpdateRule, name: str, way: MetaConfig) -> Tensor:
+        """The same of learners that live in this way, (B,)."""
         family, tasks, floor, reference = self._tasks[name]
         noise = derive_noise(way.seed, f"{self.purpose} lives", name, device=way.device)
         learner = make_learner(
@@ -87,4 +107,4 @@ class Validator:
         )
         score = normalised_score(life.returns[1:], floor, reference)
         score = score.nan_to_num(LOWEST).mean(0)
-        return float(torch.where(life.diverged, LOWEST, score).mean())
+        return torch.where(life.diverged, LOWEST, score)

@@ -213,7 +213,7 @@ def test_the_best_of_several_births_is_kept(tmp_path, capsys):
     story = best.header["provenance"]["births"]
     assert story["seeds"] == [5, 6]
     assert story["tasks"] == 3 * TINY.validation_tasks
-    chosen = births[story["areas"].index(max(story["areas"]))]
+    chosen = births[story["scores"].index(max(story["scores"]))]
     assert all(
         torch.equal(a, b) for a, b in zip(best.rule.parameters(), chosen.rule.parameters(), strict=True)
     )
