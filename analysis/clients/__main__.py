@@ -40,8 +40,9 @@ class Train:
     environments: tuple[str, ...] = ENVIRONMENTS
     """gymnasium ids; those that are not installed are skipped, and named."""
     contenders: tuple[ContenderName, ...] = get_args(ContenderName)
-    """Who runs: the learned rule, the library's default optimizer, Adam at A2C's default learning rate,
-    Adam at the best of a grid, Adam at RL Zoo's learning rate."""
+    """Who runs: the learned rule at its nominal learning rate; the same at the library's, where nothing but
+    the optimizer's class was exchanged; the library's default optimizer; Adam at A2C's default learning
+    rate; Adam at the best of a grid; Adam at RL Zoo's learning rate."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds that are shown, below 1000."""
     selection_seeds: int = 3
@@ -126,7 +127,7 @@ class Table:
         artifact = load_artifact(self.rule)
         digest = artifact.digest
         cells = [c for c in gather_cells(self.cells) if c.run.artifact in ("", digest)]
-        fields = fields_of(cells, digest, self.seed)
+        fields = fields_of(cells, digest, artifact.rule.nominal_lr, self.seed)
         self.results.mkdir(parents=True, exist_ok=True)
         self.out.parent.mkdir(parents=True, exist_ok=True)
         figures = {}

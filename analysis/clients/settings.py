@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 Algorithm = Literal["ppo", "a2c"]
 SettingName = Literal["defaults", "zoo"]
-ContenderName = Literal["learned", "default", "adam", "tuned", "zoo"]
+ContenderName = Literal["learned", "exchanged", "default", "adam", "tuned", "zoo"]
 
 ENVIRONMENTS = (
     "CartPole-v1",
@@ -103,11 +103,19 @@ class Contender:
 
 
 LEARNED = Contender("learned", "learned rule", "learned", None)
+EXCHANGED = "learned rule, the library's lr"
+"""Label of the learned rule where nothing but the optimizer's class was exchanged."""
 TUNED = Contender("tuned", "Adam, best of the grid", "adam", None)
 DEFAULTS = {
-    "ppo": (LEARNED, Contender("default", "Adam 3e-4 (default)", "adam", 3e-4), TUNED),
+    "ppo": (
+        LEARNED,
+        Contender("exchanged", EXCHANGED, "learned", 3e-4),
+        Contender("default", "Adam 3e-4 (default)", "adam", 3e-4),
+        TUNED,
+    ),
     "a2c": (
         LEARNED,
+        Contender("exchanged", EXCHANGED, "learned", 7e-4),
         Contender("default", "RMSprop 7e-4 (default)", "rmsprop", 7e-4),
         Contender("adam", "Adam 7e-4", "adam", 7e-4),
         TUNED,
@@ -132,7 +140,8 @@ def contenders(algorithm: str, setting: str, environment: str) -> tuple[Contende
     if setting == "defaults":
         return DEFAULTS[algorithm]
     lr, decay = ZOO_LR[environment]
-    return LEARNED, Contender("zoo", "Adam, RL Zoo's lr", "adam", lr, decay)
+    exchanged = Contender("exchanged", EXCHANGED, "learned", lr, decay)
+    return LEARNED, exchanged, Contender("zoo", "Adam, RL Zoo's lr", "adam", lr, decay)
 
 
 def budget(setting: str, environment: str) -> int:

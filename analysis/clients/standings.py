@@ -54,12 +54,13 @@ class Field:
     grid: Grid | None
 
 
-def fields_of(cells: Sequence[Cell], artifact: str, seed: int = 0) -> list[Field]:
+def fields_of(cells: Sequence[Cell], artifact: str, nominal_lr: float, seed: int = 0) -> list[Field]:
     """One field a client that has shown runs: by setting, algorithm, environment, budget.
 
     Args:
         cells: finished runs.
         artifact: hash of the learned rule; other rules' runs are left out.
+        nominal_lr: of the learned rule, which tells its runs from those at the library's learning rate.
         seed: of every bootstrap.
 
     Raises:
@@ -70,32 +71,41 @@ def fields_of(cells: Sequence[Cell], artifact: str, seed: int = 0) -> list[Field
     if not found:
         raise ValueError("there are no finished runs to show: train first")
     generator = np.random.default_rng(seed)
-    return [_field(client, cells, artifact, generator) for client in sorted(found, key=_place)]
+    return [_field(client, cells, artifact, nominal_lr, generator) for client in sorted(found, key=_place)]
 
 
-def overall(fields: Sequence[Field], label: str, seed: int = 0) -> tuple[Gain, int] | None:
-    """The rule's gain on a contender over all fields where both ran, and their number; None if nowhere."""
+def overall(
+    fields: Sequence[Field], label: str, seed: int = 0, *, of: str = LEARNED.label
+) -> tuple[Gain, int] | None:
+    """The rule's gain on a contender over all fields where both ran, and their number; None if nowhere.
+
+    `of` is the label of the rule's runs that count.
+    """
     pairs = [
-        (field.standings[LEARNED.label].curves, field.standings[label].curves)
+        (field.standings[of].curves, field.standings[label].curves)
         for field in fields
-        if label in field.standings and LEARNED.label in field.standings
+        if label in field.standings and of in field.standings
     ]
     return (gain(pairs, np.random.default_rng(seed)), len(pairs)) if pairs else None
 
 
-def _field(client: Client, cells: Sequence[Cell], artifact: str, generator: np.random.Generator) -> Field:
+def _field(
+    client: Client, cells: Sequence[Cell], artifact: str, nominal_lr: float, generator: np.random.Generator
+) -> Field:
     grid = grid_scores(client, cells)
     groups: dict[str, list[Cell]] = {}
     rates: dict[str, float] = {}
     absent = []
     for contender in client.contenders():
-        lr = grid.best if contender.name == "tuned" and grid is not None else contender.lr
+        lr = nominal_lr if contender is LEARNED else contender.lr
+        if contender.name == "tuned" and grid is not None:
+            lr = grid.best
         runs = [
             cell
             for cell in cells
             if cell.run.seed < SELECTION
-            and (contender is LEARNED or lr is not None)
-            and client.run(contender, cell.run.lr if lr is None else lr, cell.run.seed, artifact) == cell.run
+            and lr is not None
+            and client.run(contender, lr, cell.run.seed, artifact) == cell.run
         ]
         if runs:
             groups[contender.label] = sorted(runs, key=lambda cell: cell.run.seed)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from analysis.clients.cells import Cell
 from analysis.clients.scores import Estimate
-from analysis.clients.settings import ENVIRONMENTS, GRID, LEARNED
+from analysis.clients.settings import ENVIRONMENTS, EXCHANGED, GRID, LEARNED
 from analysis.clients.standings import Field, Standing, overall
 from analysis.statistics import Improvement
 from learned_opt.artifacts import Artifact
@@ -17,13 +17,16 @@ Section = tuple[str, str]
 FEWEST = 4
 """Runs a contender below which no verdict is given: three against three, fully apart, have p = 0.1."""
 
+OURS = (LEARNED.label, EXCHANGED)
+"""Labels of the learned rule."""
 TITLES = {
     "defaults": "Stable-Baselines3's default hyper-parameters",
     "zoo": "RL Zoo's tuned hyper-parameters",
 }
 INTRODUCTION = """\
 The rule `{rule}` as a drop-in optimizer of Stable-Baselines3: real clients, on which nothing was tuned or
-chosen for it. It runs at its own nominal learning rate, constant. Adam (ε = 1e-5, as the library sets it)
+chosen for it. It runs at its own nominal learning rate, constant, and once more at the library's (or RL
+Zoo's), where nothing but the optimizer's class was exchanged. Adam (ε = 1e-5, as the library sets it)
 runs at the library's default learning rate, at the best of five, chosen for each algorithm and
 environment on seeds that are not shown, and with RL Zoo's learning rate under RL Zoo's other
 hyper-parameters, which are then the rule's, too. A2C's default optimizer is RMSprop.
@@ -62,7 +65,7 @@ def clients_page(
     for section, group in sections(fields).items():
         algorithm, setting = section
         parts.append(f"## {algorithm.upper()}, {TITLES[setting]}")
-        parts += [_verdicts(group), _table(group, seed)]
+        parts += [_verdicts(group), _table(group, seed), _exchanged(group, seed)]
         parts.append(f"![Learning curves of {algorithm.upper()}, {TITLES[setting]}]({figures[section]})")
         parts += _absences(group, setting)
     parts += _grids(fields)
@@ -96,6 +99,20 @@ def _table(fields: Sequence[Field], seed: int) -> str:
             gain, count = found
             chances = f"{_chance(gain.final)} | {_chance(gain.area)}"
             lines.append(f"| all {count} | {label} | | | | {chances} | | |")
+    return "\n".join(lines)
+
+
+def _exchanged(fields: Sequence[Field], seed: int) -> str:
+    """How the rule fares at the library's learning rate, against everybody else's optimizer."""
+    lines = []
+    for label in labels(fields):
+        found = None if label in OURS else overall(fields, label, seed, of=EXCHANGED)
+        if found is not None:
+            gain, count = found
+            chances = f"P, final {_chance(gain.final)}; P, area {_chance(gain.area)}"
+            lines.append(f"- At the library's learning rate, the rule against {label}: {chances} ({count}).")
+    if lines:
+        lines[-1] += "\n\nIn parentheses: how many environments."
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@ import pytest
 from analysis.clients.cells import QUERIES, Cell
 from analysis.clients.plan import Client
 from analysis.clients.settings import LEARNED, TUNED
+from learned_opt.artifacts import load_artifact
 
 DIGEST = "ab" * 32
 CLIENT = Client("ppo", "defaults", "CartPole-v1", 1000)
@@ -13,7 +14,8 @@ def cell():
     """(client, contender, seed, level, lr, diverged) -> a made-up finished run with a flat curve."""
 
     def make(contender=LEARNED, seed=0, level=1.0, *, client=CLIENT, lr=None, diverged=False):
-        rate = lr if lr is not None else 0.01 if contender.lr is None else contender.lr
+        given = load_artifact().rule.nominal_lr if contender.lr is None else contender.lr
+        rate = given if lr is None else lr
         run = client.run(contender, rate, seed, DIGEST)
         versions = {"torch": "2.0"}
         return Cell(run, (level,) * QUERIES, diverged, 1.0, run.hyperparameters(), versions, "the command")

@@ -6,7 +6,7 @@ from analysis.clients.settings import GRID, SELECTION, TUNED
 from .conftest import CLIENT
 
 LEVELS = dict(zip(GRID, (1.0, 2.0, 5.0, 3.0, 0.0), strict=True))
-EVERYONE = ("learned", "default", "adam", "tuned", "zoo")
+EVERYONE = ("learned", "exchanged", "default", "adam", "tuned", "zoo")
 
 
 def planned(names=EVERYONE, algorithms=("ppo", "a2c"), settings=("defaults", "zoo")):
@@ -19,16 +19,21 @@ def test_every_client_gets_its_own_contenders_and_budget():
     found = {(r.algorithm, r.setting, r.environment, r.optimizer, r.lr, r.decay, r.steps) for r in runs}
     assert found == {
         ("ppo", "defaults", "CartPole-v1", "learned", 0.01, False, 50_000),
+        ("ppo", "defaults", "CartPole-v1", "learned", 3e-4, False, 50_000),
         ("ppo", "defaults", "CartPole-v1", "adam", 3e-4, False, 50_000),
         ("ppo", "defaults", "Hopper-v5", "learned", 0.01, False, 100_000),
+        ("ppo", "defaults", "Hopper-v5", "learned", 3e-4, False, 100_000),
         ("ppo", "defaults", "Hopper-v5", "adam", 3e-4, False, 100_000),
         ("a2c", "defaults", "CartPole-v1", "learned", 0.01, False, 50_000),
+        ("a2c", "defaults", "CartPole-v1", "learned", 7e-4, False, 50_000),
         ("a2c", "defaults", "CartPole-v1", "rmsprop", 7e-4, False, 50_000),
         ("a2c", "defaults", "CartPole-v1", "adam", 7e-4, False, 50_000),
         ("a2c", "defaults", "Hopper-v5", "learned", 0.01, False, 100_000),
+        ("a2c", "defaults", "Hopper-v5", "learned", 7e-4, False, 100_000),
         ("a2c", "defaults", "Hopper-v5", "rmsprop", 7e-4, False, 100_000),
         ("a2c", "defaults", "Hopper-v5", "adam", 7e-4, False, 100_000),
         ("ppo", "zoo", "CartPole-v1", "learned", 0.01, False, 100_000),
+        ("ppo", "zoo", "CartPole-v1", "learned", 1e-3, True, 100_000),
         ("ppo", "zoo", "CartPole-v1", "adam", 1e-3, True, 100_000),
     }
 

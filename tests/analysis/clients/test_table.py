@@ -16,7 +16,9 @@ from learned_opt.artifacts import load_artifact
 
 from .conftest import CLIENT, DIGEST
 
-ADAM = DEFAULTS["ppo"][1]
+ADAM = next(each for each in DEFAULTS["ppo"] if each.name == "default")
+SAME = next(each for each in DEFAULTS["ppo"] if each.name == "exchanged")
+LR = load_artifact().rule.nominal_lr
 FIGURES = {("ppo", "defaults"): "figure.png"}
 OTHER = Client("ppo", "defaults", "Acrobot-v1", 1000)
 
@@ -35,7 +37,7 @@ def stored(cell, grid):
 
 
 def test_standings_tell_the_learned_rules_gain_on_each_client_and_overall(stored):
-    cartpole, acrobot = fields_of(stored, DIGEST)
+    cartpole, acrobot = fields_of(stored, DIGEST, LR)
     assert (cartpole.client, acrobot.client) == (CLIENT, OTHER)
     adam = cartpole.standings[ADAM.label]
     assert adam.gain.area.probability == adam.gain.final.probability == 1.0
@@ -43,20 +45,34 @@ def test_standings_tell_the_learned_rules_gain_on_each_client_and_overall(stored
     assert cartpole.standings[LEARNED.label].gain is None
     assert acrobot.standings[ADAM.label].gain.area.probability == 0.0
     assert cartpole.standings[TUNED.label].lr == 1e-2
-    assert acrobot.absent == [TUNED.label]
+    assert acrobot.absent == [SAME.label, TUNED.label]
     found, count = overall([cartpole, acrobot], ADAM.label)
     assert (found.area.probability, count) == (0.5, 2)
 
 
 def test_another_artifacts_runs_do_not_stand_for_the_rule(stored):
-    cartpole, _ = fields_of(stored, "cd" * 32)
+    cartpole, _ = fields_of(stored, "cd" * 32, LR)
     assert LEARNED.label in cartpole.absent
     assert cartpole.standings[ADAM.label].gain is None
 
 
+def test_the_rule_at_the_librarys_learning_rate_is_a_contender_of_its_own(stored, cell):
+    exchanged = [cell(SAME, seed, level=5.0) for seed in range(5)]
+    fields = fields_of([*stored, *exchanged], DIGEST, LR)
+    cartpole = fields[0]
+    assert cartpole.standings[SAME.label].lr == 3e-4
+    assert [run.run.lr for run in cartpole.standings[LEARNED.label].cells] == [LR] * 5
+    found, count = overall(fields, ADAM.label, of=SAME.label)
+    assert (found.area.probability, count) == (0.0, 1)
+    page = clients_page(
+        fields, [*stored, *exchanged], "default", load_artifact(), command="", figures=FIGURES
+    )
+    assert f"At the library's learning rate, the rule against {ADAM.label}: P, final 0.00" in page
+
+
 def test_budgets_do_not_mix(stored, cell):
     longer = cell(LEARNED, 0, client=Client("ppo", "defaults", "CartPole-v1", 2000))
-    fields = fields_of([*stored, longer], DIGEST)
+    fields = fields_of([*stored, longer], DIGEST, LR)
     assert [f.client.steps for f in fields if f.client.environment == "CartPole-v1"] == [1000, 2000]
 
 
@@ -74,7 +90,7 @@ def test_an_interval_shows_three_digits():
 
 
 def test_a_figure_has_one_panel_a_client_and_one_legend(stored, tmp_path):
-    figure = plot_clients(fields_of(stored, DIGEST), tmp_path / "curves.png")
+    figure = plot_clients(fields_of(stored, DIGEST, LR), tmp_path / "curves.png")
     assert [axes.get_title() for axes in figure.axes] == ["CartPole-v1", "Acrobot-v1"]
     assert [axes.get_xlim() for axes in figure.axes] == [(0, 1000), (0, 1000)]
     names = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -102,7 +118,7 @@ def page(stored, tmp_path, monkeypatch):
 def test_the_page_shows_wins_and_losses_alike(page):
     assert f"Against {ADAM.label}, by area, the rule is ahead on CartPole-v1; behind on Acrobot-v1." in page
     assert f"Against {TUNED.label}, by area, the rule is undecided on CartPole-v1." in page
-    assert "| CartPole-v1, 1,000 steps | learned rule | 0.01 | **52.0 [" in page
+    assert f"| CartPole-v1, 1,000 steps | learned rule | {LR:g} | **52.0 [" in page
     assert "| all 2 | Adam 3e-4 (default) | | | | 0.50 [" in page
 
 
@@ -110,7 +126,7 @@ def test_a_verdict_needs_four_runs_of_each(cell):
     def verdict(runs):
         cells = [cell(c, s, level) for c, level in ((LEARNED, 9.0), (ADAM, 1.0)) for s in range(runs)]
         return clients_page(
-            fields_of(cells, DIGEST), cells, "default", load_artifact(), command="", figures=FIGURES
+            fields_of(cells, DIGEST, LR), cells, "default", load_artifact(), command="", figures=FIGURES
         )
 
     assert "the rule is undecided on CartPole-v1" in verdict(3)
@@ -118,7 +134,7 @@ def test_a_verdict_needs_four_runs_of_each(cell):
 
 
 def test_the_page_names_what_is_missing_and_what_it_rests_on(page):
-    assert f"- Acrobot-v1: no runs yet of {TUNED.label}." in page
+    assert f"- Acrobot-v1: no runs yet of {SAME.label}; {TUNED.label}." in page
     assert "- Not run: Pendulum-v1, LunarLander-v3, Hopper-v5, HalfCheetah-v5." in page
     assert "At the edge of the grid, where a wider one might do better: PPO, CartPole-v1." in page
     assert load_artifact().digest in page

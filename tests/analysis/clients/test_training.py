@@ -25,6 +25,8 @@ from learned_opt.artifacts import load_artifact
 ARTIFACT = load_artifact()
 LR = ARTIFACT.rule.nominal_lr
 
+ADAM = next(each for each in DEFAULTS["ppo"] if each.name == "default")
+
 
 def run_of(contender=LEARNED, algorithm="a2c", setting="defaults", environment="CartPole-v1", steps=200):
     lr = LR if contender.lr is None else contender.lr
@@ -64,7 +66,7 @@ def test_a_deleted_cell_is_run_again_to_the_same_curve_and_the_others_stay(tmp_p
 
 def test_contenders_meet_the_same_episodes_until_the_first_update(tmp_path):
     ours = run_of(algorithm="ppo", steps=1000)
-    theirs = run_of(DEFAULTS["ppo"][1], algorithm="ppo", steps=1000)
+    theirs = run_of(ADAM, algorithm="ppo", steps=1000)
     assert perform([ours, theirs], tmp_path, rule="default", command="", processes=2) == []
     first, second = gather_cells([tmp_path])
     assert first.run != second.run
@@ -105,7 +107,7 @@ def test_rl_zoos_hyper_parameters_reach_the_algorithm(environment):
 
 
 def test_a_decaying_learning_rate_falls_linearly_to_zero():
-    run = replace(run_of(DEFAULTS["ppo"][1], "ppo"), decay=True)
+    run = replace(run_of(ADAM, "ppo"), decay=True)
     schedule = build(run, "default").lr_schedule
     assert [schedule(remaining) for remaining in (1.0, 0.5, 0.0)] == pytest.approx([3e-4, 1.5e-4, 0.0])
 
