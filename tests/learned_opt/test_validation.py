@@ -55,9 +55,8 @@ def test_wins_need_a_rival():
 
 
 def test_runs_compare_with_the_rule_that_they_began_with(tmp_path):
-    config = MetaConfig.from_dict(
-        {**TINY, "criterion": "wins", "sigma": 1.0, "meta_lr": 0.5, "meta_steps": 4}
-    )
+    far = {"sigma": 1.0, "meta_lr": 0.5, "meta_steps": 4}
+    config = MetaConfig.from_dict({**TINY, **far, "criterion": "wins"})
     trainer = MetaTrainer(config, tmp_path / "run")
     trainer.run()
     table = (tmp_path / "run" / "validations.csv").read_text().splitlines()
