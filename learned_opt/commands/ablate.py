@@ -10,8 +10,8 @@ from analysis import CompareConfig, Contender
 from learned_opt.artifacts import load_artifact
 from learned_opt.commands.compare import run_comparison
 from learned_opt.commands.recipe import check_device, set_threads, train_once
-from learned_opt.meta.config import load_variants
 from learned_opt.meta.divergence import DivergenceError
+from learned_opt.meta.recipe import load_variants
 from learned_opt.meta.trainer import ARTIFACT
 
 

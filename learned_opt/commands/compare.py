@@ -31,7 +31,8 @@ from learned_opt.learner import LearnerConfig, make_learner
 from learned_opt.lock import exclusive
 from learned_opt.memory import PolicyArtifact, load_policy
 from learned_opt.meta.birth import new_rule
-from learned_opt.meta.config import MetaConfig, check_fields, mapping
+from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.configuration_file import check_fields, mapping
 from learned_opt.meta.trainer import ARTIFACT
 from learned_opt.rules import LearnedStart
 from learned_opt.seeding import derive_noise

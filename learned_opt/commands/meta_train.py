@@ -21,8 +21,10 @@ from learned_opt.memory.config import MemoryConfig
 from learned_opt.memory.policies import POLICIES
 from learned_opt.memory.trainer import MemoryTrainer
 from learned_opt.meta.algorithms import ALGORITHMS
-from learned_opt.meta.config import BIRTH, MetaConfig, check_fields, load_recipe, mapping
+from learned_opt.meta.config import BIRTH, MetaConfig
+from learned_opt.meta.configuration_file import check_fields, mapping
 from learned_opt.meta.distributed import Ranks, joined, launched_by_torchrun
+from learned_opt.meta.recipe import load_recipe
 from learned_opt.meta.run_folder import CONFIG, holds_run
 from learned_opt.meta.trainer import Outcome
 

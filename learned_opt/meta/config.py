@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import reprlib
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from learned_opt.learner import LearnerConfig
 from learned_opt.learner.config import FOREIGN
+from learned_opt.meta.configuration_file import check_fields, mapping
 from learned_opt.rules.features import GROUPS
 from tasks import check_family
 
@@ -54,8 +52,6 @@ OF_RULE = {
 """Settings that each rule has."""
 OF_LIFE = ("unroll", "shortest_life", "longest_life", "validation_updates")
 """Numbers of updates that a learner's longevity multiplies."""
-LARGEST, LONGEST, ALIASES, DEEPEST = 2**16, 1000, 20, 20
-"""Limits of configuration files: bytes, characters of a name or path, aliases, levels of nesting."""
 PERTURBED = ("all", "head", "skip")
 
 
@@ -345,133 +341,3 @@ def _learner(given: dict[str, Any], common: dict[str, Any]) -> LearnerConfig:
         common = {name: value for name, value in common.items() if name not in FOREIGN.get(objective, ())}
     outer = asdict(MetaConfig().learner) if objective == "actor-critic" else {}
     return LearnerConfig(**{**outer, **common, **given})
-
-
-Recipe = tuple[MetaConfig, ...]
-"""Stages, each of which starts from the rule of the one before."""
-
-
-def load_recipe(path: Path, algorithm: dict[str, Any] | None = None) -> Recipe:
-    """Read a YAML file of one or several stages; what it leaves out is as in `algorithm`.
-
-    Raises:
-        ValueError: as `MetaConfig.load` and `recipe_from`.
-    """
-    data, algorithm = mapping(path), dict(algorithm or {})
-    if "start" in data or "rule" in data:
-        own = () if "start" in data else OF_RULE.get(str(data["rule"]), ())
-        for name in {*BIRTH[2:-1], "without"} - set(own):
-            algorithm.pop(name, None)
-    learner = data.get("learner", {})
-    if isinstance(learner, dict):
-        data["learner"] = {**algorithm.get("learner", {}), **learner}
-    return recipe_from({**algorithm, **data}, str(path))
-
-
-def load_variants(path: Path) -> dict[str, Recipe]:
-    """Read a YAML file of recipes: fields, and under `variants` what each changes, by name.
-
-    Raises:
-        ValueError: as `load_recipe`; or variants that are no mapping of names to mappings.
-    """
-    common = mapping(path)
-    variants = common.pop("variants", None)
-    if not isinstance(variants, dict) or not all(isinstance(each, dict) for each in variants.values()):
-        raise ValueError(f"{path}: variants must be a mapping of names to mappings of fields")
-    return {str(name): recipe_from({**common, **each}, f"{path}: {name}") for name, each in variants.items()}
-
-
-def recipe_from(data: dict[str, Any], source: str) -> Recipe:
-    """A recipe from plain data: fields hold for all stages, those in `stages`, a list of mappings, for one.
-
-    Raises:
-        ValueError: an unknown field, a bad value, or stages that are no list of mappings.
-    """
-    common = dict(data)
-    stages = common.pop("stages", [{}])
-    if not isinstance(stages, list) or not stages or not all(isinstance(stage, dict) for stage in stages):
-        raise ValueError(f"{source}: stages must be a list of mappings of field names to values")
-    learner = common.get("learner", {})
-    configs = []
-    for index, stage in enumerate(stages):
-        merged = {**common, **stage}
-        if isinstance(learner, dict) and isinstance(stage.get("learner", {}), dict):
-            merged["learner"] = {**learner, **stage.get("learner", {})}
-        if index:
-            named = sorted(set(stage) & set(BIRTH))
-            if named:
-                raise ValueError(f"{source}: {', '.join(named)} can only be said of the first stage")
-            for name in set(BIRTH) - {"rule", "initialisation"}:
-                merged.pop(name, None)
-        configs.append(MetaConfig.from_dict(merged, source))
-    return tuple(configs)
-
-
-def mapping(path: Path) -> dict[str, Any]:
-    """A YAML file's mapping of names to values.
-
-    Raises:
-        ValueError: the file is missing, too large, or holds no such thing.
-    """
-    try:
-        if path.stat().st_size > LARGEST:
-            raise ValueError(f"{path} is larger than any configuration ({LARGEST} bytes)")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read the configuration {path}: {error}") from error
-    try:
-        excess = _excess(text)
-        data = None if excess else yaml.safe_load(text)
-    except Exception as error:  # PyYAML leaks KeyError, AttributeError and others on odd tags
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())[:300]}") from error
-    if excess:
-        raise ValueError(f"{path} has {excess}: write it out more plainly")
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} holds no mapping of field names to values")
-    return data
-
-
-def _excess(text: str) -> str:
-    """What a YAML text has too much of: PyYAML takes time and memory out of all proportion for it."""
-    depth = aliases = 0
-    for event in yaml.parse(text, yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        aliases += isinstance(event, yaml.AliasEvent)
-        if depth > DEEPEST:
-            return f"lists and mappings nested more than {DEEPEST} deep"
-        if aliases > ALIASES:
-            return f"more than {ALIASES} aliases"
-    return ""
-
-
-def check_fields(kind: type, data: dict[str, Any], source: str, prefix: str) -> None:
-    """Refuse unknown fields and values whose type differs from the default's."""
-    default = kind()
-    names = {item.name for item in fields(default)}
-    for key, value in data.items():
-        if key not in names:
-            choices = ", ".join(sorted(prefix + name for name in names))
-            raise ValueError(f"{source}: unknown field {_shown(key, prefix)}; choose from {choices}")
-        expected = getattr(default, key)
-        fits = {
-            bool: isinstance(value, bool),
-            int: isinstance(value, int) and not isinstance(value, bool),
-            float: isinstance(value, (int, float)) and not isinstance(value, bool),
-            str: _is_name(value),
-            tuple: isinstance(value, (list, tuple)) and all(map(_is_name, value)),
-        }
-        if not fits[type(expected)]:
-            wanted = "list of names" if isinstance(expected, tuple) else type(expected).__name__
-            raise ValueError(f"{source}: {prefix + key} must be a {wanted}, got {_shown(value)}")
-
-
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and len(value) <= LONGEST
-
-
-def _shown(value: object, prefix: str = "") -> str:
-    """A value from a file, in a few words however large it is."""
-    try:
-        return reprlib.repr(prefix + value if isinstance(value, str) else value)
-    except ValueError:  # an integer of more digits than Python writes
-        return "a huge number"

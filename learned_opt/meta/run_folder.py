@@ -13,7 +13,7 @@ import yaml
 from learned_opt.artifacts import PARTIAL, write_atomically
 from learned_opt.lock import LOCK, exclusive
 from learned_opt.meta.checkpoint import checkpoints, fitting, load_checkpoint, save_checkpoint
-from learned_opt.meta.config import mapping
+from learned_opt.meta.configuration_file import mapping
 
 CONFIG = "config.yaml"
 """Written first: a folder that holds it holds a run."""

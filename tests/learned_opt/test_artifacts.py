@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from learned_opt import Adam, ArtifactError, ClassicLSTM, CoordinatewiseLSTM, load_rule, save_rule
 from learned_opt.artifacts import HEADER_KEY, load_artifact, shipped_rules
-from learned_opt.meta.config import MetaConfig, load_recipe
+from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.recipe import load_recipe
 
 
 @pytest.mark.parametrize("rule", [CoordinatewiseLSTM(5, nominal_lr=2e-3), ClassicLSTM((4, 3))])

@@ -24,8 +24,9 @@ from learned_opt.learner.quadratic import QuadraticLearner
 from learned_opt.meta.algorithms import ALGORITHMS
 from learned_opt.meta.birth import new_rule
 from learned_opt.meta.checkpoint import load_checkpoint
-from learned_opt.meta.config import MetaConfig, load_recipe
+from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.group import View
+from learned_opt.meta.recipe import load_recipe
 from learned_opt.meta.reptile import ReptileGroup
 from learned_opt.meta.trainer import MetaTrainer
 from learned_opt.meta.unroll import replicate, unroll

@@ -30,8 +30,10 @@ from learned_opt.learner import LearnerConfig
 from learned_opt.memory import RecurrentPolicy, load_policy, save_policy
 from learned_opt.memory.config import MemoryConfig
 from learned_opt.meta.checkpoint import CHECKPOINT, MAGIC, checkpoint_name, read_checkpoint
-from learned_opt.meta.config import ALIASES, MetaConfig, load_recipe, load_variants, mapping
+from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.configuration_file import ALIASES, mapping
 from learned_opt.meta.metrics import read_rows
+from learned_opt.meta.recipe import load_recipe, load_variants
 from learned_opt.meta.trainer import MetaTrainer
 
 MEMORY = 2**30
