@@ -54,12 +54,6 @@ def test_the_default_rule_was_trained_by_the_default_recipe():
     assert told == list(recipe)
 
 
-def test_births_are_of_the_default_recipe_with_wider_validation():
-    configs = Path(__file__).parents[2] / "configs"
-    wider = [replace(stage, validation_tasks=32) for stage in load_recipe(configs / "default.yaml")]
-    assert list(load_recipe(configs / "births.yaml")) == wider
-
-
 class Malicious:
     def __reduce__(self):
         return os.system, ("touch " + str(self.target),)
