@@ -29,6 +29,9 @@ class CompareConfig:
     """Shown tasks a family, n; each has its own initial parameters and random numbers."""
     updates: int = 150
     """Length of a life."""
+    told: bool = True
+    """Whether rules know how long a life is, as `LearnedOptimizer` does from its `total_steps`. A baseline's
+    linear decay always does."""
     queries: int = 16
     """Judgements of a life, evenly from update 0 to the last."""
     query_episodes: int = 8

@@ -152,6 +152,8 @@ def run_lives(
     settings: Sequence[Setting],
     budget: Budget,
     on_update: Callable[[int], None] | None = None,
+    *,
+    told: bool = True,
 ) -> Lives:
     """Train G settings of a rule on the same n tasks with common random numbers, as one batch.
 
@@ -164,10 +166,11 @@ def run_lives(
         settings: G of them, with the same option names.
         budget: length of the lives.
         on_update: called after each update of a batch with its number of learners.
+        told: whether the rule knows how long lives are.
     """
     chunk = max(1, LARGEST_BATCH // problem.count)
     lives = [
-        _run_chunk(problem, make_rule, settings[start : start + chunk], budget, on_update)
+        _run_chunk(problem, make_rule, settings[start : start + chunk], budget, on_update, told=told)
         for start in range(0, len(settings), chunk)
     ]
 
@@ -234,6 +237,8 @@ def _run_chunk(
     settings: Sequence[Setting],
     budget: Budget,
     on_update: Callable[[int], None] | None,
+    *,
+    told: bool,
 ) -> Life:
     replicas, batch = len(settings), len(settings) * problem.count
     path = (problem.purpose, "lives", problem.family.name)
@@ -259,5 +264,6 @@ def _run_chunk(
         query_episodes=budget.query_episodes,
         lr=column([setting.lr for setting in settings]),
         decay=column([float(setting.decay) for setting in settings]),
+        told=torch.full((batch,), told),
         on_update=after_update,
     )

@@ -116,6 +116,7 @@ class ShownCell:
             "rule": [rule.identity(), rule.nominal_lr if isinstance(rule, UpdateRule) else None],
             "trial": self.contender.trial,
             "setting": asdict(self.setting),
+            **({} if config.told else {"told": False}),
             **problem.family.identity(),
             **budget_identity(budget),
         }
@@ -123,7 +124,7 @@ class ShownCell:
         def run() -> Lives:
             if isinstance(rule, MemoryPolicy):
                 return run_policy(problem, rule, self.contender.trial, budget)
-            return run_lives(problem, lambda _: rule, [self.setting], budget, on_update)
+            return run_lives(problem, lambda _: rule, [self.setting], budget, on_update, told=config.told)
 
         lives, _ = store.get_or_run(
             f"show-{self.label}-{problem.family.name}",

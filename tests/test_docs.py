@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,11 @@ def test_the_pages_python_runs(page, tmp_path):
 
 def test_pages_with_python_are_found():
     assert any(page.name == "your-own-policy.md" for page in PAGES)
+
+
+def test_every_extra_that_the_documents_install_is_one():
+    declared = metadata("learned-opt").get_all("Provides-Extra")
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    named = {name for page in pages for name in re.findall(r"'\.\[([a-z0-9]+)\]'", page.read_text())}
+    assert "clients" in named
+    assert named <= set(declared)

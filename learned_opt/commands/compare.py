@@ -100,6 +100,8 @@ class Compare:
     """Updates a life while tuning; as many as shown by default."""
     queries: int | None = None
     """How often a life is judged, on fresh episodes: 16 times, or after each update of a short life."""
+    untold: bool = False
+    """Do not tell rules how long a life is, as code does not that leaves out `total_steps`."""
     shifted: bool = False
     """Show tasks outside the training ranges instead."""
     width: int | None = None
@@ -140,6 +142,7 @@ class Compare:
             families=shown,
             trained_on=trained_on,
             shifted=self.shifted,
+            told=not self.untold,
             tasks=self.count,
             updates=updates,
             queries=min(16, updates + 1) if self.queries is None else self.queries,

@@ -198,3 +198,14 @@ def test_a_label_that_is_a_baseline_and_an_empty_comparison_are_refused():
         compare(CONFIG, {"sgd": Contender(Adam())})
     with pytest.raises(ValueError, match="nothing to compare"):
         compare(ALONE, {})
+
+
+def test_rules_that_are_not_told_how_long_a_life_is_live_otherwise(tmp_path):
+    rule = CoordinatewiseLSTM(4, skip=True)
+    with torch.no_grad():
+        rule.head[0, 4 + 13] = 3.0  # the step's length depends on the share of life
+    pair = {"lstm": Contender(rule, lr=0.1), "adam": Contender(Adam(), lr=0.1)}
+    told = compare(ALONE, pair, cells=tmp_path)
+    untold = compare(dataclasses.replace(ALONE, told=False), pair, cells=tmp_path)
+    assert (returns(told, "lstm") != returns(untold, "lstm")).any()
+    np.testing.assert_array_equal(returns(told, "adam"), returns(untold, "adam"))
