@@ -73,11 +73,11 @@ def _training(artifact: Artifact, training: Sequence[Mapping[str, Any]]) -> str:
     for number, stage in enumerate(stages, 1):
         configuration = stage.get("configuration", {})
         score = stage.get("validation", {}).get("all", float("nan"))
-        measured = CRITERIA.get(configuration.get("criterion", "area"), "score on validation tasks")
+        measured = CRITERIA.get(configuration.get("criterion", "area"), "score")
         facts = [
             f"{number}. `{configuration.get('estimator', 'tbptt')}`, meta-seed {stage.get('seed', '?')};",
             f"the best of {configuration.get('meta_steps', '?')} meta-steps was number",
-            f"{stage.get('meta_steps', '?')}, {measured}: {score:.3f};",
+            f"{stage.get('meta_steps', '?')}, a {measured} of {score:.3f} on validation tasks;",
             f"lives of {' to '.join(map(str, stage.get('lifetimes', ['?'])))} updates;",
             f"families: {', '.join(stage.get('families', []))}.",
         ]
@@ -90,11 +90,12 @@ def _training(artifact: Artifact, training: Sequence[Mapping[str, Any]]) -> str:
         lines.append(" ".join(facts))
     births = artifact.header["provenance"].get("births")
     if births is not None:
-        scores = ", ".join(f"{score:.3f}" for score in births["scores"])
+        scores = births.get("scores", births.get("areas", ()))  # earlier revisions knew areas alone
+        measured = CRITERIA[births.get("criterion", "area")]
         seeds = ", ".join(map(str, births["seeds"]))
         lines.append(
-            f"\nThe best of {len(births['scores'])} births, of meta-seeds {seeds}, on {births['tasks']}"
-            f" further tasks a family: {CRITERIA[births['criterion']]} {scores}."
+            f"\nThe best of {len(scores)} births, of meta-seeds {seeds}, on {births['tasks']} further tasks"
+            f" a family: {measured} {', '.join(f'{score:.3f}' for score in scores)}."
         )
     return "\n".join(lines)
 

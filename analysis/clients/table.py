@@ -25,8 +25,8 @@ TITLES = {
 }
 INTRODUCTION = """\
 The rule `{rule}` as a drop-in optimizer of Stable-Baselines3: real clients, on which nothing was tuned or
-chosen for it. It runs at its own nominal learning rate, constant, and once more at the library's (or RL
-Zoo's), where nothing but the optimizer's class was exchanged. Adam (ε = 1e-5, as the library sets it)
+chosen for it. It runs at its own nominal learning rate, constant; as "{exchanged}", where there
+are such runs, nothing but the optimizer's class was exchanged. Adam (ε = 1e-5, as the library sets it)
 runs at the library's default learning rate, at the best of five, chosen for each algorithm and
 environment on seeds that are not shown, and with RL Zoo's learning rate under RL Zoo's other
 hyper-parameters, which are then the rule's, too. A2C's default optimizer is RMSprop.
@@ -61,7 +61,7 @@ def clients_page(
         figures: of each section, the figure's path relative to the page.
         seed: of the bootstrap over environments.
     """
-    parts = ["# Inside Stable-Baselines3", INTRODUCTION.format(rule=rule)]
+    parts = ["# Inside Stable-Baselines3", INTRODUCTION.format(rule=rule, exchanged=EXCHANGED)]
     for section, group in sections(fields).items():
         algorithm, setting = section
         parts.append(f"## {algorithm.upper()}, {TITLES[setting]}")
@@ -103,16 +103,15 @@ def _table(fields: Sequence[Field], seed: int) -> str:
 
 
 def _exchanged(fields: Sequence[Field], seed: int) -> str:
-    """How the rule fares at the library's learning rate, against everybody else's optimizer."""
+    """How the rule fares where only the optimizer's class was exchanged, against everybody else's."""
     lines = []
     for label in labels(fields):
         found = None if label in OURS else overall(fields, label, seed, of=EXCHANGED)
         if found is not None:
             gain, count = found
             chances = f"P, final {_chance(gain.final)}; P, area {_chance(gain.area)}"
-            lines.append(f"- At the library's learning rate, the rule against {label}: {chances} ({count}).")
-    if lines:
-        lines[-1] += "\n\nIn parentheses: how many environments."
+            where = "one environment" if count == 1 else f"{count} environments"
+            lines.append(f"- The rule at the others' learning rate against {label}, {where}: {chances}.")
     return "\n".join(lines)
 
 
@@ -143,7 +142,7 @@ def _chance(value: Improvement) -> str:
 def _verdicts(fields: Sequence[Field]) -> str:
     """Of each rival, the environments where the rule's area lies ahead, behind, or is not told apart."""
     lines = []
-    for label in labels(fields):
+    for label in (label for label in labels(fields) if label not in OURS):
         told: dict[str, list[str]] = {"ahead": [], "behind": [], "undecided": []}
         for field in fields:
             standing = field.standings.get(label)

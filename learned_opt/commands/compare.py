@@ -81,7 +81,7 @@ class Compare:
     baselines: tuple[str, ...] = ("sgd", "rmsprop", "adam")
     """Hand-made rules to tune and compare with."""
     untrained: bool = False
-    """Also show the untrained rule (Adam at the nominal learning rate)."""
+    """Also show the rule at birth: Adam at the nominal learning rate, if lstm was not born otherwise."""
     tuning: Tuning = "family"
     """Tune baselines once over the rule's training families, for each family by itself, or show both."""
     count: int = 32
@@ -169,6 +169,8 @@ class Compare:
         """The inner learner that was asked for."""
         data = {} if self.learner is None else mapping(self.learner)
         check_fields(LearnerConfig, data, str(self.learner), "learner.")
+        if data.get("longevity", 1) != 1:
+            raise ValueError("longevity is of meta-training: leave it out, and give --updates")
         started = any(isinstance(artifact.rule, LearnedStart) for artifact in artifacts.values())
         if started and (data or self.algorithm != "actor-critic"):
             raise ValueError("a learned start is for the learner it was trained with: leave --algorithm out")
@@ -341,7 +343,9 @@ def learner_of(artifacts: dict[str, Artifact]) -> LearnerConfig:
         ValueError: two starts are for different learners.
     """
     theirs = {
-        name: replace(_configuration(artifact.header["provenance"]).learner, outer_environments=0)
+        name: replace(
+            _configuration(artifact.header["provenance"]).learner, outer_environments=0, longevity=1
+        )
         for name, artifact in artifacts.items()
         if isinstance(artifact.rule, LearnedStart)
     }
@@ -355,7 +359,7 @@ def learner_of(artifacts: dict[str, Artifact]) -> LearnerConfig:
 
 
 def untrained_contender(config: MetaConfig) -> Contender:
-    """The rule of a run before meta-training: for lstm, Adam at the nominal learning rate."""
+    """The rule of a run before meta-training: for lstm Adam, if it was not born otherwise."""
     return Contender(new_rule(config), tuned="nominal lr, never trained")
 
 

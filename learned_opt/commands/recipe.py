@@ -168,7 +168,9 @@ def train_births(
     ranks.agree(lambda: save_rule(best.rule, out / ARTIFACT, provenance))
     if ranks.first:
         for seed, score in scores.items():
-            print(f"meta-seed {seed}: {CRITERIA[last.criterion]}, {tasks} further ones a family: {score:.3f}")
+            print(
+                f"meta-seed {seed}: {CRITERIA[last.criterion]} {score:.3f} on {tasks} further tasks a family"
+            )
         print(f"the best of {births} births: {out / ARTIFACT}")
     return True
 
@@ -195,4 +197,6 @@ def train(
             f"except for {', '.join(listed)}: validation meets training goals, the test split is kept apart"
         )
     with WorkBar("meta-training", "meta-steps") as bar:
-        return trainer.run(MetaProgress(bar, config.meta_steps, score=CRITERIA[config.criterion]))
+        return trainer.run(
+            MetaProgress(bar, config.meta_steps, score=f"{CRITERIA[config.criterion]} on validation tasks")
+        )

@@ -38,6 +38,8 @@ KINDS: dict[str, type[UpdateRule]] = {
 def new_rule(config: MetaConfig, policies: Policies | None = None) -> UpdateRule:
     """The rule that a run starts from: at birth, or a saved one; with a start, if that is learned.
 
+    Weights on features that the run does without are zero.
+
     Learners' networks are those that `policies` makes, or the stacked perceptrons.
 
     Raises:
@@ -49,6 +51,10 @@ def new_rule(config: MetaConfig, policies: Policies | None = None) -> UpdateRule
     inner = born.rule if isinstance(born, LearnedStart) else born
     if not isinstance(inner, KINDS[config.rule]):
         raise ValueError(f"{config.start} is a {type(inner).__name__}, the run trains {config.rule!r}")
+    if isinstance(inner, CoordinatewiseLSTM):
+        with torch.no_grad():
+            for name, mask in inner.weights_of(config.without).items():
+                inner.get_parameter(name).masked_fill_(mask, 0.0)
     if config.initialisation == "learned" and born is inner:
         if config.estimator in ("es", "pes"):
             raise ValueError(

@@ -19,8 +19,8 @@ CREDITS = ("uniform", "remaining")
 ESTIMATORS = ("tbptt", "es", "pes", "reptile")
 SCORINGS = ("sign", "rank")
 CRITERIA = {
-    "area": "normalised area on validation tasks",
-    "wins": "share of validation tasks won against the rule at the start",
+    "area": "normalised area",
+    "wins": "share of tasks won against the rule at the start",
 }
 """What a validation measures, in words."""
 BIRTH = (
@@ -148,7 +148,7 @@ class MetaConfig:
     criterion: str = "area"
     """What a validation measures: area, the mean normalised area under the adaptation curve; wins, the
     share of tasks on which it is larger than with the rule that the run began with, so that every task
-    counts alike, however much there is to gain in its family."""
+    counts alike, however much there is to gain in its family; ties count half."""
     validation_tasks: int = 10
     """Tasks a family in a validation."""
     validation_updates: int = 150

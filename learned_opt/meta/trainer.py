@@ -168,9 +168,6 @@ class MetaTrainer:
         inner, prefix = (self.rule.rule, "rule.") if isinstance(self.rule, LearnedStart) else (self.rule, "")
         if isinstance(inner, CoordinatewiseLSTM):
             self.unused = {prefix + name: mask for name, mask in inner.weights_of(config.without).items()}
-        with torch.no_grad():
-            for name, mask in self.unused.items():
-                self.rule.get_parameter(name).masked_fill_(mask, 0.0)
         self.average = copy.deepcopy(self.rule).requires_grad_(False)
         own = [value for name, value in self.rule.named_parameters() if name != "start"]
         starts = [value for name, value in self.rule.named_parameters() if name == "start"]
@@ -365,7 +362,10 @@ class MetaTrainer:
             "families": list(dict.fromkeys((*config.families, *earlier))),
             "seed": config.seed,
             "meta_steps": step,
-            "lifetimes": [config.shortest_life, config.longest_life],
+            "lifetimes": [
+                min(group.config.shortest_life for group in self.groups),
+                max(group.config.longest_life for group in self.groups),
+            ],
             "validation": {key: round(value, 6) for key, value in scores.items()},
             "configuration": config.to_dict(),
             "package_version": package,

@@ -197,16 +197,24 @@ def test_a_recipe_of_several_stages_trains_one_after_the_other(tmp_path, capsys)
     assert load_artifact(again / "rule.safetensors").digest == artifact.digest
 
 
-def test_the_best_of_several_births_is_kept(tmp_path, capsys):
-    first = {"estimator": "es", "perturbed": "skip", "learner": {"outer_environments": 0}}
+@pytest.mark.parametrize(
+    ("criterion", "measured"), [("area", "normalised area"), ("wins", "share of tasks won")]
+)
+def test_the_best_of_several_births_is_kept(criterion, measured, tmp_path, capsys):
+    first = {
+        "criterion": criterion,
+        "estimator": "es",
+        "perturbed": "skip",
+        "learner": {"outer_environments": 0},
+    }
     recipe, run, alone = (tmp_path / name for name in ("recipe.yaml", "run", "alone"))
-    stages = [first, {"meta_lr": 1e-3}]
+    stages = [first, {"criterion": criterion, "meta_lr": 1e-3}]
     recipe.write_text(yaml.safe_dump({**TINY.to_dict(), "start": "", "stages": stages}))
     command = ["meta-train", "--config", str(recipe), "--seed", "5"]
     assert main([*command, "--out", str(run), "--births", "2"]) == 0
     said = capsys.readouterr().out
     assert "birth 2 of 2: meta-seed 6" in said
-    assert "meta-seed 5: normalised area" in said
+    assert f"meta-seed 5: {measured}" in said
     assert "the best of 2 births" in said
     births = [load_artifact(run / f"birth-{number}" / "rule.safetensors") for number in (1, 2)]
     best = load_artifact(run / "rule.safetensors")
@@ -218,7 +226,9 @@ def test_the_best_of_several_births_is_kept(tmp_path, capsys):
         torch.equal(a, b) for a, b in zip(best.rule.parameters(), chosen.rule.parameters(), strict=True)
     )
     assert best.header["provenance"]["seed"] == chosen.header["provenance"]["seed"]
-    assert f"of meta-seeds 5, 6, on {story['tasks']} further tasks" in model_card(best, {}, label="best")
+    assert story["criterion"] == criterion
+    card = model_card(best, {}, label="best")
+    assert f"of meta-seeds 5, 6, on {story['tasks']} further tasks a family: {measured}" in card
 
     assert main([*command[:-1], "6", "--out", str(alone)]) == 0
     assert load_artifact(alone / "rule.safetensors").header["provenance"]["seed"] == 6
@@ -334,3 +344,10 @@ def test_a_card_is_written_from_results_and_run(tmp_path, config, capsys):
     assert "learner-updates" in card.read_text()
     assert "### versus" in card.read_text()
     assert "choose another --out" in refusal(capsys, *command)
+
+
+def test_longevity_is_refused_where_it_has_no_meaning(tmp_path, capsys):
+    settings = tmp_path / "learner.yaml"
+    settings.write_text("longevity: 3\n")
+    refused = refusal(capsys, "compare", "--learner", settings, "--out", tmp_path / "out")
+    assert "longevity is of meta-training" in refused

@@ -67,7 +67,9 @@ def test_the_rule_at_the_librarys_learning_rate_is_a_contender_of_its_own(stored
     page = clients_page(
         fields, [*stored, *exchanged], "default", load_artifact(), command="", figures=FIGURES
     )
-    assert f"At the library's learning rate, the rule against {ADAM.label}: P, final 0.00" in page
+    against = f"The rule at the others' learning rate against {ADAM.label}, one environment"
+    assert f"{against}: P, final 0.00" in page
+    assert f"Against {SAME.label}" not in page
 
 
 def test_budgets_do_not_mix(stored, cell):
