@@ -11,6 +11,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from tasks.base import BatchedFamily, Range, Tasks, Transition
+from tasks.constants import constant
 from tasks.noise import Noise
 
 
@@ -70,7 +71,7 @@ class CartPole(BatchedFamily):
             "lever": tasks["masspole"] * tasks["length"] / total,
             "reach": 4.0 / 3.0 * tasks["length"],
             "give": -tasks["masspole"] * tasks["length"] / total,
-            "limits": torch.as_tensor(self.limits, device=push.device, dtype=push.dtype),
+            "limits": constant(self.limits, push.device, push.dtype),
         }
 
     def initial_state(self, constants: Tasks, environments: int, noise: Noise) -> Tensor:

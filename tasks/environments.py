@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tasks.base import BatchedFamily, Tasks
+from tasks.constants import constant
 from tasks.noise import Noise
 
 AHEAD = 32
@@ -154,11 +155,16 @@ class BatchedEnvironments:
         self._starts = saved["starts"]
         self._unused = list(self._starts.unbind(1))[: saved["unused"]]
 
+    def derived(self) -> Tasks:
+        """What steps read of the tasks' constants, beside what `state_dict` holds."""
+        return {**self.constants, "limit": self._limit}
+
     def _adopt(self, tasks: Tasks) -> None:
         self.tasks = tasks
-        self.constants = self.family.constants(tasks)
+        # In memory of their own, as recorded kernels read what was copied there.
+        self.constants = {key: value.contiguous() for key, value in self.family.constants(tasks).items()}
         self.horizon = tasks.get("horizon", self.family.horizon)
-        self._one = torch.ones((), device=self.noise.device, dtype=self.noise.dtype)
+        self._one = constant(1.0, self.noise.device, self.noise.dtype)
         self._unused = []  # start states of other tasks
 
     @property
@@ -170,7 +176,11 @@ class BatchedEnvironments:
     def horizon(self, horizon: int | Tensor) -> None:
         self._horizon = horizon
         # As a tensor, for torch would make one of a number at every step.
-        self._limit = torch.as_tensor(horizon, device=self.noise.device, dtype=self.noise.dtype)
+        device, dtype = self.noise.device, self.noise.dtype
+        if isinstance(horizon, Tensor):
+            self._limit = horizon.to(device, dtype)
+        else:
+            self._limit = constant(float(horizon), device, dtype)
 
     def _next_start(self) -> Tensor:
         """A start state of every environment, (B, E, S); those of some steps are drawn at once."""

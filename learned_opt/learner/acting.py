@@ -33,6 +33,8 @@ class ActingLearner:
 
     carries_memory: ClassVar[bool] = False
     """Whether recurrent policies can be trained."""
+    recordable: ClassVar[bool] = False
+    """Whether all that a gradient changes is what `state_dict` holds, in other tensors than before."""
 
     def __init__(
         self,

@@ -46,6 +46,7 @@ class ActorCriticLearner(ActingLearner):
     """
 
     carries_memory: ClassVar[bool] = True
+    recordable: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -181,7 +182,8 @@ class ActorCriticLearner(ActingLearner):
         self, critic: Network, rollout: Rollout, values: Tensor, center: Tensor, scale: Tensor
     ) -> Tensor:
         """V of what each step led to, (B, T, E): the next row's value, save at truncations and the end."""
-        if bool(rollout.truncated.any()):
+        # Looking whether anything was truncated is free on the CPU and would stall a GPU.
+        if not rollout.truncated.is_cpu or bool(rollout.truncated.any()):
             reached = critic(*rollout.reached()).view_as(values)
             reached = center + scale * reached
             shifted = torch.cat((values[:, 1:], reached[:, -1:]), dim=1)

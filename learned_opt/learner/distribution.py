@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
 from tasks import Noise, TaskFamily
+from tasks.constants import constant
 
 LOG_STD_MIN, LOG_STD_MAX = -3.0, 1.0
 """Gaussian policies keep their log standard deviation within these bounds, smoothly."""
@@ -62,12 +64,19 @@ class ActionDistribution:
 
     def to_environment(self, action: Tensor) -> Tensor:
         """Gaussian actions in the environment's units: [−1, 1] to a bounded Box, else as they are."""
+        if self._box is None:
+            return action
+        middle, half = (constant(side, action.device, action.dtype) for side in self._box)
+        return middle + half * action
+
+    @cached_property
+    def _box(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Middle and half the width of a bounded Box."""
         space = self.family.action_space
         if not isinstance(space, spaces.Box) or not space.is_bounded():
-            return action
-        low = torch.as_tensor(space.low, device=action.device, dtype=action.dtype)
-        high = torch.as_tensor(space.high, device=action.device, dtype=action.dtype)
-        return (low + high) / 2 + (high - low) / 2 * action
+            return None
+        low, high = space.low.astype(float), space.high.astype(float)
+        return tuple((low + high) / 2), tuple((high - low) / 2)
 
     def log_prob(self, output: Tensor, log_std: Tensor | None, action: Tensor) -> Tensor:
         """Log π(a | s), (B, R), of actions (B, R) or (B, R, A)."""

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from learned_opt.learner.make import RLLearner
 from learned_opt.learner.rollout import Episodes
-from learned_opt.rules.base import Scalar, UpdateRule, is_usable
+from learned_opt.recording import Recorder
+from learned_opt.rules.base import RuleState, Scalar, UpdateRule, is_usable
 from learned_opt.seeding import derive_noise
 
 
@@ -87,6 +88,25 @@ def live(
     sampled: list[Episodes] = []
     mean: list[Episodes] = []
     noise = learner.noise
+
+    def advance(
+        parameters: Tensor, before: RuleState, diverged: Tensor, rate: Scalar
+    ) -> tuple[Tensor, RuleState, Tensor]:
+        sample = learner.gradient(parameters)
+        change, state = rule(
+            sample.inner,
+            parameters,
+            before,
+            rate,
+            layout=layout,
+            total_steps=total,
+        )
+        change, state = sample.held(change, state, before)
+        stepped = parameters + change
+        diverged = diverged | ~is_usable(sample.inner, stepped).all(1)
+        return torch.where(diverged.unsqueeze(1), parameters, stepped), state, diverged
+
+    recorder = Recorder(learner)
     for update in range(updates + 1):
         if update in ask:
             for store, deterministic in ((sampled, False), (mean, True)):
@@ -103,19 +123,7 @@ def live(
         if update == updates:
             break
         rate = base if decay is None else base * (1 - decay * (update / updates))
-        sample, before = learner.gradient(parameters), state
-        change, state = rule(
-            sample.inner,
-            parameters,
-            before,
-            rate,
-            layout=layout,
-            total_steps=total,
-        )
-        change, state = sample.held(change, state, before)
-        stepped = parameters + change
-        diverged |= ~is_usable(sample.inner, stepped).all(1)
-        parameters = torch.where(diverged.unsqueeze(1), parameters, stepped)
+        parameters, state, diverged = recorder(advance, parameters, state, diverged, rate)
         if on_update is not None:
             on_update()
     return Life(

@@ -12,6 +12,7 @@ from torch import Tensor
 from learned_opt.layout import ParameterLayout, Role
 from learned_opt.learner.distribution import ActionDistribution
 from tasks import Noise, TaskFamily
+from tasks.constants import constant
 
 Tensors = dict[str, Tensor]
 """B learners' tensors by name, each (B, *shape)."""
@@ -70,11 +71,9 @@ class Policy(ActionDistribution, ABC):
     def normalisation(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """The family's observation center and scale, of shape S each."""
         size = self.family.observation_space.shape
-        constants = (self.family.observation_center, self.family.observation_scale)
-        center, scale = (
-            torch.as_tensor(constant, device=like.device, dtype=like.dtype).expand(*size)
-            for constant in constants
-        )
+        given = (self.family.observation_center, self.family.observation_scale)
+        units = (unit if isinstance(unit, (int, float)) else tuple(unit) for unit in given)
+        center, scale = (constant(unit, like.device, like.dtype).expand(*size) for unit in units)
         return center, scale
 
     @property

@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from learned_opt.trees import mapped
 from tasks import WHOLE, Share
 
 T = TypeVar("T")
@@ -119,10 +120,10 @@ class Ranks:
         if self.share.count == 1:
             return state
         parts: list[Any] = [None] * self.share.count
-        dist.gather_object(_mapped(lambda own: own.detach().cpu(), state), parts if self.first else None)
+        dist.gather_object(mapped(lambda own: own.detach().cpu(), state), parts if self.first else None)
         if not self.first:
             return None
-        return _mapped(
+        return mapped(
             lambda *pieces: torch.cat([_by_copy(piece, rows) for piece in pieces], 1).flatten(0, 1), *parts
         )
 
@@ -134,11 +135,11 @@ class Ranks:
 
         def part(index: int) -> Any:
             own = slice(index * rows, (index + 1) * rows)
-            return _mapped(lambda all_: _by_copy(all_, rows * count)[:, own].flatten(0, 1).cpu(), state)
+            return mapped(lambda all_: _by_copy(all_, rows * count)[:, own].flatten(0, 1).cpu(), state)
 
         received: list[Any] = [None]
         dist.scatter_object_list(received, [part(i) for i in range(count)] if self.first else None)
-        return _mapped(lambda own: own.to(device), received[0])
+        return mapped(lambda own: own.to(device), received[0])
 
 
 ALONE = Ranks()
@@ -148,18 +149,6 @@ ALONE = Ranks()
 def _by_copy(tensor: Tensor, rows: int) -> Tensor:
     """(copies × rows, ...) as (copies, rows, ...)."""
     return tensor.view(-1, rows, *tensor.shape[1:])
-
-
-def _mapped(function: Callable[..., Tensor], *states: Any) -> Any:
-    """One state: the function of the tensors that are in the same place of all `states`."""
-    first = states[0]
-    if isinstance(first, Tensor):
-        return function(*states)
-    if isinstance(first, dict):
-        return {key: _mapped(function, *(state[key] for state in states)) for key in first}
-    if isinstance(first, (list, tuple)):
-        return [_mapped(function, *places) for places in zip(*states, strict=True)]
-    return first
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from learned_opt.meta.checkpoint import check_fits
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.distributed import ALONE, Ranks
 from learned_opt.meta.unroll import Phi
+from learned_opt.recording import Recorder
 from learned_opt.rules import LearnedStart
 from learned_opt.rules.base import RuleState, UpdateRule, is_usable, select_rows
 from learned_opt.rules.dice import initial_dice
@@ -112,6 +113,7 @@ class LearnerGroup(ABC):
         self.lifetime = self._whole_windows(self.lifetime * share)
         self.state = self._initial_state(rule)
         self.sample: GradientSample | None = None
+        self.recorder = Recorder(self.learner)
 
     def _learner_config(self) -> LearnerConfig:
         return self.config.learner
@@ -156,26 +158,32 @@ class LearnerGroup(ABC):
             the others' parameters stay where they were.
         """
         self.begin(rule)
-        sample, total, steps = self.ready(), self.total_steps(), self.config.unroll
-        healthy = torch.ones(len(self.parameters), dtype=torch.bool, device=self.parameters.device)
-        metrics: dict[str, Tensor] = {}
-        for _ in range(steps):
-            update, state = functional_call(
-                rule,
-                phi,
-                (sample.inner, self.parameters, self.state, rule.nominal_lr),
-                {"layout": self.layout, "total_steps": total},
-            )
-            update, self.state = sample.held(update, state, self.state)
-            healthy &= update.isfinite().all(1)
-            self.parameters = self.parameters + torch.where(healthy.unsqueeze(1), update, 0.0)
-            sample = self.learner.gradient(self.parameters)
-            healthy &= is_usable(sample.inner, self.parameters).all(1)
-            for key, value in sample.metrics.items():
-                metrics[key] = metrics.get(key, 0.0) + value / steps
-        for value in metrics.values():  # a reward that reached no gradient yet, but would reach a return
-            healthy &= value.isfinite()
-        self.sample = sample
+
+        def window(
+            phi: Phi, parameters: Tensor, state: RuleState, sample: GradientSample, total: Tensor
+        ) -> tuple[Tensor, RuleState, GradientSample, dict[str, Tensor], Tensor]:
+            steps, metrics = self.config.unroll, dict[str, Tensor]()
+            healthy = torch.ones(len(parameters), dtype=torch.bool, device=parameters.device)
+            for _ in range(steps):
+                update, moved = functional_call(
+                    rule,
+                    phi,
+                    (sample.inner, parameters, state, rule.nominal_lr),
+                    {"layout": self.layout, "total_steps": total},
+                )
+                update, state = sample.held(update, moved, state)
+                healthy &= update.isfinite().all(1)
+                parameters = parameters + torch.where(healthy.unsqueeze(1), update, 0.0)
+                sample = self.learner.gradient(parameters)
+                healthy &= is_usable(sample.inner, parameters).all(1)
+                for key, value in sample.metrics.items():
+                    metrics[key] = metrics.get(key, 0.0) + value / steps
+            for value in metrics.values():  # a reward that reached no gradient yet, but would reach a return
+                healthy &= value.isfinite()
+            return parameters, state, sample, metrics, healthy
+
+        given = (phi, self.parameters, self.state, self.ready(), self.total_steps())
+        self.parameters, self.state, self.sample, metrics, healthy = self.recorder(window, *given)
         return metrics, healthy
 
     def total_steps(self) -> Tensor:

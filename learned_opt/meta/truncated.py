@@ -7,8 +7,8 @@ from torch import Tensor
 
 from learned_opt.learner import GradientSample
 from learned_opt.meta.group import LearnerGroup, Window
-from learned_opt.meta.unroll import Phi, clip_per_learner, replicate, unroll
-from learned_opt.rules.base import UpdateRule, is_usable
+from learned_opt.meta.unroll import Phi, Unroll, clip_per_learner, replicate, unroll
+from learned_opt.rules.base import RuleState, UpdateRule, is_usable
 
 
 class TruncatedGroup(LearnerGroup):
@@ -20,22 +20,28 @@ class TruncatedGroup(LearnerGroup):
         self.begin(rule)
         phi = replicate(rule, self.batch)
         parameters, sample = self._begin(phi)
-        result = unroll(
-            self.learner,
-            rule,
-            phi,
-            parameters,
-            self.state,
-            sample,
-            steps=config.unroll,
-            lr=rule.nominal_lr,
-            layout=self.layout,
-            total_steps=self.total_steps(),
-            second_order=config.second_order,
-            last_only=config.outer == "last",
-            exploration_credit=config.exploration_credit,
-            siblings=config.siblings,
-        )
+
+        def window(
+            phi: Phi, parameters: Tensor, state: RuleState, sample: GradientSample, total: Tensor
+        ) -> Unroll:
+            return unroll(
+                self.learner,
+                rule,
+                phi,
+                parameters,
+                state,
+                sample,
+                steps=config.unroll,
+                lr=rule.nominal_lr,
+                layout=self.layout,
+                total_steps=total,
+                second_order=config.second_order,
+                last_only=config.outer == "last",
+                exploration_credit=config.exploration_credit,
+                siblings=config.siblings,
+            )
+
+        result = self.recorder(window, phi, parameters, self.state, sample, self.total_steps())
         clipped, norms, finite = clip_per_learner(result.meta_gradient, config.clip)
         credit = self._credit()
         self.parameters, self.state, self.sample = result.parameters, result.state, result.sample

@@ -9,6 +9,7 @@ signs learns to move coordinates up and not down, as networks do not mind which 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -82,10 +83,10 @@ def observe(
     segments = layout.segments(gradient.device)
     lengths = layout.lengths(gradient.device, gradient.dtype)
 
-    def of_tensor(x: Tensor) -> Tensor:
-        """Mean over each tensor: (B, N) to (B, L)."""
-        zeros = torch.zeros(*x.shape[:-1], len(lengths), device=x.device, dtype=x.dtype)
-        return zeros.index_add(-1, segments, x) / lengths
+    def of_tensors(*rows: Tensor) -> Sequence[Tensor]:
+        """Means over each tensor: (B, N) to (B, L). index_add would sum in an order that varies on a GPU."""
+        parts = torch.split(torch.stack(rows), layout.sizes, dim=-1)
+        return (torch.stack([part.sum(-1) for part in parts], dim=-1) / lengths).unbind()
 
     def spread(x: Tensor) -> Tensor:
         """A number a tensor to each of its coordinates: (..., L) to (..., N)."""
@@ -105,13 +106,14 @@ def observe(
     unit = (gradient * inverse).clamp(-LIMIT, LIMIT)
 
     tiny = torch.finfo(gradient.dtype).tiny
-    tensor_now = of_tensor(gradient.square()).clamp_min(tiny)
-    tensor_square = of_tensor(square_hat).clamp_min(tiny)
-    tensor_size = of_tensor(parameters.square())
+    tensor_now, tensor_square, tensor_size, tensor_adam, tensor_slow = of_tensors(
+        gradient.square(), square_hat, parameters.square(), adam.square(), slow_unit.square()
+    )
+    tensor_now, tensor_square = tensor_now.clamp_min(tiny), tensor_square.clamp_min(tiny)
     relative = torch.stack(
         (
-            (of_tensor(adam.square()) + 1e-4).log() / 4 + 0.5,
-            (of_tensor(slow_unit.square()) + 1e-4).log() / 4 + 1,
+            (tensor_adam + 1e-4).log() / 4 + 0.5,
+            (tensor_slow + 1e-4).log() / 4 + 1,
             (tensor_now / tensor_square).log().clamp(-5, 5) / 2,
             (tensor_size + 1e-6).log() / 8,
             *_time_rows(step, total_steps),

@@ -1,0 +1,150 @@
+"""CUDA graphs: a GPU replays what updates made it do, for Python launches kernels slower than they run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from learned_opt.learner.make import RLLearner
+from learned_opt.trees import leaves, mapped
+from tasks import BatchedEnvironments
+
+MOST_TAPES = 4
+"""Recordings of one recorder; what would need more of them runs as it is."""
+
+
+class Recorder:
+    """Calls one function of tensors, on a GPU by replaying its kernels.
+
+    An update of a learner is some 1,800 small kernels; with few learners Python takes ten times as long
+    to launch them as they take to run. The first two calls run as they are, and the second shows whether
+    anything in it waits for the GPU, which forbids recording; the third is recorded. Random numbers go on
+    as if nothing had been recorded, so that results are the same, bit for bit. Off the GPU, for learners
+    that are not `recordable`, and where tasks are not batched tensors, every call runs as it is.
+
+    Args:
+        learner: whose state the function may change, beside what it returns.
+    """
+
+    def __init__(self, learner: RLLearner) -> None:
+        self._learner = learner
+        batched = isinstance(learner.environments, BatchedEnvironments)
+        self._possible = learner.recordable and batched and learner.noise.device.type == "cuda"
+        self._calls = 0
+        self._tapes: dict[Hashable, _Tape] = {}
+
+    def __call__(self, function: Callable[..., Any], *inputs: Any) -> Any:
+        """The function's outputs, a tree as its inputs are.
+
+        Args:
+            function: always the same, or the recording would be of another; it must not change its inputs.
+            inputs: trees of tensors. Those that are connected to a graph of derivatives are not recorded.
+        """
+        if not self._possible or any(_is_connected(leaf) for leaf in leaves(inputs)):
+            return function(*inputs)
+        self._calls += 1
+        if self._calls == 1:
+            return function(*inputs)
+        if self._calls == 2:
+            outputs, self._possible = _watched(function, inputs)
+            return outputs
+        everything = leaves((inputs, self._learner.state_dict()))
+        key = tuple(leaf for leaf in everything if not isinstance(leaf, Tensor))
+        if key not in self._tapes:
+            if len(self._tapes) == MOST_TAPES:
+                return function(*inputs)
+            self._tapes[key] = _record(self._learner, function, inputs)
+        return self._tapes[key].replay(self._learner, inputs)
+
+
+@dataclass(frozen=True)
+class _Tape:
+    """A recording.
+
+    given: inputs, the learner's state and what its environments derive from it, where the graph reads them.
+    made: outputs and the learner's state, where the graph writes them, at each replay anew.
+    """
+
+    graph: torch.cuda.CUDAGraph
+    given: Any
+    made: Any
+
+    @torch.no_grad()
+    def replay(self, learner: RLLearner, inputs: Any) -> Any:
+        targets, sources = leaves(self.given), leaves(_standing(learner, inputs))
+        pairs = [
+            (target, source)
+            for target, source in zip(targets, sources, strict=True)
+            if isinstance(target, Tensor) and target is not source
+        ]
+        torch._foreach_copy_([target for target, _ in pairs], [source for _, source in pairs])
+        self.graph.replay()
+        outputs, state = mapped(torch.clone, self.made)
+        learner.load_state_dict(state)
+        return outputs
+
+
+def _record(learner: RLLearner, function: Callable[..., Any], inputs: Any) -> _Tape:
+    """The function's kernels for inputs and states of these shapes; nothing runs yet."""
+    own_inputs, own_state = mapped(_own, (inputs, learner.state_dict()))
+    learner.load_state_dict(own_state)
+    given = (own_inputs, own_state, _derived(learner))
+    graph = torch.cuda.CUDAGraph()
+    graph.register_generator_state(learner.noise.generator)
+    with torch.cuda.graph(graph, pool=_first(learner.noise.device).pool()):
+        made = (function(*own_inputs), learner.state_dict())
+    tape = _Tape(graph, given, made)
+    learner.load_state_dict(own_state)
+    return tape
+
+
+def _standing(learner: RLLearner, inputs: Any) -> Any:
+    return inputs, learner.state_dict(), _derived(learner)
+
+
+def _derived(learner: RLLearner) -> Any:
+    assert isinstance(learner.environments, BatchedEnvironments)
+    return learner.environments.derived()
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A copy in memory of its own, to be differentiated by as the tensor is."""
+    return tensor.detach().clone().requires_grad_(tensor.requires_grad)
+
+
+def _is_connected(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.grad_fn is not None
+
+
+def _watched(function: Callable[..., Any], inputs: Any) -> tuple[Any, bool]:
+    """The function's outputs, and whether nothing in it waited for the GPU."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            outputs = function(*inputs)
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    waits = False
+    for entry in caught:
+        waited = "called a synchronizing CUDA operation" in str(entry.message)
+        waits |= waited
+        if not (waited or "prototype feature" in str(entry.message)):
+            warnings.warn_explicit(entry.message, entry.category, entry.filename, entry.lineno)
+    return outputs, not waits
+
+
+@lru_cache
+def _first(device: torch.device) -> torch.cuda.CUDAGraph:
+    """A graph whose memory all others of the device use: never two at once, and what they make is copied."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        torch.zeros(1, device=device)
+    return graph

@@ -1,0 +1,126 @@
+"""CUDA graphs change how fast meta-training runs, and nothing else."""
+
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+
+from learned_opt import load_rule
+from learned_opt.learner import LearnerConfig, make_learner
+from learned_opt.learner.life import live
+from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.evolution import EvolutionGroup
+from learned_opt.meta.group import View
+from learned_opt.meta.trainer import new_rule
+from learned_opt.meta.truncated import TruncatedGroup
+from learned_opt.recording import Recorder
+from learned_opt.seeding import derive_noise
+from learned_opt.trees import leaves, mapped
+from tasks import make_family
+
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+LEARNER = LearnerConfig(environments=2, outer_environments=2, steps=8)
+
+
+def learner(family="pendulum", device="cpu", config=LEARNER):
+    return make_learner(make_family(family), 2, derive_noise(0, device=device), config)
+
+
+def test_trees_are_mapped_in_place():
+    tree = {"a": [torch.ones(2), None], "b": (torch.zeros(1), 3)}
+    twice = mapped(lambda x, y: x + y, tree, tree)
+    assert twice["a"][0].tolist() == [2, 2]
+    assert (twice["a"][1], twice["b"][1]) == (None, 3)
+    assert [leaf for leaf in leaves(tree) if not isinstance(leaf, torch.Tensor)] == [None, 3]
+
+
+def test_nothing_is_recorded_on_the_cpu():
+    calls = []
+    recorder = Recorder(learner())
+    for _ in range(4):
+        recorder(lambda x: calls.append(x), torch.ones(1))
+    assert len(calls) == 4
+
+
+class Plain(Recorder):
+    """Calls every function as it is."""
+
+    def __call__(self, function, *inputs):
+        return function(*inputs)
+
+
+CONFIG = MetaConfig(learners=8, hidden=8, unroll=8, shortest_life=16, longest_life=32, device="cuda")
+EVOLVED = replace(
+    CONFIG, estimator="es", perturbed="head", learner=replace(LEARNER, outer_environments=0), meta_lr=0.02
+)
+
+
+@NEEDS_CUDA
+@pytest.mark.parametrize("family", ["cartpole", "pendulum", "gridworld"])
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        (TruncatedGroup, replace(CONFIG, learner=LEARNER)),
+        (TruncatedGroup, replace(CONFIG, learner=LEARNER, second_order=True, unroll=4)),
+        (EvolutionGroup, EVOLVED),
+    ],
+    ids=["truncated", "second order", "evolution"],
+)
+def test_recorded_windows_are_those_that_run(kind, config, family):
+    torch.cuda.set_device(0)
+    ends = []
+    for recorded in (True, False):
+        rule = new_rule(config).to("cuda")
+        view = View(roles=True, critic_first=False)
+        group = kind(family, replace(config, families=(family,)), rule, seed=0, view=view)
+        if not recorded:
+            group.recorder = Plain(group.learner)
+        windows = [group.advance(rule) for _ in range(7)]
+        assert bool(group.recorder._tapes) == recorded
+        state = group.state_dict()
+        found = [leaf for leaf in leaves(state) if isinstance(leaf, torch.Tensor)]
+        ends.append([*found, *(value for window in windows for value in window.meta_gradient.values())])
+    closeness = {"rtol": 1e-4, "atol": 1e-6} if config.second_order else {"rtol": 0.0, "atol": 0.0}
+    torch.testing.assert_close(*ends, **closeness)
+
+
+@NEEDS_CUDA
+@pytest.mark.parametrize("objective", ["actor-critic", "ppo", "reinforce", "q-learning"])
+def test_recorded_lives_are_those_that_run(objective, monkeypatch):
+    lengths = {"reinforce": {"advantage_scale": "batch"}, "q-learning": {"steps": 2}}.get(objective, {"steps": 8})
+    config = LearnerConfig(environments=2, objective=objective, **lengths)
+    rule = load_rule("default").to("cuda")
+    ends = []
+    for recorder in (Recorder, Plain):
+        monkeypatch.setattr("learned_opt.learner.life.Recorder", recorder)
+        mine = learner("gridworld", "cuda", config)
+        life = live(mine, rule, updates=12, queries=3, query_seed=0, query_episodes=2)
+        ends.append([life.returns, life.last])
+    torch.testing.assert_close(*ends, rtol=0.0, atol=0.0)
+
+
+@NEEDS_CUDA
+def test_what_waits_for_the_gpu_is_not_recorded():
+    calls = []
+    recorder = Recorder(learner(device="cuda"))
+
+    def function(x):
+        calls.append(float(x.sum()))
+        return x + 1
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for number in range(3):
+            recorder(function, torch.full((1,), float(number), device="cuda"))
+    assert calls == [0.0, 1.0, 2.0]
+
+
+@NEEDS_CUDA
+def test_connected_inputs_are_not_recorded():
+    recorder = Recorder(learner(device="cuda"))
+    x = torch.ones(1, device="cuda", requires_grad=True)
+    for _ in range(3):
+        (slope,) = torch.autograd.grad(recorder(lambda y: 3 * y, 2 * x), x)
+        assert slope.item() == 6
+    assert not recorder._tapes
