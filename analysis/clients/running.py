@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,7 +34,8 @@ def missing_environment(name: str) -> str | None:
 def perform(runs: Sequence[Run], folder: Path, *, rule: str, command: str, processes: int) -> list[str]:
     """Run what the folder lacks; a sentence for each run that failed.
 
-    A run that fails does not stop the others. Interrupting loses only the runs under way.
+    A run that fails does not stop the others. Interrupting, also by SIGTERM, ends the runs under way, and
+    loses no others.
 
     Args:
         runs: in order of preference.
@@ -47,11 +50,12 @@ def perform(runs: Sequence[Run], folder: Path, *, rule: str, command: str, proce
     failures: list[str] = []
     if not waiting:
         return failures
+    under_way: set[subprocess.Popen[str]] = set()
     total, done = sum(run.steps for run in waiting), 0
-    with WorkBar("clients", "steps") as bar, ThreadPoolExecutor(processes) as pool:
+    with _terminable(), WorkBar("clients", "steps") as bar, ThreadPoolExecutor(processes) as pool:
         bar.update(0, total, f"0 of {len(waiting)} runs")
         futures: dict[Future[str], Run] = {
-            pool.submit(_train, run, folder, rule, command): run for run in waiting
+            pool.submit(_train, run, folder, rule, command, under_way): run for run in waiting
         }
         try:
             for count, future in enumerate(as_completed(futures), 1):
@@ -63,22 +67,43 @@ def perform(runs: Sequence[Run], folder: Path, *, rule: str, command: str, proce
                 bar.update(done, total, f"{count} of {len(waiting)} runs")
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(under_way):
+                process.terminate()
     return failures
 
 
-def _train(run: Run, folder: Path, rule: str, command: str) -> str:
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends this process as Ctrl-C does, rather than leave its children behind."""
+    try:
+        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # not in the main thread: nothing to catch there
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _train(run: Run, folder: Path, rule: str, command: str, under_way: set[subprocess.Popen[str]]) -> str:
     """Train in a new process; empty, or the last line of what it complained of."""
     job = {"run": asdict(run), "folder": str(folder.resolve()), "rule": rule, "command": command}
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "analysis.clients.training"],
-        input=json.dumps(job),
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
     )
-    if done.returncode == 0:
+    under_way.add(process)
+    try:
+        _, complaints = process.communicate(json.dumps(job))
+    finally:
+        under_way.discard(process)
+    if process.returncode == 0:
         return ""
-    lines = done.stderr.strip().splitlines()
-    return lines[-1] if lines else f"exit code {done.returncode}"
+    lines = complaints.strip().splitlines()
+    return lines[-1] if lines else f"exit code {process.returncode}"

@@ -88,8 +88,8 @@ def test_recorded_windows_are_those_that_run(kind, config, family):
 @NEEDS_CUDA
 @pytest.mark.parametrize("objective", ["actor-critic", "ppo", "reinforce", "q-learning"])
 def test_recorded_lives_are_those_that_run(objective, monkeypatch):
-    lengths = {"reinforce": {"advantage_scale": "batch"}, "q-learning": {"steps": 2}}.get(objective, {"steps": 8})
-    config = LearnerConfig(environments=2, objective=objective, **lengths)
+    own = {"reinforce": {"advantage_scale": "batch"}, "q-learning": {"steps": 2}}
+    config = LearnerConfig(environments=2, objective=objective, **own.get(objective, {"steps": 8}))
     rule = load_rule("default").to("cuda")
     ends = []
     for recorder in (Recorder, Plain):

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,3 +150,38 @@ def test_a_curve_is_the_mean_over_a_trailing_tenth_of_the_budget():
 def test_wrong_options_are_refused(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         Train(cells=tmp_path, **options).run()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
+def test_a_terminated_command_leaves_no_run_behind(tmp_path):
+    command = [sys.executable, "-m", "analysis.clients", "train", "--cells", str(tmp_path)]
+    options = "--algorithms a2c --settings defaults --contenders default --environments CartPole-v1 --seeds 0"
+    process = subprocess.Popen(
+        [*command, *options.split(), "--steps", "10000000"], start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while len(members(process.pid)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert len(members(process.pid)) == 2
+        process.terminate()
+        assert process.wait(60) == 130
+        while members(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert members(process.pid) == []
+    finally:
+        for pid in members(process.pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def members(group):
+    """Processes of a group that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, leader = path.read_text().rpartition(")")[2].split()[:3]
+        except OSError:  # it has just ended
+            continue
+        if int(leader) == group and state != "Z":
+            found.append(int(path.parent.name))
+    return found
