@@ -9,19 +9,20 @@ take turns; the median window counts. Peak memory is that of the process's tenso
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import tyro
 
 from learned_opt.learner import LearnerConfig
+from learned_opt.learner.recording import Recorder
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.evolution import EvolutionGroup
 from learned_opt.meta.group import LearnerGroup, View
 from learned_opt.meta.trainer import new_rule
 from learned_opt.meta.truncated import TruncatedGroup
-from learned_opt.recording import Recorder
 from learned_opt.rules import UpdateRule
 
 Estimator = Literal["tbptt", "es"]
@@ -30,7 +31,7 @@ Estimator = Literal["tbptt", "es"]
 class Launched(Recorder):
     """Records nothing."""
 
-    def __call__(self, function, *inputs):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN002, ANN204
+    def __call__(self, function: Callable[..., Any], *inputs: Any) -> Any:
         """The function's outputs."""
         return function(*inputs)
 
@@ -57,7 +58,7 @@ def main(options: Options) -> None:
 
 
 def report(options: Options, estimator: Estimator, learners: int) -> None:
-    """One line."""
+    """Time both ways for one number of learners, and print a line."""
     torch.cuda.reset_peak_memory_stats()
     (recorded, rule), (launched, _) = (setting(options.family, estimator, learners) for _ in range(2))
     launched.recorder = Launched(launched.learner)
@@ -68,7 +69,7 @@ def report(options: Options, estimator: Estimator, learners: int) -> None:
             start = time.perf_counter()
             group.advance(rule)
             torch.cuda.synchronize()
-            if turn >= 3:  # the first two run as they are, the third records
+            if turn >= 3:  # the first two run as they are, the third is recorded
                 seconds[name].append(time.perf_counter() - start)
     updates = learners * recorded.config.unroll
     speeds = {name: updates / sorted(times)[len(times) // 2] for name, times in seconds.items()}
@@ -94,7 +95,8 @@ def setting(family: str, estimator: Estimator, learners: int) -> tuple[LearnerGr
         learner=LearnerConfig(environments=16 - outer, outer_environments=outer),
         device="cuda",
     )
-    rule, kind = new_rule(config).to("cuda"), TruncatedGroup if estimator == "tbptt" else EvolutionGroup
+    rule = new_rule(config).to("cuda")
+    kind: type[LearnerGroup] = TruncatedGroup if estimator == "tbptt" else EvolutionGroup
     group = kind(family, config, rule, seed=0, view=View(roles=True, critic_first=False))
     group.lifetime[:] = 1e9
     return group, rule

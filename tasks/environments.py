@@ -161,7 +161,7 @@ class BatchedEnvironments:
 
     def _adopt(self, tasks: Tasks) -> None:
         self.tasks = tasks
-        # In memory of their own, as recorded kernels read what was copied there.
+        # Contiguous: recorded kernels read what is copied there, and expanded tensors cannot be copied into.
         self.constants = {key: value.contiguous() for key, value in self.family.constants(tasks).items()}
         self.horizon = tasks.get("horizon", self.family.horizon)
         self._one = constant(1.0, self.noise.device, self.noise.dtype)

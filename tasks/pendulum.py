@@ -11,6 +11,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from tasks.base import BatchedFamily, Range, Tasks, Transition
+from tasks.constants import constant
 from tasks.noise import Noise
 
 
@@ -42,7 +43,7 @@ class Pendulum(BatchedFamily):
     def constants(self, tasks: Tasks) -> Tasks:
         """Adds what gravity and a unit torque add to ω in a step, and the limits of the start."""
         mass, length = tasks["mass"], tasks["length"]
-        start = mass.new_tensor(self.start_limit).expand(mass.shape[0], 1, 2)
+        start = constant(self.start_limit, mass.device, mass.dtype).expand(mass.shape[0], 1, 2)
         return {
             **tasks,
             "fall": self.timestep * 3 * tasks["gravity"] / (2 * length),

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -50,12 +51,12 @@ def perform(runs: Sequence[Run], folder: Path, *, rule: str, command: str, proce
     failures: list[str] = []
     if not waiting:
         return failures
-    under_way: set[subprocess.Popen[str]] = set()
+    under_way, stopped = set[subprocess.Popen[str]](), threading.Event()
     total, done = sum(run.steps for run in waiting), 0
     with _terminable(), WorkBar("clients", "steps") as bar, ThreadPoolExecutor(processes) as pool:
         bar.update(0, total, f"0 of {len(waiting)} runs")
         futures: dict[Future[str], Run] = {
-            pool.submit(_train, run, folder, rule, command, under_way): run for run in waiting
+            pool.submit(_train, run, folder, rule, command, under_way, stopped): run for run in waiting
         }
         try:
             for count, future in enumerate(as_completed(futures), 1):
@@ -67,6 +68,7 @@ def perform(runs: Sequence[Run], folder: Path, *, rule: str, command: str, proce
                 bar.update(done, total, f"{count} of {len(waiting)} runs")
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+            stopped.set()
             for process in list(under_way):
                 process.terminate()
     return failures
@@ -86,8 +88,24 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _train(run: Run, folder: Path, rule: str, command: str, under_way: set[subprocess.Popen[str]]) -> str:
-    """Train in a new process; empty, or the last line of what it complained of."""
+def _train(
+    run: Run,
+    folder: Path,
+    rule: str,
+    command: str,
+    under_way: set[subprocess.Popen[str]],
+    stopped: threading.Event,
+) -> str:
+    """Train in a new process; empty, or the last line of what it complained of.
+
+    Args:
+        run: what to run.
+        folder: of the cells.
+        rule: the learned rule's name or file.
+        command: recorded in the cell.
+        under_way: where the process is while it runs.
+        stopped: whether those processes were told to end.
+    """
     job = {"run": asdict(run), "folder": str(folder.resolve()), "rule": rule, "command": command}
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
@@ -99,6 +117,8 @@ def _train(run: Run, folder: Path, rule: str, command: str, under_way: set[subpr
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
     )
     under_way.add(process)
+    if stopped.is_set():  # between the last look at those under way and now
+        process.terminate()
     try:
         _, complaints = process.communicate(json.dumps(job))
     finally:

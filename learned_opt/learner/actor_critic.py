@@ -183,7 +183,7 @@ class ActorCriticLearner(ActingLearner):
     ) -> Tensor:
         """V of what each step led to, (B, T, E): the next row's value, save at truncations and the end."""
         # Looking whether anything was truncated is free on the CPU and would stall a GPU.
-        if not rollout.truncated.is_cpu or bool(rollout.truncated.any()):
+        if rollout.truncated.device.type != "cpu" or bool(rollout.truncated.any()):
             reached = critic(*rollout.reached()).view_as(values)
             reached = center + scale * reached
             shifted = torch.cat((values[:, 1:], reached[:, -1:]), dim=1)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from learned_opt.learner.make import RLLearner
+from learned_opt.learner.recording import Recorder
 from learned_opt.learner.rollout import Episodes
-from learned_opt.recording import Recorder
 from learned_opt.rules.base import RuleState, Scalar, UpdateRule, is_usable
 from learned_opt.seeding import derive_noise
 

@@ -69,10 +69,9 @@ class Policy(ActionDistribution, ABC):
         return self.network(tensors, "critic")(observations).squeeze(-1)
 
     def normalisation(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The family's observation center and scale, of shape S each."""
+        """The family's observation center and scale, of shape S each; shared, not to be changed."""
         size = self.family.observation_space.shape
-        given = (self.family.observation_center, self.family.observation_scale)
-        units = (unit if isinstance(unit, (int, float)) else tuple(unit) for unit in given)
+        units = (self.family.observation_center, self.family.observation_scale)
         center, scale = (constant(unit, like.device, like.dtype).expand(*size) for unit in units)
         return center, scale
 

@@ -15,11 +15,11 @@ from torch.func import functional_call
 from learned_opt.layout import ParameterLayout
 from learned_opt.learner import GradientSample, LearnerConfig, Policies, make_learner
 from learned_opt.learner.policy import policy_for
+from learned_opt.learner.recording import Recorder
 from learned_opt.meta.checkpoint import check_fits
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.distributed import ALONE, Ranks
 from learned_opt.meta.unroll import Phi
-from learned_opt.recording import Recorder
 from learned_opt.rules import LearnedStart
 from learned_opt.rules.base import RuleState, UpdateRule, is_usable, select_rows
 from learned_opt.rules.dice import initial_dice

@@ -9,18 +9,20 @@ import torch
 from learned_opt import load_rule
 from learned_opt.learner import LearnerConfig, make_learner
 from learned_opt.learner.life import live
+from learned_opt.learner.recording import Recorder
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.evolution import EvolutionGroup
 from learned_opt.meta.group import View
 from learned_opt.meta.trainer import new_rule
 from learned_opt.meta.truncated import TruncatedGroup
-from learned_opt.recording import Recorder
 from learned_opt.seeding import derive_noise
 from learned_opt.trees import leaves, mapped
 from tasks import make_family
+from tasks.environments import AHEAD
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 LEARNER = LearnerConfig(environments=2, outer_environments=2, steps=8)
+PPO = LearnerConfig(environments=2, steps=AHEAD, objective="ppo", epochs=2, minibatches=2)
 
 
 def learner(family="pendulum", device="cpu", config=LEARNER):
@@ -41,6 +43,52 @@ def test_nothing_is_recorded_on_the_cpu():
     for _ in range(4):
         recorder(lambda x: calls.append(x), torch.ones(1))
     assert len(calls) == 4
+
+
+def test_each_part_of_a_rollout_is_recorded_by_itself_at_its_third_turn(monkeypatch):
+    mine = learner(config=PPO)
+    recorder = Recorder(mine)
+    recorder._possible = True
+    watched, recorded, replayed = [], [], []
+
+    class Tape:
+        def __init__(self, function):
+            self.function = function
+
+        def replay(self, _, inputs):
+            replayed.append(mine.phase)
+            return self.function(*inputs)
+
+    def watch(function, inputs):
+        watched.append(mine.phase)
+        return function(*inputs), True
+
+    def record(_, function, inputs):
+        recorded.append(mine.phase)
+        return Tape(function)
+
+    monkeypatch.setattr("learned_opt.learner.recording._watched", watch)
+    monkeypatch.setattr("learned_opt.learner.recording._record", record)
+    theta = mine.initial_parameters()
+    for _ in range(20):
+        recorder(mine.gradient, theta)
+    # The first turn of the first part is another: there was no rollout in the learner's state yet.
+    assert watched == [1, 2, 3, 0]
+    assert recorded == [1, 2, 3, 0]
+    assert replayed == [1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3][: len(replayed)]
+    assert len(replayed) == 20 - 1 - 2 * 4
+
+
+def test_what_cannot_be_recorded_runs_as_it_is_for_good(monkeypatch):
+    recorder = Recorder(learner())
+    recorder._possible = True
+    monkeypatch.setattr(
+        "learned_opt.learner.recording._watched", lambda function, inputs: (function(*inputs), False)
+    )
+    calls = []
+    for _ in range(5):
+        recorder(lambda x: calls.append(x), torch.ones(1))
+    assert len(calls) == 5
 
 
 class Plain(Recorder):
@@ -86,18 +134,33 @@ def test_recorded_windows_are_those_that_run(kind, config, family):
 
 
 @NEEDS_CUDA
-@pytest.mark.parametrize("objective", ["actor-critic", "ppo", "reinforce", "q-learning"])
-def test_recorded_lives_are_those_that_run(objective, monkeypatch):
-    own = {"reinforce": {"advantage_scale": "batch"}, "q-learning": {"steps": 2}}
-    config = LearnerConfig(environments=2, objective=objective, **own.get(objective, {"steps": 8}))
+@pytest.mark.parametrize(
+    ("config", "tapes"),
+    [
+        (LearnerConfig(environments=2, steps=8), 1),
+        (LearnerConfig(environments=2, steps=AHEAD, normalise_observations=True, normalise_rewards=True), 1),
+        (PPO, 4),
+        (LearnerConfig(environments=2, objective="reinforce", advantage_scale="batch"), 0),
+        (LearnerConfig(environments=2, steps=2, objective="q-learning"), 0),
+    ],
+    ids=["actor-critic", "normalised", "ppo", "reinforce", "q-learning"],
+)
+def test_recorded_lives_are_those_that_run(config, tapes, monkeypatch):
     rule = load_rule("default").to("cuda")
-    ends = []
-    for recorder in (Recorder, Plain):
+    made, ends = [], []
+
+    class Noted(Recorder):
+        def __init__(self, learner):
+            super().__init__(learner)
+            made.append(self)
+
+    for recorder in (Noted, Plain):
         monkeypatch.setattr("learned_opt.learner.life.Recorder", recorder)
         mine = learner("gridworld", "cuda", config)
-        life = live(mine, rule, updates=12, queries=3, query_seed=0, query_episodes=2)
+        life = live(mine, rule, updates=24, queries=3, query_seed=0, query_episodes=2)
         ends.append([life.returns, life.last])
     torch.testing.assert_close(*ends, rtol=0.0, atol=0.0)
+    assert (len(made[0]._tapes) >= tapes) if tapes else not made[0]._tapes
 
 
 @NEEDS_CUDA
