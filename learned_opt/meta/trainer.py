@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from learned_opt.artifacts import load_artifact, save_rule
 from learned_opt.learner.policy import Policies, check_names
 from learned_opt.meta.birth import new_rule
+from learned_opt.meta.calibration import CALIBRATION, calibrate
 from learned_opt.meta.checkpoint import check_fits, fitting, load_optimizer
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.distributed import ALONE, Ranks
@@ -27,6 +27,7 @@ from learned_opt.meta.group import LearnerGroup, View, Window
 from learned_opt.meta.interrupts import interrupts
 from learned_opt.meta.metrics import MetricsLog
 from learned_opt.meta.pace import Pace, attempt
+from learned_opt.meta.provenance import provenance
 from learned_opt.meta.reptile import ReptileGroup
 from learned_opt.meta.run_folder import RunFolder
 from learned_opt.meta.schedule import cosine
@@ -43,12 +44,8 @@ GROUPS: dict[str, type[LearnerGroup]] = {
     "reptile": ReptileGroup,
 }
 """What computes meta-gradients, by estimator."""
-LR_FACTORS = (1.0, 0.7, 0.5)
-"""Fractions of the nominal learning rate that a finished run tries; the first of equals is taken."""
 COUNTERS = ("step", "diverged", "updates", "seconds", "best_step")
 """How far a run has come."""
-CALIBRATION = 3
-"""Calibration looks at this many times as many tasks as a validation."""
 
 
 class Observer(Protocol):
@@ -79,28 +76,6 @@ class Outcome:
     interrupted: bool
     diverged: int
     best: dict[str, float]
-
-
-def calibrate(rule: UpdateRule, score: Callable[[UpdateRule], dict[str, float]]) -> dict[str, float]:
-    """Set the rule's nominal learning rate to the best of a few fractions of it.
-
-    Truncated backpropagation credits an update with what follows within K steps, and so favours
-    steps that are too long for a whole life; whole lives on fresh tasks tell by how much.
-
-    Args:
-        rule: changed in place: its `nominal_lr`.
-        score: scores of a rule, the mean as "all".
-
-    Returns:
-        The mean score at each learning rate tried.
-    """
-    tried: dict[float, float] = {}
-    for factor in LR_FACTORS:
-        candidate = copy.deepcopy(rule)
-        candidate.nominal_lr = float(f"{rule.nominal_lr * factor:.3g}")
-        tried[candidate.nominal_lr] = round(score(candidate)["all"], 6)
-    rule.nominal_lr = max(tried, key=lambda lr: tried[lr])
-    return {f"{lr:g}": value for lr, value in tried.items()}
 
 
 def collect(group: LearnerGroup) -> dict[str, Any]:
@@ -250,16 +225,16 @@ class MetaTrainer:
         self._save()
         rule = copy.deepcopy(self.average)
         if interrupted:
-            provenance = self._provenance(self.step, {})
+            story = self._provenance(self.step, {})
         else:
             rule.load_state_dict(self.best_state)
-            provenance = self._provenance(self.best_step, self.best)
+            story = self._provenance(self.best_step, self.best)
             if config.estimator == "tbptt":
                 tasks = CALIBRATION * config.validation_tasks
                 wider = replace(config, validation_tasks=tasks)
-                provenance["calibration"] = calibrate(rule, self._validator(wider, "calibration"))
+                story["calibration"] = calibrate(rule, self._validator(wider, "calibration"))
         path = self.folder / ARTIFACT
-        self.ranks.agree(lambda: save_rule(rule, path, provenance))
+        self.ranks.agree(lambda: save_rule(rule, path, story))
         return Outcome(rule, path, self.step, interrupted, self.diverged, self.best)
 
     def _log(self) -> AbstractContextManager[MetricsLog | None]:
@@ -335,8 +310,8 @@ class MetaTrainer:
         if not self.best or scores["all"] > self.best["all"]:
             self.best, self.best_step, self.best_state = scores, self.step, self._snapshot()
             if self.ranks.first:
-                provenance = self._provenance(self.step, scores)
-                attempt(lambda: save_rule(self.average, self.folder / ARTIFACT, provenance))
+                story = self._provenance(self.step, scores)
+                attempt(lambda: save_rule(self.average, self.folder / ARTIFACT, story))
         if observer is not None:
             observer.validated(self.step, scores)
 
@@ -352,36 +327,9 @@ class MetaTrainer:
         return {name: value.detach().clone() for name, value in self.average.named_parameters()}
 
     def _provenance(self, step: int, scores: dict[str, float]) -> dict[str, Any]:
-        config = self.config
-        earlier = [] if self.origin is None else self.origin.header["provenance"].get("families", [])
-        try:
-            package = version("learned-opt")
-        except PackageNotFoundError:
-            package = "uninstalled"
-        facts: dict[str, Any] = {
-            "families": list(dict.fromkeys((*config.families, *earlier))),
-            "seed": config.seed,
-            "meta_steps": step,
-            "lifetimes": [
-                min(group.config.shortest_life for group in self.groups),
-                max(group.config.longest_life for group in self.groups),
-            ],
-            "validation": {key: round(value, 6) for key, value in scores.items()},
-            "configuration": config.to_dict(),
-            "package_version": package,
-            "licence": "Apache-2.0",
-        }
-        if self.policies:
-            facts["policies"] = {
-                group.family: {spec.name: list(spec.shape) for spec in group.learner.layout.specs}
-                for group in self.groups
-                if group.family in self.policies
-            }
-        if self.origin is not None:
-            # A path says nothing elsewhere; the file's hash and its own story do.
-            facts["configuration"]["start"] = self.origin.digest
-            facts["started_from"] = self.origin.header["provenance"]
-        return facts
+        return provenance(
+            self.config, self.groups, step=step, scores=scores, policies=self.policies, origin=self.origin
+        )
 
     def _save(self) -> None:
         content = {

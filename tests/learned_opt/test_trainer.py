@@ -12,10 +12,11 @@ from learned_opt import CoordinatewiseLSTM, ParameterLayout, load_rule
 from learned_opt.artifacts import load_artifact
 from learned_opt.learner import LearnerConfig
 from learned_opt.learner.quadratic import QuadraticLearner
+from learned_opt.meta.calibration import calibrate
 from learned_opt.meta.checkpoint import checkpoints
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.group import View
-from learned_opt.meta.trainer import MetaTrainer, calibrate, new_rule
+from learned_opt.meta.trainer import MetaTrainer, new_rule
 from learned_opt.meta.truncated import TruncatedGroup
 from learned_opt.meta.unroll import replicate, unroll
 from learned_opt.rules import Adam
