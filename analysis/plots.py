@@ -23,7 +23,7 @@ Y = Literal["returns", "normalised"]
 # Okabe and Ito 2008, "Color Universal Design": told apart with any common colour vision.
 USUAL = {"adam": "#0072B2", "sgd": "#009E73", "rmsprop": "#E69F00", "adamw": "#56B4E9"}
 """Colours of the usual baselines, the same in every figure."""
-OTHERS = ("#D55E00", "#CC79A7", "#000000", "#8C6D31", "#7F7F7F", "#5E3C99")
+OTHERS = ("#D55E00", "#CC79A7", "#000000", "#8C6D31", "#7F7F7F", "#5E3C99", "#882255", "#999933")
 """Colours of all other contenders, in order of appearance."""
 DASHES = ("-", "--", ":", "-.")
 LARGEST = 12
