@@ -63,7 +63,7 @@ class Options:
     """Discount factor."""
     moments: int = 9
     """How often a life is judged, evenly, its beginning included."""
-    episodes: int = 8
+    episodes: int = 32
     """Fresh episodes of a judgement."""
 
 
@@ -108,7 +108,8 @@ def theirs(options: Options, seed: int) -> list[float]:
     vector = make_vec_env(
         options.environment, options.environments, seed, vec_env_cls=DummyVecEnv, wrapper_class=wrapped
     )
-    judge = make_vec_env(options.environment, options.episodes, seed + 10_000, wrapper_class=wrapped)
+    # Episodes of its own: seeds in a row would share most of their environments.
+    judge = make_vec_env(options.environment, options.episodes, 10_000 * (1 + seed), wrapper_class=wrapped)
     model = PPO(
         "MlpPolicy",
         vector,
