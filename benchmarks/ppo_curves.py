@@ -2,9 +2,10 @@
 
 python benchmarks/ppo_curves.py --environment CartPole-v1 --steps 50000 --out runs/ppo-cartpole
 
-Both train 2 × 64 tanh networks in the same environments (actions in [−1, 1]) and are judged alike: by
-fresh episodes with sampled actions. Prints each curve's mean and 95 % bootstrap interval over seeds, and
-how often each mean lies within the other's interval; writes curves.json and curves.png.
+Both train 2 × 64 tanh networks, orthogonal at the start with the same gains, in the same environments
+(actions in [−1, 1]) and are judged alike: by fresh episodes with sampled actions. Prints each curve's mean
+and 95 % bootstrap interval over seeds, and how often each mean lies within the other's interval; writes
+curves.json and curves.png.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from learned_opt.artifacts import write_atomically
 from learned_opt.learner import LearnerConfig, make_learner
 from learned_opt.learner.life import live
+from learned_opt.learner.policies import ActorCritic
 from learned_opt.rules import Adam
 from learned_opt.seeding import derive_noise
 from tasks import make_family
@@ -84,7 +86,8 @@ def ours(options: Options) -> np.ndarray:
     )
     family = make_family(options.environment)
     noise = derive_noise(0, "ppo curves", options.environment)
-    learner = make_learner(family, options.seeds, noise, config)
+    policy = ActorCritic(family, config.width, config.depth, config.activation, value_gain=1.0)
+    learner = make_learner(family, options.seeds, noise, config, policy=policy)
     updates = round(options.steps / rows) * options.epochs * config.minibatches
     life = live(
         learner,

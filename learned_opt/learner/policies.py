@@ -27,12 +27,14 @@ class ActorCritic(Policy):
         depth: hidden layers.
         activation: of the hidden layers.
         values: whether there is a critic at all.
+        value_gain: of the critic's last layer at the start; libraries usually take 1.
     """
 
     width: int = 32
     depth: int = 2
     activation: Activation = "tanh"
     values: bool = True
+    value_gain: float = 0.01
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.depth < 0:
@@ -57,13 +59,14 @@ class ActorCritic(Policy):
         return ParameterLayout.of(shapes, roles)
 
     def initial_parameters(self, batch: int, noise: Noise) -> Tensor:
-        """Orthogonal weights (gain √2; 0.01 at both outputs), zero biases: (B, N)."""
+        """Orthogonal weights (gain √2; 0.01 at the actor's output), zero biases: (B, N)."""
         layout = self.layout()
         tensors: Tensors = {}
         for spec in layout.specs:
             if spec.name.endswith(".weight"):
-                last = spec.name.split(".")[1] == str(self.depth)
-                gain = 0.01 if last else 2**0.5
+                role, index, _ = spec.name.split(".")
+                at_outputs = {"actor": 0.01, "critic": self.value_gain}
+                gain = at_outputs[role] if index == str(self.depth) else 2**0.5
                 tensors[spec.name] = gain * _orthogonal(batch, *spec.shape, noise=noise)
             else:
                 value = INITIAL_LOG_STD if spec.name == "actor.log_std" else 0.0
