@@ -11,7 +11,7 @@ from learned_opt.learner.advantages import FLOOR, ReturnScale, generalised_advan
 from learned_opt.learner.life import live
 from learned_opt.learner.rollout import collect
 from learned_opt.seeding import derive_noise
-from tasks import BatchedEnvironments, make_family
+from tasks import BatchedEnvironments, Noise, make_family
 
 SMALL = LearnerConfig(width=8, environments=3, outer_environments=2, steps=12)
 
@@ -334,3 +334,16 @@ def test_non_finite_gradients_count_as_divergence_under_every_rule(rule):
 def test_impossible_settings_are_refused(arguments):
     with pytest.raises(ValueError, match=r"must be|at most"):
         LearnerConfig(**arguments)
+
+
+def test_the_critics_output_begins_with_the_gain_that_was_asked_for():
+    family = make_family("cartpole")
+    tensors = []
+    for gain in (0.01, 1.0):
+        policy = ActorCritic(family, value_gain=gain)
+        noise = Noise(torch.Generator().manual_seed(0))
+        tensors.append(policy.layout().split(policy.initial_parameters(3, noise)))
+    small, large = tensors
+    torch.testing.assert_close(large["critic.2.weight"].norm(dim=(1, 2)), torch.ones(3))
+    torch.testing.assert_close(large.pop("critic.2.weight"), 100 * small.pop("critic.2.weight"))
+    assert all(torch.equal(small[name], large[name]) for name in small)
