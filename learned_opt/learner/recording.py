@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -104,7 +106,7 @@ def _record(learner: ActingLearner, function: Callable[..., Any], inputs: Any) -
     graph = torch.cuda.CUDAGraph()
     graph.register_generator_state(learner.noise.generator)
     owner, stream = _pool_owner(device), _stream(device)
-    with torch.cuda.device(device), torch.cuda.graph(graph, pool=owner.pool(), stream=stream):
+    with _no_garbage(), torch.cuda.device(device), torch.cuda.graph(graph, pool=owner.pool(), stream=stream):
         made = (function(*own_inputs), learner.state_dict())
     learner.load_state_dict(own_state)
     return _Tape(graph, given, made)
@@ -115,6 +117,19 @@ def _standing(learner: ActingLearner, inputs: Any) -> Any:
     environments = learner.environments
     assert isinstance(environments, BatchedEnvironments)
     return inputs, learner.state_dict(), environments.derived()
+
+
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Collect now, and not again within: a graph that dies while another is recorded spoils it."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _own(tensor: Tensor) -> Tensor:

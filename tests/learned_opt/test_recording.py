@@ -1,5 +1,6 @@
 """CUDA graphs change how fast meta-training runs, and nothing else."""
 
+import gc
 import warnings
 from dataclasses import replace
 
@@ -187,3 +188,20 @@ def test_connected_inputs_are_not_recorded():
         (slope,) = torch.autograd.grad(recorder(lambda y: 3 * y, 2 * x), x)
         assert slope.item() == 6
     assert not recorder._tapes
+
+
+@NEEDS_CUDA
+def test_nothing_is_collected_while_recording():
+    """A graph that dies while another is recorded spoils it: a group's, when its learners' turn is over."""
+    recorder = Recorder(learner(device="cuda"))
+    while_recording = []
+
+    def function(x):
+        if torch.cuda.is_current_stream_capturing():
+            while_recording.append(gc.isenabled())
+        return x + 1
+
+    for _ in range(3):
+        recorder(function, torch.zeros(1, device="cuda"))
+    assert while_recording == [False]
+    assert gc.isenabled()
