@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from analysis.clients.cells import QUERIES
-from analysis.clients.settings import DEFAULTS, LEARNED, TUNED, Contender, contenders
+from analysis.clients.settings import DEFAULTS, LEARNED, PUBLISHED, TUNED, Contender
 from analysis.clients.standings import Field
 from analysis.plots import contender_styles
 from analysis.statistics import bootstrap_interval, interquartile_mean
@@ -88,5 +88,4 @@ def _panel(
 def _every_label() -> list[str]:
     """So that a contender looks the same in every figure."""
     everyone: list[Contender] = [LEARNED, TUNED, *DEFAULTS["ppo"], *DEFAULTS["a2c"]]
-    everyone += contenders("ppo", "zoo", "CartPole-v1")
-    return list(dict.fromkeys(contender.label for contender in everyone))
+    return list(dict.fromkeys([*(contender.label for contender in everyone), *PUBLISHED.values()]))

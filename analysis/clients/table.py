@@ -29,7 +29,8 @@ chosen for it. It runs at its own nominal learning rate, constant; as "{exchange
 are such runs, nothing but the optimizer's class was exchanged. Adam (ε = 1e-5, as the library sets it)
 runs at the library's default learning rate, at the best of five, chosen for each algorithm and
 environment on seeds that are not shown, and with RL Zoo's learning rate under RL Zoo's other
-hyper-parameters, which are then the rule's, too. A2C's default optimizer is RMSprop.
+hyper-parameters, which are then the rule's, too; most of these were tuned for longer runs, and those of
+Hopper and HalfCheetah for version 4 of the environments. A2C's default optimizer is RMSprop.
 
 Returns are raw, of the episodes of training as a Monitor sees them, exploration included. *Final* is the
 mean over episodes that ended in the last tenth of the budget, *area* the mean of the learning curve over

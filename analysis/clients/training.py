@@ -22,7 +22,8 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from analysis.clients.cells import QUERIES, Cell, Run, cell_path, write_cells
-from analysis.clients.settings import Hyperparameters, hyperparameters
+from analysis.clients.settings import hyperparameters
+from analysis.clients.zoo import Hyperparameters
 from learned_opt import LearnedOptimizer
 from learned_opt.artifacts import load_artifact
 
@@ -77,14 +78,14 @@ def build(run: Run, rule: str) -> BaseAlgorithm:
     arguments: dict[str, Any] = dict(setting.arguments)
     for name in setting.decaying:
         arguments[name] = linear(arguments[name])
+    network = dict(arguments.pop("policy_kwargs", {}))
+    if "activation_fn" in network:
+        network["activation_fn"] = getattr(torch.nn, network["activation_fn"])
     if run.optimizer == "learned":
         artifact = load_artifact(rule)
         if artifact.digest != run.artifact:
             raise ValueError(f"rule {rule} is no longer the one whose hash begins with {run.artifact[:12]}")
-        arguments["policy_kwargs"] = {
-            "optimizer_class": LearnedOptimizer,
-            "optimizer_kwargs": {"rule": artifact.rule},
-        }
+        network |= {"optimizer_class": LearnedOptimizer, "optimizer_kwargs": {"rule": artifact.rule}}
     elif run.algorithm == "a2c":
         arguments["use_rms_prop"] = run.optimizer == "rmsprop"
     elif run.optimizer != "adam":
@@ -95,6 +96,7 @@ def build(run: Run, rule: str) -> BaseAlgorithm:
         learning_rate=linear(run.lr) if run.decay else run.lr,
         seed=run.seed,
         device="cpu",
+        policy_kwargs=network,
         **arguments,
     )
 

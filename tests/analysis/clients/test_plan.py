@@ -35,6 +35,15 @@ def test_every_client_gets_its_own_contenders_and_budget():
         ("ppo", "zoo", "CartPole-v1", "learned", 0.01, False, 100_000),
         ("ppo", "zoo", "CartPole-v1", "learned", 1e-3, True, 100_000),
         ("ppo", "zoo", "CartPole-v1", "adam", 1e-3, True, 100_000),
+        ("ppo", "zoo", "Hopper-v5", "learned", 0.01, False, 100_000),
+        ("ppo", "zoo", "Hopper-v5", "learned", 9.80828e-05, False, 100_000),
+        ("ppo", "zoo", "Hopper-v5", "adam", 9.80828e-05, False, 100_000),
+        ("a2c", "zoo", "CartPole-v1", "learned", 0.01, False, 100_000),
+        ("a2c", "zoo", "CartPole-v1", "learned", 7e-4, False, 100_000),
+        ("a2c", "zoo", "CartPole-v1", "rmsprop", 7e-4, False, 100_000),
+        ("a2c", "zoo", "Hopper-v5", "learned", 0.01, False, 100_000),
+        ("a2c", "zoo", "Hopper-v5", "learned", 7e-4, False, 100_000),
+        ("a2c", "zoo", "Hopper-v5", "rmsprop", 7e-4, False, 100_000),
     }
 
 

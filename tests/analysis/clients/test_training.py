@@ -22,9 +22,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 from analysis.clients.__main__ import Train
 from analysis.clients.cells import gather_cells
 from analysis.clients.plan import Client
-from analysis.clients.running import perform
-from analysis.clients.settings import DEFAULTS, LEARNED, ZOO
+from analysis.clients.running import missing_environment, perform
+from analysis.clients.settings import DEFAULTS, LEARNED, contenders
 from analysis.clients.training import build, learning_curve, train
+from analysis.clients.zoo import ZOO
 from learned_opt import LearnedOptimizer
 from learned_opt.artifacts import load_artifact
 
@@ -48,6 +49,7 @@ def test_a_deleted_cell_is_run_again_to_the_same_curve_and_the_others_stay(tmp_p
     options = Train(
         cells=tmp_path,
         algorithms=("a2c",),
+        settings=("defaults",),
         environments=("CartPole-v1", "NoSuchEnvironment-v0"),
         contenders=("learned", "default"),
         seeds=(0,),
@@ -98,18 +100,33 @@ def test_each_contender_is_the_optimizer_it_says(algorithm):
             assert optimizer.param_groups[0]["eps"] == 1e-5
 
 
-@pytest.mark.parametrize("environment", ["CartPole-v1", "Acrobot-v1", "Pendulum-v1"])
-def test_rl_zoos_hyper_parameters_reach_the_algorithm(environment):
-    setting = ZOO["ppo", environment]
-    model = build(run_of(algorithm="ppo", setting="zoo", environment=environment), "default")
+@pytest.mark.parametrize(("algorithm", "environment"), ZOO)
+def test_rl_zoos_hyper_parameters_reach_the_algorithm(algorithm, environment):
+    if reason := missing_environment(environment):
+        pytest.skip(reason)
+    tuned, setting = ZOO[algorithm, environment], ZOO[algorithm, environment].hyperparameters
+    published = contenders(algorithm, "zoo", environment)[-1]
+    model = build(run_of(published, algorithm, "zoo", environment), "default")
     assert model.n_envs == setting.environments
     assert isinstance(model.get_env(), VecNormalize) == setting.normalize
     for name, value in setting.arguments.items():
         if name == "clip_range":
             assert model.clip_range(0.5) == value * (0.5 if name in setting.decaying else 1.0)
-        else:
+        elif name != "policy_kwargs":
             assert getattr(model, name) == value
-    assert type(model.policy.optimizer) is LearnedOptimizer
+    assert type(model.policy.optimizer) is {"ppo": torch.optim.Adam, "a2c": torch.optim.RMSprop}[algorithm]
+    assert model.lr_schedule(0.5) == pytest.approx(tuned.lr * (0.5 if tuned.decay else 1.0))
+
+
+@pytest.mark.parametrize("contender", contenders("ppo", "zoo", "Hopper-v5"), ids=lambda c: c.name)
+def test_every_contender_gets_rl_zoos_networks(contender):
+    pytest.importorskip("mujoco")
+    policy = build(run_of(contender, "ppo", "zoo", "Hopper-v5"), "default").policy
+    layers = [type(layer) for layer in policy.mlp_extractor.policy_net]
+    assert layers == [torch.nn.Linear, torch.nn.ReLU] * 2
+    assert policy.mlp_extractor.value_net[2].weight.shape == (256, 256)
+    assert policy.log_std.tolist() == [-2.0] * 3
+    assert type(policy.optimizer) is (torch.optim.Adam if contender.name == "zoo" else LearnedOptimizer)
 
 
 def test_a_decaying_learning_rate_falls_linearly_to_zero():
