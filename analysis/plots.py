@@ -34,6 +34,8 @@ PANEL = (2.5, 1.95)
 """Inches, at the size of a printed column."""
 ALONE = (5.0, 3.0)
 """The same of a panel that has a figure for itself."""
+LEGEND_LINE = 0.17
+"""Inches that each line of a legend adds, from the third on."""
 
 
 def plot_curves(
@@ -93,11 +95,14 @@ def plot_curves(
             axes.set_xlabel("updates" if x == "updates" else "environment steps", fontsize=8)
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
+    abreast = _legend_columns(list(handles), figure.get_figwidth(), 2 * columns + 1)
+    lines = -(-len(handles) // abreast)
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * max(lines - 2, 0))
     figure.legend(
         list(handles.values()),
         list(handles),
         loc="outside lower center",
-        ncols=_legend_columns(list(handles), figure.get_figwidth(), 2 * columns + 1),
+        ncols=abreast,
         frameon=False,
         fontsize=8,
     )

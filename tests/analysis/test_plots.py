@@ -17,6 +17,16 @@ def test_a_figure_has_one_titled_panel_a_family_and_one_legend(panels, tmp_path,
     assert not any(axes.get_legend() for axes in figure.axes)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("panels", "count"), [(1, 3), (4, 18), (2, 40)])
+def test_a_legend_of_many_lies_below_all_panels(panels, count, tmp_path, results):
+    labels = [f"a variant with a longish name, {number}" for number in range(count)]
+    figure = plot_curves(results(panels, labels), tmp_path / "a.png")
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    assert legend.y1 <= min(axes.get_tightbbox().y0 for axes in figure.axes)
+
+
 def test_axes_say_what_they_measure(tmp_path, results):
     raw = plot_curves(results(1), tmp_path / "a.png").axes[0]
     assert (raw.get_xlabel(), raw.get_ylabel()) == ("updates", "return per episode")
