@@ -9,9 +9,8 @@ take turns; the median window counts. Peak memory is that of the process's tenso
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import tyro
@@ -26,14 +25,6 @@ from learned_opt.meta.truncated import TruncatedGroup
 from learned_opt.rules import UpdateRule
 
 Estimator = Literal["tbptt", "es"]
-
-
-class Launched(Recorder):
-    """Records nothing."""
-
-    def __call__(self, function: Callable[..., Any], *inputs: Any) -> Any:
-        """The function's outputs."""
-        return function(*inputs)
 
 
 @dataclass
@@ -61,7 +52,7 @@ def report(options: Options, estimator: Estimator, learners: int) -> None:
     """Time both ways for one number of learners, and print a line."""
     torch.cuda.reset_peak_memory_stats()
     (recorded, rule), (launched, _) = (setting(options.family, estimator, learners) for _ in range(2))
-    launched.recorder = Launched(launched.learner)
+    launched.recorder = Recorder(launched.learner, active=False)
     seconds: dict[str, list[float]] = {"recorded": [], "launched": []}
     for turn in range(3 + options.windows):
         for name, group in (("recorded", recorded), ("launched", launched)):

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Annotated
 
 import tyro
@@ -67,15 +68,18 @@ def _parse(arguments: Sequence[str] | None) -> Command:
 
     Raises:
         ValueError: the parser's complaint, in one line.
-        SystemExit: --help was asked for.
+        SystemExit: --help or --version was asked for.
     """
+    if (sys.argv[1:] if arguments is None else list(arguments)) == ["--version"]:
+        print("learned-opt", version("learned-opt"))
+        raise SystemExit(0)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
             return tyro.cli(
                 Command,
                 prog="learned-opt",
-                description="Learned update rules for reinforcement learning.",
+                description="Learned update rules for reinforcement learning. --version tells this one's.",
                 args=arguments,
             )
     except SystemExit as stop:

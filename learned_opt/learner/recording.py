@@ -35,12 +35,13 @@ class Recorder:
 
     Args:
         learner: whose state the function may change, beside what it returns.
+        active: whether to record what can be.
     """
 
-    def __init__(self, learner: ActingLearner) -> None:
+    def __init__(self, learner: ActingLearner, *, active: bool = True) -> None:
         self._learner = learner
-        batched = isinstance(learner.environments, BatchedEnvironments)
-        self._possible = learner.recordable and batched and learner.noise.device.type == "cuda"
+        suited = learner.recordable and isinstance(learner.environments, BatchedEnvironments)
+        self._possible = active and suited and learner.noise.device.type == "cuda"
         self._met: Counter[Hashable] = Counter()
         self._tapes: dict[Hashable, _Tape] = {}
 

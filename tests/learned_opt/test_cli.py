@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -161,6 +162,13 @@ def test_damaged_files_are_refused(tmp_path, capsys):
 )
 def test_what_the_parser_refuses_is_one_line_too(arguments, named, capsys):
     assert named in refusal(capsys, *arguments)
+
+
+def test_the_version_is_that_of_the_installed_package(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert not stop.value.code
+    assert capsys.readouterr().out == f"learned-opt {version('learned-opt')}\n"
 
 
 def test_help_is_no_error(capsys):

@@ -92,13 +92,6 @@ def test_what_cannot_be_recorded_runs_as_it_is_for_good(monkeypatch):
     assert len(calls) == 5
 
 
-class Plain(Recorder):
-    """Calls every function as it is."""
-
-    def __call__(self, function, *inputs):
-        return function(*inputs)
-
-
 CONFIG = MetaConfig(learners=8, hidden=8, unroll=8, shortest_life=16, longest_life=32, device="cuda")
 EVOLVED = replace(
     CONFIG, estimator="es", perturbed="head", learner=replace(LEARNER, outer_environments=0), meta_lr=0.02
@@ -124,7 +117,7 @@ def test_recorded_windows_are_those_that_run(kind, config, family):
         view = View(roles=True, critic_first=False)
         group = kind(family, replace(config, families=(family,)), rule, seed=0, view=view)
         if not recorded:
-            group.recorder = Plain(group.learner)
+            group.recorder = Recorder(group.learner, active=False)
         windows = [group.advance(rule) for _ in range(7)]
         assert bool(group.recorder._tapes) == recorded
         state = group.state_dict()
@@ -149,19 +142,19 @@ def test_recorded_windows_are_those_that_run(kind, config, family):
 def test_recorded_lives_are_those_that_run(config, tapes, monkeypatch):
     rule = load_rule("default").to("cuda")
     made, ends = [], []
+    for active in (True, False):
 
-    class Noted(Recorder):
-        def __init__(self, learner):
-            super().__init__(learner)
-            made.append(self)
+        def noted(learner, active=active):
+            made.append(Recorder(learner, active=active))
+            return made[-1]
 
-    for recorder in (Noted, Plain):
-        monkeypatch.setattr("learned_opt.learner.life.Recorder", recorder)
+        monkeypatch.setattr("learned_opt.learner.life.Recorder", noted)
         mine = learner("gridworld", "cuda", config)
         life = live(mine, rule, updates=24, queries=3, query_seed=0, query_episodes=2)
         ends.append([life.returns, life.last])
     torch.testing.assert_close(*ends, rtol=0.0, atol=0.0)
     assert (len(made[0]._tapes) >= tapes) if tapes else not made[0]._tapes
+    assert not made[1]._tapes
 
 
 @NEEDS_CUDA
