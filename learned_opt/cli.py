@@ -79,7 +79,7 @@ def _parse(arguments: Sequence[str] | None) -> Command:
             return tyro.cli(
                 Command,
                 prog="learned-opt",
-                description="Learned update rules for reinforcement learning. --version tells this one's.",
+                description="Learned update rules for reinforcement learning (--version: which release).",
                 args=arguments,
             )
     except SystemExit as stop:
