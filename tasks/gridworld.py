@@ -227,6 +227,57 @@ class GridWorld(BatchedFamily):
         return torch.stack((row, cell - row * self.side), -1).to(dtype)
 
 
+class GridWorldSparse(GridWorld):
+    """Find a hidden goal on the rim of an empty square: sparse reward, and a way back to it.
+
+    Moves, state and observation are those of `GridWorld`. A square of 7 × 7 cells without inner walls,
+    start in the middle, one goal that is uniform over the 24 cells of the rim; reaching it pays 1 and
+    ends the episode, which else ends after 12 steps. A random policy rarely meets the goal, and no single
+    policy meets all. Shifted: 9 × 9 cells, 32 goals, 16 steps.
+
+    Source: ours, a rim for the half circle of `Navigation2DSparse`; the square with a hidden goal
+    is GridNavi's (Zintgraf et al. 2020, arXiv 1910.08348).
+    """
+
+    name = "gridworld_sparse"
+    horizon = 12
+    train_range: ClassVar[dict[str, Range]] = {}
+    shifted_range: ClassVar[dict[str, Range]] = {}
+    size, larger_size, longer_horizon = 7, 9, 16
+
+    def sample_tasks(self, batch: int, noise: Noise, *, shifted: bool = False) -> Tasks:
+        """B squares with goals somewhere on their rims."""
+        size, horizon = (self.larger_size, self.longer_horizon) if shifted else (self.size, self.horizon)
+        axis = torch.arange(size, device=noise.device)
+        last = size - 1
+        rim = (axis.unsqueeze(1) % last == 0) | (axis % last == 0)
+        goals = rim.nonzero().to(noise.dtype)
+        goal = goals[(noise.uniform(batch) * len(goals)).long()]
+        return self._with_goals(goal, size, horizon)
+
+    def default_tasks(self, batch: int, noise: Noise) -> Tasks:
+        """B squares with the goal in the first corner."""
+        goal = torch.zeros(batch, 2, device=noise.device, dtype=noise.dtype)
+        return self._with_goals(goal, self.size, self.horizon)
+
+    def _with_goals(self, goal: Tensor, size: int, horizon: int) -> Tasks:
+        """Tasks with goals at these cells (B, 2)."""
+        batch = len(goal)
+        alone = goal.new_zeros(batch, self.objects)
+        alone[:, 0] = 1
+        whole = torch.full((batch, 1), size, device=goal.device)
+        return {
+            "walls": self._outside(whole),
+            "start": torch.full_like(goal, size // 2),
+            "cells": goal.unsqueeze(1) * alone.unsqueeze(-1),
+            "present": alone,
+            "rewards": alone.clone(),
+            "terminate": alone.clone(),
+            "respawn": torch.zeros_like(alone),
+            "horizon": torch.full_like(whole, horizon),
+        }
+
+
 def _log_uniform(draw: Tensor, limits: Range) -> Tensor:
     low, high = limits
     return low * (high / low) ** draw

@@ -200,6 +200,7 @@ def environment_id(name: str) -> str:
 _SPELLING = {
     "cartpole": "CartPole",
     "gridworld": "GridWorld",
+    "gridworld_sparse": "GridWorldSparse",
     "halfcheetah_dir": "HalfCheetahDir",
     "halfcheetah_vel": "HalfCheetahVel",
     "lqr": "LQR",

@@ -12,7 +12,7 @@ from tasks.bandit import BernoulliBandit
 from tasks.base import BatchedFamily, TaskFamily
 from tasks.cartpole import CartPole
 from tasks.catch import Catch
-from tasks.gridworld import GridWorld
+from tasks.gridworld import GridWorld, GridWorldSparse
 from tasks.gymnasium_tasks import gymnasium_family
 from tasks.lqr import LinearQuadratic
 from tasks.metaworld import MetaWorldFamily, is_benchmark
@@ -39,6 +39,7 @@ FAMILIES: dict[str, type[BatchedFamily]] = {
         CartPole,
         Catch,
         GridWorld,
+        GridWorldSparse,
         HalfCheetahDir,
         HalfCheetahVel,
         HopperRandom,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tasks.environments import BatchedEnvironments
-from tasks.gridworld import GridWorld
+from tasks.gridworld import GridWorld, GridWorldSparse
 from tasks.noise import Noise
 
 UP, DOWN, LEFT, RIGHT = range(4)
@@ -224,3 +224,35 @@ def test_a_step_leaves_its_arguments_as_they_were():
     family.reference_returns(constants, noise)
     for key, entry in {**constants, "state": state}.items():
         assert torch.equal(entry, before[key])
+
+
+@pytest.mark.parametrize(("shifted", "side", "steps"), [(False, 7, 12), (True, 9, 16)])
+def test_sparse_goals_are_uniform_over_the_rim(shifted, side, steps):
+    family = GridWorldSparse()
+    tasks = family.sample_tasks(40 * (side - 1) * 4, make_noise(), shifted=shifted)
+    goals = [tuple(cell) for cell in tasks["cells"][:, 0].long().tolist()]
+    rim = {(i, j) for i in range(side) for j in range(side) if {i, j} & {0, side - 1}}
+    assert set(goals) == rim
+    assert min(map(goals.count, rim)) > 15
+    assert (tasks["horizon"] == steps).all()
+    assert (tasks["start"] == side // 2).all()
+    assert (family.reference_returns(tasks, make_noise()) == 1).all()
+
+
+def test_reaching_the_sparse_goal_pays_once_and_ends_the_episode():
+    family = GridWorldSparse()
+    environments = BatchedEnvironments(family, family.default_tasks(1, make_noise()), 1, make_noise())
+    steps = [environments.step(torch.full((1, 1), move)) for move in [UP] * 4 + [LEFT] * 3]
+    assert [step.reward.item() for step in steps] == [0.0] * 6 + [1.0]
+    assert [step.terminated.item() for step in steps] == [False] * 6 + [True]
+    assert environments.observation[0, 0, :20].nonzero().flatten().tolist() == [3, 13]
+
+
+def test_a_random_policy_rarely_meets_the_sparse_goal():
+    family = GridWorldSparse()
+    environments = BatchedEnvironments(family, family.sample_tasks(500, make_noise()), 4, make_noise())
+    generator = torch.Generator().manual_seed(1)
+    met = torch.zeros(())
+    for _ in range(family.horizon):
+        met += environments.step(torch.randint(4, (500, 4), generator=generator)).reward.mean()
+    assert 0.02 < met < 0.1
