@@ -35,8 +35,8 @@ def missing_environment(name: str) -> str | None:
 def perform(runs: Sequence[Run], folder: Path, *, rule: str, command: str, processes: int) -> list[str]:
     """Run what the folder lacks; a sentence for each run that failed.
 
-    A run that fails does not stop the others. Interrupting, also by SIGTERM, ends the runs under way, and
-    loses no others.
+    A run that fails does not stop the others. What another command finishes meanwhile is not begun
+    here. Interrupting, also by SIGTERM, ends the runs under way, and loses no others.
 
     Args:
         runs: in order of preference.
@@ -106,6 +106,8 @@ def _train(
         under_way: where the process is while it runs.
         stopped: whether those processes were told to end.
     """
+    if stored_cell(folder, run) is not None:  # of another command, meanwhile
+        return ""
     job = {"run": asdict(run), "folder": str(folder.resolve()), "rule": rule, "command": command}
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(

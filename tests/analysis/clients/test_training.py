@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,6 +80,21 @@ def test_contenders_meet_the_same_episodes_until_the_first_update(tmp_path):
     first, second = gather_cells([tmp_path])
     assert first.run != second.run
     assert first.curve == second.curve
+
+
+def test_what_another_command_finishes_meanwhile_is_not_run_again(tmp_path, monkeypatch):
+    first, second = run_of(), run_of(ADAM)
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    assert perform([second], theirs, rule="default", command="theirs", processes=1) == []
+
+    class Meanwhile(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            shutil.copytree(theirs, mine, dirs_exist_ok=True)
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", Meanwhile)
+    assert perform([first, second], mine, rule="default", command="mine", processes=1) == []
+    assert {cell.run: cell.command for cell in gather_cells([mine])} == {first: "mine", second: "theirs"}
 
 
 def test_a_failed_run_is_told_and_does_not_stop_the_others(tmp_path):
