@@ -233,7 +233,7 @@ class GridWorldSparse(GridWorld):
     Moves, state and observation are those of `GridWorld`. A square of 7 × 7 cells without inner walls,
     start in the middle, one goal that is uniform over the 24 cells of the rim; reaching it pays 1 and
     ends the episode, which else ends after 12 steps. A random policy rarely meets the goal, and no single
-    policy meets all. Shifted: 9 × 9 cells, 32 goals, 16 steps.
+    policy meets all. Shifted: 9 × 9 cells, 32 goals. Task entries are those of `GridWorld`.
 
     Source: ours, a rim for the half circle of `Navigation2DSparse`; the square with a hidden goal
     is GridNavi's (Zintgraf et al. 2020, arXiv 1910.08348).
@@ -243,25 +243,26 @@ class GridWorldSparse(GridWorld):
     horizon = 12
     train_range: ClassVar[dict[str, Range]] = {}
     shifted_range: ClassVar[dict[str, Range]] = {}
-    size, larger_size, longer_horizon = 7, 9, 16
+    size = 7
+    shifted_size = 9
 
     def sample_tasks(self, batch: int, noise: Noise, *, shifted: bool = False) -> Tasks:
         """B squares with goals somewhere on their rims."""
-        size, horizon = (self.larger_size, self.longer_horizon) if shifted else (self.size, self.horizon)
+        size = self.shifted_size if shifted else self.size
         axis = torch.arange(size, device=noise.device)
         last = size - 1
         rim = (axis.unsqueeze(1) % last == 0) | (axis % last == 0)
         goals = rim.nonzero().to(noise.dtype)
         goal = goals[(noise.uniform(batch) * len(goals)).long()]
-        return self._with_goals(goal, size, horizon)
+        return self._with_goals(goal, size)
 
     def default_tasks(self, batch: int, noise: Noise) -> Tasks:
         """B squares with the goal in the first corner."""
         goal = torch.zeros(batch, 2, device=noise.device, dtype=noise.dtype)
-        return self._with_goals(goal, self.size, self.horizon)
+        return self._with_goals(goal, self.size)
 
-    def _with_goals(self, goal: Tensor, size: int, horizon: int) -> Tasks:
-        """Tasks with goals at these cells (B, 2)."""
+    def _with_goals(self, goal: Tensor, size: int) -> Tasks:
+        """Tasks with goals at these cells (B, 2) of squares of `size` cells a side."""
         batch = len(goal)
         alone = goal.new_zeros(batch, self.objects)
         alone[:, 0] = 1
@@ -274,7 +275,7 @@ class GridWorldSparse(GridWorld):
             "rewards": alone.clone(),
             "terminate": alone.clone(),
             "respawn": torch.zeros_like(alone),
-            "horizon": torch.full_like(whole, horizon),
+            "horizon": torch.full_like(whole, self.horizon),
         }
 
 

@@ -40,9 +40,9 @@ class Train:
     environments: tuple[str, ...] = ENVIRONMENTS
     """gymnasium ids; those that are not installed are skipped, and named."""
     contenders: tuple[ContenderName, ...] = get_args(ContenderName)
-    """Who runs: the learned rule at its nominal learning rate; the same at the library's, where nothing but
-    the optimizer's class was exchanged; the library's default optimizer; Adam at A2C's default learning
-    rate; Adam at the best of a grid; Adam at RL Zoo's learning rate."""
+    """Who runs: the learned rule at its nominal learning rate; the same at the library's or RL Zoo's, where
+    nothing but the optimizer's class was exchanged; the library's default optimizer; Adam at A2C's default
+    learning rate; Adam at the best of a grid; the library's default optimizer at RL Zoo's learning rate."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds that are shown, below 1000."""
     selection_seeds: int = 3

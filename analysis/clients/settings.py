@@ -49,7 +49,7 @@ class Contender:
 
 
 LEARNED = Contender("learned", "learned rule", "learned", None)
-EXCHANGED = "learned rule, the library's lr"
+EXCHANGED = "learned rule, the others' lr"
 """Label of the learned rule where nothing but the optimizer's class was exchanged."""
 TUNED = Contender("tuned", "Adam, best of the grid", "adam", None)
 DEFAULTS = {

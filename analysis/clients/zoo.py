@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 OptimizerName = Literal["learned", "adam", "rmsprop"]
-Network = dict[str, Any]
+
+WIDE: dict[str, Any] = {
+    "log_std_init": -2,
+    "ortho_init": False,
+    "activation_fn": "ReLU",
+    "net_arch": {"pi": [256, 256], "vf": [256, 256]},
+}
+"""Policy with two ReLU layers of 256 for each of actor and critic, and little noise at first."""
 
 
 @dataclass(frozen=True)
@@ -42,36 +49,26 @@ class Tuned:
 
     hyperparameters: Hyperparameters
     lr: float
-    decay: bool = False
-    optimizer: OptimizerName = "adam"
+    decay: bool
+    optimizer: OptimizerName
 
 
-def _ppo(lr: float, *, decay: bool = False, decaying: tuple[str, ...] = (), **given: Any) -> Tuned:
-    return Tuned(_hyperparameters(decaying, **given), lr, decay)
-
-
-def _a2c(lr: float = 7e-4, *, decay: bool = False, **given: Any) -> Tuned:
-    return Tuned(_hyperparameters((), **given), lr, decay, "rmsprop")
-
-
-def _hyperparameters(
-    decaying: tuple[str, ...], environments: int = 1, normalize: bool = False, **arguments: Any
-) -> Hyperparameters:
-    return Hyperparameters(environments, normalize, arguments, decaying)
-
-
-def _wide() -> Network:
-    """Two ReLU layers of 256 for each of actor and critic, and little noise at first."""
-    return {
-        "log_std_init": -2,
-        "ortho_init": False,
-        "activation_fn": "ReLU",
-        "net_arch": {"pi": [256, 256], "vf": [256, 256]},
-    }
+def _tuned(
+    optimizer: OptimizerName,
+    lr: float,
+    *,
+    decay: bool = False,
+    environments: int = 1,
+    normalize: bool = False,
+    decaying: tuple[str, ...] = (),
+    **arguments: Any,
+) -> Tuned:
+    return Tuned(Hyperparameters(environments, normalize, arguments, decaying), lr, decay, optimizer)
 
 
 ZOO: dict[tuple[str, str], Tuned] = {
-    ("ppo", "CartPole-v1"): _ppo(
+    ("ppo", "CartPole-v1"): _tuned(
+        "adam",
         1e-3,
         decay=True,
         environments=8,
@@ -84,7 +81,8 @@ ZOO: dict[tuple[str, str], Tuned] = {
         clip_range=0.2,
         decaying=("clip_range",),
     ),
-    ("ppo", "Acrobot-v1"): _ppo(
+    ("ppo", "Acrobot-v1"): _tuned(
+        "adam",
         3e-4,
         environments=16,
         normalize=True,
@@ -94,7 +92,8 @@ ZOO: dict[tuple[str, str], Tuned] = {
         n_epochs=4,
         ent_coef=0.0,
     ),
-    ("ppo", "Pendulum-v1"): _ppo(
+    ("ppo", "Pendulum-v1"): _tuned(
+        "adam",
         1e-3,
         environments=4,
         n_steps=1024,
@@ -106,7 +105,8 @@ ZOO: dict[tuple[str, str], Tuned] = {
         use_sde=True,
         sde_sample_freq=4,
     ),
-    ("ppo", "LunarLander-v3"): _ppo(
+    ("ppo", "LunarLander-v3"): _tuned(
+        "adam",
         3e-4,
         environments=16,
         n_steps=1024,
@@ -116,7 +116,8 @@ ZOO: dict[tuple[str, str], Tuned] = {
         n_epochs=4,
         ent_coef=0.01,
     ),
-    ("ppo", "Hopper-v5"): _ppo(
+    ("ppo", "Hopper-v5"): _tuned(
+        "adam",
         9.80828e-05,
         normalize=True,
         batch_size=32,
@@ -128,9 +129,10 @@ ZOO: dict[tuple[str, str], Tuned] = {
         gae_lambda=0.99,
         max_grad_norm=0.7,
         vf_coef=0.835671,
-        policy_kwargs=_wide(),
+        policy_kwargs=WIDE,
     ),
-    ("ppo", "HalfCheetah-v5"): _ppo(
+    ("ppo", "HalfCheetah-v5"): _tuned(
+        "adam",
         2.0633e-05,
         normalize=True,
         batch_size=64,
@@ -142,11 +144,13 @@ ZOO: dict[tuple[str, str], Tuned] = {
         gae_lambda=0.92,
         max_grad_norm=0.8,
         vf_coef=0.58096,
-        policy_kwargs=_wide(),
+        policy_kwargs=WIDE,
     ),
-    ("a2c", "CartPole-v1"): _a2c(environments=8, ent_coef=0.0),
-    ("a2c", "Acrobot-v1"): _a2c(environments=16, normalize=True, ent_coef=0.0),
-    ("a2c", "Pendulum-v1"): _a2c(
+    ("a2c", "CartPole-v1"): _tuned("rmsprop", 7e-4, environments=8, ent_coef=0.0),
+    ("a2c", "Acrobot-v1"): _tuned("rmsprop", 7e-4, environments=16, normalize=True, ent_coef=0.0),
+    ("a2c", "Pendulum-v1"): _tuned(
+        "rmsprop",
+        7e-4,
         decay=True,
         environments=8,
         normalize=True,
@@ -160,10 +164,10 @@ ZOO: dict[tuple[str, str], Tuned] = {
         use_sde=True,
         policy_kwargs={"log_std_init": -2, "ortho_init": False},
     ),
-    ("a2c", "LunarLander-v3"): _a2c(
-        8.3e-4, decay=True, environments=8, gamma=0.995, n_steps=5, ent_coef=1e-5
+    ("a2c", "LunarLander-v3"): _tuned(
+        "rmsprop", 8.3e-4, decay=True, environments=8, gamma=0.995, n_steps=5, ent_coef=1e-5
     ),
-    ("a2c", "Hopper-v5"): _a2c(normalize=True),
-    ("a2c", "HalfCheetah-v5"): _a2c(normalize=True),
+    ("a2c", "Hopper-v5"): _tuned("rmsprop", 7e-4, normalize=True),
+    ("a2c", "HalfCheetah-v5"): _tuned("rmsprop", 7e-4, normalize=True),
 }
 """By algorithm and environment."""

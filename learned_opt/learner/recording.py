@@ -107,7 +107,11 @@ def _record(learner: ActingLearner, function: Callable[..., Any], inputs: Any) -
     graph = torch.cuda.CUDAGraph()
     graph.register_generator_state(learner.noise.generator)
     owner, stream = _pool_owner(device), _stream(device)
-    with _no_garbage(), torch.cuda.device(device), torch.cuda.graph(graph, pool=owner.pool(), stream=stream):
+    with (
+        _without_collecting(),
+        torch.cuda.device(device),
+        torch.cuda.graph(graph, pool=owner.pool(), stream=stream),
+    ):
         made = (function(*own_inputs), learner.state_dict())
     learner.load_state_dict(own_state)
     return _Tape(graph, given, made)
@@ -121,8 +125,8 @@ def _standing(learner: ActingLearner, inputs: Any) -> Any:
 
 
 @contextmanager
-def _no_garbage() -> Iterator[None]:
-    """Collect now, and not again within: a graph that dies while another is recorded spoils it."""
+def _without_collecting() -> Iterator[None]:
+    """Garbage is collected now, and not within: a graph that dies while another is recorded spoils it."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()

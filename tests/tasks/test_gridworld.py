@@ -226,15 +226,15 @@ def test_a_step_leaves_its_arguments_as_they_were():
         assert torch.equal(entry, before[key])
 
 
-@pytest.mark.parametrize(("shifted", "side", "steps"), [(False, 7, 12), (True, 9, 16)])
-def test_sparse_goals_are_uniform_over_the_rim(shifted, side, steps):
+@pytest.mark.parametrize(("shifted", "side"), [(False, 7), (True, 9)])
+def test_sparse_goals_are_uniform_over_the_rim(shifted, side):
     family = GridWorldSparse()
     tasks = family.sample_tasks(40 * (side - 1) * 4, make_noise(), shifted=shifted)
     goals = [tuple(cell) for cell in tasks["cells"][:, 0].long().tolist()]
     rim = {(i, j) for i in range(side) for j in range(side) if {i, j} & {0, side - 1}}
     assert set(goals) == rim
     assert min(map(goals.count, rim)) > 15
-    assert (tasks["horizon"] == steps).all()
+    assert (tasks["horizon"] == 12).all()
     assert (tasks["start"] == side // 2).all()
     assert (family.reference_returns(tasks, make_noise()) == 1).all()
 
