@@ -47,12 +47,18 @@ _FRAME = re.compile(r"[╭╮╰╯│─━]+")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 success, 1 diverged, 2 bad input, 130 interrupted."""
+    """Run one command; returns the exit code: 0 success, 1 diverged, 2 bad input, 130 interrupted,
+    141 nobody read on.
+    """
     try:
         command = _parse(arguments)
         if not isinstance(command, MetaTrain):
             refuse_torchrun()
         code: int = command.run()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, OSError, EnvironmentFailedError) as error:
         return _refuse(str(error))
     except DivergenceError as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,26 @@ from torch.autograd import forward_ad
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
+log = logging.getLogger(__name__)
+
 
 def instruction_sets() -> tuple[str, ...]:
     """Those that this processor has, the best first."""
     suited = {"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}
     return (*suited.get(torch.backends.cpu.get_cpu_capability(), ()), "generic")
+
+
+def best(load: Callable[[str], ctypes.CDLL | None], stem: Path) -> ctypes.CDLL | None:
+    """What `load` finds for the best instruction set that this processor has, or None, which is logged."""
+    found = next((loaded for name in instruction_sets() if (loaded := load(name))), None)
+    if found is None and sys.platform != "win32":  # where nothing is ever compiled
+        log.warning(
+            "no compiled %s beside %s: torch does its work, several times slower. "
+            "Install with a C compiler at hand; in a clone, in place: pip install -e .",
+            stem.name.removeprefix("_"),
+            stem.parent,
+        )
+    return found
 
 
 def load(stem: Path, signatures: Mapping[str, Sequence[Any]], **sizes: int) -> ctypes.CDLL | None:

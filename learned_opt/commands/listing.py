@@ -12,6 +12,7 @@ from analysis import BASELINES
 from learned_opt.artifacts import load_artifact, shipped_rules
 from learned_opt.rules import fused
 from tasks import FAMILIES
+from tasks.base import BatchedFamily
 
 
 @dataclass(frozen=True)
@@ -25,15 +26,12 @@ class List:
         for heading in ("name", "what", "observation", "actions", "horizon", "varied"):
             families.add_column(heading, overflow="fold")
         for name, kind in sorted(FAMILIES.items()):
-            family = kind()
-            space = family.action_space
             families.add_row(
                 name,
                 (kind.__doc__ or "").strip().splitlines()[0],
-                str(family.observation_space.shape[0]),
-                str(space.n) if isinstance(space, spaces.Discrete) else f"Box {space.shape[0]}",
-                str(family.horizon),
-                ", ".join(family.train_range),
+                *_spaces(kind),
+                str(kind.horizon),
+                ", ".join(kind.train_range),
             )
         console.print(families)
         console.print(
@@ -57,3 +55,14 @@ class List:
         console.print(rules)
         console.print(f"Step of an LSTM rule on this CPU: {fused.description()}")
         return 0
+
+
+def _spaces(kind: type[BatchedFamily]) -> tuple[str, str]:
+    """Numbers of an observation, and actions; of what a family lacks to be made, its extra."""
+    try:
+        family = kind()
+    except ValueError:  # its simulator is not installed
+        return "extra mujoco", ""
+    space = family.action_space
+    actions = str(space.n) if isinstance(space, spaces.Discrete) else f"Box {space.shape[0]}"
+    return str(family.observation_space.shape[0]), actions

@@ -18,6 +18,8 @@ from learned_opt.learner.config import Activation
 Layer = tuple[Tensor, Tensor]
 """Weights (B, out, in) and biases (B, out), as torch.nn.Linear would hold them."""
 
+_STEM = Path(__file__).with_name("_perceptron")
+
 WIDEST = 256
 """Units of a layer beyond which a library's matrix products are faster."""
 WORTH_THREADS = 2_000_000
@@ -200,7 +202,7 @@ def _compiled() -> ctypes.CDLL:
 @lru_cache
 def library() -> ctypes.CDLL | None:
     """The compiled perceptron.c for this processor, or None if there is none."""
-    return next((loaded for name in compiled.instruction_sets() if (loaded := load(name))), None)
+    return compiled.best(load, _STEM)
 
 
 def load(instructions: str) -> ctypes.CDLL | None:
@@ -208,5 +210,5 @@ def load(instructions: str) -> ctypes.CDLL | None:
     pointer, integer, short = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
     arguments = [pointer, short, short, *[pointer] * 3, integer, integer, pointer, short]
     signatures = dict.fromkeys(("learned_opt_perceptron", "learned_opt_perceptron_return"), arguments)
-    stem = Path(__file__).with_name(f"_perceptron_{instructions}")
+    stem = _STEM.with_name(f"{_STEM.name}_{instructions}")
     return compiled.load(stem, signatures, learned_opt_layer_bytes=8 * len(_LAYER))

@@ -37,6 +37,7 @@ _SLOPES = ("by_update", "by_hidden", "by_cell", "by_old_hidden", "by_old_cell")
 _SLOPE = {name: index for index, name in enumerate(_SLOPES)}
 _OLD = [_COLUMN[name] for name in _STATE]
 _NEW = [_COLUMN[f"new_{name}"] for name in _STATE]
+_STEM = Path(__file__).with_name("_fused")
 _FLOAT_BYTES = np.uint64(4)
 SEGMENT = np.dtype(
     [
@@ -56,7 +57,7 @@ SEGMENT = np.dtype(
 @lru_cache
 def library() -> ctypes.CDLL | None:
     """The compiled fused.c for this processor, or None if there is none."""
-    return next((loaded for name in compiled.instruction_sets() if (loaded := load(name))), None)
+    return compiled.best(load, _STEM)
 
 
 def description() -> str:
@@ -75,7 +76,7 @@ def load(instructions: str) -> ctypes.CDLL | None:
         "learned_opt_advance": [pointer, integer, short, short],
         "learned_opt_return": [*[pointer] * 2, *[integer] * 2, short, *[pointer] * 2, short],
     }
-    stem = Path(__file__).with_name(f"_fused_{instructions}")
+    stem = _STEM.with_name(f"{_STEM.name}_{instructions}")
     return compiled.load(stem, signatures, learned_opt_segment_bytes=SEGMENT.itemsize)
 
 

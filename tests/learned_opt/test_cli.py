@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from importlib.metadata import version
 
 import pytest
@@ -103,6 +105,21 @@ def test_list_names_families_baselines_and_rules(capsys):
     printed = capsys.readouterr().out
     for name in ("cartpole", "lqr", "adam", "default"):
         assert name in printed
+
+
+def test_list_needs_no_simulator(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out
+    assert "extra" in printed
+    assert "ant_dir" in printed
+
+
+def test_output_that_nobody_reads_to_the_end_is_no_error():
+    command = [sys.executable, "-m", "learned_opt", "plot", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        child.stdout.close()
+        assert child.stderr.read() == b""
 
 
 def test_unknown_names_are_refused(tmp_path, capsys):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from learned_opt import compiled
 from learned_opt.learner import perceptron
 from learned_opt.learner.perceptron import Perceptron
 
@@ -182,3 +183,10 @@ def test_layers_that_do_not_fit_are_left_to_torch_which_refuses_them():
     with pytest.raises(RuntimeError):
         mixed(torch.zeros(2, 5, 3))
     assert not network([(first[0][0], first[0][1][:1]), first[1]])._is_plain
+
+
+def test_that_nothing_is_compiled_is_logged(caplog, tmp_path):
+    assert compiled.best(lambda instructions: None, tmp_path / "_made") is None
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        f"no compiled made beside {tmp_path}"
+    ]
