@@ -157,9 +157,11 @@ typedef struct {
     view seen[VECTORS];
 } block;
 
-/* Features of coordinates, then their hidden units, as inputs of the gates. */
-INLINE void read_block(const segment *s, int hidden, int64_t first, int64_t size, block *b, vector *inputs) {
-    for (int v = 0; v < VECTORS; v++) {
+/* Features of coordinates, then their hidden units, as inputs of the gates. Here and below `size` coordinates take
+   `vectors` vectors, both known where a block is whole. */
+INLINE void read_block(const segment *s, int hidden, int64_t first, int64_t size, const int vectors, block *b,
+                       vector *inputs) {
+    for (int v = 0; v < vectors; v++) {
         const int64_t count = b->count[v] = size - v * LANES;
         const int64_t i = b->at[v] = count > 0 ? first + v * LANES : first; /* lanes beyond the end have no effect */
         const vector raw = load_up_to(s->gradient + i, count), raw_p = load_up_to(s->parameters + i, count);
@@ -185,8 +187,8 @@ INLINE void read_block(const segment *s, int hidden, int64_t first, int64_t size
 }
 
 /* What the head makes of the features alone. */
-INLINE void begin_head(const packed *w, int hidden, const vector *inputs, vector outputs[][OUTPUTS]) {
-    for (int v = 0; v < VECTORS; v++)
+INLINE void begin_head(const packed *w, int hidden, const int vectors, const vector *inputs, vector outputs[][OUTPUTS]) {
+    for (int v = 0; v < vectors; v++)
         for (int row = 0; row < OUTPUTS; row++) {
             outputs[v][row] = all(w->head_bias[row]);
             for (int k = 0; k < OWN; k++) outputs[v][row] += w->head[row][hidden + k] * inputs[k * VECTORS + v];
@@ -194,13 +196,13 @@ INLINE void begin_head(const packed *w, int hidden, const vector *inputs, vector
 }
 
 /* The four gates of a unit before their nonlinearities. */
-INLINE void gates_of(const packed *w, int hidden, int unit, const vector *inputs, vector x[][4]) {
+INLINE void gates_of(const packed *w, int hidden, int unit, const int vectors, const vector *inputs, vector x[][4]) {
     for (int gate = 0; gate < 4; gate++)
-        for (int v = 0; v < VECTORS; v++) x[v][gate] = all(w->bias[4 * unit + gate]);
+        for (int v = 0; v < vectors; v++) x[v][gate] = all(w->bias[4 * unit + gate]);
     const float *weight = w->weight + (int64_t)unit * (OWN + hidden) * 4;
     for (int k = 0; k < OWN + hidden; k++, weight += 4)
         for (int gate = 0; gate < 4; gate++)
-            for (int v = 0; v < VECTORS; v++) x[v][gate] += weight[gate] * inputs[k * VECTORS + v];
+            for (int v = 0; v < vectors; v++) x[v][gate] += weight[gate] * inputs[k * VECTORS + v];
 }
 
 /* The head's outputs as the update uses them. */
@@ -217,15 +219,16 @@ static inline decision decide(const segment *s, const block *b, int v, const vec
 }
 
 /* Cell, head and update of `size` coordinates, up to BLOCK, from the given one on. */
-INLINE void advance_some(const segment *s, int hidden, const packed *w, int64_t first, const int64_t size) {
+INLINE void advance_some(const segment *s, int hidden, const packed *w, int64_t first, const int64_t size,
+                         const int vectors) {
     vector inputs[(OWN + MAX_HIDDEN) * VECTORS], outputs[VECTORS][OUTPUTS];
     block b;
-    read_block(s, hidden, first, size, &b, inputs);
-    begin_head(w, hidden, inputs, outputs);
+    read_block(s, hidden, first, size, vectors, &b, inputs);
+    begin_head(w, hidden, vectors, inputs, outputs);
     for (int unit = 0; unit < hidden; unit++) {
         vector x[VECTORS][4];
-        gates_of(w, hidden, unit, inputs, x);
-        for (int v = 0; v < VECTORS; v++) {
+        gates_of(w, hidden, unit, vectors, inputs, x);
+        for (int v = 0; v < vectors; v++) {
             vector cell, output, old = load_ahead(s->cell + unit * s->stride + b.at[v], b.count[v]);
             gates(x[v], old, &cell, &output);
             for (int row = 0; row < OUTPUTS; row++) outputs[v][row] += w->head[row][unit] * output;
@@ -235,18 +238,23 @@ INLINE void advance_some(const segment *s, int hidden, const packed *w, int64_t 
             store_up_to(s->new_hidden + j, choose(b.usable[v], output, before), b.count[v]);
         }
     }
-    for (int v = 0; v < VECTORS; v++) {
+    for (int v = 0; v < vectors; v++) {
         const decision made = decide(s, &b, v, outputs[v]);
         store_up_to(s->update + b.at[v], choose(b.usable[v], made.scale * made.direction, all(0)), b.count[v]);
     }
 }
 
-/* The same; that a block is whole spares every load and store its question. */
+/* The same; that a block is whole spares every load and store its question, and a short one is not worked on as if it
+   were whole. */
 static void advance_block(const segment *s, int hidden, const packed *w, int64_t first, int64_t size) {
     if (size >= BLOCK)
-        advance_some(s, hidden, w, first, BLOCK);
+        advance_some(s, hidden, w, first, BLOCK, VECTORS);
+    else if (size > 2 * LANES)
+        advance_some(s, hidden, w, first, size, VECTORS);
+    else if (size > LANES)
+        advance_some(s, hidden, w, first, size, 2);
     else
-        advance_some(s, hidden, w, first, size);
+        advance_some(s, hidden, w, first, size, 1);
 }
 
 /* Derivatives of one segment's step: given by update, h and c; wanted by h' and c'. */
@@ -262,22 +270,23 @@ typedef struct {
     vector weight[MAX_HIDDEN * (OWN + MAX_HIDDEN) * 4], bias[MAX_HIDDEN * 4];
     vector head[OUTPUTS][MAX_HIDDEN + OWN], head_bias[OUTPUTS];
     vector inputs[CHUNK][(OWN + MAX_HIDDEN) * VECTORS], gates[CHUNK][MAX_HIDDEN * 4 * VECTORS];
+    int vectors[CHUNK]; /* of each block, VECTORS where it is whole */
     packed packed;
 } workspace;
 
 /* Derivatives by h' of a few units, of those by all gates. */
 INLINE void return_to_hidden(const segment *s, const slopes *d, int hidden, const workspace *w, const block *b,
-                             const vector *by_gates, int first, const int units) {
+                             const int vectors, const vector *by_gates, int first, const int units) {
     vector sum[4][VECTORS];
     for (int k = 0; k < units; k++)
-        for (int v = 0; v < VECTORS; v++) sum[k][v] = all(0);
+        for (int v = 0; v < vectors; v++) sum[k][v] = all(0);
     for (int row = 0; row < 4 * hidden; row++) {
         const float *weight = w->packed.weight + ((int64_t)(row / 4) * (OWN + hidden) + OWN + first) * 4 + row % 4;
         for (int k = 0; k < units; k++)
-            for (int v = 0; v < VECTORS; v++) sum[k][v] += weight[4 * k] * by_gates[row * VECTORS + v];
+            for (int v = 0; v < vectors; v++) sum[k][v] += weight[4 * k] * by_gates[row * VECTORS + v];
     }
     for (int k = 0; k < units; k++)
-        for (int v = 0; v < VECTORS; v++) {
+        for (int v = 0; v < vectors; v++) {
             const int64_t i = (first + k) * s->stride + b->at[v];
             const vector kept = load_up_to(d->by_hidden + i, b->count[v]);
             store_up_to(d->by_old_hidden + i, choose(b->usable[v], sum[k][v], kept), b->count[v]);
@@ -287,18 +296,19 @@ INLINE void return_to_hidden(const segment *s, const slopes *d, int hidden, cons
 /* Derivatives by the gates of up to BLOCK coordinates, into the workspace's given place, and what follows
    from them for each coordinate. */
 INLINE void return_some(const segment *s, const slopes *d, int hidden, workspace *w, int64_t first, const int64_t size,
-                        int place) {
+                        const int vectors, int place) {
     vector *inputs = w->inputs[place], *into_gates = w->gates[place], outputs[VECTORS][OUTPUTS];
     const packed *p = &w->packed;
     block b;
-    read_block(s, hidden, first, size, &b, inputs);
-    begin_head(p, hidden, inputs, outputs);
+    w->vectors[place] = vectors;
+    read_block(s, hidden, first, size, vectors, &b, inputs);
+    begin_head(p, hidden, vectors, inputs, outputs);
     for (int unit = 0; unit < hidden; unit++)
-        for (int v = 0; v < VECTORS; v++) {
+        for (int v = 0; v < vectors; v++) {
             const vector h = load_ahead(s->new_hidden + unit * s->new_stride + b.at[v], b.count[v]);
             for (int row = 0; row < OUTPUTS; row++) outputs[v][row] += p->head[row][unit] * h;
         }
-    for (int v = 0; v < VECTORS; v++) {
+    for (int v = 0; v < vectors; v++) {
         const decision made = decide(s, &b, v, outputs[v]);
         const vector adam = b.seen[v].adam;
         const vector given = choose(b.usable[v], load_up_to(d->by_update + b.at[v], b.count[v]), all(0)) * made.scale;
@@ -312,8 +322,8 @@ INLINE void return_some(const segment *s, const slopes *d, int hidden, workspace
     }
     for (int unit = 0; unit < hidden; unit++) {
         vector x[VECTORS][4];
-        gates_of(p, hidden, unit, inputs, x);
-        for (int v = 0; v < VECTORS; v++) {
+        gates_of(p, hidden, unit, vectors, inputs, x);
+        for (int v = 0; v < vectors; v++) {
             const int64_t i = unit * s->stride + b.at[v], count = b.count[v];
             const mask usable = b.usable[v];
             const vector old = load_ahead(s->cell + i, count), raw_by_cell = load_ahead(d->by_cell + i, count);
@@ -341,16 +351,20 @@ INLINE void return_some(const segment *s, const slopes *d, int hidden, workspace
         }
     }
     int unit = 0;
-    for (; unit + 4 <= hidden; unit += 4) return_to_hidden(s, d, hidden, w, &b, into_gates, unit, 4);
-    for (; unit < hidden; unit++) return_to_hidden(s, d, hidden, w, &b, into_gates, unit, 1);
+    for (; unit + 4 <= hidden; unit += 4) return_to_hidden(s, d, hidden, w, &b, vectors, into_gates, unit, 4);
+    for (; unit < hidden; unit++) return_to_hidden(s, d, hidden, w, &b, vectors, into_gates, unit, 1);
 }
 
 static void return_block(const segment *s, const slopes *d, int hidden, workspace *w, int64_t first, int64_t size,
                          int place) {
     if (size >= BLOCK)
-        return_some(s, d, hidden, w, first, BLOCK, place);
+        return_some(s, d, hidden, w, first, BLOCK, VECTORS, place);
+    else if (size > 2 * LANES)
+        return_some(s, d, hidden, w, first, size, VECTORS, place);
+    else if (size > LANES)
+        return_some(s, d, hidden, w, first, size, 2, place);
     else
-        return_some(s, d, hidden, w, first, size, place);
+        return_some(s, d, hidden, w, first, size, 1, place);
 }
 
 /* Add the products of a unit's gates' derivatives and of some inputs to those by the weights. */
@@ -360,7 +374,7 @@ INLINE void add_products_of(int hidden, workspace *w, int blocks, int unit, int 
         for (int g = 0; g < 4; g++) sum[k][g] = into[4 * k + g];
     for (int place = 0; place < blocks; place++) {
         const vector *gate = w->gates[place] + 4 * unit * VECTORS, *input = w->inputs[place] + first * VECTORS;
-        for (int v = 0; v < VECTORS; v++)
+        for (int v = 0; v < w->vectors[place]; v++)
             for (int k = 0; k < inputs; k++)
                 for (int g = 0; g < 4; g++) sum[k][g] += gate[g * VECTORS + v] * input[k * VECTORS + v];
     }
