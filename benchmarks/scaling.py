@@ -61,8 +61,9 @@ def main(options: Options) -> None:
     turns = 1 if options.quick else 5
     learners = LEARNERS[: 3 if options.quick else None]
     widths = WIDTHS[: 2 if options.quick else None]
-    print("cost a learner-update against learners, 1,011 parameters each, K = 5:")
-    flatness({f"{count} learners": (count, WIDTHS[0], 5) for count in learners}, turns, of_parameters=False)
+    for width in (WIDTHS[0], LearnerConfig().width):
+        print(f"cost a learner-update against learners, networks of width {width}, K = 5:")
+        flatness({f"{count} learners": (count, width, 5) for count in learners}, turns, of_parameters=False)
     print("cost a learner-update and parameter against parameters, 4 learners, K = 3:")
     flatness({f"width {width}": (4, width, 3) for width in widths}, turns, of_parameters=True)
     memory()

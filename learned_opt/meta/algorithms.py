@@ -34,7 +34,7 @@ _FEW_STEPS: dict[str, Any] = {
     "clip": 1.0,
     "average": 0.9,
     "validate_every": 50,
-    "validation_tasks": 20,
+    "validation_tasks": 200,
     "validation_updates": 3,
     "learner": _EPISODES,
 }
