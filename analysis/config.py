@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from analysis.lives import Budget
 from analysis.tune import TUNING_QUERIES, make_baseline
 from learned_opt.learner import LearnerConfig
-from tasks import make_family
+from tasks import FAMILIES, make_family
 
 Tuning = Literal["global", "family", "both"]
 
@@ -113,4 +113,6 @@ class CompareConfig:
         """How far the shown tasks of `family` lie from those trained on."""
         if self.shifted:
             return "shifted tasks"
-        return "new tasks" if family in self.trained_on else "new family"
+        if family not in self.trained_on:
+            return "new family"
+        return "known tasks" if family in FAMILIES and FAMILIES[family].finite else "new tasks"

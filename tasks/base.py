@@ -9,9 +9,12 @@ needs: autoreset, time limits, counters. Families whose environments keep state 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
@@ -25,6 +28,45 @@ Tasks = dict[str, Tensor]
 """B tasks: each entry is a tensor whose first axis is B; a scalar property has shape (B, 1)."""
 
 Range = tuple[float, float]
+
+BOUNDED = 1e6
+"""A wider Box is bounded in name only."""
+
+
+def is_bounded(box: spaces.Box) -> bool:
+    """Whether a Box has bounds that mean something."""
+    low, high = box.low.astype(float), box.high.astype(float)
+    return bool(np.all(high - low < BOUNDED))
+
+
+def check_ranges(name: str, train: Mapping[str, Range], shifted: Mapping[str, Range] | None) -> None:
+    """Refuse ranges that tasks cannot be drawn from as `TaskFamily.sample_tasks` says.
+
+    Args:
+        name: of the family.
+        train: interval per varied property.
+        shifted: wider interval of each of them; None if no shifted tasks are wanted.
+
+    Raises:
+        ValueError: a bound is not finite or an interval upside down; or the shifted interval of a property
+            is missing, or does not contain the other and more.
+    """
+    for key, (low, high) in train.items():
+        if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+            raise ValueError(
+                f"{name} varies {key} in ({low}, {high}): give finite bounds, the lower one first"
+            )
+        if shifted is None:
+            continue
+        if key not in shifted:
+            raise ValueError(f"{name} has no shifted range of {key}, which varies: give one of each property")
+        below, above = shifted[key]
+        wider = below <= low and high <= above and above - below > high - low
+        if not (wider and math.isfinite(above - below)):
+            raise ValueError(
+                f"{name} shifts {key} to ({below}, {above}), which must be finite, contain ({low}, {high}) "
+                "and be wider: shifted tasks are drawn from the one and not the other"
+            )
 
 
 class Transition(NamedTuple):
@@ -52,6 +94,7 @@ class TaskFamily(ABC):
         defaults: value per property of the standard task.
         listed: whether training tasks come from a list that training goes through, so that fresh ones
             are none but the shifted.
+        finite: whether there are so few tasks that training meets them all, so that none is new.
         observation_center, observation_scale: typical magnitude of an observation, shape (O,) or
             scalar; learners feed (observation - center) / scale to their networks.
     """
@@ -64,6 +107,7 @@ class TaskFamily(ABC):
     shifted_range: ClassVar[dict[str, Range]] = {}
     defaults: ClassVar[dict[str, float]] = {}
     listed: ClassVar[bool] = False
+    finite: ClassVar[bool] = False
     observation_center: tuple[float, ...] | float = 0.0
     observation_scale: tuple[float, ...] | float = 1.0
 
@@ -72,7 +116,11 @@ class TaskFamily(ABC):
 
         The shifted distribution draws every varied property uniformly from `shifted_range` without
         `train_range`: the extrapolation split of Packer et al. 2018 (arXiv 1810.12282).
+
+        Raises:
+            ValueError: ranges are not what `check_ranges` asks for.
         """
+        check_ranges(self.name, self.train_range, self.shifted_range if shifted else None)
         tasks = self.default_tasks(batch, noise)
         for key, (low, high) in self.train_range.items():
             draw = noise.uniform(batch, 1)
@@ -83,7 +131,8 @@ class TaskFamily(ABC):
                 tasks[key] = torch.where(point < below, outer_low + point, high + (point - below))
             else:
                 tasks[key] = low + draw * (high - low)
-        return tasks
+        # Where nothing varies, tasks differ in nothing but what happens there.
+        return tasks or {"task": torch.zeros(batch, 1, device=noise.device, dtype=noise.dtype)}
 
     def default_tasks(self, batch: int, noise: Noise) -> Tasks:
         """B copies of the standard task, on the noise's device and dtype; each entry (B, 1)."""

@@ -105,14 +105,14 @@ class BatchedEnvironments:
         self._starts = torch.zeros(shape, device=self.state.device, dtype=self.state.dtype)
         self._unused: list[Tensor] = []
         self.elapsed = self._first_count()
-        self.observation = self.family.observe(self.constants, self.state)
+        self.observation = self._observed(self.state)
         return self.observation
 
     def step(self, action: Tensor) -> Step:
         """Advance by `action`: integers (B, E) for Discrete spaces, floats (B, E, A) for Box."""
-        family, constants = self.family, self.constants
-        state, reward, terminated = family.transition(constants, self.state, action, self.noise)
-        final_observation = family.observe(constants, state)
+        state, reward, terminated = self.family.transition(self.constants, self.state, action, self.noise)
+        reward, terminated = reward.to(self.noise.dtype), terminated.to(torch.bool)
+        final_observation = self._observed(state)
         elapsed = self.elapsed + self._one
         ended = terminated | (elapsed >= self._limit)
         truncated = ended ^ terminated
@@ -120,7 +120,7 @@ class BatchedEnvironments:
         self.elapsed = elapsed.masked_fill_(ended, 0.0)
         # Looking whether anything ended is free on the CPU and would stall a GPU.
         unchanged = ended.device.type == "cpu" and not bool(ended.any())
-        self.observation = final_observation if unchanged else family.observe(constants, self.state)
+        self.observation = final_observation if unchanged else self._observed(self.state)
         return Step(self.observation, reward, terminated, truncated, final_observation)
 
     def replace_tasks(self, rows: Tensor, tasks: Tasks) -> None:
@@ -134,7 +134,7 @@ class BatchedEnvironments:
         fresh = self.family.initial_state(self.constants, self.environments, self.noise)
         self.state = torch.where(rows.view(-1, 1, 1), fresh, self.state)
         self.elapsed = torch.where(rows.view(-1, 1), self._first_count(), self.elapsed)
-        self.observation = self.family.observe(self.constants, self.state)
+        self.observation = self._observed(self.state)
 
     def state_dict(self) -> dict[str, Any]:
         """Tasks and where every environment stands, for checkpoints."""
@@ -181,6 +181,10 @@ class BatchedEnvironments:
             self._limit = horizon.to(device, dtype)
         else:
             self._limit = constant(float(horizon), device, dtype)
+
+    def _observed(self, state: Tensor) -> Tensor:
+        """What agents see of a state, in the type of all numbers here, whatever the family computes in."""
+        return self.family.observe(self.constants, state).to(self.noise.dtype)
 
     def _next_start(self) -> Tensor:
         """A start state of every environment, (B, E, S); those of some steps are drawn at once."""

@@ -241,6 +241,7 @@ class GridWorldSparse(GridWorld):
 
     name = "gridworld_sparse"
     horizon = 12
+    finite = True
     train_range: ClassVar[dict[str, Range]] = {}
     shifted_range: ClassVar[dict[str, Range]] = {}
     size = 7

@@ -17,7 +17,7 @@ from gymnasium.wrappers import FlattenObservation
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tasks.base import Range, TaskFamily, Tasks
+from tasks.base import Range, TaskFamily, Tasks, check_ranges
 from tasks.environments import Step
 from tasks.noise import Noise
 from tasks.variation import Apply, VariedEnv, apply_variation
@@ -70,6 +70,10 @@ def gymnasium_family(
         ValueError: the id or a property does not exist, an extra that the environment needs is missing,
             or its spaces are not supported.
     """
+    known_as = environment if isinstance(environment, str) else environment.id
+    check_ranges(known_as, vary or {}, shifted or None)
+    if horizon is not None and (horizon != int(horizon) or horizon < 1):
+        raise ValueError(f"horizon must be a positive number of steps, got {horizon}")
     return GymnasiumFamily(
         environment,
         vary or {},
@@ -117,12 +121,19 @@ class GymnasiumFamily(TaskFamily):
         self._idle: dict[int, list[VectorEnv[Any, Any, Any]]] = {}
         with _named(known_as, "cannot be made"):
             single = self._single()
-        spec = gymnasium.spec(environment) if isinstance(environment, str) else environment
+        # By the id that gymnasium made of it: a name may lack its version, or name a module to import.
+        spec = gymnasium.spec(single.spec.id) if isinstance(environment, str) and single.spec else environment
+        assert isinstance(spec, EnvSpec)
         limit = horizon or spec.max_episode_steps
         self._told = {} if horizon is None else {"max_episode_steps": horizon}
         if limit is None:
             raise ValueError(f"{known_as} has no time limit of its own: give a horizon")
         self.horizon, self.reference = limit, spec.reward_threshold if reference is None else reference
+        if vectorization == "vector_entry_point" and isinstance(single.env, FlattenObservation):
+            raise ValueError(
+                f"{known_as} has observations that are no Box, and they are flattened in single environments "
+                "alone: take sync or async vectorization"
+            )
         self.observation_space = _observations_of(known_as, single.observation_space)
         self.action_space = _actions_of(known_as, single.action_space)
         try:
@@ -135,11 +146,14 @@ class GymnasiumFamily(TaskFamily):
         return {**self.__dict__, "_idle": {}}
 
     def sample_tasks(self, batch: int, noise: Noise, *, shifted: bool = False) -> Tasks:
-        """As every family's; where nothing varies, tasks that differ in nothing but what happens there."""
+        """As every family's.
+
+        Raises:
+            ValueError: shifted tasks are wanted, and no shifted ranges were given.
+        """
         if shifted and not self.shifted_range:
             raise ValueError(f"{self.name} has no shifted tasks: give shifted ranges")
-        tasks = super().sample_tasks(batch, noise, shifted=shifted)
-        return tasks or {"task": torch.zeros(batch, 1, device=noise.device, dtype=noise.dtype)}
+        return super().sample_tasks(batch, noise, shifted=shifted)
 
     def identity(self) -> dict[str, object]:
         """The id, what varies, how it is wrapped, and gymnasium's version."""
@@ -271,12 +285,12 @@ class GymnasiumEnvironments:
     ) -> None:
         self.family, self.tasks, self.environments, self.noise = family, tasks, environments, noise
         self.batch = next(iter(tasks.values())).shape[0]
-        self.horizon: int | Tensor = family.horizon
+        self.horizon = self._horizon_of(tasks)
         self.staggered = staggered and family.vectorization != "vector_entry_point"
         self.steps = 0
         self._vectors = [family.borrow(environments) for _ in range(self.batch)]
         self._release = finalize(self, family.give_back, list(self._vectors))
-        self._modes = [vector.metadata.get("autoreset_mode") for vector in self._vectors]
+        self._modes = [_mode_of(family.name, vector) for vector in self._vectors]
         self._resetting = np.zeros((self.batch, environments), dtype=bool)
         self.reset()
 
@@ -333,6 +347,7 @@ class GymnasiumEnvironments:
             key: torch.where(rows.view(-1, *([1] * (old.dim() - 1))), tasks[key], old)
             for key, old in self.tasks.items()
         }
+        self.horizon = self._horizon_of(self.tasks)
         self._start(rows.nonzero().flatten().tolist())
         self.elapsed = torch.where(rows.unsqueeze(1), self._first_count(), self.elapsed)
 
@@ -343,7 +358,17 @@ class GymnasiumEnvironments:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Take up the tasks again, in new episodes."""
         self.tasks = saved["tasks"]
+        self.horizon = self._horizon_of(self.tasks)
         self.reset()
+
+    def _horizon_of(self, tasks: Tasks) -> int | Tensor:
+        """Steps after which episodes are truncated here, a number or (B, 1)."""
+        if "horizon" in tasks and self.family.vectorization == "vector_entry_point":
+            raise ValueError(
+                f"{self.family.name} counts its own episodes: take sync or async vectorization for tasks "
+                "with horizons of their own"
+            )
+        return tasks.get("horizon", self.family.horizon)
 
     def _start(self, chosen: Iterable[int]) -> None:
         """Tasks and fresh seeds for the environments of some of the learners."""
@@ -384,7 +409,9 @@ class GymnasiumEnvironments:
                 for key in SUCCESS:
                     if key in source:
                         told = True
-                        found[row] |= np.asarray(source[key], dtype=float).astype(bool) & where
+                        with self._watched(f"told of {key!r} in words of its own"):
+                            say = np.nan_to_num(np.asarray(source[key], dtype=float))
+                            found[row] |= say.astype(bool) & where
         return self._tensor(found) if told else None
 
     def _check(self, numbers: NDArray[Any], what: str) -> None:
@@ -419,6 +446,12 @@ class GymnasiumEnvironments:
         return torch.zeros(shape, device=self.noise.device, dtype=self.noise.dtype)
 
 
+def _mode_of(environment: str, vector: VectorEnv[Any, Any, Any]) -> AutoresetMode:
+    """When a vector environment resets an episode; one that does not tell does so in a step of its own."""
+    with _named(environment, "tells an autoreset mode that gymnasium does not know"):
+        return AutoresetMode(vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+
+
 def _give_task(vector: VectorEnv[Any, Any, Any], task: dict[str, float], apply: Apply) -> None:
     if isinstance(vector, (SyncVectorEnv, AsyncVectorEnv)):
         vector.call("apply_task", task)
@@ -451,6 +484,10 @@ def _named(environment: str, what: str, kind: type[ValueError | EnvironmentFaile
 def _observations_of(environment: str, space: spaces.Space[Any]) -> spaces.Box:
     if not isinstance(space, spaces.Box):
         raise ValueError(f"{environment} has observations of {type(space).__name__}, which no Box can hold")
+    if not space.shape or 0 in space.shape:
+        raise ValueError(
+            f"{environment} has observations of shape {space.shape}: wrap it so that they are (O,)"
+        )
     return space
 
 

@@ -239,6 +239,7 @@ class HalfCheetahDir(_HalfCheetah):
     """
 
     name = "halfcheetah_dir"
+    finite = True
     defaults: ClassVar[dict[str, float]] = {"direction": 1.0}
 
     def sample_tasks(self, batch: int, noise: Noise, *, shifted: bool = False) -> Tasks:
@@ -320,6 +321,7 @@ class AntDir(_Ant):
     """
 
     name = "ant_dir"
+    finite = True
     defaults: ClassVar[dict[str, float]] = {"direction": 1.0}
 
     def sample_tasks(self, batch: int, noise: Noise, *, shifted: bool = False) -> Tasks:

@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from tasks.base import TaskFamily, Tasks
+from tasks.base import TaskFamily, Tasks, is_bounded
 from tasks.noise import Noise
 
 _STORED = Path(__file__).with_name("references.json")
@@ -87,7 +87,7 @@ def _random_action(space: spaces.Discrete | spaces.Box, shape: tuple[int, int], 
     if isinstance(space, spaces.Discrete):
         return (noise.uniform(*shape) * int(space.n)).long()
     action = noise.normal(*shape, *space.shape)
-    if not space.is_bounded():
+    if not is_bounded(space):
         return action
     low = torch.as_tensor(space.low, device=noise.device, dtype=noise.dtype)
     high = torch.as_tensor(space.high, device=noise.device, dtype=noise.dtype)

@@ -60,7 +60,8 @@ def make_family(name: str) -> TaskFamily:
     """The family called `name`: one that ships, a gymnasium id, or `module:attribute` for one's own.
 
     `ml1-reach-v3` (or another environment), `ml10` and `ml45` are benchmarks of Meta-World.
-    `my_tasks:windy` is the attribute `windy` of the module `my_tasks`, a family or a class of one.
+    `my_tasks:windy` is the attribute `windy` of the module `my_tasks`, a family or a class of one; and
+    `my_environments:Windy-v0` the id that importing the module registers, as for gymnasium.make.
 
     Raises:
         ValueError: no family has that name; the message lists those that exist.
@@ -102,7 +103,10 @@ def _unknown(name: str) -> str:
 def _own(name: str) -> TaskFamily:
     module, _, attribute = name.partition(":")
     try:
-        found = getattr(import_module(module), attribute)
+        imported = import_module(module)
+        if not hasattr(imported, attribute) and attribute in gymnasium.registry:
+            return gymnasium_family(name)  # as gymnasium.make("module:Id-v0")
+        found = getattr(imported, attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"cannot import the task family {name!r}: {error}") from error
     made = found() if isinstance(found, type) and issubclass(found, TaskFamily) else found

@@ -19,6 +19,7 @@ from learned_opt.meta.divergence import DivergenceError
 from learned_opt.meta.run_folder import holds_run, is_occupied, refuse_occupied
 from learned_opt.meta.trainer import ARTIFACT, MetaTrainer, Outcome
 from learned_opt.meta.validation import Validator
+from tasks import FAMILIES
 from tasks.metaworld import is_benchmark
 
 APART = "tasks of {}; those of validation, and those that compare and trial show, are drawn apart"
@@ -196,6 +197,9 @@ def train(
         print(
             f"except for {', '.join(listed)}: validation meets training goals, the test split is kept apart"
         )
+    finite = [name for name in config.families if name in FAMILIES and FAMILIES[name].finite]
+    if finite:
+        print(f"except for {', '.join(finite)}: there are so few tasks that training meets them all")
     with WorkBar("meta-training", "meta-steps") as bar:
         return trainer.run(
             MetaProgress(bar, config.meta_steps, score=f"{CRITERIA[config.criterion]} on validation tasks")

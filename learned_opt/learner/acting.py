@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.layout import ParameterLayout
+from learned_opt.learner.advantages import mean
 from learned_opt.learner.config import LearnerConfig
 from learned_opt.learner.normalisation import ObservationScale, RewardScale, RunningMoments
 from learned_opt.learner.policy import Policy
@@ -109,8 +110,16 @@ class ActingLearner:
     def experience(self, parameters: Tensor, steps: int) -> tuple[Rollout, dict[str, Tensor]]:
         """T = `steps` steps at θ (B, N), and what people want to know of them, in the tasks' own units.
 
-        Observations and rewards come normalised by what was seen before, if the configuration says so.
+        Observations come normalised by what was seen before, and rewards by what has been seen by now, if
+        the configuration says so.
         """
+        rollout, metrics = self.unscaled_experience(parameters, steps)
+        if self.reward_scale is not None:
+            rollout = rollout._replace(rewards=self.reward_scale(rollout.rewards))
+        return rollout, metrics
+
+    def unscaled_experience(self, parameters: Tensor, steps: int) -> tuple[Rollout, dict[str, Tensor]]:
+        """The same with rewards as they are, times the configured factor."""
         tensors = self._layout.split(parameters.detach())
         rollout = collect(
             self.policy,
@@ -124,10 +133,8 @@ class ActingLearner:
         if rollout.final_memory is not None:
             self.memory = self.policy.forget(rollout.final_memory[:, -1], rollout.ended()[:, -1])
         ended = rollout.terminated | rollout.truncated
-        metrics = {
-            "reward": rollout.rewards.mean((1, 2)),
-            "endings": ended.to(rollout.rewards.dtype).mean((1, 2)),
-        }
+        told = {"reward": rollout.rewards, "endings": ended.to(rollout.rewards.dtype)}
+        metrics = {name: mean(entry.flatten(1), rollout.share()) for name, entry in told.items()}
         if self.config.reward_factor != 1:
             rollout = rollout._replace(rewards=self.config.reward_factor * rollout.rewards)
         if self.observation_scale is not None:
@@ -136,7 +143,6 @@ class ActingLearner:
             )
         if self.reward_scale is not None:
             self.reward_scale.observe(rollout.rewards, ended, self.config.discount, rollout.valid)
-            rollout = rollout._replace(rewards=self.reward_scale(rollout.rewards))
         return rollout, metrics
 
     def judge(

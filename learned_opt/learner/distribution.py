@@ -11,6 +11,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from tasks import Noise, TaskFamily
+from tasks.base import is_bounded
 from tasks.constants import constant
 
 LOG_STD_MIN, LOG_STD_MAX = -3.0, 1.0
@@ -73,7 +74,7 @@ class ActionDistribution:
     def _box(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Middle and half the width of a bounded Box."""
         space = self.family.action_space
-        if not isinstance(space, spaces.Box) or not space.is_bounded():
+        if not isinstance(space, spaces.Box) or not is_bounded(space):
             return None
         low, high = space.low.astype(float), space.high.astype(float)
         return tuple((low + high) / 2), tuple((high - low) / 2)

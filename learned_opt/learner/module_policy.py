@@ -15,11 +15,10 @@ from learned_opt.learner.module_trial import Trial, materialise
 from learned_opt.learner.policy import Actor, Network, Policy, Tensors
 from learned_opt.learner.recurrent_cells import write_out_cells
 from tasks import Noise, TaskFamily
+from tasks.base import BOUNDED
 
 ROLES: dict[str, Role] = {"actor": "actor", "log_std": "actor", "critic": "critic", "value": "critic"}
 """A tensor whose name begins with one of these has that role."""
-BOUNDED = 1e6
-"""A wider Box is bounded in name only."""
 SEED_BITS = 24
 """Random bits of a uniform number."""
 
@@ -33,8 +32,8 @@ class ModulePolicy(Policy):
     or a tuple of them, with `rows` rows each; forward takes (observations, memory) and returns
     (output, value, memory).
 
-    Gaussian policies take the log standard deviation from the module's parameter `log_std`, of A numbers,
-    or else have one beside the module; it is kept within bounds, see `bounded_log_std`.
+    Gaussian policies take the log standard deviation from the module's parameter or buffer `log_std`, of A
+    numbers, or else have one beside the module; it is kept within bounds, see `bounded_log_std`.
 
     A learner's initial parameters are the module's own initialisation, drawn on the CPU from the given
     noise; the global generator is left as it was. Frozen parameters and buffers are constants that all
@@ -102,7 +101,11 @@ class ModulePolicy(Policy):
 
     def log_std(self, tensors: Tensors) -> Tensor:
         """Log standard deviation of a Gaussian policy within its bounds, (B, 1, A)."""
-        raw = tensors["log_std"]
+        if "log_std" in tensors:
+            raw = tensors["log_std"]
+        else:  # a constant of the module's
+            like = tensors[self._names[0]]
+            raw = self._constants["log_std"].to(like.device, like.dtype).expand(len(like), -1)
         return bounded_log_std(raw.reshape(len(raw), 1, self.actions))
 
     def initial_memory(self, observations: Tensor) -> Tensor | None:
@@ -204,12 +207,15 @@ class ModulePolicy(Policy):
     @cached_property
     def _own_log_std(self) -> bool:
         """Whether the log standard deviation is a parameter beside the module's."""
-        if self.discrete or "log_std" not in self._shapes:
-            return not self.discrete
-        if self._shapes["log_std"].numel() != self.actions:
+        if self.discrete:
+            return False
+        theirs = {**self._shapes, **{name: value.shape for name, value in self._constants.items()}}
+        if "log_std" not in theirs:
+            return True
+        if theirs["log_std"].numel() != self.actions:
             raise ValueError(
                 f"the module's log_std must hold {self.actions} numbers, one an action dimension, "
-                f"and has shape {tuple(self._shapes['log_std'])}"
+                f"and has shape {tuple(theirs['log_std'])}"
             )
         return False
 
@@ -234,7 +240,7 @@ class ModulePolicy(Policy):
 
     def _try_batching(self) -> None:
         """Two learners, three rows each: what cannot be batched is refused now rather than later."""
-        tensors = self.layout().split(self._vector(0).expand(2, -1))
+        tensors = self.layout().split(self._vector(0).float().expand(2, -1))
         observations = torch.stack((self._examples(3), self._examples(3)))
         try:
             self.acting(tensors)(observations, self.initial_memory(observations))

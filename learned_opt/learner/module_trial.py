@@ -105,10 +105,12 @@ class Trial:
         """What forward returned as outputs (R, A), values (R,) and memory (R, M), those that there are."""
         if not isinstance(made, tuple):
             return (made,)
+        if len(made) == 1:
+            return (made[0],)
         output, value, *memory = made
         parts = [output, value.flatten()]
         if memory:
-            parts.append(torch.cat([leaf.flatten(1) for leaf in _leaves(memory[0])], 1))
+            parts.append(torch.cat([leaf.reshape(len(leaf), -1) for leaf in _leaves(memory[0])], 1))
         return tuple(parts)
 
     def unpacked(self, memory: Tensor) -> Tensor | tuple[Tensor, ...]:

@@ -81,10 +81,10 @@ class QLearner(ActingLearner):
         theta = parameters.detach()
         rate = torch.where(self.stored > 0, self.config.target_rate, 1.0).to(theta.dtype)
         self.target = torch.lerp(self.target, theta, rate)
-        rollout, metrics = self.experience(theta, self.config.steps)
+        rollout, metrics = self.unscaled_experience(theta, self.config.steps)
         self._store(_transitions(rollout.columns(slice(0, self.config.environments))))
         fresh = rollout.columns(slice(self.config.environments, None))
-        remembered = self._draw()
+        remembered = self._scaled(self._draw())
         if not second_order:
             parameters = theta.requires_grad_()
         with torch.enable_grad():
@@ -92,7 +92,7 @@ class QLearner(ActingLearner):
             (inner,) = torch.autograd.grad(inner_loss, parameters, create_graph=second_order)
             outer = torch.zeros_like(theta)
             if self.config.outer_environments:
-                outer_loss = self._loss(parameters, _transitions(fresh)).sum()
+                outer_loss = self._loss(parameters, self._scaled(_transitions(fresh))).sum()
                 (outer,) = torch.autograd.grad(outer_loss, parameters)
         inner, norm = self.clipped(inner)
         return GradientSample(inner, outer.detach(), {**metrics, "gradient_norm": norm})
@@ -137,12 +137,22 @@ class QLearner(ActingLearner):
         rows = torch.arange(self._batch, device=places.device).unsqueeze(1)
         return {name: value[rows, places] for name, value in self.replay.items()}
 
+    def _scaled(self, met: Transitions) -> Transitions:
+        """Transitions normalised as the policy sees them now, which is not how it saw old ones."""
+        if self.observation_scale is not None:
+            seen = {name: self.observation_scale(met[name]) for name in ("observation", "following")}
+            met = {**met, **seen}
+        if self.reward_scale is not None:
+            met = {**met, "reward": self.reward_scale(met["reward"].unsqueeze(1)).squeeze(1)}
+        return met
+
 
 def _transitions(rollout: Rollout) -> Transitions:
+    """What was met, before any normalisation."""
     rewards = rollout.rewards.flatten(1, 2)
     return {
-        "observation": rollout.flat_observations(),
-        "following": rollout.final_observations.flatten(1, 2),
+        "observation": rollout.unscaled.flatten(1, 2),
+        "following": rollout.final_unscaled.flatten(1, 2),
         "action": rollout.actions.flatten(1, 2),
         "reward": rewards,
         "terminated": rollout.terminated.flatten(1, 2),

@@ -14,7 +14,7 @@ from learned_opt.learner.base import GradientSample
 from learned_opt.learner.config import LearnerConfig
 from learned_opt.learner.policies import ActorCritic
 from learned_opt.learner.policy import Policy
-from learned_opt.learner.rollout import Rollout
+from learned_opt.learner.rollout import Rollout, longest
 from tasks import Noise, TaskFamily, Tasks
 
 CLIP = 10.0
@@ -72,8 +72,7 @@ class ReinforceLearner(ActingLearner):
     @property
     def horizon(self) -> int:
         """T, the longest episode."""
-        horizon = self.environments.horizon
-        return int(horizon.max()) if isinstance(horizon, Tensor) else horizon
+        return longest(self.environments.horizon)
 
     @property
     def steps_per_update(self) -> float:

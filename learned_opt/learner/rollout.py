@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,9 +22,10 @@ class Rollout(NamedTuple):
     `observations` (B, T, E, *S), `actions` (B, T, E) or (B, T, E, A) in the policy's units;
     `rewards`, `terminated`, `truncated` (B, T, E); `final_observations` (B, T, E, *S) is what each
     step led to before any autoreset. `memory` and `final_memory` (B, T, E, M) are what a recurrent
-    policy remembered when it met the one and the other; None of policies without memory. `unscaled`
-    are the observations before the policy's view of them; `valid` (B, T, E), if there is one, says where
-    a step was taken at all, and `success` where a step left the task done, if environments tell.
+    policy remembered when it met the one and the other; None of policies without memory. `unscaled` and
+    `final_unscaled` are the observations before the policy's view of them; `valid` (B, T, E), if there is
+    one, says where a step was taken at all, and `success` where a step left the task done, if environments
+    tell at any step.
     """
 
     observations: Tensor
@@ -33,6 +35,7 @@ class Rollout(NamedTuple):
     truncated: Tensor
     final_observations: Tensor
     unscaled: Tensor
+    final_unscaled: Tensor
     valid: Tensor | None = None
     success: Tensor | None = None
     memory: Tensor | None = None
@@ -81,8 +84,8 @@ def collect(
 ) -> Rollout:
     """Let policies with parameters `tensors` act for T = `steps` steps from where environments stand.
 
-    They see observations through `view`, and so does the rollout. A recurrent policy goes on with
-    `memory` (B, E, M); None takes that of an episode's start.
+    They see observations through `view`, the same for all steps, and so does the rollout. A recurrent
+    policy goes on with `memory` (B, E, M); None takes that of an episode's start.
     """
     view = view or _as_it_is
     draws = policy.draw(noise, environments.batch, steps, environments.environments)
@@ -90,37 +93,61 @@ def collect(
     actor = policy.acting(tensors)
     if memory is None:
         memory = policy.initial_memory(environments.observation)
-    columns: list[list[Tensor]] = [[] for _ in Rollout._fields]
+    columns: dict[str, list[Tensor | None]] = {name: [] for name in _STEPWISE}
     for draw in draws.unbind(0):
         unscaled = environments.observation
-        observation = view(unscaled)
-        output, after = actor(observation, memory)
+        output, after = actor(view(unscaled), memory)
         action = policy.act(output, log_std, draw)
         step = environments.step(policy.to_environment(action))
         row = (
-            observation,
             action,
             step.reward,
             step.terminated,
             step.truncated,
-            view(step.final_observation),
             unscaled,
+            step.final_observation,
             step.valid,
             step.success,
             memory,
             after,
         )
-        for column, entry in zip(columns, row, strict=True):
-            if entry is not None:
-                column.append(entry)
+        for column, entry in zip(columns.values(), row, strict=True):
+            column.append(entry)
         if after is not None:
             memory = policy.forget(after, _ended(step.terminated, step.truncated, step.valid))
-    return Rollout(*(torch.stack(column, dim=1) if column else None for column in columns))  # type: ignore[arg-type]
+    stacked = {name: _stacked(column) for name, column in columns.items()}
+    seen, reached = (
+        view(entry.flatten(1, 2)).view_as(entry)
+        for entry in (stacked["unscaled"], stacked["final_unscaled"])
+        if entry is not None
+    )
+    return Rollout(observations=seen, final_observations=reached, **stacked)  # type: ignore[arg-type]
+
+
+_STEPWISE = (
+    *("actions", "rewards", "terminated", "truncated", "unscaled", "final_unscaled"),
+    *("valid", "success", "memory", "final_memory"),
+)
+"""Fields of `Rollout` that steps bring, in the order in which `collect` notes them."""
+
+
+def _stacked(column: list[Tensor | None]) -> Tensor | None:
+    """Entries (B, E, …) of T steps as (B, T, E, …); False where some steps have none, as of success."""
+    there = [entry for entry in column if entry is not None]
+    if not there:
+        return None
+    nothing = torch.zeros_like(there[0]) if len(there) < len(column) else there[0]
+    return torch.stack([nothing if entry is None else entry for entry in column], dim=1)
 
 
 def _ended(terminated: Tensor, truncated: Tensor, valid: Tensor | None) -> Tensor:
     ended = terminated | truncated
     return ended if valid is None else ended | ~valid
+
+
+def longest(horizon: int | Tensor) -> int:
+    """Steps of the longest episode; horizons of tasks need not be whole numbers."""
+    return math.ceil(float(horizon.max())) if isinstance(horizon, Tensor) else horizon
 
 
 def _as_it_is(observation: Tensor) -> Tensor:
@@ -179,7 +206,7 @@ def play_episodes(
     alive = torch.ones_like(returns)
     success: Tensor | None = None
     horizon = environments.horizon
-    steps = int(horizon.max()) if isinstance(horizon, Tensor) else horizon
+    steps = longest(horizon)
     for t in range(steps):
         output, memory = actor(view(environments.observation), memory)
         if deterministic:

@@ -34,6 +34,11 @@ class MemoryPolicy(nn.Module, ABC):
         made = make_family(family)
         self.distribution = ActionDistribution(made)
         """What actions are, and how probable."""
+        if len(made.observation_space.shape) != 1:
+            raise ValueError(
+                f"policies with a memory take observations that are vectors, and those of {family} have the "
+                f"shape {made.observation_space.shape}: flatten them"
+            )
         self.observations = int(made.observation_space.shape[0])
         self.actions = self.distribution.actions
         self.inputs = 2 * self.observations + self.actions + 2

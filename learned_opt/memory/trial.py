@@ -51,6 +51,9 @@ def play(
         after: what was seen before: the memory (B · E, M), and the input row (B · E, 1, I) that came next;
             the episodes here begin anew all the same. Nothing was seen by default.
         deterministic: the most probable action, or the Gaussian's mean, instead of a sample.
+
+    Raises:
+        ValueError: environments take steps that count nowhere.
     """
     distribution = policy.distribution
     world = distribution.family.environments(tasks, environments, noise)
@@ -71,6 +74,11 @@ def play(
             action = distribution.act(shaped, log_std, draw)
         before = world.observation
         step = world.step(distribution.to_environment(action))
+        if step.valid is not None:
+            raise ValueError(
+                f"{distribution.family.name} resets its episodes in steps of their own, which a policy with "
+                'a memory would take for moves: take vectorization "sync" or "async"'
+            )
         entries = (
             row.squeeze(1),
             action.flatten(0, 1),

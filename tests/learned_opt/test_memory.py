@@ -198,3 +198,17 @@ def test_policies_are_trained_and_shown_from_the_command_line(tmp_path, capsys):
     assert main(["meta-train", *common, "--out", str(tmp_path / "x")]) == 2
     assert "second_order is of update rules, and rl2 has none" in capsys.readouterr().err
     assert main(["meta-train", *common, "--families", "bandit", "lqr", "--out", str(tmp_path / "y")]) == 2
+
+
+def test_environments_and_observations_that_a_memory_cannot_meet_are_refused():
+    family = make_family("navigation2d")
+    policy = RecurrentPolicy("navigation2d", 8)
+    noise = derive_noise(0, "trial")
+    environments = family.environments(family.sample_tasks(2, noise), 1, noise)
+    step = environments.step
+    environments.step = lambda action: step(action)._replace(valid=torch.ones(2, 1, dtype=torch.bool))
+    policy.distribution.family.environments = lambda *arguments, **options: environments
+    with pytest.raises(ValueError, match="navigation2d resets its episodes in steps of their own"):
+        play(policy, family.sample_tasks(2, noise), 3, noise)
+    with pytest.raises(ValueError, match="observations that are vectors"):
+        RecurrentPolicy("tests.learned_opt.test_module_policy:ImageCatch", 8)

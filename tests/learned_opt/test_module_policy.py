@@ -246,6 +246,42 @@ def test_a_modules_own_log_std_is_the_policys():
     assert own.layout().size == beside.layout().size
 
 
+@pytest.mark.parametrize("how", ["buffer", "frozen"])
+def test_a_log_std_that_is_a_constant_stays_one(how):
+    class Agent(Separate):
+        def __init__(self):
+            super().__init__(2, 2)
+            if how == "buffer":
+                self.register_buffer("log_std", torch.full((2,), -1.0))
+            else:
+                self.log_std = nn.Parameter(torch.full((2,), -1.0), requires_grad=False)
+
+    policy = ModulePolicy(make_family("navigation2d"), Agent)
+    tensors = policy.layout().split(policy.initial_parameters(3, derive_noise(0, "x")))
+    assert "log_std" not in tensors
+    torch.testing.assert_close(policy.log_std(tensors), torch.full((3, 1, 2), -1.0), atol=0.02, rtol=0)
+
+
+def test_outputs_in_a_tuple_of_their_own_and_memory_that_is_a_number_are_understood():
+    class Alone(Separate):
+        def forward(self, observations):
+            return (super().forward(observations)[0],)
+
+    class Counting(Separate):
+        def initial_memory(self, rows):
+            return torch.zeros(rows)
+
+        def forward(self, observations, memory):
+            return *super().forward(observations), memory + 1
+
+    family = make_family("cartpole")
+    assert not ModulePolicy(family, lambda: Alone(4, 2)).values
+    policy = ModulePolicy(family, lambda: Counting(4, 2))
+    tensors = policy.layout().split(policy.initial_parameters(1, derive_noise(0, "x")))
+    seen = torch.zeros(1, 3, 4)
+    assert policy.acting(tensors)(seen, policy.initial_memory(seen))[1].flatten().tolist() == [1.0] * 3
+
+
 def test_tied_parameters_are_one_and_frozen_ones_constants():
     class Tied(nn.Module):
         def __init__(self):

@@ -46,9 +46,9 @@ def test_a_learner_that_begins_anew_forgets_its_own_moments_alone():
     assert running.mean[:, 0].tolist() == [0.0, 1.0]
 
 
-def learner(**changes):
+def learner(family="pendulum", **changes):
     settings = {"width": 8, "environments": 4, "steps": 16, **changes}
-    return make_learner(make_family("pendulum"), 2, noise(), LearnerConfig(**settings))
+    return make_learner(make_family(family), 2, noise(), LearnerConfig(**settings))
 
 
 @pytest.mark.parametrize("objective", ["actor-critic", "ppo", "q-learning"])
@@ -66,6 +66,20 @@ def test_policies_see_normalised_observations(objective):
     assert bool((seen.std(1) > 0.2).all())
     assert bool((seen.std(1) < 5.0).all())
     assert not torch.allclose(rollouts[-1].observations, rollouts[-1].unscaled)
+
+
+def test_replay_is_normalised_as_the_policy_sees_it_now():
+    made = learner("acrobot", objective="q-learning", normalise_observations=True, normalise_rewards=True)
+    theta = made.initial_parameters()
+    for _ in range(4):
+        made.gradient(theta)
+    met = {name: value[:, :64] for name, value in made.replay.items()}
+    assert set(met["reward"].unique().tolist()) <= {-1.0, 0.0}  # acrobot's own units
+    assert float(met["observation"][..., :4].abs().max()) <= 1.0  # cosines and sines
+    now = made._scaled(met)
+    torch.testing.assert_close(now["observation"], made.observation_scale(met["observation"]))
+    scale = made.reward_scale.moments.deviation().unsqueeze(1)
+    torch.testing.assert_close(now["reward"], (met["reward"] / scale).clamp(-CLIP, CLIP))
 
 
 def test_policies_are_judged_through_the_view_they_learned_with():

@@ -11,7 +11,7 @@ from learned_opt.learner import LearnerConfig, make_learner, play_episodes
 from learned_opt.learner.life import live
 from learned_opt.rules import SGD
 from learned_opt.seeding import derive_noise
-from tasks import gymnasium_family, make_family
+from tasks import EnvironmentFailedError, gymnasium_family, make_family
 
 LENGTH = 5
 
@@ -107,3 +107,46 @@ def test_a_life_tells_how_often_its_policies_succeeded():
     assert life.success.shape == life.mean_action_success.shape == (2, 3)
     assert set(life.mean_action_success.flatten().tolist()) <= {0.0, 1.0}  # always the same action
     assert 0 < life.success.mean() < 1
+
+
+class Final(Passing):
+    """Tells of success at the end of an episode alone, as for Stable-Baselines3; else of None, or nothing."""
+
+    def step(self, action):
+        observation, reward, terminated, truncated, _ = super().step(action)
+        info = {"is_success": self.first == 1} if terminated else {"is_success": None} if self.key else {}
+        return observation, reward, terminated, truncated, info
+
+
+gymnasium.register("Final-v0", entry_point=Final, max_episode_steps=LENGTH, reward_threshold=5.0)
+
+
+@pytest.mark.parametrize("key", ["", "success"])
+def test_success_that_is_told_at_the_end_alone_is_none_before(key):
+    family = gymnasium_family("Final-v0", options={"key": key})
+    config = LearnerConfig(objective="reinforce", width=4, environments=3, advantage_scale="batch", trace=1.0)
+    learner = make_learner(family, 2, derive_noise(0, "a"), config)
+    rollout, _ = learner.experience(learner.initial_parameters(), 2 * LENGTH)
+    ends = torch.arange(2 * LENGTH) % LENGTH == LENGTH - 1
+    assert rollout.success.shape == rollout.rewards.shape
+    assert not bool(rollout.success[:, ~ends].any())
+    first = rollout.actions[:, ::LENGTH] == 1
+    assert torch.equal(rollout.success[:, ends], first)
+    assert "success" in learner.gradient(learner.initial_parameters()).metrics
+
+
+def test_success_in_words_names_the_environment():
+    family = gymnasium_family("Words-v0")
+    environments = family.environments(family.sample_tasks(1, derive_noise(0, "a")), 1, derive_noise(0, "b"))
+    with pytest.raises(EnvironmentFailedError, match=r"Words-v0 told of 'success' in words .* step 1"):
+        environments.step(torch.zeros(1, 1, dtype=torch.long))
+
+
+class Words(Passing):
+    """Says no."""
+
+    def step(self, action):
+        return *super().step(action)[:4], {"success": "no"}
+
+
+gymnasium.register("Words-v0", entry_point=Words, max_episode_steps=LENGTH)

@@ -5,7 +5,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from learned_opt.learner import LearnerConfig, episodic_returns, make_learner
+from learned_opt.learner.policies import ActorCritic
 from tasks import FAMILIES, BatchedEnvironments, BatchedFamily, Noise, Transition, make_family
+from tasks.references import random_returns
 
 
 class Countdown(BatchedFamily):
@@ -276,3 +279,86 @@ def test_shifted_tasks_are_uniform_over_both_sides_of_the_training_range():
 def test_a_batch_that_replicas_cannot_share_is_refused():
     with pytest.raises(ValueError, match="5 tasks is no multiple of 2 replicas"):
         noise_of(0, replicas=2).uniform(5, 1)
+
+
+class Loose(Countdown):
+    """Computes in types of its own, and varies its horizon alone."""
+
+    name = "loose"
+    defaults = {}  # noqa: RUF012
+    train_range = {"horizon": (10.0, 40.0)}  # noqa: RUF012
+
+    def initial_state(self, constants, environments, noise):
+        return torch.zeros(constants["horizon"].shape[0], environments, 2, dtype=torch.float64)
+
+    def transition(self, constants, state, action, noise):
+        ones = torch.ones_like(state[..., 0], dtype=torch.long)
+        return Transition(state + 1, ones, 0.0 * state[..., 0])
+
+
+def test_a_family_computes_in_what_types_it_likes():
+    family, noise = Loose(), noise_of(0)
+    environments = BatchedEnvironments(family, family.sample_tasks(2, noise), 3, noise)
+    step = environments.step(idle(environments))
+    assert {x.dtype for x in (environments.observation, step.final_observation, step.reward)} == {
+        torch.float32
+    }
+    assert step.terminated.dtype is torch.bool
+
+
+def test_horizons_need_not_be_whole_numbers():
+    """The longest episode is played to its end by everybody."""
+    family, noise = Loose(), noise_of(0)
+    tasks = {"horizon": torch.tensor([[37.9], [12.0]])}
+    policy = ActorCritic(family, 4)
+    theta = policy.initial_parameters(2, noise)
+    assert random_returns(family, tasks, noise, 2).tolist() == [38.0, 12.0]
+    assert episodic_returns(policy, theta, tasks, 2, noise).tolist() == [[38.0] * 2, [12.0] * 2]
+    config = LearnerConfig(objective="reinforce", width=4, environments=2, advantage_scale="batch")
+    learner = make_learner(family, 2, noise, config, tasks=tasks)
+    assert learner.horizon == 38
+
+
+class Fixed(Countdown):
+    """Nothing varies."""
+
+    name = "fixed"
+    defaults = {}  # noqa: RUF012
+
+    def initial_state(self, constants, environments, noise):
+        return torch.zeros(constants["task"].shape[0], environments, 2)
+
+    def transition(self, constants, state, action, noise):
+        return Transition(state, state[..., 0], state[..., 0] > 0)
+
+
+def test_a_family_that_varies_nothing_has_tasks_all_the_same():
+    family, noise = Fixed(), noise_of(0)
+    environments = BatchedEnvironments(family, family.sample_tasks(3, noise), 2, noise)
+    assert environments.step(idle(environments)).reward.shape == (3, 2)
+
+
+def test_shifted_tasks_need_ranges_to_be_drawn_from():
+    with pytest.raises(ValueError, match="loose has no shifted range of horizon"):
+        Loose().sample_tasks(2, noise_of(0), shifted=True)
+
+
+def test_a_family_of_few_tasks_says_so():
+    """Where a family says nothing, its fresh tasks are new."""
+    for name, kind in FAMILIES.items():
+        if kind.finite:
+            family = make_family(name)
+            drawn = [family.sample_tasks(512, noise_of(seed)) for seed in (0, 1)]
+            rows = [
+                {
+                    tuple(torch.cat([x[row].flatten().float() for x in tasks.values()]).tolist())
+                    for row in range(512)
+                }
+                for tasks in drawn
+            ]
+            assert rows[0] == rows[1]
+    assert {name for name, kind in FAMILIES.items() if kind.finite} == {
+        "ant_dir",
+        "gridworld_sparse",
+        "halfcheetah_dir",
+    }

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections import defaultdict
 
 import gymnasium
@@ -291,6 +292,25 @@ def test_families_of_ones_own_are_named_by_module_and_attribute(tmp_path, monkey
         ),
         (lambda: gymnasium_family("CartPole-v1", shifted={"length": (0, 1)}), "which vary does not"),
         (lambda: counted("Many"), "actions of MultiDiscrete.*wrap it"),
+        (lambda: gymnasium_family("CartPole-v1", {"gravity": (5, np.inf)}), "finite bounds"),
+        (lambda: gymnasium_family("CartPole-v1", {"gravity": (9, 5)}), "the lower one first"),
+        (
+            lambda: gymnasium_family("CartPole-v1", {"gravity": (5, 15)}, shifted={"gravity": (8, 10)}),
+            r"gravity to \(8, 10\).*contain \(5, 15\)",
+        ),
+        (
+            lambda: gymnasium_family(
+                "CartPole-v1", {"gravity": (5, 15), "length": (0.4, 0.6)}, shifted={"gravity": (1, 20)}
+            ),
+            "no shifted range of length",
+        ),
+        (lambda: gymnasium_family("CartPole-v1", horizon=-3), "positive number of steps"),
+        (lambda: gymnasium_family("CartPole-v1", horizon=0), "positive number of steps"),
+        (
+            lambda: gymnasium_family("FrozenLake-v1", vectorization="vector_entry_point"),
+            "no Box.*sync or async",
+        ),
+        (lambda: gymnasium_family("CounterFlat-v0"), r"shape \(\)"),
     ],
 )
 def test_bad_input_is_one_sentence(make, complaint):
@@ -304,4 +324,54 @@ class Many(Counter):
     action_space = spaces.MultiDiscrete([2, 2])
 
 
+class Flat(Counter):
+    """Observations that are one number without an axis."""
+
+    observation_space = spaces.Box(0.0, 1.0, ())
+
+
 gymnasium.register("CounterMany-v0", entry_point=Many, max_episode_steps=6)
+gymnasium.register("CounterFlat-v0", entry_point=Flat, max_episode_steps=6)
+
+
+def test_a_vector_environment_that_does_not_tell_resets_in_steps_of_their_own(monkeypatch):
+    family = counted("NextStep", vectorization="vector_entry_point")
+    monkeypatch.setattr(SyncVectorEnv, "metadata", {})
+    original = SyncVectorEnv.__init__
+
+    def untold(self, *arguments, **options):
+        original(self, *arguments, **options)
+        self.metadata = {}
+
+    monkeypatch.setattr(SyncVectorEnv, "__init__", untold)
+    environments = family.environments(family.sample_tasks(1, noise()), 1, noise())
+    steps = [environments.step(torch.ones(1, 1, dtype=torch.long)) for _ in range(5)]
+    assert [bool(step.valid) for step in steps] == [True] * 4 + [False]
+
+
+def test_a_task_s_own_horizon_ends_its_episodes():
+    family = counted()
+    tasks = {"horizon": torch.tensor([[2.0], [3.0]])}
+    environments = family.environments(tasks, 1, noise())
+    truncated = torch.stack([advance(environments, 1).truncated[:, 0] for _ in range(6)], 1)
+    assert truncated.tolist() == [[False, True] * 3, [False, False, True] * 2]
+    environments.replace_tasks(torch.tensor([True, False]), {"horizon": torch.full((2, 1), 1.0)})
+    assert advance(environments, 1).truncated[:, 0].tolist() == [True, False]
+
+
+@pytest.mark.parametrize("name", ["my_environments:Elsewhere-v0", "my_environments:Elsewhere"])
+def test_an_id_with_the_module_that_registers_it_is_one_of_gymnasiums(tmp_path, monkeypatch, name):
+    (tmp_path / "my_environments.py").write_text(
+        "import gymnasium\n"
+        "pole = 'gymnasium.envs.classic_control:CartPoleEnv'\n"
+        "gymnasium.register('Elsewhere-v0', pole, max_episode_steps=7)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        family = gymnasium_family(name)
+        assert (family.name, family.horizon) == (name, 7)
+        if name.endswith("-v0"):
+            assert make_family(name).horizon == 7
+    finally:
+        gymnasium.registry.pop("Elsewhere-v0", None)
+        sys.modules.pop("my_environments", None)
