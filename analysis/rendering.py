@@ -36,7 +36,7 @@ def check_rendering(names: Sequence[str]) -> None:
         import imageio.v3  # noqa: F401
     except ImportError as error:
         raise ValueError(
-            "--render needs imageio, which is not installed: pip install 'learned-opt[render]'"
+            "--render needs imageio, which is not installed: install the extra render"
         ) from error
     for name in names:
         _filmed(name)

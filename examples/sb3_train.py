@@ -1,6 +1,6 @@
 """LearnedOptimizer inside Stable-Baselines3: train, save, load, go on.
 
-pip install 'learned-opt[sb3]'
+pip install '.[sb3]'
 python examples/sb3_train.py --algorithm ppo --steps 20000
 python examples/sb3_train.py --algorithm ppo --steps 20000 --load runs/sb3/model.zip
 """
@@ -34,7 +34,8 @@ class Options:
     rule: str = "default"
     """A shipped rule or a rule file; a loaded model keeps its own."""
     learning_rate: float | None = None
-    """None takes the rule's nominal one; a loaded model keeps its own."""
+    """None leaves the algorithm its own, which suits thousands of updates; for a few hundred take the rule's
+    nominal one, 0.007. A loaded model keeps its own."""
     load: Path | None = None
     """Go on from a saved model."""
     out: Path = field(default_factory=lambda: Path("runs/sb3/model.zip"))
@@ -45,19 +46,18 @@ class Options:
 
 def create(options: Options) -> BaseAlgorithm:
     """An algorithm that optimizes with a learned rule."""
-    # Stable-Baselines3 sets the learning rate at every iteration: it has to be given to the algorithm.
-    learning_rate = options.learning_rate
-    if learning_rate is None:
-        learning_rate = load_rule(options.rule).nominal_lr
     settings: dict[str, Any] = {
+        # The rule itself, not its name: the saved model can be loaded where the file is not.
         "policy_kwargs": {
             "optimizer_class": LearnedOptimizer,
-            "optimizer_kwargs": {"rule": options.rule},
+            "optimizer_kwargs": {"rule": load_rule(options.rule)},
         },
-        "learning_rate": learning_rate,
         "seed": options.seed,
         "device": "cpu",
     }
+    if options.learning_rate is not None:
+        # Stable-Baselines3 sets it at every iteration: it has to be given to the algorithm.
+        settings["learning_rate"] = options.learning_rate
     if options.algorithm == "dqn":
         settings["learning_starts"] = min(1000, options.steps // 4)
     return ALGORITHMS[options.algorithm]("MlpPolicy", options.environment, **settings)

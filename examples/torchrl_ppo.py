@@ -1,6 +1,6 @@
 """LearnedOptimizer in TorchRL: PPO with its collector, its advantages and its loss.
 
-pip install 'learned-opt[torchrl]'
+pip install '.[torchrl]'
 python examples/torchrl_ppo.py --steps 50000
 """
 

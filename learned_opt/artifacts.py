@@ -83,9 +83,10 @@ def save_rule(
         provenance: JSON-compatible facts for the header: training families, seed, licence, ...
 
     Raises:
-        ArtifactError: the rule's class is not one that `load_rule` can rebuild, or holds
-            non-finite numbers.
+        ArtifactError: the rule or its provenance is not what `load_rule` can read back, or the rule holds
+            non-finite numbers. Nothing is written then.
     """
+    path = Path(path)
     name = type(rule).__name__
     if name not in RULE_CLASSES:
         raise ArtifactError(f"cannot save a {name}; only {', '.join(RULE_CLASSES)} are artifacts")
@@ -95,7 +96,9 @@ def save_rule(
         "config": rule.config(),
         "provenance": dict(provenance or {}),
     }
-    write_tensors(Path(path), dict(rule.named_parameters()), header)
+    data = _serialised(dict(rule.named_parameters()), header)
+    _rebuild(*_parsed(data, path)[:2], path)
+    write_atomically(path, data)
 
 
 def load_rule(rule: str | Path = "default") -> UpdateRule:
@@ -122,14 +125,22 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: Mappi
     """Write tensors by name under a JSON-compatible header, atomically.
 
     Raises:
-        ArtifactError: a tensor holds non-finite numbers.
+        ArtifactError: a tensor holds non-finite numbers, or the header what JSON does not know.
     """
-    plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    write_atomically(path, _serialised(tensors, header))
+
+
+def _serialised(tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> bytes:
+    """The bytes of a file; numbers become float32."""
+    plain = {key: value.detach().cpu().float().contiguous() for key, value in tensors.items()}
     broken = [key for key, value in plain.items() if not bool(value.isfinite().all())]
     if broken:
         raise ArtifactError(f"the rule holds non-finite numbers in {', '.join(broken)}")
-    # One metadata entry only: safetensors does not fix the order of several.
-    write_atomically(path, save(plain, metadata={HEADER_KEY: json.dumps(header, sort_keys=True)}))
+    try:
+        # One metadata entry only: safetensors does not fix the order of several.
+        return save(plain, metadata={HEADER_KEY: json.dumps(header, sort_keys=True)})
+    except TypeError as error:
+        raise ArtifactError(f"what is told of a rule must be JSON: {error}") from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], str]:
@@ -142,8 +153,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], s
         # Read once and not mapped: what is checked is what is used, whatever becomes of the file meanwhile.
         with open(path, "rb") as file:
             data = file.read(LARGEST + 1)
-        if len(data) > LARGEST:
-            raise ArtifactError(f"{path} is larger than any rule ({LARGEST} bytes): not a rule file")
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read ({error.strerror or error})") from error
+    return _parsed(data, path)
+
+
+def _parsed(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], str]:
+    """As `read_tensors`, of the file's bytes."""
+    if len(data) > LARGEST:
+        raise ArtifactError(f"{path} is larger than any rule ({LARGEST} bytes): not a rule file")
+    try:
         length = int.from_bytes(data[:8], "little")
         if length > min(LONGEST_HEADER, len(data)):
             raise ValueError("a header beyond the limit")
@@ -151,9 +170,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], s
         if _depth(header) > DEEPEST:
             raise ValueError("a header nested beyond the limit")
         tensors = load(data)
-    except ArtifactError:
-        raise
-    except (SafetensorError, OSError, LookupError, ValueError, TypeError, RecursionError) as error:
+    except (SafetensorError, LookupError, ValueError, TypeError, RecursionError) as error:
         raise ArtifactError(
             f"{path} is damaged or not a rule saved by learned_opt ({type(error).__name__})"
         ) from error

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import logging
 import sys
+import sysconfig
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,15 +39,26 @@ def best(load: Callable[[str], ctypes.CDLL | None], stem: Path) -> ctypes.CDLL |
     return found
 
 
-def load(stem: Path, signatures: Mapping[str, Sequence[Any]], **sizes: int) -> ctypes.CDLL | None:
+def checksum(source: Path) -> int:
+    """Of a C file and what it includes, 31 bits; setup.py compiles the same number in."""
+    texts = (source.read_bytes(), (Path(__file__).parent / "vectors.h").read_bytes())
+    return zlib.crc32(b"".join(texts)) & 0x7FFFFFFF
+
+
+def load(
+    stem: Path, source: Path, signatures: Mapping[str, Sequence[Any]], **sizes: int
+) -> ctypes.CDLL | None:
     """A library, or None if it is not there or not this version's.
 
     Args:
         stem: its path up to the suffix.
+        source: what it was compiled from: code of another version computes other numbers.
         signatures: types of arguments of the functions; all return a 32-bit integer or nothing of use.
         sizes: what functions without arguments return in this version.
     """
-    for path in sorted(stem.parent.glob(f"{stem.name}.*")):
+    sizes = {**sizes, "learned_opt_source": checksum(source)}
+    own = stem.with_name(stem.name + str(sysconfig.get_config_var("EXT_SUFFIX")))
+    for path in (own, *sorted(stem.parent.glob(f"{stem.name}.*"))):
         try:
             loaded = ctypes.CDLL(str(path))
             functions = {name: getattr(loaded, name) for name in (*signatures, *sizes)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -21,7 +22,7 @@ Rule = str | Path | UpdateRule
 """A shipped rule's name, a rule file, or a rule."""
 
 LAYOUTS = 16
-"""Sets of parameters with gradients whose layouts are kept."""
+"""Sets of parameters with gradients whose layouts are kept; more where one step has as many."""
 
 
 class LearnedOptimizer(Optimizer):
@@ -136,9 +137,11 @@ class LearnedOptimizer(Optimizer):
         """
         index = self._first_index(group)
         names: list[str] = []
+        met: set[int] = set()
         for parameter in group["params"]:
             gradient = parameter.grad
-            if gradient is not None:
+            if gradient is not None and id(parameter) not in met:
+                met.add(id(parameter))  # one that is listed twice has one state, and takes one step
                 _check_support(parameter, gradient)
                 state = self.state[parameter]
                 if not state:
@@ -178,15 +181,16 @@ class LearnedOptimizer(Optimizer):
             slopes = [-slope for slope in slopes]
         total = group["total_steps"]
         layout, scratch = self._layout_of([(indices[i], parameters[i]) for i in together])
-        update = self._rule_on(group["rule"], seen[0].device).step_tensors(
-            slopes,
-            seen,
-            states,
-            lr,
-            layout=layout,
-            total_steps=None if total is None else seen[0].new_full((1, 1), float(total)),
-            scratch=scratch,
-        )
+        with torch.autocast(seen[0].device.type, enabled=False):
+            update = self._rule_on(group["rule"], seen[0].device).step_tensors(
+                slopes,
+                seen,
+                states,
+                lr,
+                layout=layout,
+                total_steps=None if total is None else seen[0].new_full((1, 1), float(total)),
+                scratch=scratch,
+            )
         updates = _pieces(update, seen, scratch)
         if decay:
             kept = [
@@ -218,8 +222,7 @@ class LearnedOptimizer(Optimizer):
         """
         key = (members[0][1].device, *((index, parameter.shape) for index, parameter in members))
         if key not in self._layouts:
-            while len(self._layouts) >= LAYOUTS:
-                del self._layouts[next(iter(self._layouts))]
+            self._forget_layouts({index: parameter.shape for index, parameter in members})
             last = max(sum(len(group["params"]) for group in self.param_groups) - 1, 1)
             specs = [
                 TensorSpec(str(index), tuple(_shape(parameter)), position=2 * index / last - 1)
@@ -229,6 +232,19 @@ class LearnedOptimizer(Optimizer):
             layout.prepare(members[0][1].device)
             self._layouts[key] = layout, {}
         return self._layouts[key]
+
+    def _forget_layouts(self, shapes: dict[int, torch.Size]) -> None:
+        """Make room for a layout: leave out those in which a place has another shape, then the oldest.
+
+        What belongs to a layout holds on to the state that its last step met.
+        """
+        for key in list(self._layouts):
+            if any(shapes.get(index, shape) != shape for index, shape in key[1:]):
+                del self._layouts[key]
+        groups = self.param_groups
+        wanted = sum(len(group["params"]) if group["foreach"] is False else 1 for group in groups)
+        while len(self._layouts) >= max(LAYOUTS, 2 * wanted):
+            del self._layouts[next(iter(self._layouts))]
 
     def _rule_on(self, identity: str, device: torch.device) -> UpdateRule:
         """The rule where the parameters are; made once for each device."""
@@ -248,13 +264,17 @@ class LearnedOptimizer(Optimizer):
 
     def _adopt(self, rule: Rule) -> str:
         """The rule's identity; the optimizer keeps a frozen copy of it under that name."""
+        if not isinstance(rule, (str, os.PathLike, UpdateRule)):
+            raise ValueError(
+                f"rule must be a shipped rule's name, a rule file or an UpdateRule object, got {rule!r}"
+            )
         if isinstance(rule, str) and rule in self._rules:
             return rule
         frozen = copy.deepcopy(rule) if isinstance(rule, UpdateRule) else load_rule(rule)
         if isinstance(frozen, LearnedStart):
             raise ValueError(
-                "the rule has a learned start, which an optimizer cannot put in place: pass the rule beside "
-                "it, load_rule(...).rule"
+                "the rule has a learned start, which an optimizer cannot put in place: with start = "
+                "load_rule(...) pass rule=start.rule, lr=start.nominal_lr"
             )
         identity = frozen.identity()
         self._rules.setdefault(identity, frozen.requires_grad_(False).eval())
@@ -358,6 +378,8 @@ def _check_support(parameter: Tensor, gradient: Tensor) -> None:
 
 def _check(options: dict[str, Any]) -> None:
     lr, decay, total = options["lr"], options["weight_decay"], options["total_steps"]
+    if not isinstance(lr, (int, float, Tensor)):
+        raise ValueError(f"lr must be a number, got {lr!r}; a rule is given by name: rule={lr!r}")
     if isinstance(lr, Tensor) and lr.numel() != 1:
         raise ValueError(f"Tensor lr must be 1-element, got shape {tuple(lr.shape)}")
     if not (lr >= 0 and math.isfinite(lr)):

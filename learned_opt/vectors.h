@@ -27,6 +27,9 @@
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
 
+/* For compiled.py to check that this is what the sources say: setup.py gives their checksum. */
+EXPORT int32_t learned_opt_source(void) { return SOURCE; }
+
 typedef float vector __attribute__((vector_size(4 * LANES)));
 typedef int32_t mask __attribute__((vector_size(4 * LANES)));
 typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));

@@ -161,7 +161,7 @@ def _package(benchmark: str) -> Any:
         import metaworld
     except ImportError as error:
         raise ValueError(
-            f"{benchmark} needs Meta-World, which is not installed: pip install 'learned-opt[metaworld]'"
+            f"{benchmark} needs Meta-World, which is not installed: install the extra metaworld"
         ) from error
     return metaworld
 

@@ -431,9 +431,7 @@ def _simulator(name: str) -> tuple[Any, Any]:
         import mujoco
         from mujoco import rollout
     except ImportError as error:
-        raise ValueError(
-            f"{name} needs MuJoCo, which is not installed: pip install 'learned-opt[mujoco]'"
-        ) from error
+        raise ValueError(f"{name} needs MuJoCo, which is not installed: install the extra mujoco") from error
     return mujoco, rollout
 
 

@@ -94,7 +94,7 @@ class Train:
 
     def _check(self) -> None:
         if find_spec("stable_baselines3") is None:
-            raise ValueError("Stable-Baselines3 is not installed: pip install 'learned-opt[sb3]'")
+            raise ValueError("Stable-Baselines3 is not installed: install the extra sb3")
         if not all(0 <= seed < SELECTION for seed in self.seeds) or not self.seeds:
             raise ValueError(
                 f"seeds must lie between 0 and {SELECTION - 1}, the others choose learning rates"

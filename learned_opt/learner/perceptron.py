@@ -211,4 +211,5 @@ def load(instructions: str) -> ctypes.CDLL | None:
     arguments = [pointer, short, short, *[pointer] * 3, integer, integer, pointer, short]
     signatures = dict.fromkeys(("learned_opt_perceptron", "learned_opt_perceptron_return"), arguments)
     stem = _STEM.with_name(f"{_STEM.name}_{instructions}")
-    return compiled.load(stem, signatures, learned_opt_layer_bytes=8 * len(_LAYER))
+    source = Path(__file__).with_name("perceptron.c")
+    return compiled.load(stem, source, signatures, learned_opt_layer_bytes=8 * len(_LAYER))

@@ -77,7 +77,8 @@ def load(instructions: str) -> ctypes.CDLL | None:
         "learned_opt_return": [*[pointer] * 2, *[integer] * 2, short, *[pointer] * 2, short],
     }
     stem = _STEM.with_name(f"{_STEM.name}_{instructions}")
-    return compiled.load(stem, signatures, learned_opt_segment_bytes=SEGMENT.itemsize)
+    source = Path(__file__).with_name("fused.c")
+    return compiled.load(stem, source, signatures, learned_opt_segment_bytes=SEGMENT.itemsize)
 
 
 def applies(

@@ -59,12 +59,12 @@ class MetaLSTM(UpdateRule):
         generator = generator or torch.Generator().manual_seed(0)
 
         def small(*shape: int) -> Tensor:
-            return (torch.rand(shape, generator=generator) - 0.5) * 0.02
+            return (torch.rand(shape, generator=generator, device="cpu", dtype=torch.float32) - 0.5) * 0.02
 
         self.cell_weight = nn.Parameter(small(4 * hidden, 2 + 1 + hidden))
         gates = small(2, hidden + 3)
-        span = torch.rand(2, generator=generator)
-        gates[:, -1] = torch.tensor([input_bias, forget_bias]) + span
+        span = torch.rand(2, generator=generator, device="cpu", dtype=torch.float32)
+        gates[:, -1] = torch.tensor([input_bias, forget_bias], device="cpu", dtype=torch.float32) + span
         self.gates = nn.Parameter(gates)
 
     def init_state(

@@ -27,7 +27,7 @@ class MetaSGD(UpdateRule):
         if size < 1 or not nominal_lr > 0:
             raise ValueError(f"size and nominal_lr must be positive, got {size} and {nominal_lr}")
         self.nominal_lr = nominal_lr
-        self.steps = nn.Parameter(torch.ones(size))
+        self.steps = nn.Parameter(torch.ones(size, device="cpu", dtype=torch.float32))
 
     def init_state(
         self,

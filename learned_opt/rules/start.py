@@ -41,7 +41,9 @@ class LearnedStart(UpdateRule):
         super().__init__()
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         size = ParameterLayout.of(self.shapes).size
-        value = torch.zeros(size) if start is None else start.detach().clone()
+        value = (
+            torch.zeros(size, device="cpu", dtype=torch.float32) if start is None else start.detach().clone()
+        )
         if value.shape != (size,):
             raise ValueError(f"a start for these shapes has {size} numbers, got {tuple(value.shape)}")
         self.rule = rule

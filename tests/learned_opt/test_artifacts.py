@@ -10,7 +10,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from learned_opt import Adam, ArtifactError, ClassicLSTM, CoordinatewiseLSTM, load_rule, save_rule
+from learned_opt import (
+    Adam,
+    ArtifactError,
+    ClassicLSTM,
+    CoordinatewiseLSTM,
+    LearnedStart,
+    MetaLSTM,
+    MetaSGD,
+    RMSprop,
+    load_rule,
+    save_rule,
+)
 from learned_opt.artifacts import HEADER_KEY, load_artifact, shipped_rules
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.recipe import load_recipe
@@ -27,6 +38,48 @@ def test_a_saved_rule_loads_equal_and_frozen(rule, tmp_path):
     for ours, theirs in zip(rule.parameters(), artifact.rule.parameters(), strict=True):
         assert torch.equal(ours, theirs)
         assert not theirs.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_rule_of_another_type_is_saved_in_float32(dtype, tmp_path):
+    rule = CoordinatewiseLSTM(3).to(dtype)
+    save_rule(rule, tmp_path / "rule")
+    for ours, theirs in zip(rule.parameters(), load_rule(tmp_path / "rule").parameters(), strict=True):
+        assert torch.equal(ours.float(), theirs)
+
+
+@pytest.mark.parametrize(
+    ("rule", "story"),
+    [
+        (CoordinatewiseLSTM(3), {"families": "cartpole"}),
+        (CoordinatewiseLSTM(3), {"where": Path("x")}),
+        (CoordinatewiseLSTM(3), {"long": "x" * 2**21}),
+        (LearnedStart(RMSprop(), {"w": (3,)}), {}),
+        (LearnedStart(LearnedStart(Adam(), {"w": (3,)}), {"w": (3,)}), {}),
+    ],
+    ids=["families", "path", "long", "rule within", "start within"],
+)
+def test_what_could_not_be_loaded_is_not_saved(rule, story, tmp_path):
+    path = tmp_path / "rule"
+    with pytest.raises(ArtifactError):
+        save_rule(rule, path, story)
+    assert not path.exists()
+
+
+def test_the_default_device_and_type_do_not_matter():
+    def made():
+        return MetaSGD(3), MetaLSTM(2), LearnedStart(Adam(), {"w": (3,)})
+
+    expected = [list(rule.parameters()) for rule in made()]
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            found = [list(rule.parameters()) for rule in made()]
+    finally:
+        torch.set_default_dtype(before)
+    for ours, theirs in zip(expected, found, strict=True):
+        assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_saving_twice_gives_equal_bytes(tmp_path):

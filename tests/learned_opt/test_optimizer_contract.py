@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from learned_opt import LearnedOptimizer
+from learned_opt import CoordinatewiseLSTM, LearnedOptimizer, MetaLSTM
 
 BOTH = pytest.mark.parametrize("kind", [LearnedOptimizer, torch.optim.Adam])
 FLOATS = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
@@ -260,6 +260,57 @@ def test_memory_stays_flat_whatever_has_gradients():
             parameter.grad = torch.ones(50) if used else None
         optimizer.step()
     assert len(optimizer._layouts) <= 16
+
+
+@pytest.mark.parametrize("foreach", [None, False])
+def test_as_many_layouts_are_kept_as_a_step_needs(foreach):
+    """Otherwise each would be made anew at every step."""
+    parameters = [nn.Parameter(torch.ones(3)) for _ in range(40)]
+    groups = [{"params": [parameter]} for parameter in parameters] if foreach is None else parameters
+    optimizer = LearnedOptimizer(groups, foreach=foreach)
+    fill_gradients(parameters)
+    optimizer.step()
+    kept = list(optimizer._layouts.values())
+    optimizer.step()
+    assert len(kept) == 40
+    assert all(a is b for a, b in zip(kept, optimizer._layouts.values(), strict=True))
+
+
+def test_layouts_of_former_shapes_go_with_the_state_that_they_hold():
+    parameter = nn.Parameter(torch.ones(4))
+    optimizer = LearnedOptimizer([parameter])
+    for size in (4, 5, 6):
+        optimizer.state.clear()
+        parameter.data = torch.ones(size)
+        parameter.grad = torch.ones(size)
+        optimizer.step()
+    assert len(optimizer._layouts) == 1
+
+
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")
+def test_a_parameter_that_is_listed_twice_takes_one_step():
+    once, twice = model(), model()
+    first, second = LearnedOptimizer(once.parameters()), LearnedOptimizer([*twice.parameters()] * 2)
+    for network, optimizer in ((once, first), (twice, second)):
+        for seed in range(3):
+            fill_gradients(network.parameters(), seed)
+            optimizer.step()
+    assert all(float(state["step"]) == 3 for state in second.state.values())
+    assert all(
+        torch.allclose(a, b, atol=0.05) for a, b in zip(once.parameters(), twice.parameters(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("rule", [CoordinatewiseLSTM(70, skip=True), MetaLSTM(4)])
+def test_autocast_does_not_reach_the_rule(rule):
+    plain, cast = model(), model()
+    for network, enabled in ((plain, False), (cast, True)):
+        optimizer = LearnedOptimizer(network.parameters(), rule=rule, lr=1e-2)
+        for seed in range(5):
+            fill_gradients(network.parameters(), seed)
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                optimizer.step()
+    assert same(plain.parameters(), cast.parameters())
 
 
 @BOTH
@@ -539,6 +590,11 @@ def test_unknown_rules_and_lifetimes_are_refused():
 
     with pytest.raises(ArtifactError, match="no rule 'nonsense'"):
         LearnedOptimizer(model().parameters(), rule="nonsense")
+    with pytest.raises(ValueError, match="rule='default'"):
+        LearnedOptimizer(model().parameters(), "default")
+    for rule in (None, CoordinatewiseLSTM, nn.Linear(1, 1)):
+        with pytest.raises(ValueError, match="rule must be a shipped rule's name"):
+            LearnedOptimizer(model().parameters(), rule=rule)
     with pytest.raises(ValueError, match="total_steps must be at least 1"):
         LearnedOptimizer(model().parameters(), total_steps=0)
 
@@ -896,6 +952,16 @@ def test_step_compiles_to_one_graph():
     optimizer = LearnedOptimizer(network.parameters(), lr=1e-2, weight_decay=0.1, total_steps=100)
     torch.compile(optimizer.step, backend="aot_eager", fullgraph=True)()
     assert not same(network.parameters(), model().parameters())
+
+
+def test_step_of_many_groups_compiles_to_one_graph():
+    parameters = [nn.Parameter(torch.ones(3)) for _ in range(18)]
+    optimizer = LearnedOptimizer([{"params": [parameter]} for parameter in parameters], lr=1e-2)
+    fill_gradients(parameters)
+    optimizer.step()
+    before = values(parameters)
+    torch.compile(optimizer.step, backend="eager", fullgraph=True)()
+    assert not any(torch.equal(old, new) for old, new in zip(before, parameters, strict=True))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

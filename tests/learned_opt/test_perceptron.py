@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -190,3 +191,19 @@ def test_that_nothing_is_compiled_is_logged(caplog, tmp_path):
     assert [record.message.partition(":")[0] for record in caplog.records] == [
         f"no compiled made beside {tmp_path}"
     ]
+
+
+@needs_compiled
+def test_code_of_other_sources_is_not_loaded(tmp_path, monkeypatch):
+    for name in ("perceptron.c", *(path.name for path in compiled_files())):
+        (tmp_path / name).write_bytes((Path(perceptron.__file__).parent / name).read_bytes())
+    monkeypatch.setattr(perceptron, "_STEM", tmp_path / "_perceptron")
+    monkeypatch.setattr(perceptron, "__file__", str(tmp_path / "perceptron.py"))
+    assert perceptron.load("generic") is not None
+    with open(tmp_path / "perceptron.c", "a") as source:
+        source.write("/* of another version */")
+    assert perceptron.load("generic") is None
+
+
+def compiled_files():
+    return Path(perceptron.__file__).parent.glob("_perceptron_generic*")
