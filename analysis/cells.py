@@ -7,10 +7,13 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import learned_opt
+import tasks
 from analysis.lives import Budget
 from analysis.results import read_json
 from learned_opt.artifacts import write_atomically
@@ -54,7 +57,7 @@ class CellStore:
         """
         if self.folder is None:
             return run(), False
-        key = _digest({"format": FORMAT, "version": _package_version(), **identity})
+        key = _digest({"format": FORMAT, "version": _package_version(), "sources": _code(), **identity})
         safe = "".join(c if c.isalnum() or c in "-." else "_" for c in name)[:80]
         path = self.folder / f"{safe}-{key[:16]}.json"
         try:
@@ -87,6 +90,17 @@ def budget_identity(budget: Budget) -> dict[str, Any]:
 def _digest(value: Any) -> str:
     text = json.dumps(value, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def _code() -> str:
+    """Of all sources of the package: other code may compute other numbers."""
+    folders = [Path(package.__path__[0]) for package in (learned_opt, tasks)] + [Path(__file__).parent]
+    sources = [p for f in folders for kind in ("*.py", "*.c", "*.h") for p in sorted(f.rglob(kind))]
+    digest = hashlib.sha256()
+    for path in sources:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _package_version() -> str:

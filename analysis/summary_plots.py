@@ -146,7 +146,7 @@ def plot_times(results: Results, path: str | Path, *, rival: str | None = None, 
                     np.clip([value.low, value.high], 1 / EDGE, EDGE), [place, place], color=color, lw=1.2
                 )
             middle = value.median if isinstance(value, SpeedSummary) else value
-            never = not middle < EDGE
+            never = not np.isfinite(middle)
             axes.plot(
                 min(max(middle, 1 / EDGE), EDGE),
                 place,

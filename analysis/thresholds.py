@@ -30,8 +30,8 @@ class Speed(NamedTuple):
 class SpeedSummary(NamedTuple):
     """Median over families of the ratio of updates to the target, with its interval.
 
-    families: of each, the point estimate; those where the rival ends at or below the random policy
-        have no target and are left out.
+    families: of each, the point estimate; those where the rival ends at or below the random policy, or
+        is at the target before its first update, have no target and are left out.
     """
 
     median: float
@@ -65,7 +65,7 @@ def updates_to_target(updates: NDArray[np.int64], curves: Array, goal: Array | f
 def speed(updates: NDArray[np.int64], contender: Scores, rival: Scores) -> Speed | None:
     """On one family, from interquartile means over tasks; None where there is no target."""
     times = _times(updates, contender.curves, rival.curves)
-    return Speed(*map(float, times)) if np.isfinite(times[1]) else None
+    return Speed(*map(float, times)) if 0 < times[1] < np.inf else None
 
 
 def speed_summary(

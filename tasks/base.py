@@ -9,10 +9,13 @@ needs: autoreset, time limits, counters. Families whose environments keep state 
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +34,15 @@ Range = tuple[float, float]
 
 BOUNDED = 1e6
 """A wider Box is bounded in name only."""
+
+
+def source_digest(thing: Any) -> str:
+    """SHA-256 of the file that a class or function was defined in; empty where there is none to be found."""
+    try:
+        found = inspect.getsourcefile(inspect.unwrap(thing) if callable(thing) else type(thing))
+        return hashlib.sha256(Path(str(found)).read_bytes()).hexdigest()
+    except (OSError, TypeError, ValueError):
+        return ""
 
 
 def is_bounded(box: spaces.Box) -> bool:
@@ -143,7 +155,7 @@ class TaskFamily(ABC):
 
     def identity(self) -> dict[str, object]:
         """Everything about the family that decides what happens in its tasks, JSON-compatible."""
-        return {"family": self.name}
+        return {"family": self.name, "code": source_digest(type(self))}
 
     @abstractmethod
     def environments(

@@ -11,13 +11,13 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import FlattenObservation
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tasks.base import Range, TaskFamily, Tasks, check_ranges
+from tasks.base import Range, TaskFamily, Tasks, check_ranges, source_digest
 from tasks.environments import Step
 from tasks.noise import Noise
 from tasks.variation import Apply, VariedEnv, apply_variation
@@ -124,6 +124,7 @@ class GymnasiumFamily(TaskFamily):
         # By the id that gymnasium made of it: a name may lack its version, or name a module to import.
         spec = gymnasium.spec(single.spec.id) if isinstance(environment, str) and single.spec else environment
         assert isinstance(spec, EnvSpec)
+        self._entry = spec.entry_point
         limit = horizon or spec.max_episode_steps
         self._told = {} if horizon is None else {"max_episode_steps": horizon}
         if limit is None:
@@ -163,12 +164,19 @@ class GymnasiumFamily(TaskFamily):
             "gymnasium": gymnasium.__version__,
             "vary": {key: list(limits) for key, limits in self.train_range.items()},
             "shifted": {key: list(limits) for key, limits in self.shifted_range.items()},
-            "code": [repr(getattr(part, "__qualname__", part)) for part in (self.apply, *self.wrappers)],
+            "code": [
+                (str(getattr(part, "__qualname__", type(part).__qualname__)), source_digest(part))
+                for part in (type(self), self.apply, *self.wrappers, self._entry_point())
+            ],
             "vectorization": self.vectorization,
             "horizon": self.horizon,
             "reference": self.reference,
             "options": repr(sorted(self.options.items())),
         }
+
+    def _entry_point(self) -> Any:
+        """What makes the environment, for the sake of its code."""
+        return load_env_creator(self._entry) if isinstance(self._entry, str) else self._entry
 
     def environments(
         self, tasks: Tasks, environments: int, noise: Noise, *, staggered: bool = False

@@ -13,6 +13,7 @@ from learned_opt.commands.recipe import check_device, set_threads, train_once
 from learned_opt.meta.divergence import DivergenceError
 from learned_opt.meta.recipe import load_variants
 from learned_opt.meta.trainer import ARTIFACT
+from tasks import check_family
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,25 @@ class Ablate:
             )
         names = self.only or tuple(variants)
         families = variants[names[0]][-1].families
+        others = [name for name in names if set(variants[name][-1].families) != set(families)]
+        if others:
+            raise ValueError(
+                f"{names[0]!r} and {others[0]!r} train on different families, and what is new to one is not "
+                "to the other: let all variants train on the same"
+            )
+        config = CompareConfig(
+            families=self.tasks or families,
+            trained_on=families,
+            tasks=self.count,
+            updates=self.updates,
+            queries=min(16, self.updates + 1),
+            baselines=("adam",),
+            tuning_tasks=8,
+            seed=self.seed,
+            device=self.device,
+        )
+        for family in config.families:
+            check_family(family)
         contenders = {}
         for name in names:
             recipe = tuple(replace(stage, seed=self.seed, device=self.device) for stage in variants[name])
@@ -67,15 +87,5 @@ class Ablate:
             contenders[name] = Contender(artifact.rule, artifact=artifact.digest)
         if not contenders:
             raise DivergenceError("every variant diverged, and there is nothing to compare")
-        config = CompareConfig(
-            families=self.tasks or families,
-            trained_on=families,
-            tasks=self.count,
-            updates=self.updates,
-            baselines=("adam",),
-            tuning_tasks=8,
-            seed=self.seed,
-            device=self.device,
-        )
         run_comparison(config, contenders, self.out)
         return 0

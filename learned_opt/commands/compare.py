@@ -21,6 +21,7 @@ from analysis import (
     render_table,
 )
 from analysis.config import Tuning
+from analysis.plots import LARGEST
 from analysis.rendering import check_rendering, render_lives
 from analysis.results import Results
 from analysis.summary_plots import plot_heatmap, plot_profiles, plot_times
@@ -186,6 +187,8 @@ class Compare:
         }
         if self.env_steps is None:
             return self.updates
+        if self.env_steps < 1:
+            raise ValueError(f"--env-steps must be positive, got {self.env_steps}")
         if len(costs) > 1:
             raise ValueError("an update takes different numbers of steps in these families: give --updates")
         return max(1, round(self.env_steps / costs.pop()))
@@ -251,6 +254,8 @@ class Plot:
     """Horizontal axis of curves: update steps or environment steps."""
     y: Literal["returns", "normalised"] = "returns"
     """Vertical axis of curves: raw or normalised returns."""
+    families: tuple[str, ...] = ()
+    """Of curves: those to draw; all by default."""
     rival: str | None = None
     """Of times: the contender that sets the target; adam by default."""
     seed: int = 0
@@ -264,10 +269,12 @@ class Plot:
             raise FileExistsError(f"{out} exists; choose another --out")
         if self.kind != "curves" and (self.x, self.y) != ("updates", "returns"):
             raise ValueError(f"--x and --y are of curves, not of {self.kind}")
+        if self.kind != "curves" and self.families:
+            raise ValueError(f"--families is of curves, not of {self.kind}")
         if self.kind != "times" and self.rival is not None:
             raise ValueError(f"--rival is of times, not of {self.kind}")
         if self.kind == "curves":
-            plot_curves(results, out, self.x, y=self.y, seed=self.seed)
+            plot_curves(results, out, self.x, y=self.y, families=self.families or None, seed=self.seed)
         elif self.kind == "profiles":
             plot_profiles(results, out, seed=self.seed)
         elif self.kind == "heatmap":
@@ -371,7 +378,9 @@ def run_comparison(
     *,
     processes: int = 1,
 ) -> Results:
-    """Compare with a progress bar; write results.json and curves.png to `out` and print the table.
+    """Compare with a progress bar; write results.json to `out`, print the table and draw curves.png.
+
+    Where there are more families than a figure holds, curves-2.png and so on show the others.
 
     Raises:
         FileExistsError: `out` already holds results, or another run is at work there.
@@ -393,6 +402,9 @@ def run_comparison(
                 command=command,
             )
         results.save(path)
-        plot_curves(results, out / "curves.png")
     print(render_table(results, color=sys.stdout.isatty()))
+    names = list(results.families)
+    for first in range(0, len(names), LARGEST):
+        name = f"curves-{first // LARGEST + 1}.png" if first else "curves.png"
+        plot_curves(results, out / name, families=names[first : first + LARGEST])
     return results

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import sys
 from functools import partial
 
 import numpy as np
@@ -143,6 +144,26 @@ def test_a_cell_of_another_setting_seed_or_rule_is_not_reused(tmp_path):
     assert len(list(cells.iterdir())) == 6
     compare(dataclasses.replace(ALONE, seed=9), {"a": Contender(Adam())}, cells=tmp_path)
     assert len(list(cells.iterdir())) == 8
+
+
+def test_a_cell_of_other_code_is_not_reused(tmp_path, monkeypatch):
+    """Neither of the package's nor of a family's own."""
+    compare(ALONE, {"a": Contender(Adam())}, cells=tmp_path / "package")
+    monkeypatch.setattr("analysis.cells._code", lambda: "another revision")
+    compare(ALONE, {"a": Contender(Adam())}, cells=tmp_path / "package")
+    assert len(list((tmp_path / "package").iterdir())) == 4
+
+    monkeypatch.syspath_prepend(tmp_path)
+    text = "from tasks.bandit import BernoulliBandit\nclass Mine(BernoulliBandit):\n    name = 'mine'\n"
+    config = dataclasses.replace(ALONE, families=("mine_tasks:Mine",), trained_on=())
+    try:
+        for comment in ("", "# rewards are ten times as large now"):
+            (tmp_path / "mine_tasks.py").write_text(text + comment)
+            sys.modules.pop("mine_tasks", None)
+            compare(config, {"a": Contender(Adam())}, cells=tmp_path / "own")
+    finally:
+        sys.modules.pop("mine_tasks", None)
+    assert len(list((tmp_path / "own").iterdir())) == 2
 
 
 @pytest.mark.parametrize("damage", ["", "{}", "[]", None])

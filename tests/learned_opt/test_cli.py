@@ -376,3 +376,25 @@ def test_longevity_is_refused_where_it_has_no_meaning(tmp_path, capsys):
     settings.write_text("longevity: 3\n")
     refused = refusal(capsys, "compare", "--learner", settings, "--out", tmp_path / "out")
     assert "longevity is of meta-training" in refused
+
+
+def test_an_ablation_checks_its_comparison_before_it_trains(tmp_path, capsys):
+    path, out = tmp_path / "ablation.yaml", tmp_path / "out"
+    path.write_text(
+        yaml.safe_dump({**TINY.to_dict(), "variants": {"full": {}, "other": {"families": ["lqr"]}}})
+    )
+    command = ["ablate", "--config", path, "--out", out]
+    assert "'full' and 'other' train on different families" in refusal(capsys, *command)
+    assert "'nosuch'" in refusal(capsys, *command, "--only", "full", "--tasks", "nosuch")
+    assert not out.exists()
+
+
+def test_more_families_than_a_figure_holds_are_drawn_in_several(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("learned_opt.commands.compare.LARGEST", 1)
+    options = ["--updates", "1", "--count", "2", "--baselines", "--untrained", "--threads", "1"]
+    out = tmp_path / "out"
+    assert main(["compare", "--tasks", "bandit", "lqr", "--out", str(out), *options]) == 0
+    assert {path.name for path in out.glob("*.png")} == {"curves.png", "curves-2.png"}
+    assert main(["plot", str(out), "--families", "lqr", "--out", str(tmp_path / "one.png")]) == 0
+    assert "of curves" in refusal(capsys, "plot", out, "--kind", "heatmap", "--families", "lqr")
+    assert "positive" in refusal(capsys, "compare", "--env-steps", "-100", "--out", tmp_path / "no")
