@@ -1,4 +1,5 @@
 import dataclasses
+import importlib
 import json
 import sys
 from functools import partial
@@ -155,11 +156,12 @@ def test_a_cell_of_other_code_is_not_reused(tmp_path, monkeypatch):
 
     monkeypatch.syspath_prepend(tmp_path)
     text = "from tasks.bandit import BernoulliBandit\nclass Mine(BernoulliBandit):\n    name = 'mine'\n"
-    config = dataclasses.replace(ALONE, families=("mine_tasks:Mine",), trained_on=())
     try:
         for comment in ("", "# rewards are ten times as large now"):
             (tmp_path / "mine_tasks.py").write_text(text + comment)
+            importlib.invalidate_caches()
             sys.modules.pop("mine_tasks", None)
+            config = dataclasses.replace(ALONE, families=("mine_tasks:Mine",), trained_on=())
             compare(config, {"a": Contender(Adam())}, cells=tmp_path / "own")
     finally:
         sys.modules.pop("mine_tasks", None)
