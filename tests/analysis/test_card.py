@@ -1,8 +1,10 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from analysis.card import model_card
+from analysis.results import load_results
 from learned_opt.artifacts import load_artifact, save_rule
 from learned_opt.rules import CoordinatewiseLSTM
 
@@ -48,3 +50,13 @@ def test_results_of_another_artifact_are_refused(artifact, results):
     other = dataclasses.replace(results(1), artifacts={"learned": "0" * 64})
     with pytest.raises(ValueError, match="does not show learned with the hash"):
         model_card(artifact, {"new": other}, label="learned")
+
+
+def test_the_shipped_card_is_what_its_results_give():
+    stored = Path(__file__).parents[2] / "docs" / "results"
+    titles = {"versus": "default", "shifted": "shifted", "long": "long"}
+    comparisons = {title: load_results(stored / name / "results.json") for title, name in titles.items()}
+    card = model_card(load_artifact("default"), comparisons, label="default")
+    kept = (stored / "default" / "CARD.md").read_text(encoding="utf-8")
+    after = "## Results"  # what training took is not in the results
+    assert kept[kept.index(after) :].strip() == card[card.index(after) :].strip()
