@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
 
 from analysis.lives import Budget
 from analysis.tune import TUNING_QUERIES, make_baseline
@@ -46,6 +47,8 @@ class CompareConfig:
     """Length of a life while tuning; `updates` if None."""
     seed: int = 0
     """Everything random follows from this and the config."""
+    tuning_seed: int | None = None
+    """Of tuning tasks and lives, `seed` if None; with one of its own, other seeds' comparisons tune alike."""
     device: str = "cpu"
     """Where to run."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
@@ -97,7 +100,15 @@ class CompareConfig:
         """Of the tuning lives."""
         updates = self.tuning_updates or self.updates
         queries = min(TUNING_QUERIES, updates + 1)
-        return Budget(updates, queries, self.query_episodes, self.seed, self.device, self.learner)
+        seed = self.seed if self.tuning_seed is None else self.tuning_seed
+        return Budget(updates, queries, self.query_episodes, seed, self.device, self.learner)
+
+    def conditions(self) -> dict[str, Any]:
+        """What decides results beside seeds, contenders and how many tasks are shown; JSON-compatible."""
+        apart = {"families", "tasks", "seed", "device"}
+        told = {name: value for name, value in asdict(self).items() if name not in apart}
+        plain: dict[str, Any] = json.loads(json.dumps(told))
+        return plain
 
     def tuned_together(self) -> tuple[str, ...]:
         """The families whose tuning tasks a global tuning averages over."""

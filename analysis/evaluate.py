@@ -110,7 +110,7 @@ def compare(
             config.split(name), problem.random, problem.reference, steps, updates, runs
         )
     artifacts = {label: c.artifact for label, c in contenders.items() if c.artifact is not None}
-    return Results(command, config.seed, config.updates, artifacts, families, grids)
+    return Results(command, config.seed, config.updates, artifacts, families, grids, config.conditions())
 
 
 def total_updates(config: CompareConfig, contenders: int) -> int:
@@ -165,7 +165,7 @@ def _tune(
             family,
             "tuning tasks",
             config.tuning_tasks,
-            seed=config.seed,
+            seed=budget.seed,
             device=config.device,
             policies=policies,
         )

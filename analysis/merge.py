@@ -9,6 +9,9 @@ import numpy as np
 
 from analysis.results import Adaptation, FamilyResults, Results
 
+SEEDS = "seeds"
+"""Among the conditions of merged results: those of all parts."""
+
 
 def merge_results(parts: Sequence[Results]) -> Results:
     """The tasks of all parts side by side.
@@ -20,25 +23,28 @@ def merge_results(parts: Sequence[Results]) -> Results:
     if len(parts) < 2:
         raise ValueError(f"merging needs at least two results, got {len(parts)}")
     first = parts[0]
-    seeds = [part.seed for part in parts]
+    seeds = [seed for part in parts for seed in part.conditions.get(SEEDS, [part.seed])]
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"the results have the same seed, and so the same tasks: {seeds}")
     for part in parts[1:]:
         for key in ("updates", "artifacts"):
             if getattr(part, key) != getattr(first, key):
                 raise ValueError(f"the results differ in {key}: {getattr(first, key)}, {getattr(part, key)}")
+        names = sorted((first.conditions.keys() | part.conditions.keys()) - {SEEDS})
+        other = [name for name in names if first.conditions.get(name) != part.conditions.get(name)]
+        if other:
+            told = " and ".join(str(each.conditions.get(other[0])) for each in (first, part))
+            hint = ": give both the same --tuning-seed" if other[0] == "tuning_seed" else ""
+            raise ValueError(f"the results were taken under different conditions, {other[0]} {told}{hint}")
         if part.families.keys() != first.families.keys():
             raise ValueError("the results are of different families")
     families = {name: _merged(name, [part.families[name] for part in parts]) for name in first.families}
     command = " && ".join(part.command for part in parts)
-    return replace(first, command=command, families=families)
+    return replace(first, command=command, families=families, conditions={**first.conditions, SEEDS: seeds})
 
 
 def _merged(name: str, parts: Sequence[FamilyResults]) -> FamilyResults:
     first = parts[0]
-    tasks = [task for part in parts for task in _fingerprints(part)]
-    if len(set(tasks)) < len(tasks):
-        raise ValueError(f"the results on {name} share tasks: give each of them once")
     for part in parts[1:]:
         same = part.split == first.split and part.steps_per_update == first.steps_per_update
         if not same or not np.array_equal(part.updates, first.updates):
@@ -49,7 +55,7 @@ def _merged(name: str, parts: Sequence[FamilyResults]) -> FamilyResults:
             if run.setting != first.contenders[label].setting:
                 raise ValueError(
                     f"{label} had {first.contenders[label].setting} on {name} in one of the results and "
-                    f"{run.setting} in another: tune once, and share --cells"
+                    f"{run.setting} in another: tune once, by the same --tuning-seed"
                 )
 
     def joined(label: str) -> Adaptation:
@@ -67,9 +73,3 @@ def _merged(name: str, parts: Sequence[FamilyResults]) -> FamilyResults:
         reference=np.concatenate([part.reference for part in parts]),
         contenders={label: joined(label) for label in first.contenders},
     )
-
-
-def _fingerprints(part: FamilyResults) -> list[bytes]:
-    """What happened on each task, under all contenders."""
-    happened = np.concatenate([run.returns for run in part.contenders.values()])
-    return [column.tobytes() for column in happened.T]

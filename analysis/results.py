@@ -131,6 +131,7 @@ class Results:
     artifacts: file hash of each learned contender, by label.
     families: by name.
     tuning: every grid that a baseline was tuned on.
+    conditions: see `CompareConfig.conditions`; of older files, nothing.
     """
 
     command: str
@@ -139,6 +140,7 @@ class Results:
     artifacts: dict[str, str]
     families: dict[str, FamilyResults]
     tuning: list[GridScores] = field(default_factory=list)
+    conditions: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _require(bool(self.families), "results need at least one family")
@@ -261,7 +263,11 @@ def _results(data: dict[str, Any]) -> Results:
         )
         for grid in data["tuning"]
     ]
-    return Results(data["command"], data["seed"], data["updates"], data["artifacts"], families, tuning)
+    conditions = data.get("conditions", {})
+    _require(type(conditions) is dict, "conditions must be a mapping")
+    return Results(
+        data["command"], data["seed"], data["updates"], data["artifacts"], families, tuning, conditions
+    )
 
 
 def _family(entry: dict[str, Any]) -> FamilyResults:

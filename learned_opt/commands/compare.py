@@ -99,6 +99,8 @@ class Compare:
     """Also write videos of a policy before and after its life under the first rule, to --out/videos."""
     tuning_updates: int | None = None
     """Updates a life while tuning; as many as shown by default."""
+    tuning_seed: int | None = None
+    """Seed of tuning, --seed by default; the same for comparisons of several seeds that are to be merged."""
     queries: int | None = None
     """How often a life is judged, on fresh episodes: 16 times, or after each update of a short life."""
     untold: bool = False
@@ -151,6 +153,7 @@ class Compare:
             tuning=self.tuning,
             tuning_tasks=self.tuning_count,
             tuning_updates=self.tuning_updates,
+            tuning_seed=self.tuning_seed,
             seed=self.seed,
             device=self.device,
             learner=learner,

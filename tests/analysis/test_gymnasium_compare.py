@@ -110,6 +110,10 @@ def test_merged_results_are_those_of_all_seeds():
     assert len(merged.families["CartPole-v1"].random) == 4
     with pytest.raises(ValueError, match="same seed"):
         merge_results([parts[0], parts[0]])
+    for change in ({"told": False}, {"learner": dataclasses.replace(ALONE.learner, width=9)}):
+        otherwise = compare(dataclasses.replace(ALONE, seed=2, **change), contender)
+        with pytest.raises(ValueError, match=f"different conditions, {next(iter(change))}"):
+            merge_results([parts[0], otherwise])
     other = compare(dataclasses.replace(ALONE, seed=2), {"adam": Contender(Adam(), lr=0.1)})
     with pytest.raises(ValueError, match=r"adam had lr .* in one of the results and lr 0\.1"):
         merge_results([parts[0], other])
@@ -156,3 +160,24 @@ def test_bad_input_is_one_sentence(tmp_path, capsys, arguments, complaint):
     told = capsys.readouterr().err.strip()
     assert complaint in told
     assert "\n" not in told
+
+
+def test_comparisons_of_several_seeds_can_tune_alike(tmp_path):
+    """Then they can be merged, also where nothing is found and tasks look the same."""
+    config = CompareConfig(
+        families=("mountain_car",),
+        tasks=2,
+        updates=2,
+        queries=2,
+        query_episodes=1,
+        baselines=("sgd",),
+        tuning_tasks=1,
+        tuning_seed=5,
+        learner=LearnerConfig(width=4, environments=2, steps=4),
+    )
+    parts = [compare(dataclasses.replace(config, seed=seed), {}, cells=tmp_path) for seed in (0, 1)]
+    assert len([path for path in tmp_path.iterdir() if path.name.startswith("tun")]) == 1
+    assert len(merge_results(parts).families["mountain_car"].random) == 4
+    path = tmp_path / "results.json"
+    parts[0].save(path)
+    assert load_results(path).conditions == parts[0].conditions
