@@ -105,7 +105,8 @@ class ModulePolicy(Policy):
             raw = tensors["log_std"]
         else:  # a constant of the module's
             like = tensors[self._names[0]]
-            raw = self._constants["log_std"].to(like.device, like.dtype).expand(len(like), -1)
+            constant = self._constants["log_std"].to(like.device, like.dtype)
+            raw = constant.reshape(1, -1).expand(len(like), -1)
         return bounded_log_std(raw.reshape(len(raw), 1, self.actions))
 
     def initial_memory(self, observations: Tensor) -> Tensor | None:
