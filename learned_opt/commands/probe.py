@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from analysis.probe_plots import plot_paths, plot_probe
 from analysis.results import encode
 from learned_opt.artifacts import load_artifact, write_atomically
 from learned_opt.commands.recipe import set_threads
-from learned_opt.rules import Adam
+from learned_opt.rules import Adam, LearnedStart
 from tasks import make_family
 
 
@@ -48,6 +50,11 @@ class Probe:
         if min(self.updates, self.learners) < 1 or not self.tasks:
             raise ValueError("probing needs at least one family, one learner and one update")
         artifact = load_artifact(self.rule)
+        if isinstance(artifact.rule, LearnedStart):
+            raise ValueError(
+                f"{self.rule} has a learned start for a learner of its own, and what is probed are "
+                "actor-critics from random starts: compare it instead"
+            )
         label = f"{self.rule} ({artifact.digest[:12]})"
         adam = Adam()
         responses = {label: response(artifact.rule, seed=self.seed), "adam": response(adam, seed=self.seed)}
@@ -66,6 +73,7 @@ class Probe:
         plot_probe(responses, traces, self.out / "probe.png")
         plot_paths(walks, self.out / "navigation.png")
         content = {
+            "command": shlex.join(["learned-opt", *sys.argv[1:]]),
             "rule": self.rule,
             "artifact": artifact.digest,
             "seed": self.seed,

@@ -12,13 +12,14 @@ import torch
 import yaml
 
 from analysis.card import model_card
-from learned_opt.artifacts import load_artifact
+from learned_opt.artifacts import load_artifact, save_rule
 from learned_opt.cli import main
 from learned_opt.commands.compare import run_of
 from learned_opt.learner import LearnerConfig
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.divergence import DivergenceError
 from learned_opt.meta.trainer import MetaTrainer
+from learned_opt.rules import Adam, LearnedStart
 
 TINY = MetaConfig(
     families=("bandit",),
@@ -131,6 +132,8 @@ def test_unknown_names_are_refused(tmp_path, capsys):
     assert "absent.yaml" in refusal(capsys, "meta-train", "--out", out, "--config", tmp_path / "absent.yaml")
     assert "absent.json" in refusal(capsys, "plot", tmp_path / "absent.json")
     assert "'atari'" in refusal(capsys, "probe", "--out", out, "--tasks", "atari")
+    save_rule(LearnedStart(Adam(), {"w": (3,)}), tmp_path / "start")
+    assert "learned start" in refusal(capsys, "probe", "--out", out, "--rule", tmp_path / "start")
     assert "holds no results.json" in refusal(capsys, "report", tmp_path, "--out", out)
     assert not out.exists()
 
