@@ -175,7 +175,7 @@ def test_names_that_are_no_benchmark_are_explained():
 
 def test_a_missing_extra_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "metaworld", None)
-    with pytest.raises(ValueError, match=r"needs Meta-World.*pip install 'learned-opt\[metaworld\]'"):
+    with pytest.raises(ValueError, match=r"needs Meta-World.*install the extra metaworld"):
         make_family("ml10")
 
 
