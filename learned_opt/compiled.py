@@ -26,9 +26,14 @@ def instruction_sets() -> tuple[str, ...]:
     return (*suited.get(torch.backends.cpu.get_cpu_capability(), ()), "generic")
 
 
-def best(load: Callable[[str], ctypes.CDLL | None], stem: Path) -> ctypes.CDLL | None:
-    """What `load` finds for the best instruction set that this processor has, or None, which is logged."""
-    found = next((loaded for name in instruction_sets() if (loaded := load(name))), None)
+def best_of(load_for: Callable[[str], ctypes.CDLL | None], stem: Path) -> ctypes.CDLL | None:
+    """The library for the best instruction set that this processor has, or None, which is logged.
+
+    Args:
+        load_for: loads the one for an instruction set, if it is there.
+        stem: path of all of them, up to the instruction set; for the log.
+    """
+    found = next((loaded for name in instruction_sets() if (loaded := load_for(name))), None)
     if found is None and sys.platform != "win32":  # where nothing is ever compiled
         log.warning(
             "no compiled %s beside %s: torch does its work, several times slower. "

@@ -202,7 +202,7 @@ def _compiled() -> ctypes.CDLL:
 @lru_cache
 def library() -> ctypes.CDLL | None:
     """The compiled perceptron.c for this processor, or None if there is none."""
-    return compiled.best(load, _STEM)
+    return compiled.best_of(load, _STEM)
 
 
 def load(instructions: str) -> ctypes.CDLL | None:

@@ -57,7 +57,7 @@ SEGMENT = np.dtype(
 @lru_cache
 def library() -> ctypes.CDLL | None:
     """The compiled fused.c for this processor, or None if there is none."""
-    return compiled.best(load, _STEM)
+    return compiled.best_of(load, _STEM)
 
 
 def description() -> str:

@@ -164,17 +164,7 @@ def test_bad_input_is_one_sentence(tmp_path, capsys, arguments, complaint):
 
 def test_comparisons_of_several_seeds_can_tune_alike(tmp_path):
     """Then they can be merged, also where nothing is found and tasks look the same."""
-    config = CompareConfig(
-        families=("mountain_car",),
-        tasks=2,
-        updates=2,
-        queries=2,
-        query_episodes=1,
-        baselines=("sgd",),
-        tuning_tasks=1,
-        tuning_seed=5,
-        learner=LearnerConfig(width=4, environments=2, steps=4),
-    )
+    config = dataclasses.replace(CONFIG, families=("mountain_car",), tuning_seed=5)
     parts = [compare(dataclasses.replace(config, seed=seed), {}, cells=tmp_path) for seed in (0, 1)]
     assert len([path for path in tmp_path.iterdir() if path.name.startswith("tun")]) == 1
     assert len(merge_results(parts).families["mountain_car"].random) == 4

@@ -187,7 +187,7 @@ def test_layers_that_do_not_fit_are_left_to_torch_which_refuses_them():
 
 
 def test_that_nothing_is_compiled_is_logged(caplog, tmp_path):
-    assert compiled.best(lambda instructions: None, tmp_path / "_made") is None
+    assert compiled.best_of(lambda instructions: None, tmp_path / "_made") is None
     assert [record.message.partition(":")[0] for record in caplog.records] == [
         f"no compiled made beside {tmp_path}"
     ]
