@@ -4,8 +4,8 @@ Optional: without a C compiler the package installs all the same and runs the sa
 """
 
 import platform
+import runpy
 import sys
-import zlib
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -13,15 +13,11 @@ from setuptools import Extension, setup
 FLAGS = ["-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
 THREADS = ["-fopenmp"] if sys.platform == "linux" else []
 VARIANTS = {"generic": []}
+CODE = {"fused": "rules", "actor_critic": "learner", "perceptron": "learner", "rollout": "learner"}
+checksum = runpy.run_path("learned_opt/sources.py")["checksum"]
 if platform.machine().lower() in ("x86_64", "amd64"):
     VARIANTS["avx2"] = ["-mavx2", "-mfma"]
     VARIANTS["avx512"] = ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma"]
-
-
-def checksum(folder: str, source: str) -> int:
-    """As in learned_opt/compiled.py, which compares."""
-    texts = (Path(f"learned_opt/{folder}/{source}.c"), Path("learned_opt/vectors.h"))
-    return zlib.crc32(b"".join(path.read_bytes() for path in texts)) & 0x7FFFFFFF
 
 
 setup(
@@ -29,13 +25,16 @@ setup(
         Extension(
             f"learned_opt.{folder}._{source}_{name}",
             [f"learned_opt/{folder}/{source}.c"],
-            depends=["learned_opt/vectors.h"],
-            extra_compile_args=[*FLAGS, *THREADS, *flags, f"-DSOURCE={checksum(folder, source)}"],
+            depends=["learned_opt/vectors.h", "learned_opt/learner/perceptron.h"],
+            extra_compile_args=[
+                *(*FLAGS, *THREADS, *flags),
+                f"-DSOURCE={checksum(Path('learned_opt', folder, source + '.c'))}",
+            ],
             extra_link_args=THREADS,
             libraries=["m"],
             optional=True,
         )
-        for folder, source in (("rules", "fused"), ("learner", "perceptron"))
+        for source, folder in CODE.items()
         for name, flags in VARIANTS.items()
         if sys.platform != "win32"
     ]

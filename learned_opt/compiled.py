@@ -6,7 +6,6 @@ import ctypes
 import logging
 import sys
 import sysconfig
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+
+from learned_opt.sources import checksum
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -42,12 +43,6 @@ def best_of(load_for: Callable[[str], ctypes.CDLL | None], stem: Path) -> ctypes
             stem.parent,
         )
     return found
-
-
-def checksum(source: Path) -> int:
-    """Of a C file and what it includes, 31 bits; setup.py compiles the same number in."""
-    texts = (source.read_bytes(), (Path(__file__).parent / "vectors.h").read_bytes())
-    return zlib.crc32(b"".join(texts)) & 0x7FFFFFFF
 
 
 def load(

@@ -123,6 +123,19 @@ class BatchedEnvironments:
         self.observation = final_observation if unchanged else self._observed(self.state)
         return Step(self.observation, reward, terminated, truncated, final_observation)
 
+    def next_starts(self, steps: int) -> list[Tensor]:
+        """Start states of the next T = `steps` steps, (B, E, S) each, for whoever runs those steps itself."""
+        return [self._next_start() for _ in range(steps)]
+
+    def place(self, state: Tensor, elapsed: Tensor, observation: Tensor) -> None:
+        """Say where steps that were run elsewhere have led: state (B, E, S), steps so far (B, E), what is seen."""
+        self.state, self.elapsed, self.observation = state, elapsed, observation
+
+    @property
+    def limit(self) -> Tensor:
+        """Steps after which episodes are truncated, () or (B, 1), in the type of all numbers here."""
+        return self._limit
+
     def replace_tasks(self, rows: Tensor, tasks: Tasks) -> None:
         """Give the learners marked in `rows` (B, bool) the same rows of `tasks`, and reset them."""
         self._adopt(
@@ -190,7 +203,7 @@ class BatchedEnvironments:
         """A start state of every environment, (B, E, S); those of some steps are drawn at once."""
         if not self._unused:
             drawn = self.family.initial_state(self.constants, AHEAD * self.environments, self.noise)
-            self._starts = drawn.view(self._starts.shape)
+            self._starts = drawn.reshape(self._starts.shape).contiguous()
             self._unused = list(self._starts.unbind(1))
         return self._unused.pop()
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from learned_opt.learner.acting import ActingLearner
 from learned_opt.learner.advantages import ReturnScale, generalised_advantages, mean, normalised
 from learned_opt.learner.base import GradientSample
+from learned_opt.learner.closed_form import gradients
 from learned_opt.learner.config import LearnerConfig
 from learned_opt.learner.policies import ActorCritic
 from learned_opt.learner.policy import Network, Policy, Tensors
@@ -76,6 +77,10 @@ class ActorCriticLearner(ActingLearner):
         """One rollout at θ (B, N), and both gradients from it."""
         rollout, metrics = self.experience(parameters, self.config.steps)
         if not second_order:
+            made = gradients(self.policy, parameters.detach(), rollout, self.scale, self.config)
+            if made is not None:
+                inner, norm = self.clipped(made.inner)
+                return GradientSample(inner, made.outer, {**metrics, "gradient_norm": norm})
             parameters = parameters.detach().requires_grad_()
         with torch.enable_grad():
             losses = self._losses(parameters, rollout)

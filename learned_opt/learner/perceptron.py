@@ -24,8 +24,12 @@ WIDEST = 256
 """Units of a layer beyond which a library's matrix products are faster."""
 WORTH_THREADS = 2_000_000
 """Multiply-adds below which more than one thread costs more than it brings."""
-_LAYER = ("weight", "bias", "by_weight", "by_bias", "weight_stride", "bias_stride", "inputs", "outputs")
-"""A layer of all learners, as perceptron.c declares it: 64-bit integers, addresses among them."""
+LAYER = (
+    *("weight", "bias", "by_weight", "by_bias"),
+    *("weight_stride", "bias_stride", "by_weight_stride", "by_bias_stride", "inputs", "outputs"),
+)
+NETWORK = ("layers", "center", "scale", "depth", "activation")
+"""Layers and networks of all learners, as perceptron.h declares them: 64-bit integers, addresses among them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +56,7 @@ class Perceptron:
             MemoryError: there is no room for what stands between layers.
         """
         signal = observations.flatten(2)
-        if not _applies(signal) or not self._is_plain:
+        if not _applies(signal) or not self.is_plain:
             return self._in_torch(signal)
         parameters = [tensor for layer in self.layers for tensor in layer]
         if compiled.differentiated(parameters):
@@ -92,7 +96,7 @@ class Perceptron:
         return layers
 
     @cached_property
-    def _is_plain(self) -> bool:
+    def is_plain(self) -> bool:
         """Whether C may read the networks: sizes fit, and each learner's tensors lie in one piece."""
         (batch, _, inputs), widths = self.layers[0][0].shape, [bias.shape[1] for _, bias in self.layers]
         expected = zip([inputs, *widths], widths, strict=False)
@@ -108,27 +112,43 @@ class Perceptron:
         )
 
     @cached_property
-    def _records(self) -> np.ndarray:
-        """The layers, as C reads them: (layers, entries)."""
-        return np.array(
-            [
-                (w.data_ptr(), b.data_ptr(), 0, 0, w.stride(0), b.stride(0), w.shape[2], w.shape[1])
-                for w, b in self.layers
-            ],
-            np.int64,
-        )
+    def _layers(self) -> np.ndarray:
+        """The layers, as C reads them: (layers, entries); derivatives go nowhere yet."""
+        rows = [
+            (w.data_ptr(), b.data_ptr(), 0, 0, w.stride(0), b.stride(0), 0, 0, w.shape[2], w.shape[1])
+            for w, b in self.layers
+        ]
+        return np.array(rows, np.int64)
 
     @cached_property
-    def _given(self) -> tuple[int, int, int, int, int]:
-        """What both functions of perceptron.c take first."""
-        records, (center, factor) = self._records, self._normalisation
-        activation = int(self.activation != "tanh")
-        return records.ctypes.data, len(records), activation, center.data_ptr(), factor.data_ptr()
+    def _record(self) -> np.ndarray:
+        center, factor = self._normalisation
+        layers, relu = self._layers, self.activation != "tanh"
+        fields = (layers.ctypes.data, center.data_ptr(), factor.data_ptr(), len(layers), relu)
+        return np.array(fields, np.int64)
+
+    @property
+    def address(self) -> int:
+        """Of the networks, for C; valid for as long as this object is there."""
+        return int(self._record.ctypes.data)
+
+    def derivatives_to(self, targets: list[Tensor]) -> None:
+        """Say where C is to write derivatives by each weight and bias, (B, …) that need not be contiguous."""
+        addresses, strides = [x.data_ptr() for x in targets], [x.stride(0) for x in targets]
+        for column, values in enumerate((addresses[::2], addresses[1::2])):
+            self._layers[:, 2 + column] = values
+        for column, steps in enumerate((strides[::2], strides[1::2])):
+            self._layers[:, 6 + column] = steps
 
     @cached_property
     def _normalisation(self) -> tuple[Tensor, Tensor]:
         """Center and factor of observations."""
         return self.center.contiguous(), self.scale.reciprocal()
+
+    @property
+    def work(self) -> int:
+        """Multiply-adds of a row of all learners."""
+        return self._sizes[3]
 
     @cached_property
     def _sizes(self) -> tuple[int, int, int, int]:
@@ -141,7 +161,7 @@ class Perceptron:
         batch, rows, width, threads = self._sizes_with(signal)
         outputs = signal.new_empty(batch, rows, width)
         run = _compiled().learned_opt_perceptron
-        if run(*self._given, signal.data_ptr(), batch, rows, outputs.data_ptr(), threads):
+        if run(self.address, signal.data_ptr(), batch, rows, outputs.data_ptr(), threads):
             raise MemoryError("no memory for a perceptron's layers")
         return outputs
 
@@ -150,10 +170,9 @@ class Perceptron:
         batch, rows, _, threads = self._sizes_with(signal)
         by_outputs = by_outputs.contiguous()
         made = [tensor.new_empty(tensor.shape) for layer in self.layers for tensor in layer]
-        addresses = [tensor.data_ptr() for tensor in made]
-        self._records[:, 2], self._records[:, 3] = addresses[::2], addresses[1::2]
+        self.derivatives_to(made)
         run = _compiled().learned_opt_perceptron_return
-        if run(*self._given, signal.data_ptr(), batch, rows, by_outputs.data_ptr(), threads):
+        if run(self.address, signal.data_ptr(), batch, rows, by_outputs.data_ptr(), threads):
             raise MemoryError("no memory for a perceptron's derivatives")
         return made
 
@@ -208,8 +227,8 @@ def library() -> ctypes.CDLL | None:
 def load(instructions: str) -> ctypes.CDLL | None:
     """The perceptron.c compiled for an instruction set, or None if it is not there or not this version's."""
     pointer, integer, short = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
-    arguments = [pointer, short, short, *[pointer] * 3, integer, integer, pointer, short]
+    arguments = [pointer, pointer, integer, integer, pointer, short]
     signatures = dict.fromkeys(("learned_opt_perceptron", "learned_opt_perceptron_return"), arguments)
     stem = _STEM.with_name(f"{_STEM.name}_{instructions}")
     source = Path(__file__).with_name("perceptron.c")
-    return compiled.load(stem, source, signatures, learned_opt_layer_bytes=8 * len(_LAYER))
+    return compiled.load(stem, source, signatures, learned_opt_layer_bytes=8 * len(LAYER), learned_opt_network_bytes=8 * len(NETWORK))

@@ -77,12 +77,15 @@ class ActorCritic(Policy):
 
     def network(self, tensors: Tensors, role: Role) -> Perceptron:
         """The actor's or critic's perceptron, ready to run on observations."""
-        layers = [
-            (tensors[f"{role}.{index}.weight"], tensors[f"{role}.{index}.bias"])
-            for index in range(self.depth + 1)
-        ]
+        flat = iter(self.layers(tensors, role))
+        layers = list(zip(flat, flat, strict=True))
         center, scale = (constant.flatten() for constant in self.normalisation(layers[0][0]))
         return Perceptron(layers, self.activation, center, scale)
+
+    def layers(self, tensors: Tensors, role: Role) -> list[Tensor]:
+        """The actor's or critic's weights and biases, in turns, from the first layer on."""
+        kinds = ("weight", "bias")
+        return [tensors[f"{role}.{index}.{kind}"] for index in range(self.depth + 1) for kind in kinds]
 
     def log_std(self, tensors: Tensors) -> Tensor:
         """Log standard deviation of a Gaussian policy within its bounds, (B, 1, A)."""

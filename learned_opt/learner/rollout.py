@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from learned_opt.learner import compiled_rollout
 from learned_opt.learner.policy import Policy, Tensors
 from tasks import Environments, Noise, Tasks
 
@@ -87,6 +88,10 @@ def collect(
     They see observations through `view`, the same for all steps, and so does the rollout. A recurrent
     policy goes on with `memory` (B, E, M); None takes that of an episode's start.
     """
+    if view is None:
+        made = _compiled(policy, tensors, environments, steps, noise)
+        if made is not None:
+            return made
     view = view or _as_it_is
     draws = policy.draw(noise, environments.batch, steps, environments.environments)
     log_std = None if policy.discrete else policy.log_std(tensors)
@@ -122,6 +127,21 @@ def collect(
         if entry is not None
     )
     return Rollout(observations=seen, final_observations=reached, **stacked)  # type: ignore[arg-type]
+
+
+def _compiled(
+    policy: Policy, tensors: Tensors, environments: Environments, steps: int, noise: Noise
+) -> Rollout | None:
+    """The rollout by C, where policy and environments allow it."""
+    dynamics = compiled_rollout.dynamics_of(policy, environments)
+    actor = None if dynamics is None else compiled_rollout.actor_of(policy, tensors)
+    if dynamics is None or actor is None:
+        return None
+    draws = policy.draw(noise, environments.batch, steps, environments.environments)
+    made = compiled_rollout.travel(actor, dynamics, environments, draws, noise)
+    return Rollout(
+        *made, unscaled=made.observations, final_unscaled=made.final_observations
+    )
 
 
 _STEPWISE = (

@@ -180,10 +180,10 @@ def test_layers_that_do_not_fit_are_left_to_torch_which_refuses_them():
     _, first = stacked(2, [3, 4, 1])
     _, second = stacked(2, [3, 5, 1])
     mixed = network([first[0], second[1]])
-    assert not mixed._is_plain
+    assert not mixed.is_plain
     with pytest.raises(RuntimeError):
         mixed(torch.zeros(2, 5, 3))
-    assert not network([(first[0][0], first[0][1][:1]), first[1]])._is_plain
+    assert not network([(first[0][0], first[0][1][:1]), first[1]]).is_plain
 
 
 def test_that_nothing_is_compiled_is_logged(caplog, tmp_path):

@@ -1,0 +1,261 @@
+"""A family's dynamics as a list of elementary operations, which rollout.c runs without torch.
+
+A transition is some tens of torch's operations on small tensors, whose price is the same for ten numbers as for a
+thousand. So a family's functions are run once, on tensors that note what becomes of each number of one
+environment of one task, and what they noted is run from then on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from learned_opt.learner.distribution import ActionDistribution
+from learned_opt.learner.symbols import (
+    CODES,
+    Symbol,
+    Untraceable,
+    in_order,
+    inputs,
+    named_inputs,
+    symbols_of,
+)
+from tasks import Noise, Tasks
+from tasks.base import BatchedFamily
+
+LARGEST = 4096
+"""Operations, or numbers of a task, beyond which a program would be none of the small ones it is meant for."""
+
+
+class Draw(NamedTuple):
+    """Random numbers that a step asks for: normal or else uniform ones, of a shape for each environment."""
+
+    normal: bool
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Operations on slots, which hold the state, the action, random numbers, constants, literals and results.
+
+    step: operations of a transition and of the observation after it, (n, 6) int32: code, slot of the result,
+        slots of up to three operands; a table's are the slot of its index, then first column, step and size.
+    glance: operations of the observation of a state, (m, 6) int32.
+    literals: (L,) float32.
+    columns: of `packed`, those that the slots of constants hold, (C,) int32.
+    results: slots of the next state, the reward, whether the episode ended and the observation, all of
+        `step`; and of the observation, of `glance`; int32.
+    states, actions, observations: how many numbers those are.
+    draws: random numbers of each step.
+    slots: how many there are.
+    keys: entries of a task that `packed` holds, one after another.
+    fixed: entries that are no task's own, and must be what they were.
+    """
+
+    step: np.ndarray
+    glance: np.ndarray
+    literals: np.ndarray
+    columns: np.ndarray
+    results: np.ndarray
+    states: int
+    actions: int
+    observations: int
+    draws: tuple[Draw, ...]
+    slots: int
+    keys: tuple[str, ...]
+    fixed: Tasks
+
+    def packed(self, constants: Tasks) -> Tensor:
+        """What the program reads of B tasks, (B, columns).
+
+        Raises:
+            Untraceable: what was the same for all tasks when the program was made has changed.
+        """
+        for key, value in self.fixed.items():
+            if not torch.equal(constants[key], value):
+                raise Untraceable(f"its constant {key} changes with the tasks, but has no axis of them")
+        batch = len(next(iter(constants.values())))
+        rows = [constants[key].flatten(1).to(torch.float32) for key in self.keys]
+        return torch.cat(rows, 1) if rows else torch.zeros(batch, 1)
+
+    def drawn(self, noise: Noise, batch: int, steps: int, environments: int) -> Tensor | None:
+        """Random numbers of T steps, (B, T, E, ·), if there are any."""
+        columns = []
+        for normal, shape in self.draws:
+            draw = noise.normal if normal else noise.uniform
+            columns.append(draw(batch, steps, environments, math.prod(shape)))
+        if len(columns) < 2:
+            return columns[0] if columns else None
+        return torch.cat(columns, -1)
+
+    @cached_property
+    def record(self) -> np.ndarray:
+        """What rollout.c calls a program: 64-bit integers, addresses among them."""
+        arrays = (self.step, self.glance, self.literals, self.columns, self.results)
+        lengths = (len(self.step), len(self.glance), len(self.literals), len(self.columns))
+        sizes = (self.states, self.actions, self.observations, sum(math.prod(s) for _, s in self.draws))
+        return np.array([*(x.ctypes.data for x in arrays), *lengths, *sizes, self.slots], np.int64)
+
+
+@torch.no_grad()
+def trace(distribution: ActionDistribution, family: BatchedFamily, tasks: Tasks) -> Program:
+    """The dynamics of a family's environments, and how a policy's actions are put to them.
+
+    Args:
+        distribution: the policy's, in whose units actions are given.
+        family: whose functions are traced.
+        tasks: of the family, any.
+
+    Raises:
+        Untraceable: they do what is no list of elementary operations.
+    """
+    noise = _TracedNoise()
+    one = {key: value[:1] for key, value in tasks.items()}
+    constants = family.constants(one)
+    two = family.constants({key: torch.cat((value, value)) for key, value in one.items()})
+    own = {key for key, value in constants.items() if value.shape != two[key].shape}
+    given = {
+        key: named_inputs("constant", key, value) if key in own else value for key, value in constants.items()
+    }
+    state = family.initial_state(constants, 1, Noise(noise.generator)).clone()
+    if state.dtype is not torch.float32:
+        raise Untraceable(f"its state is of type {state.dtype}")
+    action = torch.zeros(1, 1, dtype=torch.int64)
+    if not distribution.discrete:
+        action = torch.zeros(1, 1, distribution.actions)
+
+    before, act = inputs("state", state), inputs("action", action)
+    after = family.transition(given, before, distribution.to_environment(act), noise)
+    results = [
+        symbols_of(x) for x in (after.state, after.reward, after.terminated, family.observe(given, after.state))
+    ]
+    if [x.size for x in results[:3]] != [state.numel(), 1, 1]:
+        raise Untraceable("its transition returns other shapes than it should")
+    seen = symbols_of(family.observe(given, before))
+    return _Writing(
+        constants,
+        {"state": state.numel(), "action": action.numel(), "draw": noise.count},
+        results=[symbol for x in results for symbol in x.flat],
+        glanced=list(seen.flat),
+    ).program(tuple(noise.draws), {key: value for key, value in constants.items() if key not in own})
+
+
+class _TracedNoise(Noise):
+    """Notes which numbers are asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.Generator().manual_seed(0))
+        self.draws: list[Draw] = []
+        self.count = 0
+
+    def uniform(self, *shape: int) -> Tensor:
+        return self._noted(normal=False, shape=shape, drawn=super().uniform(*shape))
+
+    def normal(self, *shape: int) -> Tensor:
+        return self._noted(normal=True, shape=shape, drawn=super().normal(*shape))
+
+    def _noted(self, *, normal: bool, shape: Sequence[int], drawn: Tensor) -> Tensor:
+        if tuple(shape[:2]) != (1, 1):
+            raise Untraceable("it draws numbers of another shape than (B, E, …)")
+        self.draws.append(Draw(normal, tuple(shape[2:])))
+        first, self.count = self.count, self.count + math.prod(shape)
+        return inputs("draw", drawn, first)
+
+
+@dataclass
+class _Writing:
+    """Puts operations in order and gives every number a slot.
+
+    constants: of one task.
+    sizes: how many inputs of each kind but constants there are.
+    results, glanced: of a step, and of a glance.
+    """
+
+    constants: Tasks
+    sizes: dict[str, int]
+    results: list[Symbol]
+    glanced: list[Symbol]
+    _literals: dict[float, int] = field(default_factory=dict)
+    _columns: dict[tuple[str, int], int] = field(default_factory=dict)
+    _first: dict[str, int] = field(default_factory=dict)
+    """Column of each entry's first number."""
+
+    def program(self, draws: tuple[Draw, ...], fixed: Tasks) -> Program:
+        """What was traced."""
+        step, glance = in_order(self.results), in_order(self.glanced)
+        for symbol in (*step, *glance):
+            self._note(symbol)
+        width = sum(self.constants[key].numel() for key in self._first)
+        if max(len(step), width) > LARGEST:
+            raise Untraceable(f"it has {len(step)} operations on {width} numbers of a task, which is too much")
+        slots = count()
+        self._places = {
+            kind: [next(slots) for _ in range(size)]
+            for kind, size in {
+                **self.sizes,
+                "constant": len(self._columns),
+                "literal": len(self._literals),
+            }.items()
+        }
+        first = next(slots)
+        operations, results, end = self._written(step, self.results, first)
+        glances, seen, glance_end = self._written(glance, self.glanced, first)
+        return Program(
+            step=operations,
+            glance=glances,
+            literals=np.array(list(self._literals), np.float32),
+            columns=np.array([self._first[key] + place for key, place in self._columns], np.int32),
+            results=np.array(results + seen, np.int32),
+            states=self.sizes["state"],
+            actions=self.sizes["action"],
+            observations=len(seen),
+            draws=draws,
+            slots=max(end, glance_end),
+            keys=tuple(self._first),
+            fixed=fixed,
+        )
+
+    def _note(self, symbol: Symbol) -> None:
+        """That a literal, or something of the task, needs a place."""
+        if symbol.code == "literal":
+            self._literals.setdefault(symbol.detail, len(self._literals))
+        if symbol.code == "constant":
+            self._columns.setdefault(symbol.detail, len(self._columns))
+        if symbol.code in ("constant", "table") and symbol.detail[0] not in self._first:
+            self._first[symbol.detail[0]] = sum(self.constants[key].numel() for key in self._first)
+
+    def _written(
+        self, symbols: list[Symbol], results: list[Symbol], first: int
+    ) -> tuple[np.ndarray, list[int], int]:
+        """Operations, slots of results, and the first slot after all; the same operation is written once."""
+        slots: dict[Symbol, int] = {}
+        known: dict[tuple[int, ...], int] = {}
+        for symbol in symbols:
+            if symbol.code not in CODES:
+                slots[symbol] = self._input(symbol)
+                continue
+            operands = [slots[operand] for operand in symbol.operands]
+            if symbol.code == "table":
+                key, start, step, size = symbol.detail
+                operands += [self._first[key] + start, step, size]
+            key = (CODES.index(symbol.code), *operands)
+            slots[symbol] = known.setdefault(key, first + len(known))
+        rows = [(code, out, *operands, *[0] * (4 - len(operands))) for (code, *operands), out in known.items()]
+        table = np.array(rows, np.int32).reshape(-1, 6)
+        return table, [slots[result] for result in results], first + len(known)
+
+    def _input(self, symbol: Symbol) -> int:
+        place = symbol.detail
+        if symbol.code == "literal":
+            place = self._literals[symbol.detail]
+        if symbol.code == "constant":
+            place = self._columns[symbol.detail]
+        return self._places[symbol.code][place]
