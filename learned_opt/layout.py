@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from itertools import accumulate
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 Role = Literal["actor", "critic"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,11 @@ class ParameterLayout:
         """Number of coordinates of each of the L tensors."""
         return [spec.size for spec in self.specs]
 
+    @cached_property
+    def offsets(self) -> dict[str, int]:
+        """First coordinate of each tensor, by name."""
+        return dict(zip((spec.name for spec in self.specs), accumulate([0, *self.sizes[:-1]]), strict=True))
+
     def without_roles(self) -> ParameterLayout:
         """The same layout with every role hint removed."""
         return ParameterLayout(tuple(replace(spec, role=None) for spec in self.specs))
@@ -119,11 +126,11 @@ class ParameterLayout:
             sizes = torch.tensor(self.sizes, device=device)
             return torch.repeat_interleave(torch.arange(len(self.sizes), device=device), sizes)
 
-        return self._once(("segments", device), make)
+        return self.once(("segments", device), make)
 
     def lengths(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Number of coordinates of each tensor, (L,)."""
-        return self._once(
+        return self.once(
             ("lengths", device, dtype), lambda: torch.tensor(self.sizes, device=device, dtype=dtype)
         )
 
@@ -133,11 +140,11 @@ class ParameterLayout:
         Rows: whether it is a vector or scalar (biases, log-stds); its position in the layout from
         -1 (first) to 1 (last); log fan-in; role (+1 actor, -1 critic, 0 not told).
         """
-        return self._once(("facts", device, dtype), lambda: self._facts(device, dtype))
+        return self.once(("facts", device, dtype), lambda: self._facts(device, dtype))
 
     def spread_facts(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         """The facts of each coordinate's tensor, (FACTS, N)."""
-        return self._once(
+        return self.once(
             ("spread facts", device, dtype),
             lambda: self.facts(device, dtype).index_select(-1, self.segments(device)),
         )
@@ -156,14 +163,15 @@ class ParameterLayout:
         ]
 
     @cached_property
-    def _made(self) -> dict[Hashable, Tensor]:
+    def _made(self) -> dict[Hashable, Any]:
         return {}
 
-    def _once(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
-        """Constants of the layout are made at first use: rules ask for them at every step."""
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Constants of the layout are made at first use, and kept: rules ask for them at every step."""
         if key not in self._made:
             self._made[key] = make()
-        return self._made[key]
+        made: T = self._made[key]
+        return made
 
     def _facts(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         rows = [

@@ -128,7 +128,7 @@ class BatchedEnvironments:
         return [self._next_start() for _ in range(steps)]
 
     def place(self, state: Tensor, elapsed: Tensor, observation: Tensor) -> None:
-        """Say where steps that were run elsewhere have led: state (B, E, S), steps so far (B, E), what is seen."""
+        """Say where steps run elsewhere have led: state (B, E, S), steps so far (B, E), what is seen."""
         self.state, self.elapsed, self.observation = state, elapsed, observation
 
     @property

@@ -130,8 +130,7 @@ class ActingLearner:
             self.memory,
             view=self.observation_scale,
         )
-        if rollout.final_memory is not None:
-            self.memory = self.policy.forget(rollout.final_memory[:, -1], rollout.ended()[:, -1])
+        self.memory = rollout.left(self.policy)
         ended = rollout.terminated | rollout.truncated
         told = {"reward": rollout.rewards, "endings": ended.to(rollout.rewards.dtype)}
         metrics = {name: mean(entry.flatten(1), rollout.share()) for name, entry in told.items()}

@@ -1,4 +1,4 @@
-"""Both gradients of the actor-critic in closed form, by actor_critic.c, where nothing is to be differentiated again."""
+"""Both gradients of the actor-critic in closed form, by actor_critic.c, where none is differentiated again."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch import Tensor
 from learned_opt import compiled
 from learned_opt.learner.advantages import FLOOR, ReturnScale
 from learned_opt.learner.config import LearnerConfig
-from learned_opt.learner.distribution import ActionDistribution, slope_of_bounded_log_std
+from learned_opt.learner.distribution import slope_of_bounded_log_std
 from learned_opt.learner.perceptron import WORTH_THREADS, Perceptron
 from learned_opt.learner.policies import ActorCritic
-from learned_opt.learner.policy import Policy
+from learned_opt.learner.policy import Policy, Tensors
 from learned_opt.learner.rollout import Rollout
 
 _STEM = Path(__file__).with_name("_actor_critic")
@@ -34,7 +34,7 @@ class Gradients(NamedTuple):
 def gradients(
     policy: Policy, parameters: Tensor, rollout: Rollout, scale: ReturnScale, config: LearnerConfig
 ) -> Gradients | None:
-    """What `ActorCriticLearner` differentiates its losses to, or None where C does not apply; the scale takes part.
+    """What `ActorCriticLearner` differentiates its losses to, or None where C does not apply.
 
     Args:
         policy: stacked perceptrons, or else there is nothing to be had here.
@@ -52,32 +52,39 @@ def gradients(
     if rollout.valid is not None or not compiled.plain(told) or not compiled.plain((parameters,)):
         return None
     tensors = policy.layout().split(parameters)
-    actor, outer_actor, critic = (policy.network(tensors, role) for role in ("actor", "actor", "critic"))
+    actor, critic = policy.network(tensors, "actor"), policy.network(tensors, "critic")
     if not (actor.is_plain and critic.is_plain):
         return None
-    return _run(policy, parameters, rollout, scale, config, (actor, outer_actor, critic))
+    return _run(policy, tensors, rollout, scale, config, (actor, critic))
 
 
 def _run(
     policy: ActorCritic,
-    parameters: Tensor,
+    tensors: Tensors,
     rollout: Rollout,
     scale: ReturnScale,
     config: LearnerConfig,
-    networks: tuple[Perceptron, Perceptron, Perceptron],
+    networks: tuple[Perceptron, Perceptron],
 ) -> Gradients:
     """The same, where C applies."""
-    actor, outer_actor, critic = networks
+    actor, critic = networks
     batch, steps, copies = rollout.rewards.shape
-    layout = policy.layout()
-    inner, outer = torch.empty_like(parameters), torch.zeros_like(parameters)
-    by_inner, by_outer = layout.split(inner), layout.split(outer)
-    actor.derivatives_to(policy.layers(by_inner, "actor"))
-    critic.derivatives_to(policy.layers(by_inner, "critic"))
-    outer_actor.derivatives_to(policy.layers(by_outer, "actor"))
-    tensors = layout.split(parameters)
-    log_std = None if policy.discrete else policy.log_std(tensors).flatten(1).contiguous()
-    by_log_std, outer_by_log_std = parameters.new_zeros(2, batch, policy.actions).unbind(0)
+    layout, like = policy.layout(), rollout.rewards
+    inner, outer = like.new_empty(batch, layout.size), like.new_zeros(batch, layout.size)
+    records = [
+        network.returning(
+            [into.data_ptr() + 4 * layout.offsets[name] for name in names], [layout.size] * len(names)
+        )
+        for network, names, into in (
+            (actor, policy.layers("actor"), inner),
+            (actor, policy.layers("actor"), outer),
+            (critic, policy.layers("critic"), inner),
+        )
+    ]
+    log_std, by_log_std, outer_by_log_std = None, None, None
+    if not policy.discrete:
+        log_std = policy.log_std(tensors).flatten(1).contiguous()
+        by_log_std, outer_by_log_std = torch.zeros_like(log_std), torch.zeros_like(log_std)
     mean, square, weight = (x.clone() for x in (scale.mean, scale.square, scale.weight))
     numbers = np.array(
         [
@@ -90,13 +97,12 @@ def _run(
     actions = rollout.actions.contiguous()
     terminated, truncated = rollout.terminated.contiguous(), rollout.truncated.contiguous()
     fields = (
-        *(actor.address, outer_actor.address if has_outer else 0, critic.address),
+        *(records[0].address, records[1].address if has_outer else 0, records[2].address),
         *(batch, steps, copies, config.environments, policy.discrete, policy.actions),
         *(config.value_units == "rewards", config.advantage_scale == "batch"),
         *(rollout.observations.data_ptr(), rollout.final_observations.data_ptr(), actions.data_ptr()),
         *(rollout.rewards.data_ptr(), terminated.data_ptr(), truncated.data_ptr()),
-        0 if log_std is None else log_std.data_ptr(),
-        *(by_log_std.data_ptr(), outer_by_log_std.data_ptr()),
+        *(0 if x is None else x.data_ptr() for x in (log_std, by_log_std, outer_by_log_std)),
         *(mean.data_ptr(), square.data_ptr(), weight.data_ptr(), numbers.ctypes.data),
     )
     record = np.array(fields, np.int64)
@@ -107,10 +113,11 @@ def _run(
     if found.learned_opt_actor_critic(record.ctypes.data, threads):
         raise MemoryError("no memory for the gradients of the actor-critic")
     scale.mean, scale.square, scale.weight = mean, square, weight
-    if not policy.discrete:
+    if by_log_std is not None and outer_by_log_std is not None:
         slope = slope_of_bounded_log_std(tensors["actor.log_std"])
-        by_inner["actor.log_std"].copy_(by_log_std * slope)
-        by_outer["actor.log_std"].copy_(outer_by_log_std * slope)
+        first = layout.offsets["actor.log_std"]
+        inner[:, first : first + policy.actions] = by_log_std * slope
+        outer[:, first : first + policy.actions] = outer_by_log_std * slope
     return Gradients(inner, outer)
 
 
@@ -121,7 +128,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def load(instructions: str) -> ctypes.CDLL | None:
-    """The actor_critic.c compiled for an instruction set, or None if it is not there or not this version's."""
+    """The actor_critic.c compiled for an instruction set, or None if there is none of this version's."""
     return compiled.load(
         _STEM.with_name(f"{_STEM.name}_{instructions}"),
         Path(__file__).with_name("actor_critic.c"),

@@ -1,9 +1,10 @@
-"""Rollouts by rollout.c: all steps of policies and environments in one call, where both can be had compiled."""
+"""Rollouts by rollout.c: all steps of policies and environments in one call, where both are compiled."""
 
 from __future__ import annotations
 
 import ctypes
 import logging
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from learned_opt.learner.distribution import ActionDistribution
 from learned_opt.learner.perceptron import WORTH_THREADS, Perceptron
 from learned_opt.learner.policy import Policy, Tensors
 from learned_opt.learner.program import Program, trace
-from learned_opt.learner.symbols import CODES, Untraceable
+from learned_opt.learner.symbols import CODES, UntraceableError
 from tasks import BatchedEnvironments, Environments, Noise, Tasks
 
 TRIALS = 8
@@ -66,24 +67,68 @@ class Actor(NamedTuple):
     deviation: Tensor | None
 
 
-def actor_of(policy: Policy, tensors: Tensors) -> Actor | None:
+def travel(
+    policy: Policy,
+    tensors: Tensors,
+    environments: Environments,
+    steps: int,
+    draws: Tensor | None,
+    noise: Noise,
+) -> Journey | None:
+    """T = `steps` steps of all environments, which then stand where they lead; None where C does not apply.
+
+    Args:
+        policy: of B learners.
+        tensors: its parameters.
+        environments: of their tasks.
+        steps: T.
+        draws: as the policy makes them, (T, B, E, A); None takes the most probable actions.
+        noise: of the dynamics.
+
+    Raises:
+        MemoryError: there is no room for what a thread works on.
+    """
+    if type(environments) is not BatchedEnvironments or library() is None or compiled.traced():
+        return None
+    dynamics = _dynamics_of(policy, environments)
+    actor = None if dynamics is None else _actor_of(policy, tensors)
+    if dynamics is None or actor is None:
+        return None
+    batch, copies, program = environments.batch, environments.environments, dynamics.program
+    numbers = program.drawn(noise, batch, steps, copies)
+    starts = environments.next_starts(steps)
+    like = environments.observation
+    state, elapsed, seen = environments.state.clone(), environments.elapsed.clone(), like.clone()
+    if draws is None:
+        ordered = like.new_zeros(batch, steps, copies, actor.choices)
+    else:
+        ordered = draws.transpose(0, 1).contiguous()
+    standing = (state, elapsed, seen)
+    made = _run(program, dynamics.packed, actor, ordered, numbers, starts, environments.limit, standing)
+    environments.place(state, elapsed, seen)
+    shape = (batch, steps, copies, *seen.shape[2:])
+    return made._replace(
+        observations=made.observations.view(shape), final_observations=made.final_observations.view(shape)
+    )
+
+
+def _actor_of(policy: Policy, tensors: Tensors) -> Actor | None:
     """What chooses a policy's actions, if it does so by compiled networks and as all distributions do."""
     kind = type(policy)
     usual = kind.act is ActionDistribution.act and kind.draw is ActionDistribution.draw
-    if policy.recurrent or not usual or kind.acting is not Policy.acting or library() is None:
+    if policy.recurrent or not usual or kind.acting is not Policy.acting:
         return None
     network = policy.network(tensors, "actor")
-    if not isinstance(network, Perceptron) or not network.is_plain or compiled.traced():
+    if not isinstance(network, Perceptron) or not network.is_plain:
         return None
-    return Actor(network, policy.actions, None if policy.discrete else policy.log_std(tensors).exp().flatten(1))
+    return Actor(
+        network, policy.actions, None if policy.discrete else policy.log_std(tensors).exp().flatten(1)
+    )
 
 
-def dynamics_of(policy: ActionDistribution, environments: Environments) -> Dynamics | None:
+def _dynamics_of(policy: ActionDistribution, environments: BatchedEnvironments) -> Dynamics | None:
     """The program of the environments' family, if there is one that does what its functions do."""
-    if not isinstance(environments, BatchedEnvironments) or library() is None:
-        return None
-    here = (environments.state, environments.elapsed, environments.observation)
-    if type(environments) is not BatchedEnvironments or not compiled.plain(here):
+    if not compiled.plain((environments.state, environments.elapsed, environments.observation)):
         return None
     known = _known.get(environments)
     if known is not None and known.constants is environments.constants:
@@ -96,51 +141,12 @@ def dynamics_of(policy: ActionDistribution, environments: Environments) -> Dynam
         return None
     try:
         made = Dynamics(program, program.packed(environments.constants), environments.constants)
-    except Untraceable as reason:
+    except UntraceableError as reason:
         log.info("the dynamics of %s run in torch: %s", family.name, reason)
         _programs[family] = None
         return None
     _known[environments] = made
     return made
-
-
-def travel(
-    actor: Actor, dynamics: Dynamics, environments: BatchedEnvironments, draws: Tensor, noise: Noise
-) -> Journey:
-    """Steps of all environments, which stand where they lead.
-
-    Args:
-        actor: of B learners.
-        dynamics: of the environments.
-        environments: of B tasks.
-        draws: as the policy makes them, (T, B, E, A).
-        noise: of the dynamics.
-
-    Raises:
-        MemoryError: there is no room for what a thread works on.
-    """
-    steps, batch, copies, _ = draws.shape
-    program = dynamics.program
-    numbers = program.drawn(noise, batch, steps, copies)
-    starts = environments.next_starts(steps)
-    state, elapsed, seen = (
-        x.clone() for x in (environments.state, environments.elapsed, environments.observation)
-    )
-    made = _run(
-        program,
-        dynamics.packed,
-        actor,
-        draws.transpose(0, 1).contiguous(),
-        numbers,
-        starts,
-        environments.limit,
-        (state, elapsed, seen),
-    )
-    environments.place(state, elapsed, seen)
-    shape = (batch, steps, copies, *seen.shape[2:])
-    return made._replace(
-        observations=made.observations.view(shape), final_observations=made.final_observations.view(shape)
-    )
 
 
 def _run(
@@ -202,7 +208,7 @@ def _check(program: Program, policy: ActionDistribution, environments: BatchedEn
     """Compare transitions of random actions with those of the family's functions.
 
     Raises:
-        Untraceable: they differ.
+        UntraceableError: they differ.
     """
     family, batch = environments.family, environments.batch
     copies = -(-TRIAL_ROWS // batch)
@@ -236,7 +242,7 @@ def _check(program: Program, policy: ActionDistribution, environments: BatchedEn
         agree &= _close(made.final_observations[:, 0], seen).all(-1)
         agree &= ~going | (_close(moved, want.state).all(-1) & _close(before, seen).all(-1))
         if agree.float().mean() < AGREEING:
-            raise Untraceable("a program of its operations does something else than its functions do")
+            raise UntraceableError("a program of its operations does something else than its functions do")
         state = torch.where(going.unsqueeze(-1), want.state, state)
 
 
@@ -249,14 +255,14 @@ class _Told(Noise):
 
     def __init__(self, program: Program, numbers: Tensor | None) -> None:
         super().__init__(torch.Generator())
-        sizes = [max(1, int(np.prod(draw.shape))) for draw in program.draws]
-        self._left = [] if numbers is None else list(numbers[:, 0].split(sizes, -1))
+        sizes = [math.prod(draw.shape) for draw in program.draws]
+        self._left = [] if numbers is None else list(torch.split_with_sizes(numbers[:, 0], sizes, -1))
 
     def uniform(self, *shape: int) -> Tensor:
-        return self._left.pop(0).reshape(shape)
+        told: Tensor = self._left.pop(0).reshape(shape)
+        return told
 
-    def normal(self, *shape: int) -> Tensor:
-        return self._left.pop(0).reshape(shape)
+    normal = uniform
 
 
 _programs: WeakKeyDictionary[object, Program | None] = WeakKeyDictionary()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +30,23 @@ LAYER = (
     *("weight_stride", "bias_stride", "by_weight_stride", "by_bias_stride", "inputs", "outputs"),
 )
 NETWORK = ("layers", "center", "scale", "depth", "activation")
-"""Layers and networks of all learners, as perceptron.h declares them: 64-bit integers, addresses among them."""
+"""Layers and networks of all learners, as perceptron.h declares them: 64-bit integers, or addresses."""
+
+
+class Record(NamedTuple):
+    """Networks as C reads them, and what they point to, which must live as long.
+
+    network: `NETWORK`'s entries. layers: (layers, `LAYER`'s entries). normalisation: center and factor.
+    """
+
+    network: np.ndarray
+    layers: np.ndarray
+    normalisation: tuple[Tensor, Tensor]
+
+    @property
+    def address(self) -> int:
+        """Of the networks."""
+        return int(self.network.ctypes.data)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +130,7 @@ class Perceptron:
 
     @cached_property
     def _layers(self) -> np.ndarray:
-        """The layers, as C reads them: (layers, entries); derivatives go nowhere yet."""
+        """The layers, as C reads them: (layers, entries); derivatives go nowhere."""
         rows = [
             (w.data_ptr(), b.data_ptr(), 0, 0, w.stride(0), b.stride(0), 0, 0, w.shape[2], w.shape[1])
             for w, b in self.layers
@@ -121,24 +138,36 @@ class Perceptron:
         return np.array(rows, np.int64)
 
     @cached_property
-    def _record(self) -> np.ndarray:
-        center, factor = self._normalisation
-        layers, relu = self._layers, self.activation != "tanh"
-        fields = (layers.ctypes.data, center.data_ptr(), factor.data_ptr(), len(layers), relu)
-        return np.array(fields, np.int64)
+    def _forward(self) -> Record:
+        return self._record(self._layers)
 
     @property
     def address(self) -> int:
         """Of the networks, for C; valid for as long as this object is there."""
-        return int(self._record.ctypes.data)
+        return self._forward.address
 
-    def derivatives_to(self, targets: list[Tensor]) -> None:
-        """Say where C is to write derivatives by each weight and bias, (B, …) that need not be contiguous."""
-        addresses, strides = [x.data_ptr() for x in targets], [x.stride(0) for x in targets]
-        for column, values in enumerate((addresses[::2], addresses[1::2])):
-            self._layers[:, 2 + column] = values
-        for column, steps in enumerate((strides[::2], strides[1::2])):
-            self._layers[:, 6 + column] = steps
+    def returning(self, addresses: Sequence[int], strides: Sequence[int]) -> Record:
+        """The same networks, told where C is to write derivatives.
+
+        Args:
+            addresses: of those by each weight and bias in turn, the first learner's.
+            strides: floats from one learner's to the next's.
+        """
+        layers = self._layers.copy()
+        layers[:, 2], layers[:, 3] = addresses[::2], addresses[1::2]
+        layers[:, 6], layers[:, 7] = strides[::2], strides[1::2]
+        return self._record(layers)
+
+    def _record(self, layers: np.ndarray) -> Record:
+        center, factor = self._normalisation
+        fields = (
+            layers.ctypes.data,
+            center.data_ptr(),
+            factor.data_ptr(),
+            len(layers),
+            self.activation != "tanh",
+        )
+        return Record(np.array(fields, np.int64), layers, (center, factor))
 
     @cached_property
     def _normalisation(self) -> tuple[Tensor, Tensor]:
@@ -170,9 +199,9 @@ class Perceptron:
         batch, rows, _, threads = self._sizes_with(signal)
         by_outputs = by_outputs.contiguous()
         made = [tensor.new_empty(tensor.shape) for layer in self.layers for tensor in layer]
-        self.derivatives_to(made)
+        record = self.returning([x.data_ptr() for x in made], [x.stride(0) for x in made])
         run = _compiled().learned_opt_perceptron_return
-        if run(self.address, signal.data_ptr(), batch, rows, by_outputs.data_ptr(), threads):
+        if run(record.address, signal.data_ptr(), batch, rows, by_outputs.data_ptr(), threads):
             raise MemoryError("no memory for a perceptron's derivatives")
         return made
 
@@ -231,4 +260,10 @@ def load(instructions: str) -> ctypes.CDLL | None:
     signatures = dict.fromkeys(("learned_opt_perceptron", "learned_opt_perceptron_return"), arguments)
     stem = _STEM.with_name(f"{_STEM.name}_{instructions}")
     source = Path(__file__).with_name("perceptron.c")
-    return compiled.load(stem, source, signatures, learned_opt_layer_bytes=8 * len(LAYER), learned_opt_network_bytes=8 * len(NETWORK))
+    return compiled.load(
+        stem,
+        source,
+        signatures,
+        learned_opt_layer_bytes=8 * len(LAYER),
+        learned_opt_network_bytes=8 * len(NETWORK),
+    )

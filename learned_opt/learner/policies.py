@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -44,6 +45,10 @@ class ActorCritic(Policy):
 
     def layout(self) -> ParameterLayout:
         """Names, shapes and roles of the tensors, as torch.nn.Linear would hold them."""
+        return self._layout
+
+    @cached_property
+    def _layout(self) -> ParameterLayout:
         observations = math.prod(self.family.observation_space.shape)
         shapes: dict[str, tuple[int, ...]] = {}
         roles: dict[str, Role] = {}
@@ -77,15 +82,14 @@ class ActorCritic(Policy):
 
     def network(self, tensors: Tensors, role: Role) -> Perceptron:
         """The actor's or critic's perceptron, ready to run on observations."""
-        flat = iter(self.layers(tensors, role))
-        layers = list(zip(flat, flat, strict=True))
+        names = iter(self.layers(role))
+        layers = [(tensors[weight], tensors[bias]) for weight, bias in zip(names, names, strict=True)]
         center, scale = (constant.flatten() for constant in self.normalisation(layers[0][0]))
         return Perceptron(layers, self.activation, center, scale)
 
-    def layers(self, tensors: Tensors, role: Role) -> list[Tensor]:
-        """The actor's or critic's weights and biases, in turns, from the first layer on."""
-        kinds = ("weight", "bias")
-        return [tensors[f"{role}.{index}.{kind}"] for index in range(self.depth + 1) for kind in kinds]
+    def layers(self, role: Role) -> list[str]:
+        """Names of the actor's or critic's weights and biases, in turns, from the first layer on."""
+        return [f"{role}.{index}.{kind}" for index in range(self.depth + 1) for kind in ("weight", "bias")]
 
     def log_std(self, tensors: Tensors) -> Tensor:
         """Log standard deviation of a Gaussian policy within its bounds, (B, 1, A)."""

@@ -1,8 +1,8 @@
 """A family's dynamics as a list of elementary operations, which rollout.c runs without torch.
 
-A transition is some tens of torch's operations on small tensors, whose price is the same for ten numbers as for a
-thousand. So a family's functions are run once, on tensors that note what becomes of each number of one
-environment of one task, and what they noted is run from then on.
+A transition is some tens of torch's operations on small tensors, whose price is the same for ten numbers as
+for a thousand. So a family's functions are run once, on tensors that note what becomes of each number of
+one environment of one task, and what they noted is run from then on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from learned_opt.learner.distribution import ActionDistribution
 from learned_opt.learner.symbols import (
     CODES,
     Symbol,
-    Untraceable,
+    UntraceableError,
     in_order,
     inputs,
     named_inputs,
@@ -32,7 +32,7 @@ from tasks import Noise, Tasks
 from tasks.base import BatchedFamily
 
 LARGEST = 4096
-"""Operations, or numbers of a task, beyond which a program would be none of the small ones it is meant for."""
+"""Operations, or numbers of a task, that a program has at most; it is meant for small ones."""
 
 
 class Draw(NamedTuple):
@@ -77,11 +77,11 @@ class Program:
         """What the program reads of B tasks, (B, columns).
 
         Raises:
-            Untraceable: what was the same for all tasks when the program was made has changed.
+            UntraceableError: what was the same for all tasks when the program was made has changed.
         """
         for key, value in self.fixed.items():
             if not torch.equal(constants[key], value):
-                raise Untraceable(f"its constant {key} changes with the tasks, but has no axis of them")
+                raise UntraceableError(f"its constant {key} changes with the tasks, but has no axis of them")
         batch = len(next(iter(constants.values())))
         rows = [constants[key].flatten(1).to(torch.float32) for key in self.keys]
         return torch.cat(rows, 1) if rows else torch.zeros(batch, 1)
@@ -115,7 +115,7 @@ def trace(distribution: ActionDistribution, family: BatchedFamily, tasks: Tasks)
         tasks: of the family, any.
 
     Raises:
-        Untraceable: they do what is no list of elementary operations.
+        UntraceableError: they do what is no list of elementary operations.
     """
     noise = _TracedNoise()
     one = {key: value[:1] for key, value in tasks.items()}
@@ -127,7 +127,7 @@ def trace(distribution: ActionDistribution, family: BatchedFamily, tasks: Tasks)
     }
     state = family.initial_state(constants, 1, Noise(noise.generator)).clone()
     if state.dtype is not torch.float32:
-        raise Untraceable(f"its state is of type {state.dtype}")
+        raise UntraceableError(f"its state is of type {state.dtype}")
     action = torch.zeros(1, 1, dtype=torch.int64)
     if not distribution.discrete:
         action = torch.zeros(1, 1, distribution.actions)
@@ -135,10 +135,11 @@ def trace(distribution: ActionDistribution, family: BatchedFamily, tasks: Tasks)
     before, act = inputs("state", state), inputs("action", action)
     after = family.transition(given, before, distribution.to_environment(act), noise)
     results = [
-        symbols_of(x) for x in (after.state, after.reward, after.terminated, family.observe(given, after.state))
+        symbols_of(x)
+        for x in (after.state, after.reward, after.terminated, family.observe(given, after.state))
     ]
     if [x.size for x in results[:3]] != [state.numel(), 1, 1]:
-        raise Untraceable("its transition returns other shapes than it should")
+        raise UntraceableError("its transition returns other shapes than it should")
     seen = symbols_of(family.observe(given, before))
     return _Writing(
         constants,
@@ -164,7 +165,7 @@ class _TracedNoise(Noise):
 
     def _noted(self, *, normal: bool, shape: Sequence[int], drawn: Tensor) -> Tensor:
         if tuple(shape[:2]) != (1, 1):
-            raise Untraceable("it draws numbers of another shape than (B, E, …)")
+            raise UntraceableError("it draws numbers of another shape than (B, E, …)")
         self.draws.append(Draw(normal, tuple(shape[2:])))
         first, self.count = self.count, self.count + math.prod(shape)
         return inputs("draw", drawn, first)
@@ -195,7 +196,9 @@ class _Writing:
             self._note(symbol)
         width = sum(self.constants[key].numel() for key in self._first)
         if max(len(step), width) > LARGEST:
-            raise Untraceable(f"it has {len(step)} operations on {width} numbers of a task, which is too much")
+            raise UntraceableError(
+                f"it has {len(step)} operations on {width} numbers of a task, which is too much"
+            )
         slots = count()
         self._places = {
             kind: [next(slots) for _ in range(size)]
@@ -248,12 +251,14 @@ class _Writing:
                 operands += [self._first[key] + start, step, size]
             key = (CODES.index(symbol.code), *operands)
             slots[symbol] = known.setdefault(key, first + len(known))
-        rows = [(code, out, *operands, *[0] * (4 - len(operands))) for (code, *operands), out in known.items()]
+        rows = [
+            (code, out, *operands, *[0] * (4 - len(operands))) for (code, *operands), out in known.items()
+        ]
         table = np.array(rows, np.int32).reshape(-1, 6)
         return table, [slots[result] for result in results], first + len(known)
 
     def _input(self, symbol: Symbol) -> int:
-        place = symbol.detail
+        place: int = symbol.detail
         if symbol.code == "literal":
             place = self._literals[symbol.detail]
         if symbol.code == "constant":

@@ -16,6 +16,9 @@ from tasks import Environments, Noise, Tasks
 View = Callable[[Tensor], Tensor]
 """How a policy sees observations (B, E, *S): normalised, say."""
 
+AT_ONCE = 16
+"""Steps of fresh episodes between looks at whether any still goes on."""
+
 
 class Rollout(NamedTuple):
     """T steps of B × E environments.
@@ -57,6 +60,12 @@ class Rollout(NamedTuple):
         """Where a policy's memory begins anew after a step, (B, T, E)."""
         return _ended(self.terminated, self.truncated, self.valid)
 
+    def left(self, policy: Policy) -> Tensor | None:
+        """A policy's memory (B, E, M) after the last step, if it has any."""
+        if self.final_memory is None:
+            return None
+        return policy.forget(self.final_memory[:, -1], self.ended()[:, -1])
+
     def flat_observations(self) -> Tensor:
         """Observations as R = T · E rows a learner, (B, R, *S)."""
         return self.observations.flatten(1, 2)
@@ -82,27 +91,33 @@ def collect(
     memory: Tensor | None = None,
     *,
     view: View | None = None,
+    deterministic: bool = False,
 ) -> Rollout:
     """Let policies with parameters `tensors` act for T = `steps` steps from where environments stand.
 
     They see observations through `view`, the same for all steps, and so does the rollout. A recurrent
-    policy goes on with `memory` (B, E, M); None takes that of an episode's start.
+    policy goes on with `memory` (B, E, M); None takes that of an episode's start. `deterministic` takes the
+    most probable action, or the Gaussian's mean, instead of a sample.
     """
+    shape = environments.batch, steps, environments.environments
+    draws = None if deterministic else policy.draw(noise, *shape)
     if view is None:
-        made = _compiled(policy, tensors, environments, steps, noise)
+        made = compiled_rollout.travel(policy, tensors, environments, steps, draws, noise)
         if made is not None:
-            return made
+            return Rollout(*made, unscaled=made.observations, final_unscaled=made.final_observations)
     view = view or _as_it_is
-    draws = policy.draw(noise, environments.batch, steps, environments.environments)
     log_std = None if policy.discrete else policy.log_std(tensors)
     actor = policy.acting(tensors)
     if memory is None:
         memory = policy.initial_memory(environments.observation)
     columns: dict[str, list[Tensor | None]] = {name: [] for name in _STEPWISE}
-    for draw in draws.unbind(0):
+    for t in range(steps):
         unscaled = environments.observation
         output, after = actor(view(unscaled), memory)
-        action = policy.act(output, log_std, draw)
+        if draws is not None:
+            action = policy.act(output, log_std, draws[t])
+        else:
+            action = output.argmax(-1) if policy.discrete else output
         step = environments.step(policy.to_environment(action))
         row = (
             action,
@@ -127,21 +142,6 @@ def collect(
         if entry is not None
     )
     return Rollout(observations=seen, final_observations=reached, **stacked)  # type: ignore[arg-type]
-
-
-def _compiled(
-    policy: Policy, tensors: Tensors, environments: Environments, steps: int, noise: Noise
-) -> Rollout | None:
-    """The rollout by C, where policy and environments allow it."""
-    dynamics = compiled_rollout.dynamics_of(policy, environments)
-    actor = None if dynamics is None else compiled_rollout.actor_of(policy, tensors)
-    if dynamics is None or actor is None:
-        return None
-    draws = policy.draw(noise, environments.batch, steps, environments.environments)
-    made = compiled_rollout.travel(actor, dynamics, environments, draws, noise)
-    return Rollout(
-        *made, unscaled=made.observations, final_unscaled=made.final_observations
-    )
 
 
 _STEPWISE = (
@@ -215,31 +215,31 @@ def play_episodes(
 
     `deterministic` takes the most probable action, or the Gaussian's mean, instead of a sample.
     """
-    view = view or _as_it_is
     tensors = policy.layout().split(parameters)
-    actor = policy.acting(tensors)
     environments = policy.family.environments(tasks, episodes, noise)
-    memory = policy.initial_memory(environments.observation)
-    log_std = None if policy.discrete else policy.log_std(tensors)
-    batch = environments.batch
-    returns = torch.zeros(batch, episodes, device=parameters.device, dtype=parameters.dtype)
+    returns = torch.zeros(environments.batch, episodes, device=parameters.device, dtype=parameters.dtype)
     alive = torch.ones_like(returns)
     success: Tensor | None = None
-    horizon = environments.horizon
-    steps = longest(horizon)
-    for t in range(steps):
-        output, memory = actor(view(environments.observation), memory)
-        if deterministic:
-            action = output.argmax(-1) if policy.discrete else output
-        else:
-            draw = policy.draw(noise, batch, 1, episodes)[0]
-            action = policy.act(output, log_std, draw)
-        step = environments.step(policy.to_environment(action))
-        returns = torch.addcmul(returns, alive, step.reward)
-        if step.success is not None:
-            done = step.success & (alive > 0)
-            success = done if success is None else success | done
-        alive = alive.masked_fill(step.terminated | step.truncated, 0.0)
-        if t % 16 == 15 and not bool(alive.any()):
+    steps = longest(environments.horizon)
+    memory = None
+    for first in range(0, steps, AT_ONCE):
+        rollout = collect(
+            policy,
+            tensors,
+            environments,
+            min(AT_ONCE, steps - first),
+            noise,
+            memory,
+            view=view,
+            deterministic=deterministic,
+        )
+        for t, reward in enumerate(rollout.rewards.unbind(1)):
+            returns = torch.addcmul(returns, alive, reward)
+            if rollout.success is not None:
+                done = rollout.success[:, t] & (alive > 0)
+                success = done if success is None else success | done
+            alive = alive.masked_fill(rollout.terminated[:, t] | rollout.truncated[:, t], 0.0)
+        memory = rollout.left(policy)
+        if not bool(alive.any()):
             break
     return Episodes(returns, success)

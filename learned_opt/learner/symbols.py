@@ -24,7 +24,7 @@ CODES = (
 """Elementary operations, in the order of rollout.c's; truth is 1 and 0."""
 
 
-class Untraceable(Exception):
+class UntraceableError(Exception):
     """A function does what is no list of elementary operations; the message says what."""
 
 
@@ -53,9 +53,9 @@ class Traced(Tensor):
     example: Tensor
 
     @staticmethod
-    def __new__(cls, symbols: np.ndarray, example: Tensor) -> Traced:
+    def __new__(cls: type[Traced], symbols: np.ndarray, example: Tensor) -> Traced:
         """The wrapper of both."""
-        made: Traced = Tensor._make_wrapper_subclass(cls, example.shape, dtype=example.dtype)  # type: ignore[attr-defined]
+        made: Traced = Tensor._make_wrapper_subclass(cls, example.shape, dtype=example.dtype)
         made.symbols, made.example = symbols, example
         return made
 
@@ -63,13 +63,15 @@ class Traced(Tensor):
         super().__init__()
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         """Do to symbols what torch does to numbers."""
         kwargs = kwargs or {}
         name = function.overloadpacket.__name__
         base = name[:-1] if name.endswith("_") else name
         if base not in _RULES:
-            raise Untraceable(f"torch.{name} is not elementary")
+            raise UntraceableError(f"torch.{name} is not elementary")
         read = [_unwrapped(value) for value in args]
         made = function(*mapped(_example, args), **mapped(_example, kwargs))
         if base == "_to_copy":
@@ -85,7 +87,7 @@ class Traced(Tensor):
         if isinstance(made, (list, tuple)):
             return type(made)(cls(*pair) for pair in zip(symbols, made, strict=True))
         if symbols.shape != made.shape:
-            raise Untraceable(f"torch.{name} is not elementary here")
+            raise UntraceableError(f"torch.{name} is not elementary here")
         return cls(symbols, made)
 
 
@@ -127,7 +129,8 @@ def in_order(results: Sequence[Symbol]) -> list[Symbol]:
 def _array(symbols: Sequence[Symbol], shape: Sequence[int]) -> np.ndarray:
     array = np.empty(len(symbols), object)
     array[:] = symbols
-    return array.reshape(tuple(shape))
+    shaped: np.ndarray = array.reshape(tuple(shape))
+    return shaped
 
 
 def _literal(value: float) -> Symbol:
@@ -148,7 +151,7 @@ def _example(value: Any) -> Any:
 def _operation(code: str, *operands: Any) -> np.ndarray:
     """An operation on every number, broadcast; of arrays and plain numbers."""
     made = _each(partial(_applied, code), *operands)
-    return made if isinstance(made, np.ndarray) else _array([made], ())
+    return _array([made], ()) if isinstance(made, Symbol) else np.asarray(made, object)
 
 
 def _applied(code: str, *operands: Any) -> Symbol:
@@ -165,7 +168,7 @@ def _converted(x: np.ndarray, before: torch.dtype, after: torch.dtype) -> np.nda
         return _truths(x)
     if before.is_floating_point and not after.is_floating_point:
         return _operation("trunc", x)
-    return x.copy()
+    return np.array(x)
 
 
 def _truths(x: np.ndarray) -> np.ndarray:
@@ -190,7 +193,7 @@ def _truth(rule: Callable[..., np.ndarray], whole: str) -> Callable[..., np.ndar
 
     def apply(*args: Any, like: Tensor) -> np.ndarray:
         if like.dtype is not torch.bool:
-            raise Untraceable(f"{whole} of integers is not elementary")
+            raise UntraceableError(f"{whole} of integers is not elementary")
         return rule(*args)
 
     return apply
@@ -232,7 +235,8 @@ def _sigmoid(x: Any) -> np.ndarray:
 
 
 def _reshaped(x: np.ndarray, *args: Any, like: Tensor) -> np.ndarray:
-    return x.reshape(tuple(like.shape))
+    shaped: np.ndarray = x.reshape(tuple(like.shape))
+    return shaped
 
 
 def _widened(x: np.ndarray, *args: Any, like: Tensor, **named: Any) -> np.ndarray:
@@ -261,7 +265,9 @@ def _reduction(code: str) -> Callable[..., np.ndarray]:
     """Along some axes, one number after another."""
 
     def apply(x: np.ndarray, axes: Any = None, *args: Any, like: Tensor, **named: Any) -> np.ndarray:
-        chosen = range(x.ndim) if axes is None else [axes] if isinstance(axes, int) else (axes or range(x.ndim))
+        chosen = (
+            range(x.ndim) if axes is None else [axes] if isinstance(axes, int) else (axes or range(x.ndim))
+        )
         kept = [axis for axis in range(x.ndim) if axis not in {chose % x.ndim for chose in chosen}]
         rows = x.transpose(*kept, *(axis for axis in range(x.ndim) if axis not in kept))
         rows = rows.reshape(*(x.shape[axis] for axis in kept), -1)
@@ -276,16 +282,19 @@ def _mean(x: np.ndarray, axes: Any = None, *args: Any, like: Tensor, **named: An
     return _operation("div", total, float(x.size // max(total.size, 1)))
 
 
-def _norm(x: np.ndarray, order: Any = 2, axes: Any = None, *args: Any, like: Tensor, **named: Any) -> np.ndarray:
+def _norm(
+    x: np.ndarray, order: Any = 2, axes: Any = None, *args: Any, like: Tensor, **named: Any
+) -> np.ndarray:
     if order != 2:
-        raise Untraceable(f"a norm of order {order} is not elementary")
+        raise UntraceableError(f"a norm of order {order} is not elementary")
     return _operation("sqrt", _reduction("add")(_operation("mul", x, x), axes, like=like))
 
 
 def _product(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Of (…, n, k) and (…, k, m)."""
     terms = [_operation("mul", x[..., :, k, None], y[..., None, k, :]) for k in range(x.shape[-1])]
-    return reduce(partial(_operation, "add"), terms)
+    total: np.ndarray = reduce(partial(_operation, "add"), terms)
+    return total
 
 
 def _gathered(x: np.ndarray, axis: int, index: np.ndarray, **named: Any) -> np.ndarray:
@@ -293,23 +302,23 @@ def _gathered(x: np.ndarray, axis: int, index: np.ndarray, **named: Any) -> np.n
     made = np.empty(index.shape, object)
     for place in np.ndindex(index.shape):
         column = list(place)
-        column[axis] = slice(None)  # type: ignore[call-overload]
+        column[axis] = slice(None)
         made[place] = _entry(list(x[tuple(column)]), index[place])
     return made
 
 
 def _entry(entries: list[Symbol], index: Symbol) -> Symbol:
     if any(entry.code != "constant" for entry in entries):
-        raise Untraceable("torch.gather from what is no constant of the task is not elementary")
+        raise UntraceableError("torch.gather from what is no constant of the task is not elementary")
     (name, first), (_, last) = entries[0].detail, entries[-1].detail
     step = (last - first) // max(len(entries) - 1, 1)
     if any(entry.detail != (name, first + step * i) for i, entry in enumerate(entries)):
-        raise Untraceable("torch.gather from scattered numbers is not elementary")
+        raise UntraceableError("torch.gather from scattered numbers is not elementary")
     return Symbol("table", (index,), (name, first, step, len(entries)))
 
 
 def _scattered(x: np.ndarray, axis: int, index: np.ndarray, value: Any) -> np.ndarray:
-    made = x.copy()
+    made = np.array(x)
     for place in np.ndindex(index.shape):
         written = value[place] if isinstance(value, np.ndarray) else value
         column = list(place)

@@ -34,7 +34,6 @@ _MADE = (*(f"new_{name}" for name in _STATE), "update")
 _ADDRESSES = (*_GIVEN, *_MADE, *_PHI)
 _COLUMN = {name: index for index, name in enumerate(_ADDRESSES)}
 _SLOPES = ("by_update", "by_hidden", "by_cell", "by_old_hidden", "by_old_cell")
-_SLOPE = {name: index for index, name in enumerate(_SLOPES)}
 _OLD = [_COLUMN[name] for name in _STATE]
 _NEW = [_COLUMN[f"new_{name}"] for name in _STATE]
 _STEM = Path(__file__).with_name("_fused")
@@ -139,15 +138,14 @@ class _Step(torch.autograd.Function):
         old = dict(zip((*_GIVEN, *_PHI), given, strict=True))
         new = {name: torch.empty_like(old[name.removeprefix("new_")]) for name in _MADE[:-1]}
         new["update"] = torch.empty_like(old["gradient"])
-        records = np.zeros((len(old["gradient"]), len(layout.specs)), SEGMENT)
-        _point(records["addresses"], _COLUMN, layout, {**old, **new})
-        records["size"] = layout.sizes
-        records["stride"] = records["new_stride"] = layout.size
-        records["facts"] = _facts(layout)
+        batch = len(old["gradient"])
+        records = layout.once(("records", batch), lambda: _blank(layout, batch)).copy()
+        _point(records["addresses"], _ADDRESSES, layout, {**old, **new})
         _fill(records, numbers)
         run(records.reshape(-1), old["hidden"].shape[1])
         ctx.save_for_backward(*given, *new.values())
         ctx.layout, ctx.records = layout, records
+        ctx.addresses = [tensor.data_ptr() for tensor in (*given, *new.values())]
         moments = [value for name, value in new.items() if name not in ("new_hidden", "new_cell", "update")]
         ctx.mark_non_differentiable(*moments)
         return tuple(new.values())
@@ -161,9 +159,12 @@ class _Step(torch.autograd.Function):
         slopes |= {f"by_old_{name}": torch.empty_like(tensors[name]) for name in ("hidden", "cell")}
         records = ctx.records
         batch, count = records.shape
-        _point(records["addresses"], _COLUMN, ctx.layout, tensors)  # saved tensors may come back elsewhere
+        if [
+            tensor.data_ptr() for tensor in tensors.values()
+        ] != ctx.addresses:  # saved ones may come back elsewhere
+            _point(records["addresses"], _ADDRESSES, ctx.layout, tensors)
         given = np.zeros((batch, count, len(_SLOPES)), np.uint64)
-        _point(given, _SLOPE, ctx.layout, slopes)
+        _point(given, _SLOPES, ctx.layout, slopes)
         by_phi = [tensors[name].new_empty(batch, *tensors[name].shape[-2:]) for name in _PHI]
         run_backward(records, given, slopes["by_hidden"].shape[1], by_phi)
         by_phi = [
@@ -175,21 +176,36 @@ class _Step(torch.autograd.Function):
 
 
 def _point(
-    addresses: np.ndarray,
-    column_of: Mapping[str, int],
-    layout: ParameterLayout,
-    tensors: Mapping[str, Tensor],
+    addresses: np.ndarray, names: Sequence[str], layout: ParameterLayout, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Write the addresses of each vector's (B) and tensor's (L) part of some tensors into (B, L, columns)."""
-    batch = len(addresses)
-    starts = np.cumsum([0, *layout.sizes[:-1]])
-    places = {"step": np.arange(len(starts)), **dict.fromkeys(_PHI, 0 * starts)}
-    first = np.array([tensor.data_ptr() for tensor in tensors.values()], np.int64)
-    shared = {name for name in _PHI if name in tensors and tensors[name].dim() == 2}
-    rows = np.array([0 if name in shared else x.stride(0) for name, x in tensors.items()], np.int64)
-    within = np.stack([places.get(name.removeprefix("new_"), starts) for name in tensors], axis=1)
-    parts = first + 4 * (np.arange(batch)[:, None, None] * rows + within)
-    addresses[:, :, [column_of[name] for name in tensors]] = parts
+    """Write the addresses of each vector's (B) and tensor's (L) part of what is named into (B, L, names)."""
+    first = np.array([tensors[name].data_ptr() for name in names], np.int64)
+    strides = tuple(0 if name in _PHI and x.dim() == 2 else x.stride(0) for name, x in tensors.items())
+    key = ("places", len(addresses), *tensors, *strides)
+    addresses[...] = first + layout.once(
+        key, lambda: _places(layout, names, len(addresses), dict(zip(tensors, strides, strict=True)))
+    )
+
+
+def _places(
+    layout: ParameterLayout, names: Sequence[str], batch: int, strides: Mapping[str, int]
+) -> np.ndarray:
+    """Where each vector's and tensor's part begins in what is named, in bytes, (B, L, names)."""
+    starts = np.array(list(layout.offsets.values()))
+    known = {"step": np.arange(len(starts)), **dict.fromkeys(_PHI, 0 * starts)}
+    within = np.stack([known.get(name.removeprefix("new_"), starts) for name in names], axis=1)
+    rows = np.array([strides[name] for name in names])
+    places: np.ndarray = 4 * (np.arange(batch)[:, None, None] * rows + within)
+    return places
+
+
+def _blank(layout: ParameterLayout, batch: int) -> np.ndarray:
+    """Records (B, L) of tensors that are to be pointed at."""
+    records = np.zeros((batch, len(layout.specs)), SEGMENT)
+    records["size"] = layout.sizes
+    records["stride"] = records["new_stride"] = layout.size
+    records["facts"] = _facts(layout)
+    return records
 
 
 @dataclass(frozen=True)
