@@ -1,4 +1,4 @@
-"""Both gradients of the actor-critic in closed form, by actor_critic.c, where none is differentiated again."""
+"""Both gradients of the actor-critic in closed form, by actor_critic.c, where neither is differentiated."""
 
 from __future__ import annotations
 

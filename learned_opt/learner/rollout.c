@@ -17,7 +17,7 @@ typedef struct {
     int32_t code, out, a, b, c, d;
 } operation;
 
-/* What Program in program.py says, field for field the record of compiled_rollout.py. */
+/* What Program in program.py says, field for field the record of program.py. */
 typedef struct {
     const operation *step, *glance;
     const float *literals;
@@ -25,7 +25,7 @@ typedef struct {
     int64_t operations, glances, literal_count, column_count, states, actions, observations, draws, slots;
 } program;
 
-/* The learners, where they stand, and where what happens goes; field for field the record of compiled_rollout.py.
+/* The learners, where they stand, and where what happens goes; field for field the record of journey.py.
    Shapes: B learners, E environments, T steps. What is made may be NULL. */
 typedef struct {
     const network *actor; /* without any, the random numbers alone choose actions */
@@ -225,7 +225,7 @@ EXPORT int32_t learned_opt_rollout(const program *p, const journey *j, int32_t t
     return failed;
 }
 
-/* For compiled_rollout.py to check its records against. */
+/* For journey.py to check its records against. */
 EXPORT int64_t learned_opt_program_bytes(void) { return sizeof(program); }
 EXPORT int64_t learned_opt_journey_bytes(void) { return sizeof(journey); }
 EXPORT int64_t learned_opt_codes(void) { return CODES; }

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from learned_opt.learner import compiled_rollout
+from learned_opt.learner.compiled_rollout import travel
 from learned_opt.learner.policy import Policy, Tensors
 from tasks import Environments, Noise, Tasks
 
@@ -102,7 +102,7 @@ def collect(
     shape = environments.batch, steps, environments.environments
     draws = None if deterministic else policy.draw(noise, *shape)
     if view is None:
-        made = compiled_rollout.travel(policy, tensors, environments, steps, draws, noise)
+        made = travel(policy, tensors, environments, steps, draws, noise)
         if made is not None:
             return Rollout(*made, unscaled=made.observations, final_unscaled=made.final_observations)
     view = view or _as_it_is

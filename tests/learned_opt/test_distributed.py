@@ -102,8 +102,10 @@ def runs(tmp_path_factory):
         MetaTrainer(config, folder / "one" / name).run()
     for name in ("tbptt", "pes"):
         trainer = MetaTrainer(RUNS[name], folder / "half" / name)
+        trainer._assess(None, None)
         trainer._advance()
         trainer._advance()
+        trainer._assess(None, None)
         trainer._save()
     (folder / "runs.json").write_text(json.dumps({name: config.to_dict() for name, config in RUNS.items()}))
     (folder / "two_ranks.py").write_text(TWO_RANKS)

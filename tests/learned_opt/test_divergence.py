@@ -9,8 +9,9 @@ import yaml
 from learned_opt import CoordinatewiseLSTM, load_rule
 from learned_opt.cli import main
 from learned_opt.commands.progress import MetaProgress
-from learned_opt.learner import LearnerConfig
+from learned_opt.learner import LearnerConfig, journey
 from learned_opt.learner.base import GradientSample
+from learned_opt.learner.dynamics import dynamics_of
 from learned_opt.memory.trainer import MemoryConfig, MemoryTrainer
 from learned_opt.meta.checkpoint import load_checkpoint
 from learned_opt.meta.config import MetaConfig
@@ -80,31 +81,35 @@ SICK = 1
 
 
 class Poison:
-    """Makes one learner's numbers of a family bad from now on."""
+    """Makes one learner's numbers of a family bad while it is on, in torch and in programs alike."""
 
     def __init__(self, monkeypatch, kind, what, value):
-        self.on = False
-        transition, observe = kind.transition, kind.observe
+        self.monkeypatch, self.kind = monkeypatch, kind
+        constants, transition, observe = kind.constants, kind.transition, kind.observe
+
+        def marked(family, tasks):
+            made = constants(family, tasks)
+            sick = torch.zeros(len(next(iter(tasks.values()))), 1)
+            sick[SICK:][:1] = 1
+            return {**made, "sick": sick}
 
         def bad_reward(family, constants, state, action, noise):
             step = transition(family, constants, state, action, noise)
-            if not self.on:
-                return step
-            reward = step.reward.clone()
-            reward[SICK] = value
-            return step._replace(reward=reward)
+            return step._replace(reward=torch.where(constants["sick"] > 0, value, step.reward))
 
         def bad_observation(family, constants, state):
             seen = observe(family, constants, state)
-            if self.on:
-                seen = seen.clone()
-                seen[SICK, 0] = value
-            return seen
+            return torch.where(constants["sick"].unsqueeze(-1) > 0, value, seen)
 
-        if what == "reward":
-            monkeypatch.setattr(kind, "transition", bad_reward)
-        else:
-            monkeypatch.setattr(kind, "observe", bad_observation)
+        monkeypatch.setattr(kind, "constants", marked)
+        self.name = "transition" if what == "reward" else "observe"
+        self.good = transition if what == "reward" else observe
+        self.bad = bad_reward if what == "reward" else bad_observation
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if name == "on":
+            self.monkeypatch.setattr(self.kind, self.name, self.bad if value else self.good)
 
 
 def healthy_rows(group):
@@ -140,6 +145,15 @@ def test_one_learners_bad_numbers_never_reach_another_nor_the_rule(run, what, va
         window = group.advance(rule)
     assert window.metrics["diverged"] == 0
     assert bool(group.parameters.isfinite().all())
+
+
+@pytest.mark.skipif(journey.library() is None, reason="no C compiler at installation")
+@pytest.mark.parametrize("what", ["reward", "observation"])
+def test_what_is_poisoned_here_is_compiled(what, monkeypatch):
+    poison = Poison(monkeypatch, CartPole, what, float("nan"))
+    group = GROUPS["tbptt"]("cartpole", TINY, new_rule(TINY), seed=0, view=TOLD)
+    poison.on = True
+    assert dynamics_of(group.learner.environments) is not None
 
 
 @pytest.mark.parametrize("run", ["tbptt, actor-critic", "tbptt, Q-learning", "tbptt, REINFORCE"])

@@ -195,14 +195,19 @@ def test_that_nothing_is_compiled_is_logged(caplog, tmp_path):
 
 @needs_compiled
 def test_code_of_other_sources_is_not_loaded(tmp_path, monkeypatch):
-    for name in ("perceptron.c", *(path.name for path in compiled_files())):
-        (tmp_path / name).write_bytes((Path(perceptron.__file__).parent / name).read_bytes())
-    monkeypatch.setattr(perceptron, "_STEM", tmp_path / "_perceptron")
-    monkeypatch.setattr(perceptron, "__file__", str(tmp_path / "perceptron.py"))
-    assert perceptron.load("generic") is not None
-    with open(tmp_path / "perceptron.c", "a") as source:
-        source.write("/* of another version */")
-    assert perceptron.load("generic") is None
+    there, here = Path(perceptron.__file__).parent, tmp_path / "learner"
+    here.mkdir()
+    for path in (there / "perceptron.c", *there.glob("*.h"), *compiled_files()):
+        (here / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "vectors.h").write_bytes((there.parent / "vectors.h").read_bytes())
+    monkeypatch.setattr(perceptron, "_STEM", here / "_perceptron")
+    monkeypatch.setattr(perceptron, "__file__", str(here / "perceptron.py"))
+    for changed in ("perceptron.c", "perceptron.h", "../vectors.h"):
+        assert perceptron.load("generic") is not None
+        text = (here / changed).read_bytes()
+        (here / changed).write_bytes(text + b"/* of another version */")
+        assert perceptron.load("generic") is None
+        (here / changed).write_bytes(text)
 
 
 def compiled_files():

@@ -1,0 +1,164 @@
+"""Programs of task families, each compared with the family's own functions before it stands in for them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from learned_opt import compiled
+from learned_opt.learner.distribution import ActionDistribution
+from learned_opt.learner.journey import Actor, run
+from learned_opt.learner.program import Program, trace
+from learned_opt.learner.symbols import UntraceableError
+from tasks import BatchedEnvironments, Noise, Tasks
+from tasks.base import BatchedFamily
+
+TRIALS = 8
+"""Transitions in which a program must do what the family's own functions do before it replaces them."""
+TRIAL_ROWS = 512
+"""Environments of each, or more."""
+AGREEING = 0.99
+"""Share of them that must agree, each to TOLERANCE: a state may lie where functions jump, and round apart."""
+TOLERANCE = 1e-4
+
+log = logging.getLogger(__name__)
+
+
+class Dynamics(NamedTuple):
+    """A program and what it reads of some environments' tasks, (B, columns), made of `constants`."""
+
+    program: Program
+    packed: Tensor
+    constants: Tasks
+
+
+class _Found(NamedTuple):
+    """A family's program, if it has one, and what the family was then."""
+
+    program: Program | None
+    attributes: dict[str, Any]
+
+
+def dynamics_of(environments: BatchedEnvironments) -> Dynamics | None:
+    """The program of the environments' family, if it has one that does what the family's functions do."""
+    family, here = environments.family, (environments.state, environments.elapsed, environments.observation)
+    if not all(compiled.plain_but_strided(x) for x in here):
+        return None
+    if type(family).__hash__ is None:
+        return None
+    found = _programs.get(family)
+    if found is None or found.attributes != _attributes(family):
+        found = _programs[family] = _Found(_checked(environments), _attributes(family))
+        _known.pop(environments, None)
+    if found.program is None:
+        return None
+    known = _known.get(environments)
+    if known is not None and known.program is found.program and known.constants is environments.constants:
+        return known
+    try:
+        packed = found.program.packed(environments.constants)
+    except UntraceableError as reason:
+        _programs[family] = _without(family, reason)
+        return None
+    made = _known[environments] = Dynamics(found.program, packed, environments.constants)
+    return made
+
+
+def _attributes(family: BatchedFamily) -> dict[str, Any]:
+    """Its functions, and numbers, words and such of its own that they may read."""
+    plain = {name: value for name, value in vars(family).items() if isinstance(value, _PLAIN)}
+    return {**plain, **{name: getattr(type(family), name) for name in _FUNCTIONS}}
+
+
+_PLAIN = (bool, int, float, str, tuple)
+_FUNCTIONS = ("constants", "observe", "transition")
+
+
+def _checked(environments: BatchedEnvironments) -> Program | None:
+    """The program of a family, if it can be traced and does what the family's functions do."""
+    family = environments.family
+    distribution = ActionDistribution(family)
+    try:
+        program = trace(distribution, family, environments.tasks)
+        _check(program, distribution, environments)
+    except Exception as reason:  # whatever a family's functions say to tensors of symbols, torch can run them
+        return _without(family, reason).program
+    return program
+
+
+def _without(family: BatchedFamily, reason: Exception) -> _Found:
+    log.info("the dynamics of %s run in torch, not compiled: %s", family.name, reason)
+    return _Found(None, _attributes(family))
+
+
+@torch.no_grad()
+def _check(program: Program, distribution: ActionDistribution, environments: BatchedEnvironments) -> None:
+    """Compare transitions of random actions with those of the family's functions.
+
+    Raises:
+        UntraceableError: they differ.
+    """
+    family, batch = environments.family, environments.batch
+    copies = -(-TRIAL_ROWS // batch)
+    noise = Noise(torch.Generator().manual_seed(0))
+    constants, packed = environments.constants, program.packed(environments.constants)
+    state = family.initial_state(constants, copies, noise)
+    actor = Actor(
+        None, distribution.actions, None if distribution.discrete else torch.ones(batch, distribution.actions)
+    )
+    never = torch.tensor(float("inf"))
+    for _ in range(TRIALS):
+        draws = distribution.draw(noise, batch, 1, copies)
+        numbers = program.drawn(noise, batch, 1, copies)
+        told = _Told(program, numbers)
+        action = draws[0].argmax(-1) if distribution.discrete else draws[0]
+        want = family.transition(constants, state, distribution.to_environment(action), told)
+        seen = family.observe(constants, want.state).flatten(2)
+        moved, elapsed = state.clone(memory_format=torch.contiguous_format), state.new_zeros(batch, copies)
+        before = family.observe(constants, state).flatten(2).contiguous()
+        made = run(
+            program,
+            packed,
+            actor,
+            draws.transpose(0, 1).contiguous(),
+            numbers,
+            [torch.zeros_like(moved)],
+            never,
+            (moved, elapsed, before),
+        )
+        going = ~want.terminated.to(torch.bool)
+        agree = made.terminated[:, 0] ^ going
+        agree &= _close(made.rewards[:, 0], want.reward)
+        agree &= _close(made.final_observations[:, 0], seen).all(-1)
+        agree &= ~going | (_close(moved, want.state).all(-1) & _close(before, seen).all(-1))
+        if agree.float().mean() < AGREEING:
+            raise UntraceableError("a program of its operations does something else than its functions do")
+        state = torch.where(going.unsqueeze(-1), want.state, state)
+
+
+def _close(ours: Tensor, theirs: Tensor) -> Tensor:
+    return torch.isclose(ours, theirs.to(ours.dtype), rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+
+
+class _Told(Noise):
+    """Gives out numbers that were drawn before, in the order of a program's draws."""
+
+    def __init__(self, program: Program, numbers: Tensor | None) -> None:
+        super().__init__(torch.Generator())
+        sizes = [math.prod(draw.shape) for draw in program.draws]
+        self._left = [] if numbers is None else list(torch.split_with_sizes(numbers[:, 0], sizes, -1))
+
+    def uniform(self, *shape: int) -> Tensor:
+        told: Tensor = self._left.pop(0).reshape(shape)
+        return told
+
+    normal = uniform
+
+
+_programs: WeakKeyDictionary[BatchedFamily, _Found] = WeakKeyDictionary()
+_known: WeakKeyDictionary[BatchedEnvironments, Dynamics] = WeakKeyDictionary()

@@ -1,0 +1,128 @@
+"""The actor-critic's gradients in closed form are what autograd makes of its losses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from learned_opt import compiled
+from learned_opt.learner import LearnerConfig, actor_critic, closed_form, make_learner
+from tasks import Noise, make_family
+
+needs_compiled = pytest.mark.skipif(closed_form.library() is None, reason="no C compiler at installation")
+
+
+def gradients(family, monkeypatch, *, by_c, batch=3, updates=3, change=None, **config):
+    """Those of the last of some updates at random parameters, with what else an update leaves behind."""
+    with monkeypatch.context() as patch:
+        if not by_c:
+            patch.setattr(actor_critic, "gradients", lambda *given: None)
+        noise = Noise(torch.Generator().manual_seed(0))
+        sizes = {"environments": 7, "outer_environments": 4, "steps": 45, "entropy_coefficient": 0.03}
+        learner = make_learner(make_family(family), batch, noise, LearnerConfig(**{**sizes, **config}))
+        shape = learner.initial_parameters().shape
+        parameters = 0.3 * torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        if change is not None:
+            change(learner, parameters)
+        for _ in range(updates):
+            sample = learner.gradient(parameters)
+        scale = learner.scale
+        return (
+            sample.inner,
+            sample.outer,
+            sample.metrics["gradient_norm"],
+            scale.mean,
+            scale.square,
+            scale.weight,
+        )
+
+
+CONFIGS = {
+    "as it is": {},
+    "no outer environments": {"outer_environments": 0},
+    "advantages over their own deviation": {"advantage_scale": "batch"},
+    "values in units of rewards": {"value_units": "rewards"},
+    "other networks": {"activation": "relu", "depth": 1, "width": 70},
+    "no hidden layer": {"depth": 0},
+    "one step": {"steps": 1, "advantage_scale": "batch"},
+    "many rows": {"environments": 70, "steps": 20},
+    "other coefficients": {
+        "discount": 0.9,
+        "trace": 0.5,
+        "value_coefficient": 2.0,
+        "entropy_coefficient": 0.0,
+    },
+}
+
+
+@needs_compiled
+@pytest.mark.parametrize("family", ["cartpole", "pendulum", "mountain_car_continuous", "acrobot"])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_they_are_autograds(family, config, monkeypatch):
+    """CartPole's episodes end, the others' are truncated; actions are discrete in the first and the last."""
+    ours, theirs = (gradients(family, monkeypatch, by_c=by_c, **CONFIGS[config]) for by_c in (True, False))
+    for mine, yours in zip(ours, theirs, strict=True):
+        size = yours.abs().max().clamp_min(1e-9).item()
+        torch.testing.assert_close(mine, yours, rtol=0.0, atol=2e-5 * size)
+    assert ours[0].abs().max() > 0
+
+
+@needs_compiled
+def test_every_coordinate_has_its_own_tensors_gradient(monkeypatch):
+    """Relative to each tensor's own largest, so that small ones count."""
+    config = {"max_gradient_norm": 1e9}
+    ours, theirs = (gradients("pendulum", monkeypatch, by_c=by_c, **config) for by_c in (True, False))
+    noise = Noise(torch.Generator().manual_seed(0))
+    layout = make_learner(make_family("pendulum"), 3, noise, LearnerConfig()).layout
+    for mine, yours in zip(ours[:2], theirs[:2], strict=True):
+        for name, tensor in layout.split(yours).items():
+            size = tensor.abs().max().item()
+            torch.testing.assert_close(layout.split(mine)[name], tensor, rtol=0.0, atol=1e-4 * size + 1e-12)
+    assert (ours[1][:, layout.offsets["critic.0.weight"] :] == 0).all()
+
+
+@needs_compiled
+def test_threads_and_company_change_nothing_and_instruction_sets_next_to_nothing(monkeypatch):
+    before, results = torch.get_num_threads(), []
+    sizes = {"environments": 40, "outer_environments": 40, "width": 64, "max_gradient_norm": 1e9}
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        results.append(gradients("cartpole", monkeypatch, by_c=True, batch=6, **sizes))
+    torch.set_num_threads(before)
+    for index, (one, other) in enumerate(zip(*results, strict=True)):
+        assert torch.equal(one, other) or index == 2  # the norm, which is torch's
+    for name in compiled.instruction_sets():
+        chosen = closed_form.load(name)
+        if chosen is None:
+            continue
+        with monkeypatch.context() as patch:
+            patch.setattr(closed_form, "library", lambda chosen=chosen: chosen)
+            made = gradients("cartpole", monkeypatch, by_c=True, batch=6, updates=1, **sizes)
+        first = gradients("cartpole", monkeypatch, by_c=True, batch=6, updates=1, **sizes)
+        for mine, yours in zip(made, first, strict=True):
+            torch.testing.assert_close(mine, yours, rtol=1e-3, atol=1e-5)
+
+
+@needs_compiled
+def test_what_is_not_finite_stays_with_its_learner(monkeypatch):
+    def spoil(learner, parameters):
+        parameters[1, 5] = float("nan")
+
+    inner, outer, norm, mean, *_ = gradients("pendulum", monkeypatch, by_c=True, change=spoil)
+    for entry in (inner, outer):
+        assert not entry[1].isfinite().all()
+        assert entry[[0, 2]].isfinite().all()
+    assert norm.isfinite().tolist() == [True, False, True]
+    assert mean[[0, 2]].isfinite().all()
+
+
+@needs_compiled
+def test_second_order_and_own_policies_are_left_to_autograd(monkeypatch):
+    monkeypatch.setattr(closed_form, "_run", None)  # not to be called
+    noise = Noise(torch.Generator().manual_seed(0))
+    learner = make_learner(make_family("cartpole"), 2, noise, LearnerConfig(outer_environments=2))
+    parameters = learner.initial_parameters().requires_grad_()
+    sample = learner.gradient(parameters, second_order=True)
+    assert sample.inner.requires_grad
+    with pytest.raises(TypeError):
+        learner.gradient(parameters)

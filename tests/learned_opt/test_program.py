@@ -1,0 +1,385 @@
+"""Dynamics as programs: what is traced does what the family's functions do; what cannot be stays in torch."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import pytest
+import torch
+from gymnasium import spaces
+
+from learned_opt.learner import LearnerConfig, dynamics, journey, make_learner
+from learned_opt.learner.distribution import ActionDistribution
+from learned_opt.learner.dynamics import dynamics_of
+from learned_opt.learner.policies import ActorCritic
+from learned_opt.learner.program import trace
+from learned_opt.learner.rollout import collect, play_episodes
+from learned_opt.learner.symbols import CODES, UntraceableError
+from tasks import BatchedEnvironments, Noise, make_family
+from tasks.base import BatchedFamily, Transition
+from tasks.registry import FAMILIES
+
+needs_compiled = pytest.mark.skipif(journey.library() is None, reason="no C compiler at installation")
+
+SIMULATED = [name for name, family in FAMILIES.items() if family.__module__ == "tasks.mujoco"]
+SHIPPED = [name for name in FAMILIES if name not in SIMULATED]
+DRAWING = ["bandit", "catch", "gridworld", "gridworld_sparse", "lqr", "tabular_mdp"]
+"""Families whose transitions draw random numbers, which programs draw for several steps at once."""
+
+
+def noise(seed=0):
+    return Noise(torch.Generator().manual_seed(seed))
+
+
+def environments_of(family, batch=3, copies=20, seed=0):
+    source = noise(seed)
+    return family.environments(family.sample_tasks(batch, source), copies, source, staggered=True)
+
+
+class Calculator(BatchedFamily):
+    """Sees some function of two numbers, one of them drawn anew at each step's end, and of the task."""
+
+    name = "calculator"
+    horizon = 1
+    defaults = {"shift": 0.5}  # noqa: RUF012
+    train_range = {"shift": (0.25, 0.75)}  # noqa: RUF012
+
+    def __init__(self, function, actions=3, sees=1):
+        self.function = function
+        self.observation_space = spaces.Box(-math.inf, math.inf, (sees,))
+        self.action_space = spaces.Discrete(actions) if actions else spaces.Box(-1.0, 1.0, (2,))
+
+    def initial_state(self, constants, environments, noise):
+        return 4 * noise.uniform(len(constants["shift"]), environments, 2) - 2
+
+    def observe(self, constants, state):
+        seen = self.function(state[..., 0], state[..., 1], constants["shift"])
+        return seen.to(state.dtype).view(*state.shape[:2], -1)
+
+    def transition(self, constants, state, action, noise):
+        moved = torch.stack((state[..., 1], state[..., 0] * 0.5), -1)
+        return Transition(moved, state[..., 0], state[..., 1] > 1)
+
+
+def collected(family, monkeypatch, *, compiled, batch=3, copies=20, steps=40, rollouts=2, network=None):
+    """Rollouts of untrained policies, all from the same seeds."""
+    with monkeypatch.context() as patch:
+        if not compiled:
+            patch.setattr(journey, "library", lambda: None)
+        environments = environments_of(family, batch, copies)
+        policy = ActorCritic(family, 16, **(network or {}))
+        parameters = policy.initial_parameters(batch, noise(1))
+        tensors, draws = policy.layout().split(parameters), noise(2)
+        made = [collect(policy, tensors, environments, steps, draws) for _ in range(rollouts)]
+    return made, environments
+
+
+def assert_alike(ours, theirs):
+    for one, other in zip(ours, theirs, strict=True):
+        for name, mine in one._asdict().items():
+            yours = getattr(other, name)
+            assert (mine is None) == (yours is None), name
+            if mine is not None:
+                assert mine.dtype == yours.dtype
+                torch.testing.assert_close(mine, yours, rtol=1e-4, atol=1e-4, equal_nan=True, msg=name)
+
+
+FUNCTIONS = {
+    "arithmetic": lambda x, y, s: x + 2 * y - s * x / (y * y + 1),
+    "alpha": lambda x, y, s: torch.add(x, y, alpha=3) + torch.sub(x, s, alpha=2) + torch.rsub(x, 1, alpha=2),
+    "addcmul": lambda x, y, s: torch.addcmul(x, y, s, value=0.3) + torch.addcdiv(x, y, s, value=-2),
+    "lerp": lambda x, y, s: torch.lerp(x, y, s) + torch.lerp(x, y, 0.25),
+    "powers": lambda x, y, s: x**2 + y.abs() ** 1.5 + x**3 + s**0.5 + x.square() + y.abs().sqrt() + s.rsqrt(),
+    "power by tensor": lambda x, y, s: x.abs() ** y + 2.0**y,
+    "circular": lambda x, y, s: x.sin() + y.cos() * s.tan() + (x / 3).asin() + (y / 3).acos() + x.atan(),
+    "two arguments": lambda x, y, s: torch.atan2(x, y) + torch.fmod(x, 0.7),
+    "hyperbolic": lambda x, y, s: x.sinh() + y.cosh() + s.tanh() + x.sigmoid() + (-y).exp() + x.expm1(),
+    "logarithms": lambda x, y, s: (x.abs() + 0.1).log() + y.abs().log1p(),
+    "remainders": lambda x, y, s: x % 0.7 + y.remainder(-0.6) + torch.remainder(x, y) + x // 0.5,
+    "division": lambda x, y, s: (
+        torch.div(x, s, rounding_mode="floor") + torch.div(y, s, rounding_mode="trunc")
+    ),
+    "rounding": lambda x, y, s: x.floor() + 2 * y.ceil() + 4 * x.round() + 8 * y.trunc() + 16 * x.sign(),
+    "integers": lambda x, y, s: (4 * x).long() * 3 - (4 * y).to(torch.int64) // 2,
+    "limits": lambda x, y, s: (
+        x.clamp(-1, 1) + y.clamp_min(0.2) + x.clamp_max(0.1) + x.clamp(max=s) + y.relu()
+    ),
+    "extrema": lambda x, y, s: torch.maximum(x, y) + 3 * torch.minimum(x, s),
+    "comparisons": lambda x, y, s: (
+        (x < y).float() + 2 * (x <= 0) + 4 * (y > s) + 8 * (x >= y) + 16 * (x == y) + 32 * (x != y)
+    ),
+    "logic": lambda x, y, s: ((x > 0) & (y > 0) | ~(x > s) ^ (y < 0)).float() + (x > 1).logical_not(),
+    "truth of numbers": lambda x, y, s: x.floor().bool().float() + (x.floor() == 0).any(-1, keepdim=True) * 0,
+    "choice": lambda x, y, s: (
+        torch.where(x > y, x, s) + x.masked_fill(y > 0, 3.0) + torch.where(x > 0, 1.0, y)
+    ),
+    "finite": lambda x, y, s: (1 / x.floor()).isfinite().float() + 2 * (y.floor() / y.floor()).isnan(),
+    "sums": lambda x, y, s: _pair(x, y).sum(-1) + _pair(x, y).prod(-1) + _pair(x, y).mean(-1),
+    "largest": lambda x, y, s: _pair(x, y).amax(-1) - 2 * _pair(x, y).amin(-1) + _pair(x, y).norm(dim=-1),
+    "any": lambda x, y, s: (_pair(x, y) > 1).any(-1).float() + 2 * (_pair(x, y) > -1).all(-1),
+    "products": lambda x, y, s: (_pair(x, y) @ torch.tensor([[1.0, 2.0], [3.0, -1.0]])).sum(-1),
+    "views": lambda x, y, s: _pair(x, y).flip(-1).unsqueeze(2).transpose(2, 3).squeeze(3).flatten(2)[..., 0],
+    "pieces": lambda x, y, s: sum(torch.cat((_pair(x, y), _pair(y, s.expand_as(x))), -1).split(2, -1))[
+        ..., 1
+    ],
+    "parts": lambda x, y, s: _pair(x, y).unbind(-1)[0] + _pair(x, y).chunk(2, -1)[1].squeeze(-1),
+    "in place": lambda x, y, s: _changed_in_place(x, y),
+    "made": lambda x, y, s: x + torch.full_like(y, 2) + y.new_zeros(y.shape) + torch.ones_like(x),
+    "one of many": lambda x, y, s: (x.floor().unsqueeze(-1) == torch.arange(-1.0, 1.0)).float().sum(-1),
+    "scattered": lambda x, y, s: _one_hot(x)[..., 1] + 2 * _one_hot(y)[..., 2],
+}
+
+
+def _pair(x, y):
+    return torch.stack((x, y), -1)
+
+
+def _changed_in_place(x, y):
+    both = _pair(x, y).clone()
+    both[..., 0] += 1
+    both[..., 1].mul_(2).clamp_(-1, 1)
+    both[..., 0].copy_(both[..., 1] + both[..., 0])
+    return both.sum(-1)
+
+
+def _one_hot(x):
+    place = (x.floor().long() + 2).unsqueeze(-1)
+    return x.new_zeros(*x.shape, 4).scatter(-1, place, 1.0)
+
+
+@needs_compiled
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_elementary_functions_are_torchs(name, monkeypatch):
+    family = Calculator(FUNCTIONS[name])
+    ours, environments = collected(family, monkeypatch, compiled=True)
+    assert dynamics_of(environments) is not None
+    theirs, _ = collected(family, monkeypatch, compiled=False)
+    assert_alike(ours, theirs)
+    assert ours[0].observations.std() > 0
+
+
+@needs_compiled
+@pytest.mark.parametrize("name", sorted(set(SHIPPED) - set(DRAWING)))
+def test_rollouts_are_those_of_torch(name, monkeypatch):
+    """Also where episodes end and begin anew, and environments do not fill vectors."""
+    network = {"activation": "relu"} if name == "acrobot" else {}
+    ours, environments = collected(make_family(name), monkeypatch, compiled=True, network=network)
+    theirs, others = collected(make_family(name), monkeypatch, compiled=False, network=network)
+    assert dynamics_of(environments) is not None
+    assert_alike(ours, theirs)
+    torch.testing.assert_close(environments.elapsed, others.elapsed)
+    torch.testing.assert_close(environments.state, others.state, rtol=1e-3, atol=1e-3)
+
+
+@needs_compiled
+@pytest.mark.parametrize("name", DRAWING)
+def test_programs_of_families_that_draw_numbers_do_with_them_what_torch_does(name):
+    """That is what `dynamics_of` compares, with the numbers given; and the numbers themselves follow here."""
+    environments = environments_of(make_family(name))
+    found = dynamics_of(environments)
+    assert found is not None
+    numbers = found.program.drawn(noise(), 3, 500, 20)
+    columns = iter(numbers.unbind(-1))
+    for normal, shape in found.program.draws:
+        for _ in range(math.prod(shape)):
+            column = next(columns)
+            assert column.mean().item() == pytest.approx(0.0 if normal else 0.5, abs=0.05)
+            assert column.std().item() == pytest.approx(1.0 if normal else 12**-0.5, abs=0.05)
+    assert next(columns, None) is None
+
+
+@needs_compiled
+@pytest.mark.parametrize("name", ["cartpole", "pendulum", "gridworld"])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_fresh_episodes_bring_what_they_bring_in_torch(name, deterministic, monkeypatch):
+    family, batch = make_family(name), 3
+    policy = ActorCritic(family, 16)
+    parameters = policy.initial_parameters(batch, noise(1))
+    tasks = family.sample_tasks(batch, noise(3))
+
+    def returns():
+        played = play_episodes(policy, parameters, tasks, 300, noise(2), deterministic=deterministic)
+        return played.returns
+
+    ours = returns()
+    monkeypatch.setattr(journey, "library", lambda: None)
+    theirs = returns()
+    if name in DRAWING:
+        error = (ours.var(1) + theirs.var(1)).div(300).sqrt()
+        assert ((ours.mean(1) - theirs.mean(1)).abs() < 4 * error + 1e-6).all()
+    else:
+        # A few episodes of the pendulum tell roundings apart.
+        assert torch.isclose(ours, theirs, rtol=1e-2, atol=1e-2).float().mean() > 0.99
+
+
+@needs_compiled
+def test_threads_company_and_instruction_sets_change_nothing(monkeypatch):
+    from learned_opt import compiled
+
+    family, before = make_family("cartpole"), torch.get_num_threads()
+    results = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        results.append(collected(family, monkeypatch, compiled=True, batch=40, copies=70)[0])
+    torch.set_num_threads(before)
+    for one, other in zip(*results, strict=True):
+        for mine, yours in zip(one, other, strict=True):
+            assert mine is None or torch.equal(mine, yours)
+    for name in compiled.instruction_sets():
+        chosen = journey.load(name)
+        if chosen is not None:
+            with monkeypatch.context() as patch:
+                patch.setattr(journey, "library", lambda chosen=chosen: chosen)
+                made, _ = collected(family, monkeypatch, compiled=True, batch=40, copies=70)
+            assert_alike(made, results[0])
+
+
+def reasons(caplog):
+    return " ".join(record.message for record in caplog.records if "not compiled" in record.message)
+
+
+class Untraceable(Calculator):
+    """Its transitions do something else besides."""
+
+    def __init__(self, also):
+        super().__init__(lambda x, y, s: x + y)
+        self.also = also
+
+    def transition(self, constants, state, action, noise):
+        moved, reward, ended = super().transition(constants, state, action, noise)
+        return Transition(moved, reward + self.also(moved), ended)
+
+
+@needs_compiled
+@pytest.mark.parametrize(
+    ("also", "reason"),
+    [
+        (lambda s: 1.0 if bool((s > 0).any()) else 0.0, "is not elementary"),
+        (lambda s: torch.from_numpy(s.numpy()[..., 0]), "numpy"),
+        (lambda s: s.cumsum(-1)[..., 0], "cumsum is not elementary"),
+        (lambda s: s.mean() + 0 * s[..., 0], "does something else"),
+        (lambda s: s[..., 0].long() & 3, "& of integers is not elementary"),
+        (lambda s: s.norm(p=1, dim=-1), "norm of order 1"),
+    ],
+)
+def test_what_is_not_elementary_runs_in_torch_and_says_why(also, reason, caplog, monkeypatch):
+    family = Untraceable(also)
+    with caplog.at_level(logging.INFO):
+        made, environments = collected(family, monkeypatch, compiled=True)
+    assert reason in reasons(caplog)
+    assert dynamics_of(environments) is None
+    assert_alike(made, collected(family, monkeypatch, compiled=False)[0])
+
+
+@needs_compiled
+def test_numbers_that_transitions_take_from_elsewhere_are_not_taken_for_constants(caplog, monkeypatch):
+    drawn = iter(range(10_000))
+    family = Untraceable(lambda s: float(next(drawn)))
+    with caplog.at_level(logging.INFO):
+        collected(family, monkeypatch, compiled=True)
+    assert "does something else than its functions do" in reasons(caplog)
+
+
+@needs_compiled
+def test_a_family_whose_attributes_change_is_traced_anew(monkeypatch):
+    family = make_family("cartpole")
+    environments = environments_of(family)
+    first = dynamics_of(environments)
+    assert dynamics_of(environments) is first
+    family.timestep = 0.05
+    second = dynamics_of(environments)
+    assert second.program is not first.program
+    assert_alike(*(collected(family, monkeypatch, compiled=c)[0] for c in (True, False)))
+
+
+@needs_compiled
+def test_constants_without_an_axis_of_tasks_must_not_change_with_them(caplog, monkeypatch):
+    class Spread(Calculator):
+        def constants(self, tasks):
+            return {**tasks, "largest": tasks["shift"].max() * torch.ones(2)}
+
+        def observe(self, constants, state):
+            return (state * constants["largest"]).sum(-1, keepdim=True)
+
+    family = Spread(None)
+    with caplog.at_level(logging.INFO):
+        made, environments = collected(family, monkeypatch, compiled=True)
+    assert "largest changes with the tasks" in reasons(caplog) or "something else" in reasons(caplog)
+    assert dynamics_of(environments) is None
+    assert_alike(made, collected(family, monkeypatch, compiled=False)[0])
+
+
+@needs_compiled
+def test_new_tasks_are_read_anew(monkeypatch):
+    family = make_family("pendulum")
+    results = []
+    for compiled in (True, False):
+        with monkeypatch.context() as patch:
+            if not compiled:
+                patch.setattr(journey, "library", lambda: None)
+            learner = make_learner(family, 4, noise(), LearnerConfig(environments=5, outer_environments=2))
+            parameters = learner.initial_parameters()
+            learner.experience(parameters, 10)
+            learner.restart(torch.tensor([True, False, True, False]))
+            results.append(learner.experience(parameters, 50)[0])
+    assert_alike(results[:1], results[1:])
+
+
+@needs_compiled
+def test_policies_that_choose_otherwise_are_asked(monkeypatch):
+    class Stubborn(ActorCritic):
+        def act(self, output, log_std, draw):
+            return torch.ones(output.shape[:2], dtype=torch.int64)
+
+    family = make_family("cartpole")
+    policy = Stubborn(family, 8)
+    tensors = policy.layout().split(policy.initial_parameters(3, noise()))
+    assert (collect(policy, tensors, environments_of(family), 5, noise()).actions == 1).all()
+
+
+@needs_compiled
+def test_parameters_that_are_not_finite_reach_no_memory_but_their_own():
+    family = make_family("gridworld")
+    policy, environments = ActorCritic(family, 8), environments_of(family)
+    parameters = policy.initial_parameters(3, noise())
+    parameters[1] = float("nan")
+    made = collect(policy, policy.layout().split(parameters), environments, 30, noise())
+    assert ((made.actions >= 0) & (made.actions < 4)).all()
+    assert made.observations.isfinite().all()
+
+
+def test_float64_stays_in_torch_and_mujoco_is_not_called(monkeypatch):
+    family = make_family("cartpole")
+    source = Noise(torch.Generator().manual_seed(0), dtype=torch.float64)
+    environments = family.environments(family.sample_tasks(2, source), 3, source)
+    assert dynamics_of(environments) is None
+
+
+@pytest.mark.parametrize("name", SIMULATED[:1])
+def test_simulators_cannot_be_traced(name):
+    pytest.importorskip("mujoco")
+    family = make_family(name)
+    with pytest.raises(UntraceableError, match="float64"):
+        trace(ActionDistribution(family), family, family.sample_tasks(2, noise()))
+
+
+def test_programs_are_small():
+    """Nothing is computed twice, and what only moves numbers about is no operation."""
+    family = make_family("cartpole")
+    program = trace(ActionDistribution(family), family, family.sample_tasks(2, noise()))
+    assert len(program.step) < 50
+    assert len(program.glance) == 0
+    codes = [CODES[code] for code in program.step[:, 0]]
+    assert codes.count("sin") == codes.count("cos") == codes.count("div") == 1
+
+
+def test_checks_compare_as_many_transitions_as_they_say(monkeypatch):
+    """A program that is wrong in a hundredth of all states, or more, is found."""
+    if journey.library() is None:
+        pytest.skip("no C compiler at installation")
+    family = Calculator(lambda x, y, s: torch.where(x > 1.9, x * float(next(calls)), x))
+    calls = iter(range(1, 1000))
+    environments = BatchedEnvironments(family, family.sample_tasks(3, noise()), 20, noise())
+    assert dynamics_of(environments) is None
+    assert dynamics.AGREEING > 0.98
