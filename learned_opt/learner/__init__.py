@@ -3,6 +3,7 @@
 from learned_opt.learner.actor_critic import ActorCriticLearner
 from learned_opt.learner.base import GradientSample, Learner
 from learned_opt.learner.config import LearnerConfig
+from learned_opt.learner.dynamics import why_in_torch
 from learned_opt.learner.make import RLLearner, make_learner
 from learned_opt.learner.module_policy import ModulePolicy
 from learned_opt.learner.policies import ActorCritic
@@ -33,4 +34,5 @@ __all__ = [
     "episodic_returns",
     "make_learner",
     "play_episodes",
+    "why_in_torch",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import weakref
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor
 
 from learned_opt import compiled
+from learned_opt.learner import journey
 from learned_opt.learner.distribution import ActionDistribution
-from learned_opt.learner.journey import Actor, run
 from learned_opt.learner.program import Program, trace
 from learned_opt.learner.symbols import UntraceableError
 from tasks import BatchedEnvironments, Noise, Tasks
@@ -38,38 +39,71 @@ class Dynamics(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """A family's program, if it has one, and what the family was then."""
+    """A family's program, or why it has none, and what the family was then."""
 
     program: Program | None
-    attributes: dict[str, Any]
+    reason: str
+    family: dict[str, Any]
+
+
+def why_in_torch(family: BatchedFamily) -> str | None:
+    """What keeps a family's dynamics from being run compiled, or None: they are."""
+    if journey.library() is None:
+        return "there was no C compiler when this package was installed"
+    noise = Noise(torch.Generator().manual_seed(0))
+    environments = family.environments(family.sample_tasks(2, noise), 2, noise)
+    if type(environments) is not BatchedEnvironments:
+        return "its environments are no BatchedEnvironments"
+    return None if dynamics_of(environments) is not None else _found(environments).reason
 
 
 def dynamics_of(environments: BatchedEnvironments) -> Dynamics | None:
     """The program of the environments' family, if it has one that does what the family's functions do."""
-    family, here = environments.family, (environments.state, environments.elapsed, environments.observation)
+    here = (environments.state, environments.elapsed, environments.observation)
     if not all(compiled.plain_but_strided(x) for x in here):
         return None
-    if type(family).__hash__ is None:
-        return None
-    found = _programs.get(family)
-    if found is None or found.attributes != _attributes(family):
-        found = _programs[family] = _Found(_checked(environments), _attributes(family))
-        _known.pop(environments, None)
+    found, known = _found(environments), _known.get(environments)
     if found.program is None:
         return None
-    known = _known.get(environments)
     if known is not None and known.program is found.program and known.constants is environments.constants:
         return known
     try:
         packed = found.program.packed(environments.constants)
     except UntraceableError as reason:
-        _programs[family] = _without(family, reason)
+        _remember(environments.family, None, reason)
         return None
     made = _known[environments] = Dynamics(found.program, packed, environments.constants)
     return made
 
 
-def _attributes(family: BatchedFamily) -> dict[str, Any]:
+def _found(environments: BatchedEnvironments) -> _Found:
+    """What is known of the environments' family as it is now; it is traced where nothing is."""
+    family = environments.family
+    found = _programs.get(id(family))
+    if found is not None and found.family == _described(family):
+        return found
+    distribution = ActionDistribution(family)
+    try:
+        if environments.state.dtype is not torch.float32:
+            raise UntraceableError(f"their state is of type {environments.state.dtype}")
+        program = trace(distribution, family, environments.tasks)
+        _check(program, distribution, environments)
+    except Exception as reason:  # whatever a family's functions say to tensors of symbols, torch can run them
+        return _remember(family, None, reason)
+    return _remember(family, program)
+
+
+def _remember(family: BatchedFamily, program: Program | None, reason: Exception | None = None) -> _Found:
+    """A family's program, or why it has none, for as long as the family is there."""
+    if reason is not None:
+        log.info("the dynamics of %s run in torch, not compiled: %s", family.name, reason)
+    if id(family) not in _programs:
+        weakref.finalize(family, _programs.pop, id(family), None)
+    found = _programs[id(family)] = _Found(program, str(reason), _described(family))
+    return found
+
+
+def _described(family: BatchedFamily) -> dict[str, Any]:
     """Its functions, and numbers, words and such of its own that they may read."""
     plain = {name: value for name, value in vars(family).items() if isinstance(value, _PLAIN)}
     return {**plain, **{name: getattr(type(family), name) for name in _FUNCTIONS}}
@@ -77,23 +111,6 @@ def _attributes(family: BatchedFamily) -> dict[str, Any]:
 
 _PLAIN = (bool, int, float, str, tuple)
 _FUNCTIONS = ("constants", "observe", "transition")
-
-
-def _checked(environments: BatchedEnvironments) -> Program | None:
-    """The program of a family, if it can be traced and does what the family's functions do."""
-    family = environments.family
-    distribution = ActionDistribution(family)
-    try:
-        program = trace(distribution, family, environments.tasks)
-        _check(program, distribution, environments)
-    except Exception as reason:  # whatever a family's functions say to tensors of symbols, torch can run them
-        return _without(family, reason).program
-    return program
-
-
-def _without(family: BatchedFamily, reason: Exception) -> _Found:
-    log.info("the dynamics of %s run in torch, not compiled: %s", family.name, reason)
-    return _Found(None, _attributes(family))
 
 
 @torch.no_grad()
@@ -108,7 +125,7 @@ def _check(program: Program, distribution: ActionDistribution, environments: Bat
     noise = Noise(torch.Generator().manual_seed(0))
     constants, packed = environments.constants, program.packed(environments.constants)
     state = family.initial_state(constants, copies, noise)
-    actor = Actor(
+    actor = journey.Actor(
         None, distribution.actions, None if distribution.discrete else torch.ones(batch, distribution.actions)
     )
     never = torch.tensor(float("inf"))
@@ -121,7 +138,7 @@ def _check(program: Program, distribution: ActionDistribution, environments: Bat
         seen = family.observe(constants, want.state).flatten(2)
         moved, elapsed = state.clone(memory_format=torch.contiguous_format), state.new_zeros(batch, copies)
         before = family.observe(constants, state).flatten(2).contiguous()
-        made = run(
+        made = journey.run(
             program,
             packed,
             actor,
@@ -160,5 +177,6 @@ class _Told(Noise):
     normal = uniform
 
 
-_programs: WeakKeyDictionary[BatchedFamily, _Found] = WeakKeyDictionary()
+_programs: dict[int, _Found] = {}
+"""By the identity of a family, which need not be hashable."""
 _known: WeakKeyDictionary[BatchedEnvironments, Dynamics] = WeakKeyDictionary()

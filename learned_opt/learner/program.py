@@ -81,7 +81,9 @@ class Program:
         """
         for key, value in self.fixed.items():
             if not torch.equal(constants[key], value):
-                raise UntraceableError(f"its constant {key} changes with the tasks, but has no axis of them")
+                raise UntraceableError(
+                    f"their constant {key} changes with the tasks, but has no axis of them"
+                )
         batch = len(next(iter(constants.values())))
         rows = [constants[key].flatten(1).to(torch.float32) for key in self.keys]
         return torch.cat(rows, 1) if rows else torch.zeros(batch, 1)
@@ -127,7 +129,7 @@ def trace(distribution: ActionDistribution, family: BatchedFamily, tasks: Tasks)
     }
     state = family.initial_state(constants, 1, Noise(noise.generator)).clone()
     if state.dtype is not torch.float32:
-        raise UntraceableError(f"its state is of type {state.dtype}")
+        raise UntraceableError(f"their state is of type {state.dtype}")
     action = torch.zeros(1, 1, dtype=torch.int64)
     if not distribution.discrete:
         action = torch.zeros(1, 1, distribution.actions)
@@ -139,7 +141,7 @@ def trace(distribution: ActionDistribution, family: BatchedFamily, tasks: Tasks)
         for x in (after.state, after.reward, after.terminated, family.observe(given, after.state))
     ]
     if [x.size for x in results[:3]] != [state.numel(), 1, 1]:
-        raise UntraceableError("its transition returns other shapes than it should")
+        raise UntraceableError("their transition returns other shapes than it should")
     seen = symbols_of(family.observe(given, before))
     return _Writing(
         constants,
@@ -165,7 +167,7 @@ class _TracedNoise(Noise):
 
     def _noted(self, *, normal: bool, shape: Sequence[int], drawn: Tensor) -> Tensor:
         if tuple(shape[:2]) != (1, 1):
-            raise UntraceableError("it draws numbers of another shape than (B, E, …)")
+            raise UntraceableError("they draw numbers of another shape than (B, E, …)")
         self.draws.append(Draw(normal, tuple(shape[2:])))
         first, self.count = self.count, self.count + math.prod(shape)
         return inputs("draw", drawn, first)
@@ -197,7 +199,7 @@ class _Writing:
         width = sum(self.constants[key].numel() for key in self._first)
         if max(len(step), width) > LARGEST:
             raise UntraceableError(
-                f"it has {len(step)} operations on {width} numbers of a task, which is too much"
+                f"they have {len(step)} operations on {width} numbers of a task, which is too much"
             )
         slots = count()
         self._places = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 
@@ -11,7 +12,7 @@ from gymnasium import spaces
 
 from learned_opt.learner import LearnerConfig, dynamics, journey, make_learner
 from learned_opt.learner.distribution import ActionDistribution
-from learned_opt.learner.dynamics import dynamics_of
+from learned_opt.learner.dynamics import dynamics_of, why_in_torch
 from learned_opt.learner.policies import ActorCritic
 from learned_opt.learner.program import trace
 from learned_opt.learner.rollout import collect, play_episodes
@@ -268,6 +269,7 @@ def test_what_is_not_elementary_runs_in_torch_and_says_why(also, reason, caplog,
     with caplog.at_level(logging.INFO):
         made, environments = collected(family, monkeypatch, compiled=True)
     assert reason in reasons(caplog)
+    assert reason in why_in_torch(family)
     assert dynamics_of(environments) is None
     assert_alike(made, collected(family, monkeypatch, compiled=False)[0])
 
@@ -279,6 +281,20 @@ def test_numbers_that_transitions_take_from_elsewhere_are_not_taken_for_constant
     with caplog.at_level(logging.INFO):
         collected(family, monkeypatch, compiled=True)
     assert "does something else than its functions do" in reasons(caplog)
+
+
+@needs_compiled
+def test_families_are_forgotten_with_their_programs_and_need_no_hash():
+    class Unhashable(Calculator):
+        __hash__ = None
+
+    family, before = Unhashable(lambda x, y, s: x + y), len(dynamics._programs)
+    environments = environments_of(family)
+    assert dynamics_of(environments) is not None
+    assert len(dynamics._programs) == before + 1
+    del family, environments
+    gc.collect()
+    assert len(dynamics._programs) == before
 
 
 @needs_compiled
@@ -349,7 +365,7 @@ def test_parameters_that_are_not_finite_reach_no_memory_but_their_own():
     assert made.observations.isfinite().all()
 
 
-def test_float64_stays_in_torch_and_mujoco_is_not_called(monkeypatch):
+def test_float64_stays_in_torch():
     family = make_family("cartpole")
     source = Noise(torch.Generator().manual_seed(0), dtype=torch.float64)
     environments = family.environments(family.sample_tasks(2, source), 3, source)
@@ -362,6 +378,16 @@ def test_simulators_cannot_be_traced(name):
     family = make_family(name)
     with pytest.raises(UntraceableError, match="float64"):
         trace(ActionDistribution(family), family, family.sample_tasks(2, noise()))
+
+
+def test_why_dynamics_run_in_torch_is_told(monkeypatch):
+    if journey.library() is not None:
+        assert why_in_torch(make_family("cartpole")) is None
+    assert "no BatchedEnvironments" in (why_in_torch(make_family("CartPole-v1")) or "") or (
+        journey.library() is None
+    )
+    monkeypatch.setattr(journey, "library", lambda: None)
+    assert "no C compiler" in why_in_torch(make_family("cartpole"))
 
 
 def test_programs_are_small():
