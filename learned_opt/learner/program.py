@@ -19,15 +19,8 @@ import torch
 from torch import Tensor
 
 from learned_opt.learner.distribution import ActionDistribution
-from learned_opt.learner.symbols import (
-    CODES,
-    Symbol,
-    UntraceableError,
-    in_order,
-    inputs,
-    named_inputs,
-    symbols_of,
-)
+from learned_opt.learner.symbols import CODES, Symbol, UntraceableError, in_order
+from learned_opt.learner.traced import inputs, named_inputs, symbols_of
 from tasks import Noise, Tasks
 from tasks.base import BatchedFamily
 
