@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 import tyro
 
@@ -31,8 +32,8 @@ from learned_opt.process import settle
 from learned_opt.rules import UpdateRule
 
 LEARNERS = (16, 64, 256, 1024)
-WIDTHS = (18, 64, 220)
-"""Units a layer of networks with about 1,000, 9,500 and 101,000 parameters."""
+WIDTHS = (18, 32, 64, 220)
+"""Units a layer of networks with about 1,000, 2,500, 9,000 and 100,000 parameters."""
 
 
 @dataclass
@@ -60,12 +61,15 @@ def main(options: Options) -> None:
         return
     turns = 1 if options.quick else 5
     learners = LEARNERS[: 3 if options.quick else None]
-    widths = WIDTHS[: 2 if options.quick else None]
+    widths = WIDTHS[: 3 if options.quick else None]
     for width in (WIDTHS[0], LearnerConfig().width):
         print(f"cost a learner-update against learners, networks of width {width}, K = 5:")
-        flatness({f"{count} learners": (count, width, 5) for count in learners}, turns, of_parameters=False)
-    print("cost a learner-update and parameter against parameters, 4 learners, K = 3:")
-    flatness({f"width {width}": (4, width, 3) for width in widths}, turns, of_parameters=True)
+        flatness({f"{count} learners": (count, width, 5) for count in learners}, turns)
+    print("cost a learner-update against parameters, 16 learners, K = 3:")
+    cost = flatness({f"width {width}": (16, width, 3) for width in widths}, turns)
+    a_parameter, fixed = np.polyfit(list(cost), list(cost.values()), 1, w=[1 / x for x in cost.values()])
+    off = max(abs(fixed + a_parameter * size - x) / x for size, x in cost.items())
+    print(f"  that is {fixed:.0f} µs + {a_parameter:.3f} µs a parameter, within {off:.0%}")
     memory()
     processes(turns)
 
@@ -83,21 +87,24 @@ def setting(
     return group, rule
 
 
-def flatness(settings: dict[str, tuple[int, int, int]], turns: int, *, of_parameters: bool) -> None:
-    """Print each setting's cost as a multiple of the first one's."""
+def flatness(settings: dict[str, tuple[int, int, int]], turns: int) -> dict[int, float]:
+    """Print each setting's cost, whole and a parameter, as multiples of the first one's; µs by parameters."""
     made = {name: setting(*sizes) for name, sizes in settings.items()}
     best = dict.fromkeys(made, float("inf"))
     for _ in range(turns):
         for name, (group, rule) in made.items():
             learners, _, unroll = settings[name]
-            units = learners * unroll * (group.layout.size if of_parameters else 1)
+            units = learners * unroll / 1e6
             start = time.process_time()
             group.advance(rule)
             best[name] = min(best[name], (time.process_time() - start) / units)
-    first = next(iter(best.values()))
+    sizes = {name: group.layout.size for name, (group, _) in made.items()}
+    first = next(iter(made))
     for name, cost in best.items():
-        size = made[name][0].layout.size
-        print(f"  {name:<16}{size:8,} parameters {1e6 * cost:12.3f} µs {cost / first:6.2f} times the first")
+        times, each = cost / best[first], cost * sizes[first] / (best[first] * sizes[name])
+        whole = f"{cost:10.0f} µs {times:6.2f} times the first"
+        print(f"  {name:<16}{sizes[name]:8,} parameters {whole}, {each:.2f} a parameter")
+    return {sizes[name]: cost for name, cost in best.items()}
 
 
 def memory() -> None:
