@@ -22,6 +22,8 @@ class CompareConfig:
     """Task families to show, by name."""
     trained_on: tuple[str, ...] = ()
     """Families that the learned rule was meta-trained on; any other is reported as a new family."""
+    left: tuple[str, ...] = ()
+    """Conditions of the learned rule's training that these lives leave: fields of the learner, "updates"."""
     tuned_on: tuple[str, ...] = ()
     """Families whose tuning tasks a global tuning averages over: trained_on, or else families."""
     shifted: bool = False
@@ -57,7 +59,7 @@ class CompareConfig:
     def __post_init__(self) -> None:
         if not self.families:
             raise ValueError("a comparison needs at least one task family, got none")
-        for key in ("families", "baselines", "trained_on", "tuned_on"):
+        for key in ("families", "baselines", "trained_on", "left", "tuned_on"):
             if len(set(getattr(self, key))) < len(getattr(self, key)):
                 raise ValueError(f"{key} repeats a name: {', '.join(getattr(self, key))}")
         for name in (*self.families, *self.tuned_on):
@@ -126,4 +128,6 @@ class CompareConfig:
             return "shifted tasks"
         if family not in self.trained_on:
             return "new family"
+        if self.left:
+            return "new algorithm" if "objective" in self.left else "shifted conditions"
         return "known tasks" if family in FAMILIES and FAMILIES[family].finite else "new tasks"

@@ -20,7 +20,7 @@ LIMIT = 2**53
 """Counts are below it: float64 tells all of them apart."""
 LARGEST = 64 * 2**20
 """Files above this size, in bytes, are refused unread."""
-SPLITS = ("new tasks", "known tasks", "shifted tasks", "new family")
+SPLITS = ("new tasks", "known tasks", "shifted conditions", "shifted tasks", "new algorithm", "new family")
 """How far the shown tasks lie from those that the learned rules were trained on."""
 
 Array = NDArray[np.float64]

@@ -109,11 +109,11 @@ def flatness(settings: dict[str, tuple[int, int, int]], turns: int) -> dict[int,
 
 def memory() -> None:
     """Print peak memory against K and learners, and what of it one update of one coordinate keeps."""
-    cases = [(16, 1), (16, 10), (16, 20), (16, 40), (32, 20), (64, 20)]
+    cases = [(64, 1), (64, 10), (64, 20), (64, 40), (32, 20), (16, 20)]
     peaks = {case: measured("memory", case[0], 32, case[1])["bytes"] for case in cases}
     size = setting(1, 32, 1)[0].layout.size
-    kept = (peaks[16, 40] - peaks[16, 10]) / (16 * size * 30)
-    rest = (peaks[16, 10] - 16 * size * 10 * kept) / (16 * size)
+    kept = (peaks[64, 40] - peaks[64, 10]) / (64 * size * 30)
+    rest = (peaks[64, 10] - 64 * size * 10 * kept) / (64 * size)
     print(f"peak memory, {size:,} parameters: learners × parameters × ({kept:.0f} K + {rest:.0f}) bytes")
     for (learners, unroll), peak in peaks.items():
         formula = learners * size * (kept * unroll + rest)

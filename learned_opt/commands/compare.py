@@ -26,6 +26,7 @@ from analysis.rendering import check_rendering, render_lives
 from analysis.results import Results
 from analysis.summary_plots import plot_heatmap, plot_profiles, plot_times
 from learned_opt.artifacts import Artifact, load_artifact
+from learned_opt.commands.headers import conditions_left, learner_of, run_of, trained_families
 from learned_opt.commands.progress import WorkBar
 from learned_opt.commands.recipe import check_device, set_threads
 from learned_opt.learner import LearnerConfig, make_learner
@@ -37,7 +38,7 @@ from learned_opt.meta.configuration_file import check_fields, mapping
 from learned_opt.meta.trainer import ARTIFACT
 from learned_opt.rules import LearnedStart
 from learned_opt.seeding import derive_noise
-from tasks import make_family, needs_import
+from tasks import make_family
 
 InnerAlgorithm = Literal["actor-critic", "ppo", "reinforce", "q-learning"]
 INNER: dict[str, dict[str, Any]] = {
@@ -144,6 +145,7 @@ class Compare:
         config = CompareConfig(
             families=shown,
             trained_on=trained_on,
+            left=conditions_left(artifacts, learner, updates),
             shifted=self.shifted,
             told=not self.untold,
             tasks=self.count,
@@ -315,57 +317,6 @@ def policy_contenders(artifacts: Mapping[str, PolicyArtifact]) -> dict[str, Cont
             artifact.policy, tuned="adapts by memory", artifact=artifact.digest, trial=steps
         )
     return contenders
-
-
-def trained_families(artifact: Artifact | PolicyArtifact) -> tuple[str, ...]:
-    """The families that a rule was meta-trained on, as its header tells."""
-    return tuple(artifact.header["provenance"].get("families", []))
-
-
-def run_of(artifact: Artifact) -> MetaConfig:
-    """The configuration that a rule was born with; the default one if its header has none."""
-    provenance = artifact.header["provenance"]
-    while isinstance(provenance.get("started_from"), dict):
-        provenance = provenance["started_from"]
-    born = _configuration(provenance)
-    if born.start:
-        raise ValueError(
-            "the rule's header names another file that it was started from, and a file named in a header is "
-            "never opened: leave --untrained out"
-        )
-    return born
-
-
-def _configuration(provenance: dict[str, Any]) -> MetaConfig:
-    settings = provenance.get("configuration", {})
-    if not isinstance(settings, dict):
-        raise ValueError("the rule's header holds no readable configuration")
-    config = MetaConfig.from_dict(settings, "the rule's header")
-    for name in filter(needs_import, config.families):
-        raise ValueError(f"the rule's header names the family {name}: files import no code, do that first")
-    return config
-
-
-def learner_of(artifacts: dict[str, Artifact]) -> LearnerConfig:
-    """The learner to compare with: the one that learned starts are for, or the standard one.
-
-    Raises:
-        ValueError: two starts are for different learners.
-    """
-    theirs = {
-        name: replace(
-            _configuration(artifact.header["provenance"]).learner, outer_environments=0, longevity=1
-        )
-        for name, artifact in artifacts.items()
-        if isinstance(artifact.rule, LearnedStart)
-    }
-    first = next(iter(theirs.values()), LearnerConfig())
-    for name, config in theirs.items():
-        if config != first:
-            raise ValueError(
-                f"{name} and {next(iter(theirs))} have starts for different learners: compare them apart"
-            )
-    return first
 
 
 def untrained_contender(config: MetaConfig) -> Contender:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from analysis import CompareConfig, Contender
 from learned_opt.artifacts import load_artifact
-from learned_opt.commands.compare import run_comparison, trained_families, untrained_contender
+from learned_opt.commands.compare import run_comparison, untrained_contender
+from learned_opt.commands.headers import trained_families
 from learned_opt.commands.recipe import check_device, set_threads, train_recipe
 from learned_opt.meta.config import MetaConfig
 

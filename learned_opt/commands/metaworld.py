@@ -13,7 +13,7 @@ from rich.table import Table
 
 from analysis.metaworld import CAVEAT, PUBLISHED, MetaWorldResults, Protocol, SplitResults, evaluate
 from learned_opt.artifacts import load_artifact
-from learned_opt.commands.compare import learner_of, trained_families
+from learned_opt.commands.headers import learner_of, trained_families
 from learned_opt.commands.progress import WorkBar
 from learned_opt.commands.recipe import check_device, set_threads
 from learned_opt.learner import LearnerConfig

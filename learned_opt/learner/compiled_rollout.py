@@ -11,7 +11,7 @@ from learned_opt.learner.distribution import ActionDistribution
 from learned_opt.learner.dynamics import dynamics_of
 from learned_opt.learner.journey import Actor, Journey
 from learned_opt.learner.perceptron import Perceptron
-from learned_opt.learner.policy import Policy, Tensors
+from learned_opt.learner.policy import EpsilonGreedy, Policy, Tensors
 from tasks import BatchedEnvironments, Environments, Noise
 
 
@@ -52,7 +52,8 @@ def travel(
     if draws is None:
         ordered = seen.new_zeros(batch, steps, copies, actor.choices)
     else:
-        ordered = draws.transpose(0, 1).contiguous()
+        added = policy.added(draws) if isinstance(policy, EpsilonGreedy) else draws
+        ordered = added.transpose(0, 1).contiguous()
     standing = (state, elapsed, seen)
     made = journey.run(
         program, dynamics.packed, actor, ordered, numbers, starts, environments.limit, standing
@@ -65,7 +66,9 @@ def travel(
 
 
 def _chooses_as_usual(policy: Policy) -> bool:
-    """Whether actions follow from outputs and random numbers as `ActionDistribution` says."""
+    """Whether actions follow from outputs and draws as `ActionDistribution` or `EpsilonGreedy` say."""
+    if type(policy) is EpsilonGreedy:
+        policy = policy.policy
     own = ("draw", "act", "to_environment")
     as_usual = all(getattr(type(policy), name) is getattr(ActionDistribution, name) for name in own)
     return as_usual and type(policy).acting is Policy.acting and not policy.recurrent

@@ -134,6 +134,10 @@ def check_names(policies: Policies | None, families: tuple[str, ...]) -> None:
         )
 
 
+BEYOND = 1e30
+"""What makes any action value count for nothing beside a uniform number."""
+
+
 class EpsilonGreedy(Policy):
     """Takes another policy's outputs as action values Q(s, ·) and acts ε-greedily on them.
 
@@ -183,6 +187,10 @@ class EpsilonGreedy(Policy):
     def draw(self, noise: Noise, batch: int, steps: int, environments: int) -> Tensor:
         """Uniform numbers (T, B, E, 1 + A): whether to explore, and with which action."""
         return noise.uniform(batch, steps, environments, 1 + self.actions).transpose(0, 1)
+
+    def added(self, draw: Tensor) -> Tensor:
+        """Numbers (T, B, E, A) `act` takes the action with the largest sum of output and number."""
+        return torch.where(draw[..., :1] < self.exploration, BEYOND * draw[..., 1:], 0.0)
 
     def act(self, output: Tensor, log_std: Tensor | None, draw: Tensor) -> Tensor:
         """The best action, or with probability ε any: integers (B, E)."""

@@ -10,6 +10,8 @@ import torch
 
 from analysis.config import CompareConfig
 from analysis.evaluate import ONCE, Contender, compare, total_updates
+from learned_opt.artifacts import load_artifact
+from learned_opt.commands.headers import conditions_left
 from learned_opt.learner import LearnerConfig
 from learned_opt.rules import SGD, Adam, CoordinatewiseLSTM
 
@@ -87,6 +89,38 @@ def test_shifted_tasks_are_other_tasks_tuned_on_the_same_grid():
     assert shifted.families["bandit"].split == "shifted tasks"
     assert (plain.families["bandit"].reference != shifted.families["bandit"].reference).all()
     assert plain.tuning == shifted.tuning
+
+
+@pytest.mark.parametrize(
+    ("changes", "updates", "left", "split"),
+    [
+        ({}, 150, (), "new tasks"),
+        ({"width": 128}, 150, ("width",), "shifted conditions"),
+        ({"environments": 4, "steps": 8}, 200, ("environments", "steps"), "shifted conditions"),
+        ({}, 201, ("updates",), "shifted conditions"),
+        ({"objective": "reinforce"}, 150, ("objective",), "new algorithm"),
+    ],
+)
+def test_lives_in_other_conditions_than_those_of_training_are_called_so(changes, updates, left, split):
+    """The shipped rule was trained on lives of up to 200 updates of the standard learner."""
+    learner = dataclasses.replace(
+        LearnerConfig(), advantage_scale="batch" if changes.get("objective") else "returns"
+    )
+    learner = dataclasses.replace(learner, **changes)
+    found = conditions_left({"default": load_artifact("default")}, learner, updates)
+    assert set(left) <= set(found)
+    assert bool(found) == bool(left)
+    config = dataclasses.replace(CONFIG, learner=learner, updates=updates, left=found)
+    assert config.split("bandit") == split
+    assert config.split("cartpole") == "new family"
+    assert dataclasses.replace(config, shifted=True, families=("bandit",)).split("bandit") == "shifted tasks"
+
+
+@pytest.mark.parametrize("story", [{}, {"configuration": 3}, {"configuration": {"learner": {"width": "x"}}}])
+def test_headers_that_tell_no_conditions_leave_none(story):
+    artifact = load_artifact("default")
+    artifact.header["provenance"] = {"lifetimes": [60, 200], **story}
+    assert conditions_left({"default": artifact}, LearnerConfig(width=7), 1000) == ()
 
 
 def _append(calls, *call):

@@ -14,7 +14,7 @@ import yaml
 from analysis.card import model_card
 from learned_opt.artifacts import load_artifact, save_rule
 from learned_opt.cli import main
-from learned_opt.commands.compare import run_of
+from learned_opt.commands.headers import run_of
 from learned_opt.learner import LearnerConfig
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.divergence import DivergenceError

@@ -14,6 +14,7 @@ from learned_opt.learner import LearnerConfig, dynamics, journey, make_learner
 from learned_opt.learner.distribution import ActionDistribution
 from learned_opt.learner.dynamics import dynamics_of, why_in_torch
 from learned_opt.learner.policies import ActorCritic
+from learned_opt.learner.policy import EpsilonGreedy
 from learned_opt.learner.program import trace
 from learned_opt.learner.rollout import collect, play_episodes
 from learned_opt.learner.symbols import CODES, UntraceableError
@@ -340,6 +341,22 @@ def test_new_tasks_are_read_anew(monkeypatch):
             learner.restart(torch.tensor([True, False, True, False]))
             results.append(learner.experience(parameters, 50)[0])
     assert_alike(results[:1], results[1:])
+
+
+@needs_compiled
+@pytest.mark.parametrize("exploration", [0.0, 0.3, 1.0])
+def test_exploration_at_random_is_torchs(exploration, monkeypatch):
+    family = make_family("acrobot")
+    policy = EpsilonGreedy(ActorCritic(family, 8, values=False, value_gain=1.0), exploration)
+    tensors = policy.layout().split(policy.initial_parameters(3, noise()))
+    made = []
+    for library in (journey.library, lambda: None):
+        monkeypatch.setattr(journey, "library", library)
+        environments = environments_of(family)
+        made.append(
+            [collect(policy, tensors, environments, 40, noise(), deterministic=d) for d in (False, True)]
+        )
+    assert_alike(*made)
 
 
 @needs_compiled

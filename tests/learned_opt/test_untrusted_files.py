@@ -25,7 +25,7 @@ from analysis.cells import CellStore
 from analysis.results import Adaptation, FamilyResults, GridScores, Results, Setting, load_results
 from learned_opt import ArtifactError, ClassicLSTM, CoordinatewiseLSTM, LearnedStart, MetaSGD, save_rule
 from learned_opt.artifacts import DEEPEST, HEADER_KEY, LARGEST, load_artifact, write_tensors
-from learned_opt.commands.compare import learner_of, run_of
+from learned_opt.commands.headers import learner_of, run_of
 from learned_opt.learner import LearnerConfig
 from learned_opt.memory import RecurrentPolicy, load_policy, save_policy
 from learned_opt.memory.config import MemoryConfig
