@@ -10,6 +10,7 @@ from learned_opt.learner import journey
 from learned_opt.learner.distribution import ActionDistribution
 from learned_opt.learner.dynamics import dynamics_of
 from learned_opt.learner.journey import Actor, Journey
+from learned_opt.learner.normalisation import ObservationScale
 from learned_opt.learner.perceptron import Perceptron
 from learned_opt.learner.policy import EpsilonGreedy, Policy, Tensors
 from tasks import BatchedEnvironments, Environments, Noise
@@ -22,6 +23,7 @@ def travel(
     steps: int,
     draws: Tensor | None,
     noise: Noise,
+    view: ObservationScale | None = None,
 ) -> Journey | None:
     """T = `steps` steps of all environments, which then stand where they lead; None where C does not apply.
 
@@ -32,6 +34,7 @@ def travel(
         steps: T.
         draws: as the policy makes them, (T, B, E, A); None takes the most probable actions.
         noise: of the dynamics.
+        view: how the policy sees observations; what is returned is not normalised.
 
     Raises:
         MemoryError: there is no room for what a thread works on.
@@ -39,7 +42,7 @@ def travel(
     if type(environments) is not BatchedEnvironments or journey.library() is None or compiled.traced():
         return None
     dynamics = dynamics_of(environments) if _chooses_as_usual(policy) else None
-    actor = None if dynamics is None else _actor_of(policy, tensors)
+    actor = None if dynamics is None else _actor_of(policy, tensors, view)
     if dynamics is None or actor is None:
         return None
     batch, copies, program = environments.batch, environments.environments, dynamics.program
@@ -74,11 +77,14 @@ def _chooses_as_usual(policy: Policy) -> bool:
     return as_usual and type(policy).acting is Policy.acting and not policy.recurrent
 
 
-def _actor_of(policy: Policy, tensors: Tensors) -> Actor | None:
+def _actor_of(policy: Policy, tensors: Tensors, view: ObservationScale | None) -> Actor | None:
     """What chooses a policy's actions, if compiled networks do."""
     network = policy.network(tensors, "actor")
     if not isinstance(network, Perceptron) or not network.is_plain:
         return None
-    return Actor(
-        network, policy.actions, None if policy.discrete else policy.log_std(tensors).exp().flatten(1)
-    )
+    deviation = None if policy.discrete else policy.log_std(tensors).exp().flatten(1)
+    moments = None
+    if view is not None:
+        pair = (view.moments.mean, view.moments.deviation())
+        moments = (pair[0].flatten(1).contiguous(), pair[1].flatten(1).contiguous())
+    return Actor(network, policy.actions, deviation, moments)

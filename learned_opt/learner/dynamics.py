@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import weakref
+from types import FunctionType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -104,13 +105,12 @@ def _remember(family: BatchedFamily, program: Program | None, reason: Exception 
 
 
 def _described(family: BatchedFamily) -> dict[str, Any]:
-    """Its functions, and numbers, words and such of its own that they may read."""
-    plain = {name: value for name, value in vars(family).items() if isinstance(value, _PLAIN)}
-    return {**plain, **{name: getattr(type(family), name) for name in _FUNCTIONS}}
+    """Its functions, and numbers, words and such that they may read, its own or its class's."""
+    holders = (*map(vars, reversed(type(family).__mro__)), vars(family))
+    return {name: value for held in holders for name, value in held.items() if isinstance(value, _PLAIN)}
 
 
-_PLAIN = (bool, int, float, str, tuple)
-_FUNCTIONS = ("constants", "observe", "transition")
+_PLAIN = (bool, int, float, str, tuple, FunctionType)
 
 
 @torch.no_grad()

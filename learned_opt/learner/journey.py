@@ -18,7 +18,7 @@ from learned_opt.learner.program import Program
 from learned_opt.learner.symbols import CODES
 
 _STEM = Path(__file__).with_name("_rollout")
-_PROGRAM_FIELDS, _JOURNEY_FIELDS = 14, 24
+_PROGRAM_FIELDS, _JOURNEY_FIELDS = 14, 26
 
 
 class Journey(NamedTuple):
@@ -36,11 +36,13 @@ class Actor(NamedTuple):
     """Networks, or none where random numbers choose actions; and how outputs become actions.
 
     choices: A. deviation: of Gaussian actions, (B, A); None of discrete ones.
+    moments: mean and deviation (B, O) by which observations are normalised; None leaves that to the network.
     """
 
     network: Perceptron | None
     choices: int
     deviation: Tensor | None
+    moments: tuple[Tensor, Tensor] | None = None
 
 
 def run(
@@ -69,6 +71,7 @@ def run(
         *(address, batch, copies, steps, discrete, choices),
         *(packed.data_ptr(), packed.shape[1], _address(deviation), draws.data_ptr(), _address(numbers)),
         *(pointers.ctypes.data, starts[0].stride(0), limit.data_ptr(), limit.dim() > 0),
+        *map(_address, actor.moments or (None, None)),
         *(state.data_ptr(), elapsed.data_ptr(), seen.data_ptr(), actions.data_ptr(), rewards.data_ptr()),
         *(terminated.data_ptr(), truncated.data_ptr(), observations.data_ptr(), finals.data_ptr()),
     )

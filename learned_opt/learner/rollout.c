@@ -5,6 +5,8 @@
 
 #include "perceptron.h"
 
+#define MOST 10.0f /* normalised observations are clipped to it, as in normalisation.py */
+
 /* Elementary operations, in the order of symbols.py's. */
 enum {
     ADD, SUB, MUL, DIV, MIN, MAX, LT, LE, EQ, WHERE, TABLE,
@@ -39,6 +41,7 @@ typedef struct {
     int64_t starts_stride;
     const float *limits; /* after how many steps episodes are cut: (B,), or one for all with stride 0 */
     int64_t limit_stride;
+    const float *mean, *spread; /* (B, observations), by which observations are normalised, or NULL */
     float *state, *elapsed, *observation; /* (B, E, ·), which end as the rollout does */
     void *made_actions;                   /* (B, T, E) 64-bit integers, or (B, T, E, choices) floats */
     float *rewards;
@@ -141,6 +144,16 @@ static void choose_action(const journey *j, int64_t learner, const vector *outpu
         put(action, count, j->choices, made);
 }
 
+/* What the networks take for observations: in units of the network's own, or of what the learner has seen. */
+INLINE void normalise(const program *p, const journey *j, int64_t learner, const vector *seen, vector *signals) {
+    const network *n = j->actor;
+    for (int64_t k = 0; k < p->observations; k++) {
+        const int64_t at = learner * p->observations + k;
+        signals[k * VECTORS] = j->mean ? clamp((seen[k] - all(j->mean[at])) / all(j->spread[at]), MOST)
+                                       : (seen[k] - all(n->center[k])) * all(n->scale[k]);
+    }
+}
+
 /* All steps of `count` environments of a learner, from environment `first` on. */
 static void travel(const program *p, const journey *j, int64_t learner, int64_t first, int64_t count, vector *slots,
                    vector *signals, vector *seen, vector *next) {
@@ -159,7 +172,7 @@ static void travel(const program *p, const journey *j, int64_t learner, int64_t 
     for (int64_t t = 0; t < j->steps; t++) {
         const int64_t row = (learner * j->steps + t) * j->environments + first;
         if (n) {
-            for (int64_t k = 0; k < sees; k++) signals[k * VECTORS] = (seen[k] - all(n->center[k])) * all(n->scale[k]);
+            normalise(p, j, learner, seen, signals);
             run_layers(n, learner, signals, 1);
         }
         char *made = j->made_actions;

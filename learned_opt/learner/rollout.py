@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.learner.compiled_rollout import travel
+from learned_opt.learner.normalisation import ObservationScale
 from learned_opt.learner.policy import Policy, Tensors
 from tasks import Environments, Noise, Tasks
 
@@ -60,6 +61,11 @@ class Rollout(NamedTuple):
         """Where a policy's memory begins anew after a step, (B, T, E)."""
         return _ended(self.terminated, self.truncated, self.valid)
 
+    def seen_by(self, view: View) -> Rollout:
+        """The same steps with observations as a view of them."""
+        seen, reached = (view(x.flatten(1, 2)).view_as(x) for x in (self.unscaled, self.final_unscaled))
+        return self._replace(observations=seen, final_observations=reached)
+
     def left(self, policy: Policy) -> Tensor | None:
         """A policy's memory (B, E, M) after the last step, if it has any."""
         if self.final_memory is None:
@@ -101,10 +107,11 @@ def collect(
     """
     shape = environments.batch, steps, environments.environments
     draws = None if deterministic else policy.draw(noise, *shape)
-    if view is None:
-        made = travel(policy, tensors, environments, steps, draws, noise)
+    if view is None or isinstance(view, ObservationScale):
+        made = travel(policy, tensors, environments, steps, draws, noise, view)
         if made is not None:
-            return Rollout(*made, unscaled=made.observations, final_unscaled=made.final_observations)
+            plain = Rollout(*made, unscaled=made.observations, final_unscaled=made.final_observations)
+            return plain if view is None else plain.seen_by(view)
     view = view or _as_it_is
     log_std = None if policy.discrete else policy.log_std(tensors)
     actor = policy.acting(tensors)
@@ -136,12 +143,8 @@ def collect(
         if after is not None:
             memory = policy.forget(after, _ended(step.terminated, step.truncated, step.valid))
     stacked = {name: _stacked(column) for name, column in columns.items()}
-    seen, reached = (
-        view(entry.flatten(1, 2)).view_as(entry)
-        for entry in (stacked["unscaled"], stacked["final_unscaled"])
-        if entry is not None
-    )
-    return Rollout(observations=seen, final_observations=reached, **stacked)  # type: ignore[arg-type]
+    both = {"observations": stacked["unscaled"], "final_observations": stacked["final_unscaled"]}
+    return Rollout(**both, **stacked).seen_by(view)  # type: ignore[arg-type]
 
 
 _STEPWISE = (

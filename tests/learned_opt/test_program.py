@@ -77,14 +77,16 @@ def collected(family, monkeypatch, *, compiled, batch=3, copies=20, steps=40, ro
     return made, environments
 
 
-def assert_alike(ours, theirs):
+def assert_alike(ours, theirs, tolerance=1e-4):
     for one, other in zip(ours, theirs, strict=True):
         for name, mine in one._asdict().items():
             yours = getattr(other, name)
             assert (mine is None) == (yours is None), name
             if mine is not None:
                 assert mine.dtype == yours.dtype
-                torch.testing.assert_close(mine, yours, rtol=1e-4, atol=1e-4, equal_nan=True, msg=name)
+                torch.testing.assert_close(
+                    mine, yours, rtol=tolerance, atol=tolerance, equal_nan=True, msg=name
+                )
 
 
 FUNCTIONS = {
@@ -307,6 +309,8 @@ def test_a_family_whose_attributes_change_is_traced_anew(monkeypatch):
     family.timestep = 0.05
     second = dynamics_of(environments)
     assert second.program is not first.program
+    monkeypatch.setattr(type(family), "angle_limit", 0.1)
+    assert dynamics_of(environments).program is not second.program
     assert_alike(*(collected(family, monkeypatch, compiled=c)[0] for c in (True, False)))
 
 
@@ -357,6 +361,20 @@ def test_exploration_at_random_is_torchs(exploration, monkeypatch):
             [collect(policy, tensors, environments, 40, noise(), deterministic=d) for d in (False, True)]
         )
     assert_alike(*made)
+
+
+@needs_compiled
+@pytest.mark.parametrize("name", ["pendulum", "cartpole"])
+def test_observations_normalised_by_experience_are_torchs(name, monkeypatch):
+    config = LearnerConfig(environments=5, outer_environments=2, normalise_observations=True)
+    results = []
+    for library in (journey.library, lambda: None):
+        monkeypatch.setattr(journey, "library", library)
+        learner = make_learner(make_family(name), 3, noise(), config)
+        parameters = learner.initial_parameters()
+        results.append([learner.experience(parameters, 30)[0] for _ in range(3)])
+    assert_alike(*results, tolerance=1e-2)  # division by small deviations makes roundings large
+    assert not torch.equal(results[0][2].observations, results[0][2].unscaled)
 
 
 @needs_compiled
