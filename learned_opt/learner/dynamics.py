@@ -105,12 +105,17 @@ def _remember(family: BatchedFamily, program: Program | None, reason: Exception 
 
 
 def _described(family: BatchedFamily) -> dict[str, Any]:
-    """Its functions, and numbers, words and such that they may read, its own or its class's."""
+    """Its functions, and numbers, words, tensors and such that they may read, its own or its class's."""
     holders = (*map(vars, reversed(type(family).__mro__)), vars(family))
-    return {name: value for held in holders for name, value in held.items() if isinstance(value, _PLAIN)}
+    return {
+        name: (id(value), value._version) if isinstance(value, Tensor) else value
+        for held in holders
+        for name, value in held.items()
+        if isinstance(value, _PLAIN)
+    }
 
 
-_PLAIN = (bool, int, float, str, tuple, FunctionType)
+_PLAIN = (bool, int, float, str, tuple, Tensor, FunctionType)
 
 
 @torch.no_grad()

@@ -248,7 +248,7 @@ RULES: dict[str, Callable[..., Any]] = {
     "t": _elementwise(np.transpose),
     "select": _elementwise(_selected),
     "slice": _elementwise(_slice),
-    "flip": _elementwise(np.flip),
+    "flip": _elementwise(lambda x, axes: np.array(np.flip(x, axes))),
     "unbind": _unbound,
     "split": _pieces,
     "split_with_sizes": _pieces,

@@ -78,7 +78,7 @@ class Program:
                     f"their constant {key} changes with the tasks, but has no axis of them"
                 )
         batch = len(next(iter(constants.values())))
-        rows = [constants[key].flatten(1).to(torch.float32) for key in self.keys]
+        rows = [constants[key].reshape(batch, -1).to(torch.float32) for key in self.keys]
         return torch.cat(rows, 1) if rows else torch.zeros(batch, 1)
 
     def drawn(self, noise: Noise, batch: int, steps: int, environments: int) -> Tensor | None:
@@ -127,15 +127,15 @@ def trace(distribution: ActionDistribution, family: BatchedFamily, tasks: Tasks)
     if not distribution.discrete:
         action = torch.zeros(1, 1, distribution.actions)
 
-    before, act = inputs("state", state), inputs("action", action)
-    after = family.transition(given, before, distribution.to_environment(act), noise)
+    seen = symbols_of(family.observe(given, inputs("state", state)))
+    act = distribution.to_environment(inputs("action", action))
+    after = family.transition(given, inputs("state", state), act, noise)
     results = [
         symbols_of(x)
         for x in (after.state, after.reward, after.terminated, family.observe(given, after.state))
     ]
     if [x.size for x in results[:3]] != [state.numel(), 1, 1]:
         raise UntraceableError("their transition returns other shapes than it should")
-    seen = symbols_of(family.observe(given, before))
     return _Writing(
         constants,
         {"state": state.numel(), "action": action.numel(), "draw": noise.count},

@@ -309,6 +309,10 @@ def test_a_family_whose_attributes_change_is_traced_anew(monkeypatch):
     family.timestep = 0.05
     second = dynamics_of(environments)
     assert second.program is not first.program
+    family.heights = torch.zeros(3)
+    third = dynamics_of(environments)
+    family.heights[0] = 1
+    assert dynamics_of(environments).program is not third.program
     monkeypatch.setattr(type(family), "angle_limit", 0.1)
     assert dynamics_of(environments).program is not second.program
     assert_alike(*(collected(family, monkeypatch, compiled=c)[0] for c in (True, False)))
