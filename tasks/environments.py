@@ -165,7 +165,7 @@ class BatchedEnvironments:
         self._adopt(saved["tasks"])
         self.state, self.elapsed = saved["state"], saved["elapsed"]
         self.observation = saved["observation"]
-        self._starts = saved["starts"]
+        self._starts = saved["starts"].contiguous()
         self._unused = list(self._starts.unbind(1))[: saved["unused"]]
 
     def derived(self) -> Tasks:
@@ -191,7 +191,7 @@ class BatchedEnvironments:
         # As a tensor, for torch would make one of a number at every step.
         device, dtype = self.noise.device, self.noise.dtype
         if isinstance(horizon, Tensor):
-            self._limit = horizon.to(device, dtype)
+            self._limit = horizon.to(device, dtype).contiguous()
         else:
             self._limit = constant(float(horizon), device, dtype)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -53,7 +54,11 @@ def gradients(
         return None
     tensors = policy.layout().split(parameters)
     actor, critic = policy.network(tensors, "actor"), policy.network(tensors, "critic")
-    if not (actor.is_plain and critic.is_plain):
+    batch, _, environments, *shape = rollout.observations.shape
+    inputs, wanted = math.prod(shape), config.environments + config.outer_environments
+    if actor.sizes != (batch, inputs, policy.actions) or critic.sizes != (batch, inputs, 1):
+        return None
+    if not (actor.is_plain and critic.is_plain) or environments != wanted:
         return None
     return _run(policy, tensors, rollout, scale, config, (actor, critic))
 

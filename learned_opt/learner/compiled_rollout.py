@@ -8,12 +8,12 @@ from torch import Tensor
 from learned_opt import compiled
 from learned_opt.learner import journey
 from learned_opt.learner.distribution import ActionDistribution
-from learned_opt.learner.dynamics import dynamics_of
+from learned_opt.learner.dynamics import Dynamics, dynamics_of
 from learned_opt.learner.journey import Actor, Journey
 from learned_opt.learner.normalisation import ObservationScale
 from learned_opt.learner.perceptron import Perceptron
 from learned_opt.learner.policy import EpsilonGreedy, Policy, Tensors
-from tasks import BatchedEnvironments, Environments, Noise
+from tasks import BatchedEnvironments, Environments
 
 
 def travel(
@@ -22,7 +22,6 @@ def travel(
     environments: Environments,
     steps: int,
     draws: Tensor | None,
-    noise: Noise,
     view: ObservationScale | None = None,
 ) -> Journey | None:
     """T = `steps` steps of all environments, which then stand where they lead; None where C does not apply.
@@ -33,7 +32,6 @@ def travel(
         environments: of their tasks.
         steps: T.
         draws: as the policy makes them, (T, B, E, A); None takes the most probable actions.
-        noise: of the dynamics.
         view: how the policy sees observations; what is returned is not normalised.
 
     Raises:
@@ -41,12 +39,14 @@ def travel(
     """
     if type(environments) is not BatchedEnvironments or journey.library() is None or compiled.traced():
         return None
-    dynamics = dynamics_of(environments) if _chooses_as_usual(policy) else None
-    actor = None if dynamics is None else _actor_of(policy, tensors, view)
-    if dynamics is None or actor is None:
+    if policy.family is not environments.family or not _chooses_as_usual(policy):
+        return None
+    dynamics = dynamics_of(environments)
+    actor = None if dynamics is None else _actor_of(policy, tensors, environments.batch, view)
+    if dynamics is None or actor is None or not _fits(dynamics, actor, environments, draws):
         return None
     batch, copies, program = environments.batch, environments.environments, dynamics.program
-    numbers = program.drawn(noise, batch, steps, copies)
+    numbers = program.drawn(environments.noise, batch, steps, copies)
     starts = environments.next_starts(steps)
     state, elapsed, seen = (
         x.clone(memory_format=torch.contiguous_format)
@@ -77,14 +77,44 @@ def _chooses_as_usual(policy: Policy) -> bool:
     return as_usual and type(policy).acting is Policy.acting and not policy.recurrent
 
 
-def _actor_of(policy: Policy, tensors: Tensors, view: ObservationScale | None) -> Actor | None:
+def _actor_of(policy: Policy, tensors: Tensors, batch: int, view: ObservationScale | None) -> Actor | None:
     """What chooses a policy's actions, if compiled networks do."""
     network = policy.network(tensors, "actor")
-    if not isinstance(network, Perceptron) or not network.is_plain:
+    if type(network) is not Perceptron or not network.is_plain:
         return None
-    deviation = None if policy.discrete else policy.log_std(tensors).exp().flatten(1)
-    moments = None
+    deviation, moments = None, None
+    if not policy.discrete:
+        wide = policy.log_std(tensors).exp().reshape(-1, policy.actions)
+        deviation = wide.expand(batch, -1).contiguous() if len(wide) == 1 else wide.contiguous()
     if view is not None:
-        pair = (view.moments.mean, view.moments.deviation())
-        moments = (pair[0].flatten(1).contiguous(), pair[1].flatten(1).contiguous())
+        units = (
+            torch.as_tensor(unit).flatten().expand_as(network.center) for unit in (view.center, view.scale)
+        )
+        if not all(map(torch.equal, units, (network.center, network.scale))):
+            return None  # the two do not cancel
+        mean, deviations = view.moments.mean, view.moments.deviation()
+        moments = (mean.flatten(1).contiguous(), deviations.flatten(1).contiguous())
     return Actor(network, policy.actions, deviation, moments)
+
+
+def _fits(dynamics: Dynamics, actor: Actor, environments: BatchedEnvironments, draws: Tensor | None) -> bool:
+    """Whether everything has the type and size that C takes on trust; if not, torch says what is wrong."""
+    program, batch, copies = dynamics.program, environments.batch, environments.environments
+    assert actor.network is not None
+    sizes: list[tuple[Tensor, tuple[int, ...]]] = [
+        (environments.state, (batch, copies, program.states)),
+        (environments.elapsed, (batch, copies)),
+        (environments.observation.flatten(2), (batch, copies, program.observations)),
+        *((x, (batch, program.observations)) for x in actor.moments or ()),
+    ]
+    if actor.deviation is not None:
+        sizes.append((actor.deviation, (batch, actor.choices)))
+    plain = [x for x, _ in sizes] + [environments.limit] + ([] if draws is None else [draws])
+    takes = 1 if actor.deviation is None else actor.choices
+    return (
+        actor.network.sizes == (batch, program.observations, actor.choices)
+        and takes == program.actions
+        and environments.limit.numel() in (1, batch)
+        and all(x.shape == shape for x, shape in sizes)
+        and all(compiled.plain_but_strided(x) for x in plain)
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import weakref
-from types import FunctionType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from learned_opt import compiled
 from learned_opt.learner import journey
+from learned_opt.learner.description import described
 from learned_opt.learner.distribution import ActionDistribution
 from learned_opt.learner.program import Program, trace
 from learned_opt.learner.symbols import UntraceableError
@@ -22,29 +22,37 @@ from tasks.base import BatchedFamily
 
 TRIALS = 8
 """Transitions in which a program must do what the family's own functions do before it replaces them."""
-TRIAL_ROWS = 512
-"""Environments of each, or more."""
-AGREEING = 0.99
-"""Share of them that must agree, each to TOLERANCE: a state may lie where functions jump, and round apart."""
+TRIAL_ROWS = 256
+"""Environments of each."""
+TRIAL_TASKS = 8
+"""Tasks among which they are shared."""
+FURTHEST = 256
+"""Steps of the episodes over which the transitions are spread, at most."""
+AGREEING = 0.998
+"""Share of them that must agree: a state may lie where functions jump, and round apart."""
 TOLERANCE = 1e-4
+"""Of a number, or ten times it of the largest deviation from what the number is on average."""
+ATTEMPTS = 3
+"""How often a family that goes on changing is traced before it is left to torch."""
 
 log = logging.getLogger(__name__)
 
 
 class Dynamics(NamedTuple):
-    """A program and what it reads of some environments' tasks, (B, columns), made of `constants`."""
+    """A program, what it reads of some environments' tasks, (B, columns), and what that was made of."""
 
     program: Program
     packed: Tensor
-    constants: Tasks
+    made_of: list[tuple[int, int]]
 
 
 class _Found(NamedTuple):
-    """A family's program, or why it has none, and what the family was then."""
+    """A family's program, or why it has none; what the family was then; and how often it was traced."""
 
     program: Program | None
     reason: str
-    family: dict[str, Any]
+    family: Any
+    attempts: int
 
 
 def why_in_torch(family: BatchedFamily) -> str | None:
@@ -66,29 +74,34 @@ def dynamics_of(environments: BatchedEnvironments) -> Dynamics | None:
     found, known = _found(environments), _known.get(environments)
     if found.program is None:
         return None
-    if known is not None and known.program is found.program and known.constants is environments.constants:
+    made_of = [(id(value), value._version) for value in environments.constants.values()]
+    if known is not None and known.program is found.program and known.made_of == made_of:
         return known
     try:
         packed = found.program.packed(environments.constants)
     except UntraceableError as reason:
         _remember(environments.family, None, reason)
         return None
-    made = _known[environments] = Dynamics(found.program, packed, environments.constants)
+    made = _known[environments] = Dynamics(found.program, packed, made_of)
     return made
 
 
 def _found(environments: BatchedEnvironments) -> _Found:
     """What is known of the environments' family as it is now; it is traced where nothing is."""
     family = environments.family
-    found = _programs.get(id(family))
-    if found is not None and found.family == _described(family):
+    found, before = _programs.get(id(family)), described(family)
+    if found is not None and (
+        found.family == before or (found.program is None and found.attempts >= ATTEMPTS)
+    ):
         return found
     distribution = ActionDistribution(family)
     try:
         if environments.state.dtype is not torch.float32:
             raise UntraceableError(f"their state is of type {environments.state.dtype}")
         program = trace(distribution, family, environments.tasks)
-        _check(program, distribution, environments)
+        _check(program, distribution, family, environments.tasks)
+        if described(family) != before:
+            raise UntraceableError("they change what the family is")
     except Exception as reason:  # whatever a family's functions say to tensors of symbols, torch can run them
         return _remember(family, None, reason)
     return _remember(family, program)
@@ -96,75 +109,77 @@ def _found(environments: BatchedEnvironments) -> _Found:
 
 def _remember(family: BatchedFamily, program: Program | None, reason: Exception | None = None) -> _Found:
     """A family's program, or why it has none, for as long as the family is there."""
-    if reason is not None:
+    known = _programs.get(id(family))
+    if reason is not None and (known is None or known.reason != str(reason)):
         log.info("the dynamics of %s run in torch, not compiled: %s", family.name, reason)
-    if id(family) not in _programs:
+    if known is None:
         weakref.finalize(family, _programs.pop, id(family), None)
-    found = _programs[id(family)] = _Found(program, str(reason), _described(family))
+    attempts = 1 if known is None else known.attempts + 1
+    found = _programs[id(family)] = _Found(program, str(reason), described(family), attempts)
     return found
 
 
-def _described(family: BatchedFamily) -> dict[str, Any]:
-    """Its functions, and numbers, words, tensors and such that they may read, its own or its class's."""
-    holders = (*map(vars, reversed(type(family).__mro__)), vars(family))
-    return {
-        name: (id(value), value._version) if isinstance(value, Tensor) else value
-        for held in holders
-        for name, value in held.items()
-        if isinstance(value, _PLAIN)
-    }
-
-
-_PLAIN = (bool, int, float, str, tuple, Tensor, FunctionType)
-
-
 @torch.no_grad()
-def _check(program: Program, distribution: ActionDistribution, environments: BatchedEnvironments) -> None:
-    """Compare transitions of random actions with those of the family's functions.
+def _check(program: Program, distribution: ActionDistribution, family: BatchedFamily, tasks: Tasks) -> None:
+    """Compare transitions of random actions with those of the family's functions, here and there in episodes.
 
     Raises:
         UntraceableError: they differ.
     """
-    family, batch = environments.family, environments.batch
-    copies = -(-TRIAL_ROWS // batch)
+    some = {key: torch.cat((value, value))[:TRIAL_TASKS] for key, value in tasks.items()}
+    batch = len(next(iter(some.values())))
+    copies = TRIAL_ROWS // batch
     noise = Noise(torch.Generator().manual_seed(0))
-    constants, packed = environments.constants, program.packed(environments.constants)
-    state = family.initial_state(constants, copies, noise)
-    actor = journey.Actor(
-        None, distribution.actions, None if distribution.discrete else torch.ones(batch, distribution.actions)
-    )
-    never = torch.tensor(float("inf"))
-    for _ in range(TRIALS):
-        draws = distribution.draw(noise, batch, 1, copies)
-        numbers = program.drawn(noise, batch, 1, copies)
-        told = _Told(program, numbers)
-        action = draws[0].argmax(-1) if distribution.discrete else draws[0]
-        want = family.transition(constants, state, distribution.to_environment(action), told)
-        seen = family.observe(constants, want.state).flatten(2)
-        moved, elapsed = state.clone(memory_format=torch.contiguous_format), state.new_zeros(batch, copies)
-        before = family.observe(constants, state).flatten(2).contiguous()
+    constants = family.constants(some)
+    packed, never = program.packed(constants), torch.tensor(float("inf"))
+    start = family.initial_state(constants, copies, noise).clone(memory_format=torch.contiguous_format)
+    deviation = None if distribution.discrete else torch.ones(batch, distribution.actions)
+    actor = journey.Actor(None, distribution.actions, deviation)
+
+    def stepped(state: Tensor, steps: int) -> tuple[journey.Journey, Tensor, Tensor, Tensor, Tensor | None]:
+        """Steps of the program from a state: what happened, where they led, and by which random numbers."""
+        draws = distribution.draw(noise, batch, steps, copies)
+        numbers = program.drawn(noise, batch, steps, copies)
+        moved, elapsed = state.clone(), state.new_zeros(batch, copies)
+        seen = family.observe(constants, moved).flatten(2).to(state.dtype)
+        seen = seen.clone(memory_format=torch.contiguous_format)
+        ordered = draws.transpose(0, 1).contiguous()
         made = journey.run(
-            program,
-            packed,
-            actor,
-            draws.transpose(0, 1).contiguous(),
-            numbers,
-            [torch.zeros_like(moved)],
-            never,
-            (moved, elapsed, before),
+            program, packed, actor, ordered, numbers, [start] * steps, never, (moved, elapsed, seen)
         )
+        return made, moved, seen, draws, numbers
+
+    apart = max(1, min(_longest(family, some), FURTHEST) // TRIALS)
+    agreed, state = 0.0, start
+    for _ in range(TRIALS):
+        made, moved, seen, draws, numbers = stepped(state, 1)
+        action = draws[0].argmax(-1) if distribution.discrete else draws[0]
+        given = distribution.to_environment(action)
+        want = family.transition(constants, state.clone(), given, _Told(program, numbers))
         going = ~want.terminated.to(torch.bool)
         agree = made.terminated[:, 0] ^ going
         agree &= _close(made.rewards[:, 0], want.reward)
-        agree &= _close(made.final_observations[:, 0], seen).all(-1)
-        agree &= ~going | (_close(moved, want.state).all(-1) & _close(before, seen).all(-1))
-        if agree.float().mean() < AGREEING:
-            raise UntraceableError("a program of its operations does something else than its functions do")
-        state = torch.where(going.unsqueeze(-1), want.state, state)
+        agree &= _close(made.final_observations[:, 0], family.observe(constants, want.state).flatten(2))
+        agree &= ~going | _close(moved, want.state)
+        agree &= _close(seen, family.observe(constants, moved).flatten(2))
+        agreed += agree.float().mean().item() / TRIALS
+        state = stepped(moved, apart)[1] if apart > 1 else moved
+    if agreed < AGREEING:
+        raise UntraceableError("a program of its operations does something else than its functions do")
+
+
+def _longest(family: BatchedFamily, tasks: Tasks) -> int:
+    return int(torch.as_tensor(tasks.get("horizon", family.horizon)).max())
 
 
 def _close(ours: Tensor, theirs: Tensor) -> Tensor:
-    return torch.isclose(ours, theirs.to(ours.dtype), rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+    """Which environments' numbers agree, (B, E) of (B, E) or (B, E, ·)."""
+    theirs = theirs.to(ours.dtype)
+    rows = theirs.reshape(theirs.shape[0] * theirs.shape[1], -1)
+    spread = (rows - rows.nanmean(0)).nan_to_num(0.0, 0.0, 0.0).abs().amax(0)
+    room = TOLERANCE * theirs.abs() + 10 * TOLERANCE * spread.view(theirs.shape[2:])
+    same = ((ours - theirs).abs() <= room) | (ours == theirs) | (ours.isnan() & theirs.isnan())
+    return same.flatten(2).all(-1) if same.dim() > 2 else same
 
 
 class _Told(Noise):

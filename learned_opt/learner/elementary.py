@@ -15,7 +15,7 @@ from learned_opt.learner.symbols import Symbol, UntraceableError, applied, liter
 
 
 def converted(x: np.ndarray, before: torch.dtype, after: torch.dtype) -> np.ndarray:
-    """Of another type: integers are cut towards zero, and what is not zero is true."""
+    """Of another type: floats are cut towards zero to integers, and what is not zero is true."""
     if after is torch.bool and before is not torch.bool:
         return _truths(x)
     if before.is_floating_point and not after.is_floating_point:
@@ -51,7 +51,13 @@ def _truth(rule: Callable[..., np.ndarray], whole: str) -> Callable[..., np.ndar
     return apply
 
 
-def _power(x: Any, exponent: Any) -> np.ndarray:
+def _added(x: Any, y: Any, alpha: Any = 1, *, like: Tensor) -> np.ndarray:
+    return operation("max" if like.dtype is torch.bool else "add", x, _scaled(y, alpha))
+
+
+def _power(x: Any, exponent: Any, *, like: Tensor) -> np.ndarray:
+    if not like.dtype.is_floating_point and exponent != 2:
+        raise UntraceableError("a power of integers, which floats may not tell apart, is not elementary")
     if exponent == 2:
         return operation("mul", x, x)
     if exponent == 0.5:
@@ -59,17 +65,32 @@ def _power(x: Any, exponent: Any) -> np.ndarray:
     return operation("pow", x, exponent)
 
 
-def _remainder(x: Any, y: Any) -> np.ndarray:
-    """With the sign of y."""
+def _rest(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """What division leaves, with the sign of x, and whether y has the other sign."""
     rest = operation("fmod", x, y)
     other_side = _not(operation("eq", operation("lt", rest, 0.0), operation("lt", y, 0.0)))
-    wrong = operation("mul", other_side, _not(operation("eq", rest, 0.0)))
+    return rest, operation("mul", other_side, _not(operation("eq", rest, 0.0)))
+
+
+def _remainder(x: Any, y: Any) -> np.ndarray:
+    """With the sign of y."""
+    rest, wrong = _rest(x, y)
     return operation("where", wrong, operation("add", rest, y), rest)
 
 
 def _divided(x: Any, y: Any, rounding_mode: str | None = None) -> np.ndarray:
+    if rounding_mode == "floor":
+        return _floor_divided(x, y)
     quotient = operation("div", x, y)
     return quotient if rounding_mode is None else operation(rounding_mode, quotient)
+
+
+def _floor_divided(x: Any, y: Any) -> np.ndarray:
+    """As torch (and Python) divides floats: exact but for one rounding, which the floor of x / y is not."""
+    rest, wrong = _rest(x, y)
+    quotient = operation("sub", operation("div", operation("sub", x, rest), y), wrong)
+    whole = operation("floor", quotient)
+    return operation("add", whole, operation("lt", 0.5, operation("sub", quotient, whole)))
 
 
 def _clamped(x: Any, low: Any = None, high: Any = None, **named: Any) -> np.ndarray:
@@ -181,10 +202,6 @@ def _scattered(x: np.ndarray, axis: int, index: np.ndarray, value: Any) -> np.nd
     return made
 
 
-def _sum_of(sign: str) -> Callable[..., np.ndarray]:
-    return lambda x, y, alpha=1: operation(sign, x, _scaled(y, alpha))
-
-
 OF_EXAMPLE = {
     *("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"),
 }
@@ -195,16 +212,16 @@ _MORE = ("sinh", "cosh", "tanh", "exp", "expm1", "log", "log1p", "fmod", "atan2"
 
 RULES: dict[str, Callable[..., Any]] = {
     **{name: _elementwise(partial(operation, name)) for name in (*_ONE, *_MORE, "mul", "lt", "le", "eq")},
-    "add": _elementwise(_sum_of("add")),
-    "sub": _elementwise(_sum_of("sub")),
+    "add": _added,
+    "sub": _elementwise(lambda x, y, alpha=1: operation("sub", x, _scaled(y, alpha))),
     "rsub": _elementwise(lambda x, y, alpha=1: operation("sub", y, _scaled(x, alpha))),
     "neg": _elementwise(partial(operation, "mul", -1.0)),
     "div": _elementwise(_divided),
-    "floor_divide": _elementwise(partial(_divided, rounding_mode="floor")),
+    "floor_divide": _elementwise(_floor_divided),
     "remainder": _elementwise(_remainder),
     "reciprocal": _elementwise(partial(operation, "div", 1.0)),
-    "square": _elementwise(partial(_power, exponent=2)),
-    "pow": _elementwise(_power),
+    "square": _elementwise(lambda x: operation("mul", x, x)),
+    "pow": _power,
     "rsqrt": _elementwise(lambda x: operation("div", 1.0, operation("sqrt", x))),
     "sigmoid": _elementwise(_sigmoid),
     "relu": _elementwise(lambda x: operation("max", x, 0.0)),

@@ -175,6 +175,11 @@ class Perceptron:
         return self.center.contiguous(), self.scale.reciprocal()
 
     @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Learners B, inputs S and outputs."""
+        return self._sizes[:3]
+
+    @property
     def work(self) -> int:
         """Multiply-adds of a row of all learners."""
         return self._sizes[3]

@@ -49,7 +49,7 @@ class Program:
     states, actions, observations: how many numbers those are.
     draws: random numbers of each step.
     slots: how many there are.
-    keys: entries of a task that `packed` holds, one after another.
+    shapes: of entries of a task that `packed` holds one after another, without the axis of tasks.
     fixed: entries that are no task's own, and must be what they were.
     """
 
@@ -63,7 +63,7 @@ class Program:
     observations: int
     draws: tuple[Draw, ...]
     slots: int
-    keys: tuple[str, ...]
+    shapes: dict[str, tuple[int, ...]]
     fixed: Tasks
 
     def packed(self, constants: Tasks) -> Tensor:
@@ -77,9 +77,21 @@ class Program:
                 raise UntraceableError(
                     f"their constant {key} changes with the tasks, but has no axis of them"
                 )
-        batch = len(next(iter(constants.values())))
-        rows = [constants[key].reshape(batch, -1).to(torch.float32) for key in self.keys]
-        return torch.cat(rows, 1) if rows else torch.zeros(batch, 1)
+        for key, shape in self.shapes.items():
+            if constants[key].shape[1:] != shape:
+                raise UntraceableError(f"their constant {key} changes its shape with the tasks")
+        if not self.shapes:
+            return torch.zeros(len(next(iter(constants.values()))), 1)
+        rows = [
+            constants[key].flatten(1) if shape else constants[key].unsqueeze(1)
+            for key, shape in self.shapes.items()
+        ]
+        return torch.cat([row.to(torch.float32) for row in rows], 1)
+
+    @cached_property
+    def numbers(self) -> int:
+        """Random numbers of an environment's step."""
+        return sum(math.prod(shape) for _, shape in self.draws)
 
     def drawn(self, noise: Noise, batch: int, steps: int, environments: int) -> Tensor | None:
         """Random numbers of T steps, (B, T, E, ·), if there are any."""
@@ -96,7 +108,7 @@ class Program:
         """What rollout.c calls a program: 64-bit integers, addresses among them."""
         arrays = (self.step, self.glance, self.literals, self.columns, self.results)
         lengths = (len(self.step), len(self.glance), len(self.literals), len(self.columns))
-        sizes = (self.states, self.actions, self.observations, sum(math.prod(s) for _, s in self.draws))
+        sizes = (self.states, self.actions, self.observations, self.numbers)
         return np.array([*(x.ctypes.data for x in arrays), *lengths, *sizes, self.slots], np.int64)
 
 
@@ -120,7 +132,7 @@ def trace(distribution: ActionDistribution, family: BatchedFamily, tasks: Tasks)
     given = {
         key: named_inputs("constant", key, value) if key in own else value for key, value in constants.items()
     }
-    state = family.initial_state(constants, 1, Noise(noise.generator)).clone()
+    state = family.initial_state(constants, 1, Noise(torch.Generator().manual_seed(0))).clone()
     if state.dtype is not torch.float32:
         raise UntraceableError(f"their state is of type {state.dtype}")
     action = torch.zeros(1, 1, dtype=torch.int64)
@@ -134,6 +146,7 @@ def trace(distribution: ActionDistribution, family: BatchedFamily, tasks: Tasks)
         symbols_of(x)
         for x in (after.state, after.reward, after.terminated, family.observe(given, after.state))
     ]
+    noise.check()
     if [x.size for x in results[:3]] != [state.numel(), 1, 1]:
         raise UntraceableError("their transition returns other shapes than it should")
     return _Writing(
@@ -145,20 +158,34 @@ def trace(distribution: ActionDistribution, family: BatchedFamily, tasks: Tasks)
 
 
 class _TracedNoise(Noise):
-    """Notes which numbers are asked for."""
+    """Notes which numbers are asked for; its own generator is for nobody."""
 
     def __init__(self) -> None:
         super().__init__(torch.Generator().manual_seed(0))
         self.draws: list[Draw] = []
         self.count = 0
+        self._before = self._states()
+
+    def check(self) -> None:
+        """Refuse functions that drew numbers past this.
+
+        Raises:
+            UntraceableError: a generator has moved on.
+        """
+        if not all(map(torch.equal, self._before, self._states())):
+            raise UntraceableError("they draw random numbers of a generator, not of the noise")
+
+    def _states(self) -> tuple[Tensor, Tensor]:
+        return self.generator.get_state(), torch.random.get_rng_state()
 
     def uniform(self, *shape: int) -> Tensor:
-        return self._noted(normal=False, shape=shape, drawn=super().uniform(*shape))
+        return self._noted(normal=False, shape=shape)
 
     def normal(self, *shape: int) -> Tensor:
-        return self._noted(normal=True, shape=shape, drawn=super().normal(*shape))
+        return self._noted(normal=True, shape=shape)
 
-    def _noted(self, *, normal: bool, shape: Sequence[int], drawn: Tensor) -> Tensor:
+    def _noted(self, *, normal: bool, shape: Sequence[int]) -> Tensor:
+        drawn = torch.full(shape, 0.5)
         if tuple(shape[:2]) != (1, 1):
             raise UntraceableError("they draw numbers of another shape than (B, E, …)")
         self.draws.append(Draw(normal, tuple(shape[2:])))
@@ -217,7 +244,7 @@ class _Writing:
             observations=len(seen),
             draws=draws,
             slots=max(end, glance_end),
-            keys=tuple(self._first),
+            shapes={key: tuple(self.constants[key].shape[1:]) for key in self._first},
             fixed=fixed,
         )
 

@@ -107,8 +107,8 @@ def collect(
     """
     shape = environments.batch, steps, environments.environments
     draws = None if deterministic else policy.draw(noise, *shape)
-    if view is None or isinstance(view, ObservationScale):
-        made = travel(policy, tensors, environments, steps, draws, noise, view)
+    if view is None or type(view) is ObservationScale:
+        made = travel(policy, tensors, environments, steps, draws, view)
         if made is not None:
             plain = Rollout(*made, unscaled=made.observations, final_unscaled=made.final_observations)
             return plain if view is None else plain.seen_by(view)

@@ -8,11 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from learned_opt.learner.elementary import OF_EXAMPLE, RULES, converted
 from learned_opt.learner.symbols import Symbol, UntraceableError, array_of, literals
 from learned_opt.trees import mapped
+
+TYPES = (torch.float32, torch.int64, torch.int32, torch.bool)
+"""Whose numbers floats stand for: integers up to 2^24."""
 
 
 class Traced(Tensor):
@@ -47,6 +51,9 @@ class Traced(Tensor):
             raise UntraceableError(f"torch.{name} is not elementary")
         read = [_unwrapped(value) for value in args]
         made = function(*mapped(_example, args), **mapped(_example, kwargs))
+        for tensor in made if isinstance(made, (list, tuple)) else [made]:
+            if tensor.dtype not in TYPES:
+                raise UntraceableError(f"a tensor of type {tensor.dtype} is not elementary")
         if base == "_to_copy":
             symbols = converted(read[0], args[0].dtype, made.dtype)
         elif base in OF_EXAMPLE:
@@ -55,6 +62,8 @@ class Traced(Tensor):
             named = {key: _unwrapped(value) for key, value in kwargs.items()}
             symbols = RULES[base](*read, like=made, **named)
         if base != name:
+            if base in ("copy", "fill"):
+                symbols = converted(symbols, _type_of(args[1]), made.dtype)
             args[0].symbols[...] = symbols
             return args[0]
         if isinstance(made, (list, tuple)):
@@ -86,6 +95,11 @@ def _unwrapped(value: Any) -> Any:
     if isinstance(value, (list, tuple)) and any(isinstance(entry, Tensor) for entry in value):
         return [symbols_of(entry) for entry in value]
     return symbols_of(value) if isinstance(value, Tensor) else value
+
+
+def _type_of(value: Any) -> torch.dtype:
+    """Of a tensor, or of the tensor that torch would make of a number."""
+    return value.dtype if isinstance(value, Tensor) else torch.tensor(value).dtype
 
 
 def _example(value: Any) -> Any:

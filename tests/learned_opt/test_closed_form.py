@@ -15,8 +15,13 @@ needs_compiled = pytest.mark.skipif(closed_form.library() is None, reason="no C 
 def gradients(family, monkeypatch, *, by_c, batch=3, updates=3, change=None, **config):
     """Those of the last of some updates at random parameters, with what else an update leaves behind."""
     with monkeypatch.context() as patch:
-        if not by_c:
-            patch.setattr(actor_critic, "gradients", lambda *given: None)
+        made = []
+
+        def told(*given):
+            made.append(closed_form.gradients(*given) if by_c else None)
+            return made[-1]
+
+        patch.setattr(actor_critic, "gradients", told)
         noise = Noise(torch.Generator().manual_seed(0))
         sizes = {"environments": 7, "outer_environments": 4, "steps": 45, "entropy_coefficient": 0.03}
         learner = make_learner(make_family(family), batch, noise, LearnerConfig(**{**sizes, **config}))
@@ -26,6 +31,7 @@ def gradients(family, monkeypatch, *, by_c, batch=3, updates=3, change=None, **c
             change(learner, parameters)
         for _ in range(updates):
             sample = learner.gradient(parameters)
+        assert all((one is not None) == by_c for one in made)
         scale = learner.scale
         return (
             sample.inner,

@@ -5,9 +5,12 @@ from __future__ import annotations
 import gc
 import logging
 import math
+from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from gymnasium import spaces
 
 from learned_opt.learner import LearnerConfig, dynamics, journey, make_learner
@@ -18,7 +21,7 @@ from learned_opt.learner.policy import EpsilonGreedy
 from learned_opt.learner.program import trace
 from learned_opt.learner.rollout import collect, play_episodes
 from learned_opt.learner.symbols import CODES, UntraceableError
-from tasks import BatchedEnvironments, Noise, make_family
+from tasks import Noise, make_family
 from tasks.base import BatchedFamily, Transition
 from tasks.registry import FAMILIES
 
@@ -64,11 +67,27 @@ class Calculator(BatchedFamily):
         return Transition(moved, state[..., 0], state[..., 1] > 1)
 
 
+@contextmanager
+def running(monkeypatch, *, compiled):
+    """C runs what happens within, or torch does; None leaves that to the package."""
+    runs, run = [], journey.run
+
+    def counted(*given):
+        runs.append(given)
+        return run(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journey, "run", counted)
+        if compiled is False:
+            patch.setattr(journey, "library", lambda: None)
+        yield
+    assert compiled is None or bool(runs) == compiled
+
+
 def collected(family, monkeypatch, *, compiled, batch=3, copies=20, steps=40, rollouts=2, network=None):
     """Rollouts of untrained policies, all from the same seeds."""
-    with monkeypatch.context() as patch:
-        if not compiled:
-            patch.setattr(journey, "library", lambda: None)
+    dynamics_of(environments_of(family, batch, copies))  # traced and checked before anything is counted
+    with running(monkeypatch, compiled=compiled):
         environments = environments_of(family, batch, copies)
         policy = ActorCritic(family, 16, **(network or {}))
         parameters = policy.initial_parameters(batch, noise(1))
@@ -178,13 +197,23 @@ def test_rollouts_are_those_of_torch(name, monkeypatch):
 
 @needs_compiled
 @pytest.mark.parametrize("name", DRAWING)
-def test_programs_of_families_that_draw_numbers_do_with_them_what_torch_does(name):
-    """That is what `dynamics_of` compares, with the numbers given; and the numbers themselves follow here."""
-    environments = environments_of(make_family(name))
-    found = dynamics_of(environments)
-    assert found is not None
-    numbers = found.program.drawn(noise(), 3, 500, 20)
-    columns = iter(numbers.unbind(-1))
+def test_families_that_draw_numbers_do_the_same_with_the_same_numbers(name, monkeypatch):
+    """Programs draw those of several steps at once: here both ways are given one step's after another."""
+    results = []
+    for compiled in (True, False):
+        with running(monkeypatch, compiled=compiled):
+            family = make_family(name)
+            policy, environments = ActorCritic(family, 16), environments_of(family)
+            tensors = policy.layout().split(policy.initial_parameters(3, noise(1)))
+            results.append([collect(policy, tensors, environments, 1, noise(step)) for step in range(60)])
+    assert_alike(*results)
+
+
+@needs_compiled
+@pytest.mark.parametrize("name", DRAWING)
+def test_numbers_of_several_steps_are_distributed_as_those_of_one(name):
+    found = dynamics_of(environments_of(make_family(name)))
+    columns = iter(found.program.drawn(noise(), 3, 500, 20).unbind(-1))
     for normal, shape in found.program.draws:
         for _ in range(math.prod(shape)):
             column = next(columns)
@@ -202,13 +231,14 @@ def test_fresh_episodes_bring_what_they_bring_in_torch(name, deterministic, monk
     parameters = policy.initial_parameters(batch, noise(1))
     tasks = family.sample_tasks(batch, noise(3))
 
-    def returns():
-        played = play_episodes(policy, parameters, tasks, 300, noise(2), deterministic=deterministic)
-        return played.returns
+    def returns(compiled):
+        with running(monkeypatch, compiled=compiled):
+            return play_episodes(
+                policy, parameters, tasks, 300, noise(2), deterministic=deterministic
+            ).returns
 
-    ours = returns()
-    monkeypatch.setattr(journey, "library", lambda: None)
-    theirs = returns()
+    dynamics_of(family.environments(tasks, 2, noise()))
+    ours, theirs = returns(compiled=True), returns(compiled=False)
     if name in DRAWING:
         error = (ours.var(1) + theirs.var(1)).div(300).sqrt()
         assert ((ours.mean(1) - theirs.mean(1)).abs() < 4 * error + 1e-6).all()
@@ -251,8 +281,8 @@ class Untraceable(Calculator):
         self.also = also
 
     def transition(self, constants, state, action, noise):
-        moved, reward, ended = super().transition(constants, state, action, noise)
-        return Transition(moved, reward + self.also(moved), ended)
+        moved, _, ended = super().transition(constants, state, action, noise)
+        return Transition(moved, self.also(moved) + 0 * state[..., 0], ended)
 
 
 @needs_compiled
@@ -270,7 +300,7 @@ class Untraceable(Calculator):
 def test_what_is_not_elementary_runs_in_torch_and_says_why(also, reason, caplog, monkeypatch):
     family = Untraceable(also)
     with caplog.at_level(logging.INFO):
-        made, environments = collected(family, monkeypatch, compiled=True)
+        made, environments = collected(family, monkeypatch, compiled=None)
     assert reason in reasons(caplog)
     assert reason in why_in_torch(family)
     assert dynamics_of(environments) is None
@@ -282,7 +312,7 @@ def test_numbers_that_transitions_take_from_elsewhere_are_not_taken_for_constant
     drawn = iter(range(10_000))
     family = Untraceable(lambda s: float(next(drawn)))
     with caplog.at_level(logging.INFO):
-        collected(family, monkeypatch, compiled=True)
+        collected(family, monkeypatch, compiled=None)
     assert "does something else than its functions do" in reasons(caplog)
 
 
@@ -329,7 +359,7 @@ def test_constants_without_an_axis_of_tasks_must_not_change_with_them(caplog, mo
 
     family = Spread(None)
     with caplog.at_level(logging.INFO):
-        made, environments = collected(family, monkeypatch, compiled=True)
+        made, environments = collected(family, monkeypatch, compiled=None)
     assert "largest changes with the tasks" in reasons(caplog) or "something else" in reasons(caplog)
     assert dynamics_of(environments) is None
     assert_alike(made, collected(family, monkeypatch, compiled=False)[0])
@@ -337,18 +367,17 @@ def test_constants_without_an_axis_of_tasks_must_not_change_with_them(caplog, mo
 
 @needs_compiled
 def test_new_tasks_are_read_anew(monkeypatch):
-    family = make_family("pendulum")
+    family, config = make_family("pendulum"), LearnerConfig(environments=5, outer_environments=2)
+    dynamics_of(environments_of(family))
     results = []
     for compiled in (True, False):
-        with monkeypatch.context() as patch:
-            if not compiled:
-                patch.setattr(journey, "library", lambda: None)
-            learner = make_learner(family, 4, noise(), LearnerConfig(environments=5, outer_environments=2))
+        with running(monkeypatch, compiled=compiled):
+            learner = make_learner(family, 4, noise(), config)
             parameters = learner.initial_parameters()
             learner.experience(parameters, 10)
             learner.restart(torch.tensor([True, False, True, False]))
-            results.append(learner.experience(parameters, 50)[0])
-    assert_alike(results[:1], results[1:])
+            results.append([learner.experience(parameters, 50)[0]])
+    assert_alike(*results)
 
 
 @needs_compiled
@@ -372,11 +401,11 @@ def test_exploration_at_random_is_torchs(exploration, monkeypatch):
 def test_observations_normalised_by_experience_are_torchs(name, monkeypatch):
     config = LearnerConfig(environments=5, outer_environments=2, normalise_observations=True)
     results = []
-    for library in (journey.library, lambda: None):
-        monkeypatch.setattr(journey, "library", library)
-        learner = make_learner(make_family(name), 3, noise(), config)
-        parameters = learner.initial_parameters()
-        results.append([learner.experience(parameters, 30)[0] for _ in range(3)])
+    for compiled in (True, False):
+        with running(monkeypatch, compiled=compiled):
+            learner = make_learner(make_family(name), 3, noise(), config)
+            parameters = learner.initial_parameters()
+            results.append([learner.experience(parameters, 30)[0] for _ in range(3)])
     assert_alike(*results, tolerance=1e-2)  # division by small deviations makes roundings large
     assert not torch.equal(results[0][2].observations, results[0][2].unscaled)
 
@@ -439,12 +468,184 @@ def test_programs_are_small():
     assert codes.count("sin") == codes.count("cos") == codes.count("div") == 1
 
 
-def test_checks_compare_as_many_transitions_as_they_say(monkeypatch):
-    """A program that is wrong in a hundredth of all states, or more, is found."""
-    if journey.library() is None:
-        pytest.skip("no C compiler at installation")
-    family = Calculator(lambda x, y, s: torch.where(x > 1.9, x * float(next(calls)), x))
-    calls = iter(range(1, 1000))
-    environments = BatchedEnvironments(family, family.sample_tasks(3, noise()), 20, noise())
+@needs_compiled
+@pytest.mark.parametrize(
+    "also",
+    {
+        "now and then": lambda s: torch.where(s[..., 0] > 1.9, float(torch.rand(())), 0.0),
+        "small, of the others": lambda s: 1e-5 * (s[..., 0] - s[..., 0].mean(1, keepdim=True)),
+        "of other tasks": lambda s: s[..., 0].mean(0).expand(s.shape[:2]),
+        "drawn elsewhere": lambda s: 5e-5 * torch.rand(s.shape[:2]),
+        "bytes": lambda s: (100 * s[..., 0]).to(torch.uint8).float(),
+        "doubles": lambda s: s[..., 0].double(),
+        "powers of integers": lambda s: ((10 * s[..., 0]).long() ** 6 % 7).float(),
+    }.values(),
+)
+@pytest.mark.parametrize("batch", [1, 3, 300])
+def test_what_a_program_would_do_otherwise_runs_in_torch(also, batch):
+    assert dynamics_of(environments_of(Untraceable(also), batch, 2)) is None
+
+
+class Clock(Calculator):
+    """Counts its steps, and rewards some function of the count."""
+
+    horizon = 200
+
+    def __init__(self, reward):
+        super().__init__(None)
+        self.reward = reward
+
+    def initial_state(self, constants, environments, noise):
+        return torch.zeros(len(constants["shift"]), environments, 1)
+
+    def observe(self, constants, state):
+        return state / 100
+
+    def transition(self, constants, state, action, noise):
+        return Transition(state + 1, self.reward(state[..., 0]), state[..., 0] > 150)
+
+
+def _flagged(t):
+    flags = torch.zeros(*t.shape, 2, dtype=torch.bool)
+    flags = flags | (t < 0).unsqueeze(-1)
+    flags[..., 0] = t - 30
+    return flags.float().sum(-1)
+
+
+def _counted(t):
+    counts = t.long().unsqueeze(-1).repeat(1, 1, 2)
+    counts[..., 0] = t * 0.3
+    return counts.float().sum(-1)
+
+
+@needs_compiled
+@pytest.mark.parametrize(
+    "reward",
+    {
+        "or by addition": lambda t: ((t > 20) + (t > 40)).float(),
+        "numbers into flags": _flagged,
+        "floats into integers": _counted,
+        "floor of floats": lambda t: (t * 0.05) // 0.1 + (t * 0.05) % 0.1,
+        "integers": lambda t: (t.long() * 7 % 5 - t.int() // 3).float(),
+    }.values(),
+)
+def test_what_shows_late_in_episodes_is_as_in_torch(reward, monkeypatch):
+    ours, _ = collected(Clock(reward), monkeypatch, compiled=None, steps=180)
+    assert_alike(ours, collected(Clock(reward), monkeypatch, compiled=False, steps=180)[0])
+    assert ours[0].rewards.std() > 0
+
+
+@needs_compiled
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda family: setattr(family, "factor", torch.full((1,), 3.0)),
+        lambda family: family.factor.mul_(2),
+        lambda family: family.listed.__setitem__(0, 5.0),
+        lambda family: family.named["by"].__setitem__("name", 5.0),
+        lambda family: family.array.__setitem__(0, 5.0),
+        lambda family: setattr(family.held, "g", 5.0),
+        lambda family: setattr(family, "pair", (torch.ones(2), torch.ones(2))),
+        lambda family: setattr(family, "transition", lambda *given: Calculator.transition(family, *given)),
+    ],
+)
+def test_whatever_changes_of_a_family_is_noticed(change):
+    class Held:
+        g = 1.0
+
+    family = Calculator(lambda x, y, s: x + y)
+    family.factor, family.listed, family.named = torch.ones(1), [1.0], {"by": {"name": 1.0}}
+    family.array, family.held, family.pair = np.ones(3), Held(), (torch.ones(2), torch.ones(2))
+    family.also = lambda s: 0.0
+    environments = environments_of(family)
+    before = dynamics_of(environments)
+    assert dynamics_of(environments) is before
+    change(family)
+    assert dynamics_of(environments).program is not before.program
+
+
+@needs_compiled
+def test_families_that_change_themselves_run_in_torch_and_are_not_traced_for_ever(monkeypatch):
+    class Counting(Calculator):
+        calls = 0
+
+        def transition(self, constants, state, action, noise):
+            self.calls += 1
+            return super().transition(constants, state, action, noise)
+
+    family = Counting(lambda x, y, s: x + y)
+    for _ in range(3):
+        collected(family, monkeypatch, compiled=None, steps=10, rollouts=1)
+    assert "change what the family is" in why_in_torch(family)
+    before, environments = family.calls, environments_of(family)
     assert dynamics_of(environments) is None
-    assert dynamics.AGREEING > 0.98
+    assert family.calls == before
+
+
+@needs_compiled
+def test_what_does_not_fit_is_left_to_torch_which_says_so():
+    family = make_family("cartpole")
+    policy = ActorCritic(family, 8)
+    parameters = policy.initial_parameters(3, noise())
+    with pytest.raises((ValueError, RuntimeError)):  # learners
+        play_episodes(policy, parameters[:1], family.sample_tasks(3, noise()), 4, noise())
+    family = Calculator(lambda x, y, s: torch.stack((x, y, x, y, x, y), -1), sees=2)
+    policy = ActorCritic(family, 8)
+    tensors = policy.layout().split(policy.initial_parameters(3, noise()))
+    with pytest.raises((ValueError, RuntimeError)):  # observations
+        collect(policy, tensors, environments_of(family), 3, noise())
+    learner = make_learner(make_family("cartpole"), 4, noise(), LearnerConfig())
+    with pytest.raises((ValueError, RuntimeError)):
+        learner.gradient(learner.initial_parameters()[:2])
+
+
+@needs_compiled
+@pytest.mark.parametrize("horizon", ["column", "expanded", "integers"])
+def test_horizons_of_tasks_may_be_views(horizon, monkeypatch):
+    family, batch = make_family("cartpole"), 5
+    table = torch.tensor([[3.0, 7.0]] * batch) + torch.arange(float(batch)).unsqueeze(1)
+    kinds = {
+        "column": table[:, 1:2],
+        "expanded": table[:1, 1:2].expand(batch, 1),
+        "integers": table[:, :1].long(),
+    }
+    tasks = {**family.sample_tasks(batch, noise()), "horizon": kinds[horizon]}
+    policy = ActorCritic(family, 8)
+    tensors = policy.layout().split(policy.initial_parameters(batch, noise()))
+    dynamics_of(family.environments(tasks, 4, noise()))
+    results = []
+    for compiled in (True, False):
+        with running(monkeypatch, compiled=compiled):
+            results.append([collect(policy, tensors, family.environments(tasks, 4, noise()), 30, noise())])
+    assert_alike(*results)
+    assert results[0][0].truncated.any()
+
+
+@needs_compiled
+def test_constants_whose_shape_follows_the_tasks_run_in_torch():
+    class Places(Calculator):
+        def constants(self, tasks):
+            return {**tasks, "place": F.one_hot((8 * tasks["shift"][:, 0]).long()).float()}
+
+        def observe(self, constants, state):
+            return constants["place"][:, :1].unsqueeze(1) + state[..., :1]
+
+    family, source = Places(None), noise()
+    few, many = ({"shift": torch.full((3, 1), value)} for value in (0.3, 0.7))
+    assert dynamics_of(family.environments(few, 2, source)) is not None
+    assert dynamics_of(family.environments(many, 2, source)) is None
+    assert "changes its shape with the tasks" in dynamics._programs[id(family)].reason
+
+
+@needs_compiled
+def test_random_numbers_of_dynamics_are_the_environments_own():
+    """Replicas of a task meet the same numbers, whatever their policies draw."""
+    family = make_family("bandit")
+    source = Noise(torch.Generator().manual_seed(0), replicas=2)
+    environments = family.environments(family.sample_tasks(4, source), 6, source)
+    policy = ActorCritic(family, 8)
+    tensors = policy.layout().split(policy.initial_parameters(4, noise()))
+    made = collect(policy, tensors, environments, 30, noise(), deterministic=True)
+    assert torch.equal(made.rewards[:2], made.rewards[2:]) == torch.equal(made.actions[:2], made.actions[2:])
+    same = made.actions[:2] == made.actions[2:]
+    assert torch.equal(made.rewards[:2][same], made.rewards[2:][same])
