@@ -26,6 +26,8 @@ from tasks.base import BatchedFamily
 
 LARGEST = 4096
 """Operations, or numbers of a task, that a program has at most; it is meant for small ones."""
+SEEN = 256
+"""Numbers of an observation at most; images take a second to trace."""
 
 
 class Draw(NamedTuple):
@@ -124,6 +126,9 @@ def trace(distribution: ActionDistribution, family: BatchedFamily, tasks: Tasks)
     Raises:
         UntraceableError: they do what is no list of elementary operations.
     """
+    seen = math.prod(family.observation_space.shape)
+    if seen > SEEN:
+        raise UntraceableError(f"their observations are {seen} numbers, and {SEEN} is the most")
     noise = _TracedNoise()
     one = {key: value[:1] for key, value in tasks.items()}
     constants = family.constants(one)
@@ -139,7 +144,7 @@ def trace(distribution: ActionDistribution, family: BatchedFamily, tasks: Tasks)
     if not distribution.discrete:
         action = torch.zeros(1, 1, distribution.actions)
 
-    seen = symbols_of(family.observe(given, inputs("state", state)))
+    glanced = symbols_of(family.observe(given, inputs("state", state)))
     act = distribution.to_environment(inputs("action", action))
     after = family.transition(given, inputs("state", state), act, noise)
     results = [
@@ -153,7 +158,7 @@ def trace(distribution: ActionDistribution, family: BatchedFamily, tasks: Tasks)
         constants,
         {"state": state.numel(), "action": action.numel(), "draw": noise.count},
         results=[symbol for x in results for symbol in x.flat],
-        glanced=list(seen.flat),
+        glanced=list(glanced.flat),
     ).program(tuple(noise.draws), {key: value for key, value in constants.items() if key not in own})
 
 

@@ -458,6 +458,12 @@ def test_why_dynamics_run_in_torch_is_told(monkeypatch):
     assert "no C compiler" in why_in_torch(make_family("cartpole"))
 
 
+def test_images_are_left_to_torch():
+    family = Calculator(lambda x, y, s: x + y, sees=300)
+    with pytest.raises(UntraceableError, match="observations are 300 numbers"):
+        trace(ActionDistribution(family), family, family.sample_tasks(2, noise()))
+
+
 def test_programs_are_small():
     """Nothing is computed twice, and what only moves numbers about is no operation."""
     family = make_family("cartpole")
