@@ -78,7 +78,7 @@ def test_meta_train_then_compare_then_plot(tmp_path, config, capsys):
     assert "untrained" in printed
     results = json.loads((versus / "results.json").read_text())
     assert set(results["families"]["bandit"]["contenders"]) == {"run", "untrained", "adam"}
-    assert results["families"]["bandit"]["split"] == "new tasks"
+    assert results["families"]["bandit"]["split"] == "shifted conditions"  # other networks than in training
 
     assert main(["plot", str(versus), "--out", str(tmp_path / "again.svg"), "--x", "steps"]) == 0
     assert (tmp_path / "again.svg").stat().st_size > 1000
