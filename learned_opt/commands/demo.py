@@ -20,13 +20,13 @@ UNSEEN = ("lqr", "acrobot", "catch")
 
 @dataclass(frozen=True)
 class Demo:
-    """Meta-train a small rule; compare it with the shipped one, SGD, RMSprop and Adam; draw curves."""
+    """Meta-train a rule by the shipped one's recipe; compare both with SGD, RMSprop and Adam; draw curves."""
 
     out: Path = Path("runs/demo")
     """Folder for rule, results and curves; must be new or empty."""
-    meta_steps: int = 80
+    meta_steps: int = 160
     """Meta-updates of the rule by truncated backpropagation, and as many by evolution strategies."""
-    count: int = 16
+    count: int = 32
     """New tasks a family in the comparison."""
     updates: int = 100
     """Updates a life in the comparison."""
@@ -51,14 +51,16 @@ class Demo:
             MetaConfig(),
             families=FAMILIES,
             nominal_lr=0.01,
-            learners=8,
-            groups_per_family=1,
+            learners=12,
+            groups_per_family=2,
             longest_life=200,
+            known_total=0.7,
             meta_steps=self.meta_steps,
-            average=0.9,
-            validate_every=self.meta_steps,
-            validation_tasks=6,
-            validation_updates=100,
+            meta_lr=0.001,
+            meta_weight_decay=0.0,
+            average=0.95,
+            validate_every=max(self.meta_steps // 2, 1),
+            validation_tasks=10,
             seed=self.seed,
             device=self.device,
         )
@@ -70,9 +72,8 @@ class Demo:
             scoring="rank",
             sigma=0.3,
             learners=32,
-            meta_lr=0.03,
-            meta_weight_decay=0.0,
-            validate_every=max(self.meta_steps // 2, 1),
+            groups_per_family=1,
+            meta_lr=0.02,
         )
         comparison = CompareConfig(
             families=(*config.families, *UNSEEN),
@@ -82,7 +83,7 @@ class Demo:
             queries=11,
             baselines=("sgd", "rmsprop", "adam"),
             tuning="global",
-            tuning_tasks=4,
+            tuning_tasks=16,
             seed=self.seed,
             device=self.device,
         )
