@@ -16,7 +16,7 @@ from learned_opt import compiled
 from learned_opt.learner.advantages import FLOOR, ReturnScale
 from learned_opt.learner.config import LearnerConfig
 from learned_opt.learner.distribution import slope_of_bounded_log_std
-from learned_opt.learner.perceptron import WORTH_THREADS, Perceptron
+from learned_opt.learner.perceptron import Perceptron, threads_for
 from learned_opt.learner.policies import ActorCritic
 from learned_opt.learner.policy import Policy, Tensors
 from learned_opt.learner.rollout import Rollout
@@ -111,8 +111,7 @@ def _run(
         *(mean.data_ptr(), square.data_ptr(), weight.data_ptr(), numbers.ctypes.data),
     )
     record = np.array(fields, np.int64)
-    work = steps * copies * (actor.work + critic.work)
-    threads = torch.get_num_threads() if work >= WORTH_THREADS else 1
+    threads = threads_for(steps * copies * (actor.work + critic.work))
     found = library()
     assert found is not None
     if found.learned_opt_actor_critic(record.ctypes.data, threads):

@@ -256,7 +256,7 @@ RULES: dict[str, Callable[..., Any]] = {
     "fill": _elementwise(lambda x, value: np.broadcast_to(operation("add", value, 0.0), x.shape)),
     "copy": _elementwise(lambda x, y, *args: np.broadcast_to(y, x.shape)),
     "zero": _elementwise(lambda x: literals(torch.zeros(x.shape))),
-    **dict.fromkeys(("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "_reshape_alias"), _reshaped),
+    **dict.fromkeys(("view", "_unsafe_view", "unsqueeze", "squeeze", "_reshape_alias"), _reshaped),
     **dict.fromkeys(("detach", "alias", "lift_fresh"), _elementwise(lambda x: x)),
     "clone": _elementwise(lambda x, **named: x.copy()),
     "expand": _widened,

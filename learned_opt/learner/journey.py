@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from learned_opt import compiled
-from learned_opt.learner.perceptron import WORTH_THREADS, Perceptron
+from learned_opt.learner.perceptron import Perceptron, threads_for
 from learned_opt.learner.program import Program
 from learned_opt.learner.symbols import CODES
 
@@ -76,7 +76,7 @@ def run(
         *(terminated.data_ptr(), truncated.data_ptr(), observations.data_ptr(), finals.data_ptr()),
     )
     record = np.array(fields, np.int64)
-    threads = torch.get_num_threads() if steps * copies * work >= WORTH_THREADS else 1
+    threads = threads_for(steps * copies * work)
     found = library()
     assert found is not None
     if found.learned_opt_rollout(program.record.ctypes.data, record.ctypes.data, threads):

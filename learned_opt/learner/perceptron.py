@@ -211,14 +211,11 @@ class Perceptron:
         return made
 
     def _sizes_with(self, signal: Tensor) -> tuple[int, int, int, int]:
-        """B, R, outputs and threads. C takes sizes on trust, so they are checked here.
-
-        Threads are all of torch's or one: another number would have OpenMP begin them anew.
-        """
+        """B, R, outputs and threads. C takes sizes on trust, so they are checked here."""
         (given, rows, size), (batch, inputs, width, work) = signal.shape, self._sizes
         if given != batch or size != inputs:
             raise ValueError(f"observations must be ({batch}, R, {inputs}), got {tuple(signal.shape)}")
-        return batch, rows, width, torch.get_num_threads() if rows * work >= WORTH_THREADS else 1
+        return batch, rows, width, threads_for(rows * work)
 
 
 class _Compiled(torch.autograd.Function):
@@ -239,6 +236,11 @@ class _Compiled(torch.autograd.Function):
         wanted = [x for x in parameters if x.requires_grad]
         derivatives = iter(torch.autograd.grad(again, wanted, by_outputs, create_graph=True))
         return None, None, *(next(derivatives) if x.requires_grad else None for x in parameters)
+
+
+def threads_for(work: int) -> int:
+    """For so many multiply-adds: all of torch's or one, as another number has OpenMP begin them anew."""
+    return torch.get_num_threads() if work >= WORTH_THREADS else 1
 
 
 def _applies(signal: Tensor) -> bool:
