@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from analysis.lives import Budget
 from analysis.tune import TUNING_QUERIES, make_baseline
 from learned_opt.learner import LearnerConfig
-from tasks import FAMILIES, make_family
+from tasks import FAMILIES, make_family, takes_horizon
 
 Tuning = Literal["global", "family", "both"]
 
@@ -47,6 +47,9 @@ class CompareConfig:
     """Tuning tasks a family; never the shown ones."""
     tuning_updates: int | None = None
     """Length of a life while tuning; `updates` if None."""
+    horizon: int | None = None
+    """Steps after which episodes are truncated, if all families shown are gymnasium ids; each id's own limit
+    by default. Tuning families that are gymnasium ids have it as well."""
     seed: int = 0
     """Everything random follows from this and the config."""
     tuning_seed: int | None = None
@@ -63,7 +66,8 @@ class CompareConfig:
             if len(set(getattr(self, key))) < len(getattr(self, key)):
                 raise ValueError(f"{key} repeats a name: {', '.join(getattr(self, key))}")
         for name in (*self.families, *self.tuned_on):
-            known = make_family(name).listed and name in self.trained_on
+            horizon = self.horizon if name in self.families else self.horizon_of(name)
+            known = make_family(name, horizon).listed and name in self.trained_on
             if known and not self.shifted:
                 raise ValueError(
                     f"{name} has a list of training tasks, which are not new to who was trained on it: show "
@@ -93,6 +97,10 @@ class CompareConfig:
                 "outer environments serve meta-training: set learner.outer_environments to 0, "
                 f"not {self.learner.outer_environments}"
             )
+
+    def horizon_of(self, family: str) -> int | None:
+        """What is told to `make_family` of one of the families."""
+        return self.horizon if takes_horizon(family) else None
 
     def budget(self) -> Budget:
         """Of the shown lives."""

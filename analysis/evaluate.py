@@ -67,6 +67,10 @@ def compare(
         rule = contender.rule
         if isinstance(rule, MemoryPolicy) and set(config.families) != {rule.family}:
             raise ValueError(f"{label} knows {rule.family} alone: compare it on that family by itself")
+        if isinstance(rule, MemoryPolicy) and rule.horizon != config.horizon:
+            raise ValueError(
+                f"{label} was meta-trained with horizon {rule.horizon or 'left out'}: compare it so"
+            )
     if not contenders and not config.baselines:
         raise ValueError("nothing to compare: give a contender or a baseline")
     if processes > 1 and cells is None:
@@ -83,6 +87,7 @@ def compare(
             device=config.device,
             shifted=config.shifted,
             policies=policies,
+            horizon=config.horizon_of(name),
         )
         for name in config.families
     }
@@ -168,6 +173,7 @@ def _tune(
             seed=budget.seed,
             device=config.device,
             policies=policies,
+            horizon=config.horizon_of(family),
         )
         for family in (config.tuning_families() if config.baselines else ())
     }

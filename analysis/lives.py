@@ -82,13 +82,14 @@ def draw_problem(
     device: str = "cpu",
     shifted: bool = False,
     policies: Policies | None = None,
+    horizon: int | None = None,
 ) -> Problem:
     """Draw n = `count` tasks of a family, and their anchors; each purpose has its own seeds.
 
     Tasks of gymnasium environments are problems of their own, whose seeds do not depend on n: they can
     run side by side in processes, and more of them can be added later.
     """
-    family = make_family(name)
+    family = make_family(name, horizon)
     policy = policy_for(family, policies)
     if not isinstance(family, BatchedFamily):
         alone = [

@@ -16,7 +16,7 @@ from tasks.gymnasium_failures import EnvironmentFailedError
 from tasks.gymnasium_tasks import GymnasiumFamily, gymnasium_family
 from tasks.metaworld import MetaWorldFamily
 from tasks.noise import WHOLE, Noise, Share
-from tasks.registry import FAMILIES, check_family, make_family, needs_import
+from tasks.registry import FAMILIES, check_family, check_horizon, make_family, needs_import, takes_horizon
 
 __all__ = [
     "FAMILIES",
@@ -36,9 +36,11 @@ __all__ = [
     "Tasks",
     "Transition",
     "check_family",
+    "check_horizon",
     "gymnasium_family",
     "make_family",
     "needs_import",
+    "takes_horizon",
 ]
 
 register()

@@ -108,7 +108,7 @@ def observed(space: spaces.Box, value: Any, what: str = "an observation") -> NDA
         held: NDArray[Any] = array.astype(space.dtype)
     if held.dtype.kind != "f" and not np.array_equal(held, array):
         raise WrongReturnError(
-            f"it returned {what} of {shown(value)}, whose numbers {space.dtype}, its space's type, cannot hold"
+            f"it returned {what} of {shown(value)}, whose numbers its space's type {space.dtype} cannot hold"
         )
     return held
 

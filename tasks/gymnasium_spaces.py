@@ -125,7 +125,7 @@ def check_vector(
         if not equal:
             raise SpaceError(
                 f"{environment}'s vector version has {what} of {_brief(theirs)} where the single environment "
-                f"has {_brief(ours)}: take sync or async vectorization, with wrappers if it shall see the same"
+                f"has {_brief(ours)}: take sync or async vectorization, and wrappers if they shall be the same"
             )
 
 

@@ -26,6 +26,7 @@ from tasks.variation import Apply, VariedEnv, apply_variation
 Vectorization = Literal["sync", "async", "vector_entry_point"]
 Wrap = Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]
 
+
 def gymnasium_family(
     environment: str | EnvSpec,
     vary: Mapping[str, Range] | None = None,

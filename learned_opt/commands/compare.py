@@ -76,6 +76,9 @@ class Compare:
     """Task families to compare on: shipped ones, gymnasium ids, or module:attribute for your own."""
     env: tuple[str, ...] = ()
     """Gymnasium environments to compare on, instead of --tasks: tasks are then seeds of one environment."""
+    horizon: int | None = None
+    """Steps after which episodes of gymnasium ids are truncated; for ids without a limit of their own, such
+    as Blackjack-v1, or instead of it."""
     algorithm: InnerAlgorithm = "actor-critic"
     """What the optimizers optimize: the standard actor-critic, PPO, REINFORCE or Q-learning."""
     learner: Path | None = None
@@ -145,7 +148,8 @@ class Compare:
         config = CompareConfig(
             families=shown,
             trained_on=trained_on,
-            left=conditions_left(artifacts, learner, updates),
+            left=conditions_left(artifacts, learner, updates, self.horizon),
+            horizon=self.horizon,
             shifted=self.shifted,
             told=not self.untold,
             tasks=self.count,
@@ -161,7 +165,7 @@ class Compare:
             learner=learner,
         )
         if self.render:
-            check_rendering(shown)
+            check_rendering(shown, self.horizon)
             if not artifacts:
                 raise ValueError("--render shows what a rule achieves: name one with --rule")
         run_comparison(config, contenders, self.out, self.cells, processes=self.processes)
@@ -187,7 +191,9 @@ class Compare:
     def _updates(self, learner: LearnerConfig, shown: tuple[str, ...]) -> int:
         """Length of a life in updates; learners that cannot be are refused here, before any work."""
         costs = {
-            make_learner(make_family(name), 1, derive_noise(self.seed), learner).steps_per_update
+            make_learner(
+                make_family(name, self.horizon), 1, derive_noise(self.seed), learner
+            ).steps_per_update
             for name in shown
         }
         if self.env_steps is None:

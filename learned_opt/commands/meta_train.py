@@ -56,6 +56,9 @@ class MetaTrain:
     """A known meta-learner, whose settings the options below and a config file take precedence over."""
     families: tuple[str, ...] | None = None
     """Task families to train on."""
+    horizon: int | None = None
+    """Steps after which episodes of gymnasium ids are truncated; for ids without a limit of their own, such
+    as Blackjack-v1, or instead of it."""
     meta_steps: int | None = None
     """Number of meta-updates."""
     learners: int | None = None
@@ -143,6 +146,7 @@ class MetaTrain:
         data = {} if path is None else mapping(path)
         given = {
             "algorithm": self.algorithm,
+            "horizon": self.horizon,
             "meta_steps": self.meta_steps,
             "trials": self.learners,
             "hidden": self.hidden,

@@ -61,6 +61,9 @@ class MetaConfig:
 
     families: tuple[str, ...] = ("cartpole", "gridworld", "lqr", "navigation2d", "pendulum")
     """Task families that the rule is trained on."""
+    horizon: int | None = None
+    """Steps after which episodes are truncated, if all families are gymnasium ids; each id's own limit by
+    default, which some have not."""
     rule: str = "lstm"
     """Which rule: lstm (Adam at birth), classic (Andrychowicz et al. 2016), meta-sgd (Li et al. 2017),
     meta-lstm (Ravi and Larochelle 2017), or sgd or adam, of which only the start can be learned."""
@@ -175,7 +178,7 @@ class MetaConfig:
         if not self.families:
             raise ValueError("families is empty; name at least one task family")
         for name in self.families:
-            check_family(name)
+            check_family(name, self.horizon)
         allowed_values = {
             "credit": CREDITS,
             "criterion": tuple(CRITERIA),

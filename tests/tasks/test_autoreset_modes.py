@@ -111,7 +111,9 @@ def test_start_states_that_are_random_stand_until_the_next_action(mode):
         assert truncated.all() == (step % 5 == 4 if mode is AutoresetMode.NEXT_STEP else step % 4 == 0)
         assert (reward == 0).all() == resets
         assert not terminated.any()
-        assert (np.abs(seen) <= 0.05).all() == (resets or (truncated.all() and mode is AutoresetMode.SAME_STEP))
+        assert (np.abs(seen) <= 0.05).all() == (
+            resets or (truncated.all() and mode is AutoresetMode.SAME_STEP)
+        )
         if mode is AutoresetMode.DISABLED and truncated.all():
             with pytest.raises(ResetNeeded, match="environments 0, 1, 2 have ended"):
                 envs.step(np.array([0, 1, 0]))
