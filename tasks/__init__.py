@@ -16,7 +16,7 @@ from tasks.gymnasium_failures import EnvironmentFailedError
 from tasks.gymnasium_tasks import GymnasiumFamily, gymnasium_family
 from tasks.metaworld import MetaWorldFamily
 from tasks.noise import WHOLE, Noise, Share
-from tasks.registry import FAMILIES, check_family, check_horizon, make_family, needs_import, takes_horizon
+from tasks.registry import FAMILIES, check_family, is_gymnasium_id, make_family, needs_import
 
 __all__ = [
     "FAMILIES",
@@ -36,11 +36,10 @@ __all__ = [
     "Tasks",
     "Transition",
     "check_family",
-    "check_horizon",
     "gymnasium_family",
+    "is_gymnasium_id",
     "make_family",
     "needs_import",
-    "takes_horizon",
 ]
 
 register()

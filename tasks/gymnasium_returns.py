@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -139,9 +140,9 @@ def _member(space: spaces.Space[Any], value: Any, what: str) -> Any:
             )
         return tuple(_member(part, value[i], f"{what}[{i}]") for i, part in enumerate(space.spaces))
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
-        shape = space.shape
+        shape = tuple(space.shape or ())
         array = numbers(value, np.shape(value) if isinstance(space, spaces.Discrete) else shape, what)
-        fits = array.dtype.kind in "biu" and array.size == int(np.prod(shape))
+        fits = array.dtype.kind in "biu" and array.size == math.prod(shape)
         value = array.reshape(shape).astype(space.dtype) if fits else value
         value = int(value) if fits and isinstance(space, spaces.Discrete) else value
     if not space.contains(value):

@@ -88,8 +88,8 @@ def native(space: spaces.Discrete | spaces.Box, action: Tensor) -> NDArray[Any]:
         clipped: NDArray[Any] = np.clip(array, space.low, space.high)
         return (clipped if kind.kind == "f" else np.rint(clipped)).astype(kind)
     # The largest integers of 64 bits have no float64 of their own: rounded up, they would wrap around.
-    limits = np.iinfo(kind)
-    highest = float(limits.max) if int(float(limits.max)) == limits.max else np.nextafter(limits.max, 0.0)
+    largest = 2 ** (8 * kind.itemsize - (kind.kind == "i")) - 1
+    highest = float(largest) if int(float(largest)) == largest else np.nextafter(float(largest), 0.0)
     low, high = space.low.astype(np.float64), np.minimum(space.high.astype(np.float64), highest)
     return np.rint(np.clip(np.nan_to_num(array.astype(np.float64)), low, high)).astype(kind)
 
@@ -125,7 +125,7 @@ def check_vector(
         if not equal:
             raise SpaceError(
                 f"{environment}'s vector version has {what} of {_brief(theirs)} where the single environment "
-                f"has {_brief(ours)}: take sync or async vectorization, and wrappers if they shall be the same"
+                f"has {_brief(ours)}: take sync or async vectorization"
             )
 
 

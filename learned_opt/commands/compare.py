@@ -62,7 +62,11 @@ INNER: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Compare:
-    """Compare rules with tuned baselines on new tasks: results.json, curves.png and a table."""
+    """Compare rules with tuned baselines on new tasks: results.json, curves.png and a table.
+
+    Task families are given by --tasks, or gymnasium ids by --env and, where they have no time limit,
+    --horizon.
+    """
 
     out: Path
     """Folder for results.json and curves.png; finished parts in its cells/ are reused."""
@@ -79,6 +83,9 @@ class Compare:
     horizon: int | None = None
     """Steps after which episodes of gymnasium ids are truncated; for ids without a limit of their own, such
     as Blackjack-v1, or instead of it."""
+    reference: float | None = None
+    """Return of a very good policy in the gymnasium id shown, which scores 1; its reward threshold by
+    default, or without one the best return that is seen."""
     algorithm: InnerAlgorithm = "actor-critic"
     """What the optimizers optimize: the standard actor-critic, PPO, REINFORCE or Q-learning."""
     learner: Path | None = None
@@ -150,6 +157,7 @@ class Compare:
             trained_on=trained_on,
             left=conditions_left(artifacts, learner, updates, self.horizon),
             horizon=self.horizon,
+            reference=self.reference,
             shifted=self.shifted,
             told=not self.untold,
             tasks=self.count,

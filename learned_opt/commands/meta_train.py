@@ -59,6 +59,9 @@ class MetaTrain:
     horizon: int | None = None
     """Steps after which episodes of gymnasium ids are truncated; for ids without a limit of their own, such
     as Blackjack-v1, or instead of it."""
+    reference: float | None = None
+    """Return of a very good policy in the gymnasium id that is trained on, which validations score 1; its
+    reward threshold by default."""
     meta_steps: int | None = None
     """Number of meta-updates."""
     learners: int | None = None
@@ -159,6 +162,8 @@ class MetaTrain:
                 raise ValueError(f"{self.algorithm} is trained on one family, got {', '.join(self.families)}")
             given["family"] = self.families[0]
         data.update({name: value for name, value in given.items() if value is not None})
+        if self.reference is not None:
+            raise ValueError(f"reference is of update rules: leave it out for {self.algorithm}")
         if self.births != 1:
             raise ValueError(f"births are of update rules: leave --births out for {self.algorithm}")
         names = {item.name for item in fields(MemoryConfig)}
