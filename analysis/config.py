@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from analysis.lives import Budget
 from analysis.tune import TUNING_QUERIES, make_baseline
 from learned_opt.learner import LearnerConfig
-from tasks import FAMILIES, make_family, is_gymnasium_id
+from tasks import FAMILIES, is_gymnasium_id, make_family
 
 Tuning = Literal["global", "family", "both"]
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from analysis.results import Array, FamilyResults
 from tasks.references import LOWEST, normalised_score
 
-
 BEST_SEEN = "the best return of a sound run at any query, on each task"
 """What a reference is where none is known."""
 

@@ -24,6 +24,8 @@ from tasks.noise import Noise
 from tasks.variation import Apply, VariedEnv, apply_variation
 
 Vectorization = Literal["sync", "async", "vector_entry_point"]
+LIMIT = "max_episode_steps"
+"""By this name `gymnasium.make_vec` tells a vector version its time limit."""
 Wrap = Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]
 
 
@@ -80,7 +82,10 @@ def gymnasium_family(
 
 
 class GymnasiumFamily(TaskFamily):
-    """What `gymnasium_family` returns. Observations that are no Box are flattened to one."""
+    """What `gymnasium_family` returns. Observations that are no Box are flattened to one.
+
+    counts: whether environments made here may know no time limit, so that whoever steps them counts.
+    """
 
     def __init__(
         self,
@@ -117,9 +122,13 @@ class GymnasiumFamily(TaskFamily):
         assert isinstance(spec, EnvSpec)
         self._entry = spec.entry_point
         limit = horizon or spec.max_episode_steps
-        self._told, self._limitless = {} if horizon is None else {"max_episode_steps": horizon}, None
-        if vectorization == "vector_entry_point" and not _takes_limit(spec):
-            self._told, self._limitless = {}, _without_limit(spec)
+        self._told, self._limitless = {} if horizon is None else {LIMIT: horizon}, None
+        self.counts = True
+        if vectorization == "vector_entry_point":
+            names, more = _parameters(spec)
+            self.counts = LIMIT not in names
+            if self.counts and not more:
+                self._told, self._limitless = {}, _without_limit(spec)
         if limit is None:
             raise ValueError(
                 f"{known_as} has no time limit of its own: give a horizon, by --horizon or "
@@ -139,11 +148,6 @@ class GymnasiumFamily(TaskFamily):
             single.close()
         if vectorization == "vector_entry_point":
             self.borrow(1).close()
-
-    @property
-    def counts(self) -> bool:
-        """Whether the environments made here know no time limit, so that whoever steps them counts."""
-        return self.vectorization != "vector_entry_point" or self._limitless is not None
 
     def __getstate__(self) -> dict[str, Any]:
         """Without environments: another process makes its own."""
@@ -263,15 +267,15 @@ class GymnasiumFamily(TaskFamily):
         return made
 
 
-def _takes_limit(spec: EnvSpec) -> bool:
-    """Whether the vector version can be told after how many steps episodes are truncated."""
+def _parameters(spec: EnvSpec) -> tuple[set[str], bool]:
+    """Names of what the vector version takes, and whether it takes more than it names."""
     entry = spec.vector_entry_point
     try:
         made = load_env_creator(entry) if isinstance(entry, str) else entry
         parameters = inspect.signature(made).parameters.values()  # type: ignore[arg-type]
     except (ImportError, AttributeError, TypeError, ValueError):
-        return True  # make_vec says what is wrong with it
-    return any(each.name == "max_episode_steps" or each.kind is each.VAR_KEYWORD for each in parameters)
+        return {LIMIT}, True  # make_vec says what is wrong with it
+    return {each.name for each in parameters}, any(each.kind is each.VAR_KEYWORD for each in parameters)
 
 
 def _without_limit(spec: EnvSpec) -> EnvSpec:

@@ -53,7 +53,7 @@ def reference_returns(family: TaskFamily, tasks: Tasks, noise: Noise, *, shifted
     if stored is None:
         raise NoReferenceError(
             f"no reference return for the {split} tasks of {family.name!r}: implement its "
-            "reference_returns, give gymnasium_family a reference, or store a tuned policy's mean return in "
+            "reference_returns, give gymnasium_family a reference (--reference), or store a tuned policy's mean return in "
             f"{_STORED.name}"
         )
     batch = next(iter(tasks.values())).shape[0]

@@ -106,8 +106,8 @@ def check_given(name: str, horizon: int | None, reference: float | None = None) 
 
 
 _GIVEN = (
-    "a horizon or a reference is given to gymnasium ids, and {} is none and has its own: leave it out; for ids "
-    "beside such families, name a gymnasium_family of your own"
+    "a horizon or a reference is given to gymnasium ids, and {} is none and has its own: leave it out; for "
+    "ids beside such families, name a gymnasium_family of your own"
 )
 
 
