@@ -53,8 +53,8 @@ def reference_returns(family: TaskFamily, tasks: Tasks, noise: Noise, *, shifted
     if stored is None:
         raise NoReferenceError(
             f"no reference return for the {split} tasks of {family.name!r}: implement its "
-            "reference_returns, give gymnasium_family a reference (--reference), or store a tuned policy's mean return in "
-            f"{_STORED.name}"
+            "reference_returns, give gymnasium_family a reference (--reference), or store a tuned policy's "
+            f"mean return in {_STORED.name}"
         )
     batch = next(iter(tasks.values())).shape[0]
     return torch.full((batch,), float(stored), device=noise.device, dtype=noise.dtype)
