@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from analysis.lives import Budget
 from analysis.tune import TUNING_QUERIES, make_baseline
 from learned_opt.learner import LearnerConfig
-from tasks import FAMILIES, make_family
+from tasks import FAMILIES, is_gymnasium_id, make_family
 
 Tuning = Literal["global", "family", "both"]
 
@@ -47,6 +47,12 @@ class CompareConfig:
     """Tuning tasks a family; never the shown ones."""
     tuning_updates: int | None = None
     """Length of a life while tuning; `updates` if None."""
+    horizon: int | None = None
+    """Steps after which episodes are truncated, if all families shown are gymnasium ids; each id's own limit
+    by default. Tuning families that are gymnasium ids have it as well."""
+    reference: float | None = None
+    """Return of a very good policy in the one gymnasium id shown; its reward threshold by default, or
+    without one the best return that is seen."""
     seed: int = 0
     """Everything random follows from this and the config."""
     tuning_seed: int | None = None
@@ -63,12 +69,17 @@ class CompareConfig:
             if len(set(getattr(self, key))) < len(getattr(self, key)):
                 raise ValueError(f"{key} repeats a name: {', '.join(getattr(self, key))}")
         for name in (*self.families, *self.tuned_on):
-            known = make_family(name).listed and name in self.trained_on
+            horizon = self.horizon if name in self.families else self.horizon_of(name)
+            known = make_family(name, horizon, self.reference_of(name)).listed and name in self.trained_on
             if known and not self.shifted:
                 raise ValueError(
                     f"{name} has a list of training tasks, which are not new to who was trained on it: show "
                     "its test split, as shifted tasks"
                 )
+        if self.reference is not None and len(self.families) > 1:
+            raise ValueError(
+                f"reference is a return of one family, and these are {', '.join(self.families)}: leave it out"
+            )
         for name in self.baselines:
             make_baseline(name)
         for key in ("tasks", "updates", "query_episodes", "tuning_tasks"):
@@ -93,6 +104,14 @@ class CompareConfig:
                 "outer environments serve meta-training: set learner.outer_environments to 0, "
                 f"not {self.learner.outer_environments}"
             )
+
+    def horizon_of(self, family: str) -> int | None:
+        """What is told to `make_family` of one of the families."""
+        return self.horizon if is_gymnasium_id(family) else None
+
+    def reference_of(self, family: str) -> float | None:
+        """The same of the reference, which is of the family shown alone."""
+        return self.reference if family in self.families else None
 
     def budget(self) -> Budget:
         """Of the shown lives."""

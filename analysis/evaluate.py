@@ -14,6 +14,7 @@ from analysis.contender import Contender
 from analysis.lives import Problem, draw_problem, joined
 from analysis.parts import Cell, ShownCell, TuningCell, fill
 from analysis.results import Adaptation, FamilyResults, GridScores, Results, Setting
+from analysis.scores import BEST_SEEN, best_seen
 from analysis.tune import Baseline, Tuned, choose, make_baseline
 from learned_opt.learner import Policies
 from learned_opt.learner.policy import check_names
@@ -67,6 +68,10 @@ def compare(
         rule = contender.rule
         if isinstance(rule, MemoryPolicy) and set(config.families) != {rule.family}:
             raise ValueError(f"{label} knows {rule.family} alone: compare it on that family by itself")
+        if isinstance(rule, MemoryPolicy) and rule.horizon != config.horizon:
+            raise ValueError(
+                f"{label} was meta-trained with horizon {rule.horizon or 'left out'}: compare it so"
+            )
     if not contenders and not config.baselines:
         raise ValueError("nothing to compare: give a contender or a baseline")
     if processes > 1 and cells is None:
@@ -83,6 +88,8 @@ def compare(
             device=config.device,
             shifted=config.shifted,
             policies=policies,
+            horizon=config.horizon_of(name),
+            reference=config.reference_of(name),
         )
         for name in config.families
     }
@@ -93,7 +100,7 @@ def compare(
     }
     if processes > 1:
         fill([part for parts in shown.values() for part in parts], store, processes, clock.note)
-    families = {}
+    families, measured = {}, {}
     for name, problem in problems.items():
         runs, updates, steps = {}, np.zeros(0, dtype=np.int64), 0.0
         for label, contender, setting in _line_up(contenders, tuned, name):
@@ -106,11 +113,16 @@ def compare(
                 lives.mean_action_returns[0],
                 lives.diverged[0],
             )
-        families[name] = FamilyResults(
-            config.split(name), problem.random, problem.reference, steps, updates, runs
-        )
+        reference = problem.reference
+        if np.isnan(reference).any():
+            measured[name] = BEST_SEEN
+            returns = np.stack([run.returns for run in runs.values()])
+            reference = best_seen(returns, np.stack([run.diverged for run in runs.values()]), reference)
+            reference = np.where(np.isfinite(reference), reference, problem.random)
+        families[name] = FamilyResults(config.split(name), problem.random, reference, steps, updates, runs)
     artifacts = {label: c.artifact for label, c in contenders.items() if c.artifact is not None}
-    return Results(command, config.seed, config.updates, artifacts, families, grids, config.conditions())
+    conditions = {**config.conditions(), **({"measured references": measured} if measured else {})}
+    return Results(command, config.seed, config.updates, artifacts, families, grids, conditions)
 
 
 def total_updates(config: CompareConfig, contenders: int) -> int:
@@ -168,6 +180,8 @@ def _tune(
             seed=budget.seed,
             device=config.device,
             policies=policies,
+            horizon=config.horizon_of(family),
+            reference=config.reference_of(family),
         )
         for family in (config.tuning_families() if config.baselines else ())
     }

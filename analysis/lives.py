@@ -18,7 +18,7 @@ from learned_opt.rules import UpdateRule
 from learned_opt.rules.base import Scalar
 from learned_opt.seeding import derive_noise, derive_seed
 from tasks import BatchedFamily, TaskFamily, Tasks, make_family
-from tasks.references import random_returns, reference_returns
+from tasks.references import NoReferenceError, random_returns, reference_returns
 
 LARGEST_BATCH = 512
 """A grid runs in chunks of at most this many learners (or of one setting)."""
@@ -82,13 +82,18 @@ def draw_problem(
     device: str = "cpu",
     shifted: bool = False,
     policies: Policies | None = None,
+    horizon: int | None = None,
+    reference: float | None = None,
 ) -> Problem:
     """Draw n = `count` tasks of a family, and their anchors; each purpose has its own seeds.
+
+    The reference of gymnasium environments for which none is known is NaN: then scores count from the best
+    return that is seen.
 
     Tasks of gymnasium environments are problems of their own, whose seeds do not depend on n: they can
     run side by side in processes, and more of them can be added later.
     """
-    family = make_family(name)
+    family = make_family(name, horizon, reference)
     policy = policy_for(family, policies)
     if not isinstance(family, BatchedFamily):
         alone = [
@@ -123,7 +128,12 @@ def _draw(
     tasks = family.sample_tasks(count, noise, shifted=shifted)
     anchors = derive_noise(seed, purpose, "anchors", name, device=device)
     floor = random_returns(family, tasks, anchors, episodes)
-    reference = reference_returns(family, tasks, anchors, shifted=shifted)
+    try:
+        reference = reference_returns(family, tasks, anchors, shifted=shifted)
+    except NoReferenceError:
+        if isinstance(family, BatchedFamily):
+            raise
+        reference = torch.full_like(floor, torch.nan)
     return Problem(
         family,
         purpose,

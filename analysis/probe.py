@@ -114,9 +114,10 @@ def trace(
     seed: int = 0,
     lr: Scalar | None = None,
     config: LearnerConfig | None = None,
+    horizon: int | None = None,
 ) -> Trace:
-    """Watch a rule through whole lives on new tasks of a family."""
-    learner = _learner(family, learners, seed, config)
+    """Watch a rule through whole lives on new tasks of a family; `horizon` is a gymnasium id's."""
+    learner = _learner(family, learners, seed, config, horizon)
     watched = _Watched(rule)
     live(learner, watched, updates=updates, queries=2, query_seed=seed, query_episodes=1, lr=lr)
     names = tuple(spec.name for spec in learner.layout.specs)
@@ -157,9 +158,11 @@ def navigation_paths(
     return Paths(tuple(moments), constants["goal"][:, 0].numpy(), np.stack(positions))
 
 
-def _learner(family: str, count: int, seed: int, config: LearnerConfig | None) -> ActorCriticLearner:
+def _learner(
+    family: str, count: int, seed: int, config: LearnerConfig | None, horizon: int | None = None
+) -> ActorCriticLearner:
     noise = derive_noise(seed, "probe", family)
-    return ActorCriticLearner(make_family(family), count, noise, config or LearnerConfig())
+    return ActorCriticLearner(make_family(family, horizon), count, noise, config or LearnerConfig())
 
 
 @torch.no_grad()

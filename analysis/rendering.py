@@ -26,7 +26,7 @@ FRAMES_PER_SECOND = 30
 Frames = list[NDArray[np.uint8]]
 
 
-def check_rendering(names: Sequence[str]) -> None:
+def check_rendering(names: Sequence[str], horizon: int | None = None) -> None:
     """Refuse what cannot be filmed, before any work.
 
     Raises:
@@ -39,7 +39,7 @@ def check_rendering(names: Sequence[str]) -> None:
             "--render needs imageio, which is not installed: install the extra render"
         ) from error
     for name in names:
-        _filmed(name)
+        _filmed(name, horizon)
 
 
 def render_lives(config: CompareConfig, contender: Contender, folder: Path) -> list[Path]:
@@ -58,13 +58,19 @@ def render_lives(config: CompareConfig, contender: Contender, folder: Path) -> l
     """
     import imageio.v3 as imageio
 
-    check_rendering(config.families)
+    check_rendering(config.families, config.horizon)
     assert isinstance(contender.rule, UpdateRule)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name in config.families:
         problem = draw_problem(
-            name, "shown tasks", 1, seed=config.seed, device=config.device, shifted=config.shifted
+            name,
+            "shown tasks",
+            1,
+            seed=config.seed,
+            device=config.device,
+            shifted=config.shifted,
+            horizon=config.horizon_of(name),
         ).parts[0]
         path = (problem.purpose, "lives", name)
         noise = derive_noise(config.seed, *path, device=config.device)
@@ -115,8 +121,8 @@ def _picture(environment: Any) -> NDArray[np.uint8]:
     return np.asarray(environment.render(), dtype=np.uint8)
 
 
-def _filmed(name: str) -> None:
-    family = make_family(name)
+def _filmed(name: str, horizon: int | None) -> None:
+    family = make_family(name, horizon)
     if not isinstance(family, GymnasiumFamily):
         raise ValueError(f"{name} has no pictures: --render is for gymnasium environments")
     family.filmed(family.sample_tasks(1, derive_noise(0)), 0).close()

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from analysis.results import Array, FamilyResults
 from tasks.references import LOWEST, normalised_score
 
+BEST_SEEN = "the best return of a sound run at any query, on each task"
+"""What a reference is where none is known."""
+
 
 @dataclass(frozen=True, eq=False)
 class Scores:
@@ -50,8 +53,10 @@ def score(returns: Array, diverged: NDArray[np.bool_], random: Array, reference:
         returns: (C, Q, n).
         diverged: (C, n).
         random: (n,).
-        reference: (n,).
+        reference: (n,); NaN where none is known, and the best return seen on that task takes its place.
     """
+    reference = best_seen(returns, diverged, reference)
+    reference = np.where(np.isfinite(reference), reference, random)
     span = reference - random
     curves = normalised_score(*map(torch.as_tensor, (returns, random, reference))).numpy()
     broken = diverged | ~np.isfinite(returns).all(1)
@@ -60,6 +65,13 @@ def score(returns: Array, diverged: NDArray[np.bool_], random: Array, reference:
     broken = np.broadcast_to(broken[:, None], curves.shape)
     raw = np.where(broken, random + worst * np.maximum(span, 0.0), returns)
     return Scores(np.where(broken, worst, curves), raw, worst)
+
+
+def best_seen(returns: Array, diverged: NDArray[np.bool_], reference: Array) -> Array:
+    """References (n,), where they are NaN the best of the sound runs' returns (C, Q, n); -inf without any."""
+    broken = diverged | ~np.isfinite(returns).all(1)
+    best = np.where(broken[:, None], -np.inf, returns).max((0, 1))
+    return np.where(np.isnan(reference), best, reference)
 
 
 def family_scores(family: FamilyResults) -> dict[str, Scores]:

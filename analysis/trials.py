@@ -114,7 +114,12 @@ def run_trials(
     taken = {"optimum", "random", *REFERENCES.get(family, {})} & set(policies)
     if taken:
         raise ValueError(f"{', '.join(taken)} names a reference as well: rename the policy's folder")
-    made = make_family(family)
+    horizons = {policy.horizon for policy in policies.values()} or {None}
+    if len(horizons) > 1:
+        raise ValueError(
+            f"the policies were meta-trained on {family} with different horizons: play them apart"
+        )
+    made = make_family(family, horizons.pop())
     noise = derive_noise(seed, "shown tasks", family, device=device)
     drawn = made.sample_tasks(tasks, noise)
     optimum = made.reference_returns(drawn, noise)

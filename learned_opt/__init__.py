@@ -5,6 +5,7 @@
 """
 
 from learned_opt.artifacts import ArtifactError, load_rule, save_rule
+from learned_opt.environment_ids import register_ids
 from learned_opt.layout import ParameterLayout, TensorSpec
 from learned_opt.optimizer import LearnedOptimizer
 from learned_opt.rules import (
@@ -36,3 +37,5 @@ __all__ = [
     "load_rule",
     "save_rule",
 ]
+
+register_ids()

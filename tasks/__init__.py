@@ -12,10 +12,11 @@ torch.Size([8, 16, 4])
 from tasks.base import BatchedFamily, TaskFamily, Tasks, Transition
 from tasks.environments import BatchedEnvironments, Environments, Step
 from tasks.gymnasium_env import TaskEnv, TaskVectorEnv, register
-from tasks.gymnasium_tasks import EnvironmentFailedError, GymnasiumFamily, gymnasium_family
+from tasks.gymnasium_failures import EnvironmentFailedError
+from tasks.gymnasium_tasks import GymnasiumFamily, gymnasium_family
 from tasks.metaworld import MetaWorldFamily
 from tasks.noise import WHOLE, Noise, Share
-from tasks.registry import FAMILIES, check_family, make_family, needs_import
+from tasks.registry import FAMILIES, check_family, is_gymnasium_id, make_family, needs_import
 
 __all__ = [
     "FAMILIES",
@@ -36,6 +37,7 @@ __all__ = [
     "Transition",
     "check_family",
     "gymnasium_family",
+    "is_gymnasium_id",
     "make_family",
     "needs_import",
 ]

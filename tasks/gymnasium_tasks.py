@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import copy
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, Literal, get_args
-from weakref import finalize
 
 import gymnasium
 import numpy as np
 import torch
-from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.wrappers import FlattenObservation
 from numpy.typing import NDArray
 from torch import Tensor
 
 from tasks.base import Range, TaskFamily, Tasks, check_ranges, source_digest
-from tasks.environments import Step
+from tasks.gymnasium_environments import GymnasiumEnvironments
+from tasks.gymnasium_failures import named
+from tasks.gymnasium_spaces import actions_of, check_vector, native, observations_of
 from tasks.noise import Noise
 from tasks.variation import Apply, VariedEnv, apply_variation
 
 Vectorization = Literal["sync", "async", "vector_entry_point"]
+LIMIT = "max_episode_steps"
+"""By this name `gymnasium.make_vec` tells a vector version its time limit."""
 Wrap = Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]
-SUCCESS = ("success", "is_success")
-"""Entries of a step's info by which environments say that their task is done."""
-
-
-class EnvironmentFailedError(RuntimeError):
-    """An environment failed at work: the message names it and the step."""
-
-
-SEEDS = 2**24
-"""Environments are seeded with numbers below this, as many as float32 tells apart."""
 
 
 def gymnasium_family(
@@ -72,8 +65,8 @@ def gymnasium_family(
     """
     known_as = environment if isinstance(environment, str) else environment.id
     check_ranges(known_as, vary or {}, shifted or None)
-    if horizon is not None and (horizon != int(horizon) or horizon < 1):
-        raise ValueError(f"horizon must be a positive number of steps, got {horizon}")
+    if horizon is not None and not (isinstance(horizon, Integral) and horizon >= 1):
+        raise ValueError(f"horizon must be a positive number of steps, got {horizon!r}")
     return GymnasiumFamily(
         environment,
         vary or {},
@@ -89,7 +82,10 @@ def gymnasium_family(
 
 
 class GymnasiumFamily(TaskFamily):
-    """What `gymnasium_family` returns. Observations that are no Box are flattened to one."""
+    """What `gymnasium_family` returns. Observations that are no Box are flattened to one.
+
+    counts: whether environments made here may know no time limit, so that whoever steps them counts.
+    """
 
     def __init__(
         self,
@@ -119,28 +115,39 @@ class GymnasiumFamily(TaskFamily):
         self.apply, self.options = apply, dict(options)
         self.train_range, self.shifted_range = dict(vary), dict(shifted)  # type: ignore[misc]
         self._idle: dict[int, list[VectorEnv[Any, Any, Any]]] = {}
-        with _named(known_as, "cannot be made"):
+        with named(known_as, "cannot be made"):
             single = self._single()
         # By the id that gymnasium made of it: a name may lack its version, or name a module to import.
         spec = gymnasium.spec(single.spec.id) if isinstance(environment, str) and single.spec else environment
         assert isinstance(spec, EnvSpec)
         self._entry = spec.entry_point
         limit = horizon or spec.max_episode_steps
-        self._told = {} if horizon is None else {"max_episode_steps": horizon}
+        self._told, self._limitless = {} if horizon is None else {LIMIT: horizon}, None
+        self.counts = True
+        if vectorization == "vector_entry_point":
+            names, more = _parameters(spec)
+            self.counts = LIMIT not in names
+            if self.counts and not more:
+                self._told, self._limitless = {}, _without_limit(spec)
         if limit is None:
-            raise ValueError(f"{known_as} has no time limit of its own: give a horizon")
+            raise ValueError(
+                f"{known_as} has no time limit of its own: give a horizon, by --horizon or "
+                "gymnasium_family(..., horizon=…)"
+            )
         self.horizon, self.reference = limit, spec.reward_threshold if reference is None else reference
-        if vectorization == "vector_entry_point" and isinstance(single.env, FlattenObservation):
+        if vectorization == "vector_entry_point" and single.flattened:
             raise ValueError(
                 f"{known_as} has observations that are no Box, and they are flattened in single environments "
                 "alone: take sync or async vectorization"
             )
-        self.observation_space = _observations_of(known_as, single.observation_space)
-        self.action_space = _actions_of(known_as, single.action_space)
+        self.observation_space = observations_of(known_as, single.observation_space)
+        self.action_space = actions_of(known_as, single.action_space)
         try:
             self.defaults = single.known(self.train_range)  # type: ignore[misc]
         finally:
             single.close()
+        if vectorization == "vector_entry_point":
+            self.borrow(1).close()
 
     def __getstate__(self) -> dict[str, Any]:
         """Without environments: another process makes its own."""
@@ -196,19 +203,10 @@ class GymnasiumFamily(TaskFamily):
         idle = self._idle.setdefault(environments, [])
         if idle:
             return idle.pop()
-        with _named(self.name, "cannot be made"):
-            if self.vectorization == "vector_entry_point":
-                made: VectorEnv[Any, Any, Any] = gymnasium.make_vec(
-                    self.environment,
-                    environments,
-                    vectorization_mode="vector_entry_point",
-                    **{**self._told, **self.options},
-                )
-                return made
-            make = [self._single] * environments
-            if self.vectorization == "sync":
-                return SyncVectorEnv(make, autoreset_mode=AutoresetMode.DISABLED)
-            return AsyncVectorEnv(make, autoreset_mode=AutoresetMode.DISABLED)
+        with named(self.name, "cannot be made"):
+            made = self._vector(environments)
+            check_vector(self.name, made, environments, self.observation_space, self.action_space)
+            return made
 
     def give_back(self, vectors: Sequence[VectorEnv[Any, Any, Any]]) -> None:
         """Environments that nobody uses any more; wrapped ones are closed, for wrappers may remember."""
@@ -219,12 +217,8 @@ class GymnasiumFamily(TaskFamily):
             self._idle.setdefault(vector.num_envs, []).append(vector)
 
     def native(self, action: Tensor) -> NDArray[Any]:
-        """Actions as the environment's own space has them: from its start, within its bounds."""
-        space, array = self.action_space, action.detach().cpu().numpy()
-        if isinstance(space, spaces.Discrete):
-            return array + space.start
-        clipped: NDArray[Any] = np.clip(array, space.low, space.high).astype(space.dtype)
-        return clipped
+        """Actions as the environment's own space has them: see `tasks.gymnasium_spaces.native`."""
+        return native(self.action_space, action)
 
     def close(self) -> None:
         """Close the environments that were given back; processes end."""
@@ -239,7 +233,7 @@ class GymnasiumFamily(TaskFamily):
         Raises:
             ValueError: the environment cannot draw itself here.
         """
-        with _named(self.name, "cannot be drawn"):
+        with named(self.name, "cannot be drawn"):
             made = self._single(render_mode="rgb_array")
             task = {key: float(tasks[key][row]) for key in self.train_range}
             if task:
@@ -256,253 +250,36 @@ class GymnasiumFamily(TaskFamily):
         )
         for wrap in self.wrappers:
             made = wrap(made)
-        if not isinstance(made.observation_space, spaces.Box):
-            made = FlattenObservation(made)
-        return VariedEnv(made, self.apply)
+        return VariedEnv(made, self.apply, self.name)
 
-
-class GymnasiumEnvironments:
-    """B tasks × E gymnasium environments behind the interface of `tasks.Environments`.
-
-    Scalar environments are stepped without autoreset and reset here, in the step that ends an
-    episode. An environment's own vector version is taken as it is: under SAME_STEP final observations
-    come from its infos; under NEXT_STEP the step that resets an environment ignores the action, and is
-    marked as not valid. Observations may have any shape.
-
-    Gymnasium cannot save an environment: after `load_state_dict` the same tasks begin new episodes.
-
-    Args:
-        family: what makes the environments.
-        tasks: B tasks.
-        environments: E.
-        noise: draws the seeds of B × E environments, and the first counts.
-        staggered: see `tasks.BatchedEnvironments`; scalar environments alone can.
-
-    Raises:
-        EnvironmentFailedError: an environment failed, or returned a number that is not finite.
-    """
-
-    def __init__(
-        self,
-        family: GymnasiumFamily,
-        tasks: Tasks,
-        environments: int,
-        noise: Noise,
-        *,
-        staggered: bool = False,
-    ) -> None:
-        self.family, self.tasks, self.environments, self.noise = family, tasks, environments, noise
-        self.batch = next(iter(tasks.values())).shape[0]
-        self.horizon = self._horizon_of(tasks)
-        self.staggered = staggered and family.vectorization != "vector_entry_point"
-        self.steps = 0
-        self._vectors = [family.borrow(environments) for _ in range(self.batch)]
-        self._release = finalize(self, family.give_back, list(self._vectors))
-        self._modes = [_mode_of(family.name, vector) for vector in self._vectors]
-        self._resetting = np.zeros((self.batch, environments), dtype=bool)
-        self.reset()
-
-    def reset(self) -> Tensor:
-        """Start every environment anew; returns observations (B, E, *O)."""
-        self._start(range(self.batch))
-        self.elapsed = self._first_count()
-        return self.observation
-
-    def step(self, action: Tensor) -> Step:
-        """Advance by `action`: integers (B, E) for Discrete spaces, floats (B, E, A) for Box, clipped."""
-        actions = self.family.native(action)
-        self.steps += 1
-        ignored = self._resetting.copy()
-        with self._watched("failed"):
-            for vector, part in zip(self._vectors, actions, strict=True):
-                if isinstance(vector, AsyncVectorEnv):
-                    vector.step_async(part)
-            results = [
-                vector.step_wait() if isinstance(vector, AsyncVectorEnv) else vector.step(part)
-                for vector, part in zip(self._vectors, actions, strict=True)
-            ]
-        seen = np.stack([result[0] for result in results]).astype(np.float32)
-        reward = np.stack([result[1] for result in results])
-        terminated = np.stack([result[2] for result in results]).astype(bool)
-        truncated = np.stack([result[3] for result in results]).astype(bool) & ~terminated
-        self._check(reward, "a reward")
-        final = seen
-        if self._modes[0] == AutoresetMode.DISABLED:
-            self.elapsed = self.elapsed + 1
-            over = (self.elapsed >= self.horizon).cpu().numpy()
-            truncated |= over & ~terminated
-            seen = self._renew(terminated | truncated, seen)
-            self.elapsed = torch.where(self._tensor(terminated | truncated), 0.0, self.elapsed)
-        elif self._modes[0] == AutoresetMode.SAME_STEP:
-            final = _final(seen, results, terminated | truncated)
-        else:
-            self._resetting = terminated | truncated
-        self._check(final, "an observation")
-        self.observation = self._tensor(seen).to(self.noise.dtype)
-        return Step(
-            self.observation,
-            self._tensor(reward).to(self.noise.dtype),
-            self._tensor(terminated),
-            self._tensor(truncated),
-            self._tensor(final).to(self.noise.dtype),
-            self._tensor(~ignored) if self._modes[0] == AutoresetMode.NEXT_STEP else None,
-            self._successes([result[4] for result in results], terminated | truncated),
+    def _vector(self, environments: int) -> VectorEnv[Any, Any, Any]:
+        make = [self._single] * environments
+        if self.vectorization == "sync":
+            return SyncVectorEnv(make, autoreset_mode=AutoresetMode.DISABLED)
+        if self.vectorization == "async":
+            return AsyncVectorEnv(make, autoreset_mode=AutoresetMode.DISABLED)
+        made: VectorEnv[Any, Any, Any] = gymnasium.make_vec(
+            self._limitless or self.environment,
+            environments,
+            vectorization_mode="vector_entry_point",
+            **{**self._told, **self.options},
         )
-
-    def replace_tasks(self, rows: Tensor, tasks: Tasks) -> None:
-        """Give the learners marked in `rows` (B, bool) the same rows of `tasks`, and reset them."""
-        self.tasks = {
-            key: torch.where(rows.view(-1, *([1] * (old.dim() - 1))), tasks[key], old)
-            for key, old in self.tasks.items()
-        }
-        self.horizon = self._horizon_of(self.tasks)
-        self._start(rows.nonzero().flatten().tolist())
-        self.elapsed = torch.where(rows.unsqueeze(1), self._first_count(), self.elapsed)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The tasks."""
-        return {"tasks": self.tasks}
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take up the tasks again, in new episodes."""
-        self.tasks = saved["tasks"]
-        self.horizon = self._horizon_of(self.tasks)
-        self.reset()
-
-    def _horizon_of(self, tasks: Tasks) -> int | Tensor:
-        """Steps after which episodes are truncated here, a number or (B, 1)."""
-        if "horizon" in tasks and self.family.vectorization == "vector_entry_point":
-            raise ValueError(
-                f"{self.family.name} counts its own episodes: take sync or async vectorization for tasks "
-                "with horizons of their own"
-            )
-        return tasks.get("horizon", self.family.horizon)
-
-    def _start(self, chosen: Iterable[int]) -> None:
-        """Tasks and fresh seeds for the environments of some of the learners."""
-        seeds = (self.noise.uniform(self.batch, self.environments) * SEEDS).long().tolist()
-        shape = (self.batch, self.environments, *self.family.observation_space.shape)
-        seen = self.observation.cpu().numpy().copy() if hasattr(self, "observation") else np.zeros(shape)
-        for row in chosen:
-            vector = self._vectors[row]
-            with self._watched("cannot be reset"):
-                task = {key: float(self.tasks[key][row]) for key in self.family.train_range}
-                if task:
-                    _give_task(vector, task, self.family.apply)
-                scalar = isinstance(vector, (SyncVectorEnv, AsyncVectorEnv))
-                seen[row], _ = vector.reset(seed=seeds[row] if scalar else seeds[row][0])
-            self._resetting[row] = False
-        self._check(seen, "an observation")
-        self.observation = self._tensor(seen).to(self.noise.dtype)
-
-    def _renew(self, ended: NDArray[np.bool_], seen: NDArray[Any]) -> NDArray[Any]:
-        """Observations with those of new episodes where old ones ended."""
-        if not ended.any():
-            return seen
-        fresh: NDArray[Any] = seen.copy()
-        for row in np.flatnonzero(ended.any(1)):
-            with self._watched("cannot be reset"):
-                first, _ = self._vectors[row].reset(options={"reset_mask": ended[row].copy()})
-            fresh[row][ended[row]] = first[ended[row]]
-        self._check(fresh, "an observation")
-        return fresh
-
-    def _successes(self, infos: Sequence[Mapping[str, Any]], ended: NDArray[np.bool_]) -> Tensor | None:
-        """What infos say under "success" or "is_success", (B, E, bool); None where none ever does."""
-        found = np.zeros((self.batch, self.environments), dtype=bool)
-        told = False
-        for row, info in enumerate(infos):
-            last = info.get("final_info", {}) if self._modes[0] == AutoresetMode.SAME_STEP else {}
-            for source, where in ((info, ~ended[row] if last else True), (last, ended[row])):
-                for key in SUCCESS:
-                    if key in source:
-                        told = True
-                        with self._watched(f"told of {key!r} in words of its own"):
-                            say = np.nan_to_num(np.asarray(source[key], dtype=float))
-                            found[row] |= say.astype(bool) & where
-        return self._tensor(found) if told else None
-
-    def _check(self, numbers: NDArray[Any], what: str) -> None:
-        if np.isfinite(numbers).all():
-            return
-        row, column = np.argwhere(~np.isfinite(numbers))[0][:2]
-        raise EnvironmentFailedError(
-            f"{self.family.name}: environment {column} of task {row} returned {what} that is not finite "
-            f"at step {self.steps}"
-        )
-
-    @contextmanager
-    def _watched(self, what: str) -> Any:
-        try:
-            with _named(self.family.name, f"{what} at step {self.steps}", EnvironmentFailedError):
-                yield
-        except BaseException:  # an interrupt leaves a process waiting
-            self._release.detach()  # nobody shall be lent what has failed
-            for vector in self._vectors:
-                with suppress(Exception):
-                    vector.close(**({"terminate": True} if isinstance(vector, AsyncVectorEnv) else {}))
-            raise
-
-    def _tensor(self, array: NDArray[Any]) -> Tensor:
-        return torch.as_tensor(array, device=self.noise.device)
-
-    def _first_count(self) -> Tensor:
-        """Steps (B, E) that the first episodes count as already taken."""
-        if self.staggered:
-            return (self.noise.uniform(self.batch, self.environments) * self.horizon).floor()
-        shape = self.batch, self.environments
-        return torch.zeros(shape, device=self.noise.device, dtype=self.noise.dtype)
+        return made
 
 
-def _mode_of(environment: str, vector: VectorEnv[Any, Any, Any]) -> AutoresetMode:
-    """When a vector environment resets an episode; one that does not tell does so in a step of its own."""
-    with _named(environment, "tells an autoreset mode that gymnasium does not know"):
-        return AutoresetMode(vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
-
-
-def _give_task(vector: VectorEnv[Any, Any, Any], task: dict[str, float], apply: Apply) -> None:
-    if isinstance(vector, (SyncVectorEnv, AsyncVectorEnv)):
-        vector.call("apply_task", task)
-    else:
-        apply(vector.unwrapped, task)
-
-
-def _final(seen: NDArray[Any], results: Sequence[Any], ended: NDArray[np.bool_]) -> NDArray[Any]:
-    """What the last actions led to, where SAME_STEP has put first observations in their place."""
-    final: NDArray[Any] = seen.copy()
-    for row, column in np.argwhere(ended).tolist():
-        final[row, column] = results[row][4]["final_obs"][column]
-    return final
-
-
-@contextmanager
-def _named(environment: str, what: str, kind: type[ValueError | EnvironmentFailedError] = ValueError) -> Any:
-    """Any failure inside becomes one error that names the environment."""
+def _parameters(spec: EnvSpec) -> tuple[set[str], bool]:
+    """Names of what the vector version takes, and whether it takes more than it names."""
+    entry = spec.vector_entry_point
     try:
-        yield
-    except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-        raise EnvironmentFailedError(
-            f"{environment} {what}: its process died ({type(error).__name__})"
-        ) from error
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise kind(f"{environment} {what}: {type(error).__name__}: {reason}") from error
+        made = load_env_creator(entry) if isinstance(entry, str) else entry
+        parameters = inspect.signature(made).parameters.values()  # type: ignore[arg-type]
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return {LIMIT}, True  # make_vec says what is wrong with it
+    return {each.name for each in parameters}, any(each.kind is each.VAR_KEYWORD for each in parameters)
 
 
-def _observations_of(environment: str, space: spaces.Space[Any]) -> spaces.Box:
-    if not isinstance(space, spaces.Box):
-        raise ValueError(f"{environment} has observations of {type(space).__name__}, which no Box can hold")
-    if not space.shape or 0 in space.shape:
-        raise ValueError(
-            f"{environment} has observations of shape {space.shape}: wrap it so that they are (O,)"
-        )
-    return space
-
-
-def _actions_of(environment: str, space: spaces.Space[Any]) -> spaces.Discrete | spaces.Box:
-    if isinstance(space, spaces.Discrete) or (isinstance(space, spaces.Box) and len(space.shape) == 1):
-        return space
-    raise ValueError(
-        f"{environment} has actions of {space}: only Discrete and one-dimensional Box are supported; "
-        "wrap it so that it has such"
-    )
+def _without_limit(spec: EnvSpec) -> EnvSpec:
+    """The same, of whose time limit `make_vec` does not tell the vector version."""
+    limitless = copy.deepcopy(spec)
+    limitless.max_episode_steps = None
+    return limitless

@@ -20,6 +20,10 @@ LOWEST, HIGHEST = -1.0, 1.5
 """Bounds of a normalised score, so that one task with close anchors cannot outweigh all others."""
 
 
+class NoReferenceError(ValueError):
+    """No reference return is known of a family."""
+
+
 def normalised_score(returns: Tensor, random: Tensor, reference: Tensor) -> Tensor:
     """(R - R_random) / (R_reference - R_random): 0 for the random policy, 1 for the reference.
 
@@ -39,7 +43,7 @@ def reference_returns(family: TaskFamily, tasks: Tasks, noise: Noise, *, shifted
     with the command that measured it.
 
     Raises:
-        ValueError: the family has no analytic value and references.json holds no measured one.
+        NoReferenceError: the family has no analytic value and references.json holds no measured one.
     """
     analytic = family.reference_returns(tasks, noise)
     if analytic is not None:
@@ -47,10 +51,10 @@ def reference_returns(family: TaskFamily, tasks: Tasks, noise: Noise, *, shifted
     split = "shifted" if shifted else "train"
     stored = stored_references().get(family.name, {}).get(split)
     if stored is None:
-        raise ValueError(
+        raise NoReferenceError(
             f"no reference return for the {split} tasks of {family.name!r}: implement its "
-            "reference_returns, give gymnasium_family a reference, or store a tuned policy's mean return in "
-            f"{_STORED.name}"
+            "reference_returns, give gymnasium_family a reference (--reference), or store a tuned policy's "
+            f"mean return in {_STORED.name}"
         )
     batch = next(iter(tasks.values())).shape[0]
     return torch.full((batch,), float(stored), device=noise.device, dtype=noise.dtype)

@@ -7,6 +7,10 @@ from numbers import Real
 from typing import Any
 
 import gymnasium
+from numpy.typing import NDArray
+
+from tasks.gymnasium_returns import flag_of, flattened, observed, reset_of, reward_of, step_of, told
+from tasks.gymnasium_spaces import actions_of, observations_of
 
 Apply = Callable[[Any, Mapping[str, float]], None]
 """Gives an environment, unwrapped, the properties of a task."""
@@ -22,11 +26,54 @@ MUJOCO: dict[str, tuple[str, ...]] = {
 
 
 class VariedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """An environment that takes the properties of a task; vector environments call it in their processes."""
+    """An environment that takes the properties of a task; vector environments call it in their processes.
 
-    def __init__(self, env: gymnasium.Env[Any, Any], apply: Apply) -> None:
+    What it returns is held against its spaces, and flattened to vectors where observations are no Box.
+    Of infos it passes on what they say of success.
+
+    Args:
+        env: the environment.
+        apply: gives it the properties of a task.
+        name: of the environment, for people.
+
+    Raises:
+        ValueError: it has spaces that are not supported.
+        WrongReturnError: it returned something else than its spaces promise.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], apply: Apply, name: str) -> None:
         super().__init__(env)
-        self.apply = apply
+        self.apply, self.name, self._own = apply, name, env.observation_space
+        self._box = self.observation_space = observations_of(name, self._own)
+        actions_of(name, env.action_space)
+
+    @property
+    def flattened(self) -> bool:
+        """Whether observations are no Box by themselves."""
+        return self._own is not self._box
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
+        """As the environment's own."""
+        observation, info = reset_of(self.env.reset(seed=seed, options=options))
+        return self._observed(observation), told(info, self.name)
+
+    def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+        """As the environment's own."""
+        step = step_of(self.env.step(action))
+        return (
+            self._observed(step.observation),
+            reward_of(step.reward),
+            flag_of(step.terminated, "terminated"),
+            flag_of(step.truncated, "truncated"),
+            told(step.info, self.name),
+        )
+
+    def _observed(self, observation: Any) -> NDArray[Any]:
+        if self._own is self._box:
+            return observed(self._box, observation)
+        return flattened(self._own, self._box, observation)
 
     def apply_task(self, task: Mapping[str, float]) -> None:
         """Take the properties of `task`, numbers by name."""

@@ -50,16 +50,21 @@ class Ablate:
                 f"no variant {', '.join(unknown)} in {self.config}; choose from {', '.join(variants)}"
             )
         names = self.only or tuple(variants)
-        families = variants[names[0]][-1].families
-        others = [name for name in names if set(variants[name][-1].families) != set(families)]
+        families, horizon = variants[names[0]][-1].families, variants[names[0]][-1].horizon
+        others = [
+            name
+            for name in names
+            if (set(variants[name][-1].families), variants[name][-1].horizon) != (set(families), horizon)
+        ]
         if others:
             raise ValueError(
-                f"{names[0]!r} and {others[0]!r} train on different families, and what is new to one is not "
-                "to the other: let all variants train on the same"
+                f"{names[0]!r} and {others[0]!r} train on different families or horizons, and what is new to "
+                "one is not to the other: let all variants train on the same"
             )
         config = CompareConfig(
             families=self.tasks or families,
             trained_on=families,
+            horizon=horizon,
             tasks=self.count,
             updates=self.updates,
             queries=min(16, self.updates + 1),
@@ -69,7 +74,7 @@ class Ablate:
             device=self.device,
         )
         for family in config.families:
-            check_family(family)
+            check_family(family, horizon)
         contenders = {}
         for name in names:
             recipe = tuple(replace(stage, seed=self.seed, device=self.device) for stage in variants[name])

@@ -62,7 +62,11 @@ INNER: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Compare:
-    """Compare rules with tuned baselines on new tasks: results.json, curves.png and a table."""
+    """Compare rules with tuned baselines on new tasks: results.json, curves.png and a table.
+
+    Task families are given by --tasks, or gymnasium ids by --env and, where they have no time limit,
+    --horizon.
+    """
 
     out: Path
     """Folder for results.json and curves.png; finished parts in its cells/ are reused."""
@@ -76,6 +80,12 @@ class Compare:
     """Task families to compare on: shipped ones, gymnasium ids, or module:attribute for your own."""
     env: tuple[str, ...] = ()
     """Gymnasium environments to compare on, instead of --tasks: tasks are then seeds of one environment."""
+    horizon: int | None = None
+    """Steps after which episodes of gymnasium ids are truncated; for ids without a limit of their own, such
+    as Blackjack-v1, or instead of it."""
+    reference: float | None = None
+    """Return of a very good policy in the gymnasium id shown, which scores 1; its reward threshold by
+    default, or without one the best return that is seen."""
     algorithm: InnerAlgorithm = "actor-critic"
     """What the optimizers optimize: the standard actor-critic, PPO, REINFORCE or Q-learning."""
     learner: Path | None = None
@@ -145,7 +155,9 @@ class Compare:
         config = CompareConfig(
             families=shown,
             trained_on=trained_on,
-            left=conditions_left(artifacts, learner, updates),
+            left=conditions_left(artifacts, learner, updates, self.horizon),
+            horizon=self.horizon,
+            reference=self.reference,
             shifted=self.shifted,
             told=not self.untold,
             tasks=self.count,
@@ -161,7 +173,7 @@ class Compare:
             learner=learner,
         )
         if self.render:
-            check_rendering(shown)
+            check_rendering(shown, self.horizon)
             if not artifacts:
                 raise ValueError("--render shows what a rule achieves: name one with --rule")
         run_comparison(config, contenders, self.out, self.cells, processes=self.processes)
@@ -187,7 +199,9 @@ class Compare:
     def _updates(self, learner: LearnerConfig, shown: tuple[str, ...]) -> int:
         """Length of a life in updates; learners that cannot be are refused here, before any work."""
         costs = {
-            make_learner(make_family(name), 1, derive_noise(self.seed), learner).steps_per_update
+            make_learner(
+                make_family(name, self.horizon), 1, derive_noise(self.seed), learner
+            ).steps_per_update
             for name in shown
         }
         if self.env_steps is None:

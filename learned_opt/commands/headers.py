@@ -69,7 +69,7 @@ def learner_of(artifacts: dict[str, Artifact]) -> LearnerConfig:
 
 
 def conditions_left(
-    artifacts: Mapping[str, Artifact], learner: LearnerConfig, updates: int
+    artifacts: Mapping[str, Artifact], learner: LearnerConfig, updates: int, horizon: int | None = None
 ) -> tuple[str, ...]:
     """Settings in which lives leave those that some rule was trained on, as far as headers tell.
 
@@ -77,9 +77,11 @@ def conditions_left(
         artifacts: the rules.
         learner: whose lives are to be shown.
         updates: their length.
+        horizon: that gymnasium ids are given.
 
     Returns:
-        Names of fields of `LearnerConfig`, and "updates" where lives are longer than any in training.
+        Names of fields of `LearnerConfig`, "updates" where lives are longer than any in training, and
+        "horizon" where it is another.
     """
     left: dict[str, None] = {}
     for artifact in artifacts.values():
@@ -94,4 +96,6 @@ def conditions_left(
         left |= dict.fromkeys(name for name in names if getattr(theirs, name) != getattr(learner, name))
         if updates > longest:
             left["updates"] = None
+        if settings.get("horizon") != horizon:
+            left["horizon"] = None
     return tuple(left)

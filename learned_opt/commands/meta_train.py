@@ -56,6 +56,12 @@ class MetaTrain:
     """A known meta-learner, whose settings the options below and a config file take precedence over."""
     families: tuple[str, ...] | None = None
     """Task families to train on."""
+    horizon: int | None = None
+    """Steps after which episodes of gymnasium ids are truncated; for ids without a limit of their own, such
+    as Blackjack-v1, or instead of it."""
+    reference: float | None = None
+    """Return of a very good policy in the gymnasium id that is trained on, which validations score 1; its
+    reward threshold by default."""
     meta_steps: int | None = None
     """Number of meta-updates."""
     learners: int | None = None
@@ -143,6 +149,7 @@ class MetaTrain:
         data = {} if path is None else mapping(path)
         given = {
             "algorithm": self.algorithm,
+            "horizon": self.horizon,
             "meta_steps": self.meta_steps,
             "trials": self.learners,
             "hidden": self.hidden,
@@ -155,6 +162,8 @@ class MetaTrain:
                 raise ValueError(f"{self.algorithm} is trained on one family, got {', '.join(self.families)}")
             given["family"] = self.families[0]
         data.update({name: value for name, value in given.items() if value is not None})
+        if self.reference is not None:
+            raise ValueError(f"reference is of update rules: leave it out for {self.algorithm}")
         if self.births != 1:
             raise ValueError(f"births are of update rules: leave --births out for {self.algorithm}")
         names = {item.name for item in fields(MemoryConfig)}

@@ -29,6 +29,8 @@ class Probe:
     """A shipped rule's name, or a file."""
     tasks: tuple[str, ...] = ("cartpole", "navigation2d", "gridworld")
     """Task families whose lives are watched."""
+    horizon: int | None = None
+    """Steps after which episodes of gymnasium ids are truncated, if all tasks are such."""
     updates: int = 150
     """Length of a life."""
     learners: int = 16
@@ -46,7 +48,7 @@ class Probe:
         if self.out.exists() and any(self.out.iterdir()):
             raise FileExistsError(f"{self.out} is not empty; choose another --out")
         for name in self.tasks:
-            make_family(name)
+            make_family(name, self.horizon)
         if min(self.updates, self.learners) < 1 or not self.tasks:
             raise ValueError("probing needs at least one family, one learner and one update")
         artifact = load_artifact(self.rule)
@@ -59,7 +61,14 @@ class Probe:
         adam = Adam()
         responses = {label: response(artifact.rule, seed=self.seed), "adam": response(adam, seed=self.seed)}
         traces = [
-            trace(artifact.rule, name, updates=self.updates, learners=self.learners, seed=self.seed)
+            trace(
+                artifact.rule,
+                name,
+                updates=self.updates,
+                learners=self.learners,
+                seed=self.seed,
+                horizon=self.horizon,
+            )
             for name in self.tasks
         ]
         moments = tuple(dict.fromkeys((0, min(10, self.updates), self.updates)))
@@ -77,6 +86,7 @@ class Probe:
             "rule": self.rule,
             "artifact": artifact.digest,
             "seed": self.seed,
+            "horizon": self.horizon,
             "responses": {name: _response(each) for name, each in responses.items()},
             "traces": [_trace(each) for each in traces],
         }

@@ -33,6 +33,8 @@ class PolicyArtifact:
         try:
             if settings["family"] != self.policy.family:
                 raise ValueError("it is of another family than the policy")
+            if settings.get("horizon") != self.policy.horizon:
+                raise ValueError("it is of another horizon than the policy")
             return MemoryConfig(**settings)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]

@@ -17,6 +17,8 @@ class MemoryConfig:
     """rl2, a recurrent policy, or context, one that is conditioned on the mean code of what it saw."""
     family: str = "bandit"
     """The task family."""
+    horizon: int | None = None
+    """Steps after which episodes are truncated, if the family is a gymnasium id; its own limit by default."""
     episodes: int = 0
     """Episodes of a trial; 0 makes it as many as there are in 100 steps of the family, at least 2."""
     hidden: int = 64
@@ -61,7 +63,7 @@ class MemoryConfig:
     def __post_init__(self) -> None:
         if self.algorithm not in POLICIES:
             raise ValueError(f"unknown algorithm {self.algorithm!r}; choose from {', '.join(POLICIES)}")
-        make_family(self.family)
+        make_family(self.family, self.horizon)
         for item in fields(self):
             value = getattr(self, item.name)
             if item.name != "target" and isinstance(value, (int, float)) and not 0 <= value < 1e15:
@@ -78,8 +80,8 @@ class MemoryConfig:
 
     def trial_episodes(self) -> int:
         """Episodes of a trial."""
-        return self.episodes or max(100 // make_family(self.family).horizon, 2)
+        return self.episodes or max(100 // make_family(self.family, self.horizon).horizon, 2)
 
     def steps(self) -> int:
         """Environment steps T of a trial, in which there are more episodes if they end early."""
-        return self.trial_episodes() * make_family(self.family).horizon
+        return self.trial_episodes() * make_family(self.family, self.horizon).horizon

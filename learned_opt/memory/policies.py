@@ -22,16 +22,24 @@ class MemoryPolicy(nn.Module, ABC):
 
     Args:
         family: a task family's name.
+        horizon: of its episodes, if it is a gymnasium id; the id's own limit by default.
         hidden: units H of memory and head.
         generator: source of the initial weights; None takes seed 0.
     """
 
-    def __init__(self, family: str, hidden: int = 64, *, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        family: str,
+        hidden: int = 64,
+        *,
+        horizon: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         if hidden < 1:
             raise ValueError(f"hidden must be at least 1, got {hidden}")
-        self.family, self.hidden = family, hidden
-        made = make_family(family)
+        self.family, self.hidden, self.horizon = family, hidden, horizon
+        made = make_family(family, horizon)
         self.distribution = ActionDistribution(made)
         """What actions are, and how probable."""
         if len(made.observation_space.shape) != 1:
@@ -112,7 +120,8 @@ class MemoryPolicy(nn.Module, ABC):
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, for artifacts."""
-        return {"family": self.family, "hidden": self.hidden}
+        horizon = {} if self.horizon is None else {"horizon": self.horizon}
+        return {"family": self.family, "hidden": self.hidden, **horizon}
 
     def identity(self) -> str:
         """A name that two policies share if and only if class, configuration and weights are equal."""

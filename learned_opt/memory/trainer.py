@@ -63,7 +63,8 @@ class MemoryTrainer:
         saved = self._run.earlier(config.device, resume=resume)
         generator = torch.Generator().manual_seed(derive_seed(config.seed, "policy"))
         kind = POLICIES[config.algorithm]
-        self.policy = kind(config.family, config.hidden, generator=generator).to(config.device)
+        policy = kind(config.family, config.hidden, horizon=config.horizon, generator=generator)
+        self.policy = policy.to(config.device)
         self.noise = derive_noise(config.seed, "trials", device=config.device)
         self.scale = ReturnScale.zeros(1, self.noise.device, self.noise.dtype)
         self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=config.meta_lr, eps=1e-5)

@@ -113,7 +113,10 @@ def _learner(config: MetaConfig, policies: Policies | None) -> RLLearner:
     """
     learners = {}
     for name in config.families:
-        family, noise = make_family(name), derive_noise(config.seed, "shape")
+        family, noise = (
+            make_family(name, config.horizon, config.reference),
+            derive_noise(config.seed, "shape"),
+        )
         learners[name] = make_learner(family, 1, noise, config.learner, policy=policy_for(family, policies))
     first, *others = learners
     for name in others:

@@ -61,6 +61,12 @@ class MetaConfig:
 
     families: tuple[str, ...] = ("cartpole", "gridworld", "lqr", "navigation2d", "pendulum")
     """Task families that the rule is trained on."""
+    horizon: int | None = None
+    """Steps after which episodes are truncated, if all families are gymnasium ids; each id's own limit by
+    default, which some have not."""
+    reference: float | None = None
+    """Return of a very good policy, which validations score 1, if the family is one gymnasium id; its reward
+    threshold by default, which some have not."""
     rule: str = "lstm"
     """Which rule: lstm (Adam at birth), classic (Andrychowicz et al. 2016), meta-sgd (Li et al. 2017),
     meta-lstm (Ravi and Larochelle 2017), or sgd or adam, of which only the start can be learned."""
@@ -175,7 +181,11 @@ class MetaConfig:
         if not self.families:
             raise ValueError("families is empty; name at least one task family")
         for name in self.families:
-            check_family(name)
+            check_family(name, self.horizon, self.reference)
+        if self.reference is not None and len(self.families) > 1:
+            raise ValueError(
+                f"reference is a return of one family, and these are {', '.join(self.families)}: leave it out"
+            )
         allowed_values = {
             "credit": CREDITS,
             "criterion": tuple(CRITERIA),
@@ -198,7 +208,8 @@ class MetaConfig:
         self._check_birth()
         for item in fields(self):
             value = getattr(self, item.name)
-            if isinstance(value, (int, float)) and not 0 <= value < 1e15:
+            signed = item.name == "reference"
+            if isinstance(value, (int, float)) and not signed and not 0 <= value < 1e15:
                 raise ValueError(f"{item.name} must be finite and not negative, got {value}")
         positive = (
             "hidden nominal_lr learners sigma groups_per_family unroll shortest_life "

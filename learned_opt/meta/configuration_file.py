@@ -65,9 +65,11 @@ def check_fields(kind: type, data: dict[str, Any], source: str, prefix: str) -> 
             float: isinstance(value, (int, float)) and not isinstance(value, bool),
             str: _is_name(value),
             tuple: isinstance(value, (list, tuple)) and all(map(_is_name, value)),
+            type(None): value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)),
         }
         if not fits[type(expected)]:
-            wanted = "list of names" if isinstance(expected, tuple) else type(expected).__name__
+            named = {tuple: "list of names", type(None): "number, or left out"}
+            wanted = named.get(type(expected), type(expected).__name__)
             raise ValueError(f"{source}: {prefix + key} must be a {wanted}, got {shown(value)}")
 
 

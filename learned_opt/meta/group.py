@@ -96,7 +96,7 @@ class LearnerGroup(ABC):
         generator = torch.Generator(device).manual_seed(seed)
         self.noise = Noise(generator, replicas=self.replicas, share=ranks.share)
         learner = self._learner_config()
-        made = make_family(family)
+        made = make_family(family, config.horizon, config.reference)
         tasks = self._siblings(made.sample_tasks(self.batch, self.noise))
         policy = policy_for(made, policies)
         self.learner = make_learner(made, self.batch, self.noise, learner, tasks=tasks, policy=policy)

@@ -53,7 +53,7 @@ class Validator:
         self._tasks, self._policies = {}, {}
         for name in config.families[ranks.share.index :: ranks.share.count]:
             noise = derive_noise(config.seed, f"{purpose} tasks", name, device=config.device)
-            family = make_family(name)
+            family = make_family(name, config.horizon, config.reference)
             self._policies[name] = policy_for(family, policies)
             tasks = family.sample_tasks(config.validation_tasks, noise)
             floor = random_returns(family, tasks, noise)

@@ -11,7 +11,7 @@ from learned_opt.learner import LearnerConfig, make_learner, play_episodes
 from learned_opt.learner.life import live
 from learned_opt.rules import SGD
 from learned_opt.seeding import derive_noise
-from tasks import EnvironmentFailedError, gymnasium_family, make_family
+from tasks import gymnasium_family, make_family
 
 LENGTH = 5
 
@@ -135,18 +135,53 @@ def test_success_that_is_told_at_the_end_alone_is_none_before(key):
     assert "success" in learner.gradient(learner.initial_parameters()).metrics
 
 
-def test_success_in_words_names_the_environment():
-    family = gymnasium_family("Words-v0")
-    environments = family.environments(family.sample_tasks(1, derive_noise(0, "a")), 1, derive_noise(0, "b"))
-    with pytest.raises(EnvironmentFailedError, match=r"Words-v0 told of 'success' in words .* step 1"):
-        environments.step(torch.zeros(1, 1, dtype=torch.long))
+@pytest.mark.parametrize("vectorization", ["sync", "vector_entry_point"])
+@pytest.mark.parametrize("said", ["no", {"door": True}, np.array([True, False, True]), object()])
+def test_success_in_words_is_warned_of_and_stops_no_learner(said, vectorization):
+    family = gymnasium_family("Words-v0", vectorization=vectorization, options={"said": said})
+    learner = make_learner(family, 1, derive_noise(0, "x"), LearnerConfig(environments=2, steps=4))
+    with pytest.warns(UserWarning, match=r"Words-v0: info\['success'\] .* neither a boolean nor a number"):
+        learner.gradient(learner.initial_parameters())
+    environments = family.environments(family.sample_tasks(1, derive_noise(0, "a")), 2, derive_noise(0, "b"))
+    with pytest.warns(UserWarning, match="is not counted"):
+        assert environments.step(torch.zeros(1, 2, dtype=torch.long)).success is None
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "vector_entry_point"])
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        (True, True),
+        (0, False),
+        (1.0, True),
+        (float("nan"), False),
+        (np.array([True]), True),
+        (np.array([[0.0]]), False),
+        (np.float32(1), True),
+        (torch.tensor([1]), True),
+    ],
+)
+def test_a_boolean_a_number_or_an_array_of_one_is_read_as_success(said, read, vectorization):
+    family = gymnasium_family("Words-v0", vectorization=vectorization, options={"said": said})
+    environments = family.environments(family.sample_tasks(1, derive_noise(0, "a")), 2, derive_noise(0, "b"))
+    assert environments.step(torch.zeros(1, 2, dtype=torch.long)).success.tolist() == [[read, read]]
 
 
 class Words(Passing):
-    """Says no."""
+    """Says what it was told to."""
+
+    def __init__(self, said="no"):
+        super().__init__()
+        self.said = said
 
     def step(self, action):
-        return *super().step(action)[:4], {"success": "no"}
+        return *super().step(action)[:4], {"success": self.said}
 
 
-gymnasium.register("Words-v0", entry_point=Words, max_episode_steps=LENGTH)
+def words(num_envs=1, max_episode_steps=None, said="no"):
+    return SyncVectorEnv([lambda: Words(said)] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+gymnasium.register(
+    "Words-v0", entry_point=Words, vector_entry_point=words, max_episode_steps=LENGTH, reward_threshold=5.0
+)

@@ -1,0 +1,204 @@
+"""A horizon and a reference for gymnasium ids: given by name, recorded, refused elsewhere."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import yaml
+
+from analysis import CompareConfig, Contender, compare, load_results, merge_results
+from analysis.scores import BEST_SEEN, best_seen, score
+from learned_opt.artifacts import load_artifact
+from learned_opt.cli import main
+from learned_opt.commands.headers import conditions_left
+from learned_opt.learner import LearnerConfig
+from learned_opt.memory import load_policy
+from learned_opt.meta.config import MetaConfig
+from learned_opt.rules import SGD, Adam
+from tasks import GymnasiumFamily, make_family
+
+ENDLESS = "CliffWalking-v1"
+LEARNER = {"width": 4, "depth": 1, "environments": 2, "steps": 4}
+CONFIG = CompareConfig(
+    families=(ENDLESS,),
+    horizon=9,
+    tasks=1,
+    updates=2,
+    queries=2,
+    query_episodes=1,
+    baselines=("sgd",),
+    tuning_tasks=1,
+    tuning_updates=1,
+    learner=LearnerConfig(**LEARNER),
+)
+TINY = {
+    "families": [ENDLESS],
+    "hidden": 4,
+    "learners": 2,
+    "groups_per_family": 1,
+    "unroll": 2,
+    "shortest_life": 4,
+    "longest_life": 8,
+    "meta_steps": 2,
+    "validate_every": 2,
+    "validation_tasks": 1,
+    "validation_updates": 2,
+    "learner": {**LEARNER, "outer_environments": 1},
+}
+
+
+def refusal(capsys, *arguments):
+    """The one line on standard error that a command is refused with."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    return capsys.readouterr().err.strip()
+
+
+@pytest.mark.parametrize("name", ["Blackjack-v1", ENDLESS, "Taxi-v4", "FrozenLake-v1", "CartPole-v1"])
+def test_every_id_takes_a_horizon_and_a_reference_by_name(name):
+    family = make_family(name, 7, -3.5)
+    assert isinstance(family, GymnasiumFamily)
+    assert (family.horizon, family.reference) == (7, -3.5)
+    assert family.identity()["horizon"] == 7
+
+
+def test_an_id_without_a_limit_says_what_to_give():
+    with pytest.raises(ValueError, match=r"Blackjack-v1 has no time limit of its own: give .*--horizon"):
+        make_family("Blackjack-v1")
+
+
+def test_an_id_with_its_module_takes_a_horizon_and_a_family_of_ones_own_does_not(tmp_path, monkeypatch):
+    (tmp_path / "my_limits.py").write_text(
+        "import gymnasium\n"
+        "from tasks import gymnasium_family\n"
+        "if 'Limitless-v0' not in gymnasium.registry:\n"
+        "    gymnasium.register('Limitless-v0', 'gymnasium.envs.classic_control:CartPoleEnv')\n"
+        "own = gymnasium_family('CartPole-v1')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert make_family("my_limits:Limitless-v0", 11).horizon == 11
+    with pytest.raises(ValueError, match="my_limits:own is none and has its own"):
+        make_family("my_limits:own", 11)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compare", "--tasks", "cartpole", "--horizon", 9],
+        ["compare", "--tasks", "cartpole", "--reference", 9],
+        ["compare", "--tasks", "cartpole", ENDLESS, "--horizon", 9],
+        ["meta-train", "--families", ENDLESS, "cartpole", "--horizon", 9],
+        ["meta-train", "--algorithm", "rl2", "--families", "bandit", "--horizon", 9],
+        ["probe", "--tasks", "cartpole", "--horizon", 9],
+        ["compare", "--tasks", "ml10", "--horizon", 9],
+    ],
+)
+def test_families_with_a_horizon_of_their_own_are_refused_by_name(arguments, tmp_path, capsys):
+    told = refusal(capsys, *arguments, "--out", tmp_path / "out")
+    name = next(word for word in ("cartpole", "bandit", "ml10") if word in arguments)
+    assert f"is given to gymnasium ids, and {name} is none and has its own" in told
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--env", ENDLESS], "has no time limit of its own: give a horizon, by --horizon"),
+        (["--env", ENDLESS, "--horizon", 0], "horizon must be a positive number of steps, got 0"),
+        (["--env", ENDLESS, "--horizon", -3], "horizon must be a positive number of steps, got -3"),
+        (["--env", "CartPole-v1", "--reference", "nan"], "reference must be a finite return, got nan"),
+        (["--env", "CartPole-v1", "Taxi-v4", "--reference", 3], "reference is a return of one family"),
+    ],
+)
+def test_what_is_no_horizon_or_reference_is_refused_in_a_sentence(arguments, complaint, tmp_path, capsys):
+    assert complaint in refusal(capsys, "compare", *arguments, "--out", tmp_path / "out")
+
+
+def test_configurations_take_numbers_or_nothing():
+    assert MetaConfig.from_dict({"families": [ENDLESS], "horizon": 30}).horizon == 30
+    assert MetaConfig.from_dict({}).horizon is None
+    for data, complaint in (
+        ({"horizon": "long"}, "horizon must be a number, or left out"),
+        ({"horizon": True}, "horizon must be a number, or left out"),
+        ({"families": [ENDLESS], "horizon": 2.5}, "horizon must be a positive number of steps, got 2.5"),
+        ({"families": [ENDLESS], "reference": float("inf")}, "reference must be a finite return"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            MetaConfig.from_dict(data)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_comparison_runs_without_a_known_reference_and_says_what_it_counts_from(tmp_path):
+    results = compare(CONFIG, {"adam": Contender(Adam())}, cells=tmp_path / "cells")
+    results.save(tmp_path / "results.json")
+    stored = load_results(tmp_path / "results.json")
+    assert stored.conditions["horizon"] == 9
+    assert stored.conditions["measured references"] == {ENDLESS: BEST_SEEN}
+    family = stored.families[ENDLESS]
+    best = max(run.returns.max() for run in family.contenders.values())
+    assert family.reference.tolist() == [best]
+    given = compare(dataclasses.replace(CONFIG, reference=-9.0), {"adam": Contender(Adam())})
+    assert given.families[ENDLESS].reference.tolist() == [-9.0]
+    assert "measured references" not in given.conditions
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_another_horizon_is_another_cell_and_does_not_merge(tmp_path):
+    alone = dataclasses.replace(CONFIG, baselines=())
+    contender = {"adam": Contender(Adam()), "sgd": Contender(SGD())}
+    short = compare(alone, contender, cells=tmp_path)
+    again = compare(dataclasses.replace(alone, horizon=5), contender, cells=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+    with pytest.raises(ValueError, match="different conditions, horizon 9 and 5"):
+        merge_results([short, dataclasses.replace(again, seed=1)])
+    assert CompareConfig(families=("CartPole-v1",)).conditions()["horizon"] is None
+
+
+def test_the_best_sound_return_takes_the_place_of_an_unknown_reference():
+    returns = np.array([[[0.0, 5.0], [4.0, 6.0]], [[1.0, 90.0], [9.0, np.nan]]])  # (C, Q, n)
+    diverged = np.array([[False, False], [True, False]])
+    unknown = np.array([np.nan, np.nan])
+    assert best_seen(returns, diverged, unknown).tolist() == [4.0, 6.0]
+    assert best_seen(returns, diverged, np.array([7.0, np.nan])).tolist() == [7.0, 6.0]
+    scores = score(returns, diverged, np.zeros(2), unknown)
+    assert scores.curves[0, 1].tolist() == [1.0, 1.0]
+    assert np.isfinite(scores.curves).all()
+    nobody = score(returns, np.ones((2, 2), bool), np.zeros(2), unknown)
+    assert np.isfinite(nobody.curves).all()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_meta_training_records_its_horizon_and_resumes_with_it(tmp_path, capsys):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    run = tmp_path / "run"
+    options = ["meta-train", "--config", path, "--horizon", 9, "--reference", -9, "--out", run]
+    assert main(list(map(str, options))) == 0
+    stored = yaml.safe_load((run / "config.yaml").read_text())
+    assert (stored["horizon"], stored["reference"]) == (9, -9)
+    assert main(["meta-train", "--resume", "--out", str(run)]) == 0
+    artifact = load_artifact(run / "rule.safetensors")
+    assert artifact.header["provenance"]["configuration"]["horizon"] == 9
+    lives = LearnerConfig(**LEARNER)
+    assert "horizon" not in conditions_left({"a": artifact}, lives, 8, 9)
+    assert "horizon" in conditions_left({"a": artifact}, lives, 8, 10)
+    assert "--reference" in refusal(
+        capsys, "meta-train", "--config", path, "--horizon", 9, "--out", tmp_path / "b"
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_policy_with_a_memory_keeps_its_horizon(tmp_path):
+    options = ["--families", "Blackjack-v1", "--horizon", "4", "--meta-steps", "1", "--learners", "2"]
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        yaml.safe_dump({"validation_tasks": 2, "episodes": 2, "family": "Blackjack-v1", "horizon": 4})
+    )
+    command = ["meta-train", "--algorithm", "rl2", "--config", str(path), *options]
+    assert main([*command, "--hidden", "4", "--out", str(tmp_path / "run")]) == 0
+    artifact = load_policy(tmp_path / "run" / "policy.safetensors")
+    assert artifact.policy.horizon == artifact.training().horizon == 4
+    assert artifact.policy.distribution.family.horizon == 4
+    config = dataclasses.replace(CONFIG, families=("Blackjack-v1",), baselines=(), horizon=5)
+    with pytest.raises(ValueError, match="a was meta-trained with horizon 4"):
+        compare(config, {"a": Contender(artifact.policy, trial=8)})
