@@ -75,8 +75,12 @@ class Contract:
         """
         state: Tensor = self._answer("initial_state", constants, copies, noise)
         self._hold(f"initial_state of {copies}", kinds([state]), self.about_start(state, copies))
-        self._state = state.shape[2], state.dtype
+        self.accept_state(state)
         return state
+
+    def accept_state(self, state: Tensor) -> None:
+        """Take a state's size and type for those that all are to have."""
+        self._state = state.shape[2], state.dtype
 
     def observe(self, constants: Tasks, state: Tensor) -> Tensor:
         """The family's observations (B, E, *O), as floats.
