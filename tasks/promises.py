@@ -65,7 +65,8 @@ def sampled_tasks(family: TaskFamily, batch: int, noise: Noise, *, shifted: bool
     Raises:
         ValueError: they are not, or the family refuses to draw any.
     """
-    tasks = family.sample_tasks(batch, noise, shifted=shifted)
+    with blamed(family, "sample_tasks"):
+        tasks = family.sample_tasks(batch, noise, shifted=shifted)
     refuse(family, about_tasks("sample_tasks returned", tasks, batch, noise))
     return tasks
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tasks.base import TaskFamily, Tasks, is_bounded
 from tasks.noise import Noise
-from tasks.promises import about_returns, refuse
+from tasks.promises import about_returns, blamed, refuse
 
 _STORED = Path(__file__).with_name("references.json")
 
@@ -43,7 +43,8 @@ def reference_returns(family: TaskFamily, tasks: Tasks, noise: Noise, *, shifted
         ValueError: the family has no analytic value and references.json holds no measured one; or what the
             family says is no finite number for each task.
     """
-    analytic = family.reference_returns(tasks, noise)
+    with blamed(family, "reference_returns"):
+        analytic = family.reference_returns(tasks, noise)
     if analytic is not None:
         return held_returns(family, "reference_returns", analytic, tasks, noise)
     split = "shifted" if shifted else "train"
@@ -75,7 +76,8 @@ def random_returns(family: TaskFamily, tasks: Tasks, noise: Noise, episodes: int
     Raises:
         ValueError: what the family has on record is no finite number for each task.
     """
-    recorded = family.random_returns(tasks, noise)
+    with blamed(family, "random_returns"):
+        recorded = family.random_returns(tasks, noise)
     if recorded is not None:
         return held_returns(family, "random_returns", recorded, tasks, noise)
     environments = family.environments(tasks, episodes, noise)
