@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tasks.base import BatchedFamily, Tasks, Transition
 from tasks.noise import Noise
-from tasks.promises import about, about_tasks, blamed, kinds, refuse
+from tasks.promises import OF_TASKS, about, about_tasks, blamed, kinds, refuse
 from tasks.references import random_action
 
 
@@ -172,10 +172,6 @@ class Contract:
             refuse(self.family, complaints)
             assert found is not None
             self._accepted[what] = found
-
-
-OF_TASKS = "the tasks, of sample_tasks or given, hold"
-"""How sentences about tasks begin whose origin is not known."""
 
 
 def about_changes(method: str, given: Tensor, before: Tensor) -> Iterator[str]:

@@ -120,9 +120,7 @@ class BatchedEnvironments:
 
     def step(self, action: Tensor) -> Step:
         """Advance by `action`: integers (B, E) for Discrete spaces, floats (B, E, A) for Box."""
-        state, reward, terminated = self._contract.transition(
-            self.constants, self.state, action, self.noise
-        )
+        state, reward, terminated = self._contract.transition(self.constants, self.state, action, self.noise)
         final_observation = self._observed(state)
         elapsed = self.elapsed + self._one
         ended = terminated | (elapsed >= self._limit)

@@ -171,7 +171,9 @@ def _episode(family: BatchedFamily, seed: int) -> tuple[tuple[str, ...], tuple[s
         for number, (one, other) in enumerate(zip(once, again, strict=True)):
             step = (number + 1) // 2
             if not torch.equal(one.nan_to_num(), other.nan_to_num()):
-                told["the same seed gives other numbers: draw from the noise that methods are given alone"] = None
+                told[
+                    "the same seed gives other numbers: draw from the noise that methods are given alone"
+                ] = None
             if not one.isfinite().all():
                 told[f"numbers that are not finite, first in step {step}"] = None
                 break

@@ -26,6 +26,10 @@ MISTAKES = (RuntimeError, TypeError, LookupError, AttributeError, ArithmeticErro
 """What functions raise that meet other shapes than they were written for."""
 
 
+OF_TASKS = "the tasks, of sample_tasks or given, hold"
+"""How sentences about tasks begin whose origin is not known."""
+
+
 def name_of(family: TaskFamily) -> str:
     """What a family is called in sentences, its class if it has no name."""
     return str(getattr(family, "name", "") or type(family).__name__)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import torch
 import tyro
+from torch import Tensor
 
 from learned_opt.learner import closed_form, perceptron
 from learned_opt.learner.dynamics import why_in_torch
 from learned_opt.rules import fused
 from learned_opt.seeding import derive_noise
-from tasks import BatchedFamily, EnvironmentFailedError, TaskFamily, make_family
+from tasks import BatchedFamily, TaskFamily, make_family
 from tasks.inspection import Finding, inspect
 from tasks.promises import sampled_tasks
 from tasks.references import random_returns, reference_returns
@@ -80,18 +81,19 @@ def _attributes(family: TaskFamily) -> Iterator[tuple[str, str]]:
 
 
 def _worth(family: TaskFamily, seed: int) -> Iterator[tuple[str, str]]:
-    """Random and reference returns, the anchors of scores; and the entries of tasks."""
+    """What tasks hold, and random and reference returns, the anchors of scores."""
     batched = isinstance(family, BatchedFamily)
     count, episodes = (TASKS, EPISODES) if batched else (FEW, FEW)
     noise = derive_noise(seed, "check", family.name)
     tasks = sampled_tasks(family, count, noise)
-    yield "task entries", ", ".join(f"{key} {('B', *value.shape[1:])}" for key, value in tasks.items()).replace("'", "")
-    floor: torch.Tensor | None = None
-    if float(torch.as_tensor(tasks.get("horizon", family.horizon)).max()) <= LONGEST:
+    yield "task entries", ", ".join(f"{key} {_shape(value)}" for key, value in tasks.items())
+    floor: Tensor | None = None
+    longest = float(torch.as_tensor(tasks.get("horizon", family.horizon)).max())
+    if longest <= LONGEST:
         floor = random_returns(family, tasks, noise, episodes)
-        yield "random return", f"{float(floor.mean()):.6g}, the mean of {count} tasks × {episodes} episodes"
+        yield "random return", f"{float(floor.mean()):.6g}, the mean of {count} tasks"
     else:
-        yield "random return", f"not played: episodes of {family.horizon} steps"
+        yield "random return", f"not played: episodes have up to {longest:g} steps"
     try:
         reference = reference_returns(family, tasks, noise)
     except ValueError as reason:
@@ -102,11 +104,17 @@ def _worth(family: TaskFamily, seed: int) -> Iterator[tuple[str, str]]:
         yield "note", "the random policy reaches the reference in some task, whose scores then tell nothing"
 
 
+def _shape(value: Tensor) -> str:
+    return f"({', '.join(['B', *map(str, value.shape[1:])])})"
+
+
 def _engines(family: TaskFamily) -> Iterator[tuple[str, str]]:
-    """What runs what."""
-    reason = why_in_torch(family) if isinstance(family, BatchedFamily) else "they are environments of gymnasium"
-    yield "dynamics", "compiled" if reason is None else f"in torch: {reason}" if isinstance(family, BatchedFamily) else f"as they are: {reason}"
+    """What runs compiled, and what in torch and why."""
+    reason = why_in_torch(family) if isinstance(family, BatchedFamily) else None
+    dynamics = "compiled" if reason is None else f"in torch: {reason}"
+    yield "dynamics", dynamics if isinstance(family, BatchedFamily) else "as gymnasium steps them"
     missing = "in torch: there was no C compiler when this package was installed"
-    yield "networks", "compiled, those of the default policy" if perceptron.library() else missing
-    yield "gradients", "compiled, the actor-critic's with the default policy; others in torch" if closed_form.library() else missing
+    networks, gradients = perceptron.library(), closed_form.library()
+    yield "networks", "compiled, those of the default policy" if networks else missing
+    yield "gradients", "compiled, the actor-critic's; others in torch" if gradients else missing
     yield "LSTM rule", fused.description()

@@ -14,7 +14,7 @@ from learned_opt.learner.normalisation import ObservationScale, RewardScale, Run
 from learned_opt.learner.policy import Policy
 from learned_opt.learner.rollout import Episodes, Rollout, collect, play_episodes
 from tasks import Noise, TaskFamily, Tasks
-from tasks.promises import sampled_tasks
+from tasks.promises import OF_TASKS, about_tasks, refuse, sampled_tasks
 
 
 class ActingLearner:
@@ -61,7 +61,9 @@ class ActingLearner:
         self.family, self.noise, self._batch, self.config = family, noise, batch, config
         self.policy, self._layout = policy, policy.layout()
         total = config.environments + config.outer_environments
-        tasks = sampled_tasks(family, batch, noise) if tasks is None else tasks
+        if tasks is None:
+            tasks = sampled_tasks(family, batch, noise)
+        refuse(family, about_tasks(OF_TASKS, tasks, batch, noise))
         self.environments = family.environments(tasks, total, noise, staggered=staggered)
         self.memory = policy.initial_memory(self.environments.observation)
         self.observation_scale: ObservationScale | None = None
