@@ -49,8 +49,8 @@ _FRAME = re.compile(r"[╭╮╰╯│─━]+")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 success, 1 diverged or check found faults, 2 bad input, 130 interrupted,
-    141 nobody read on.
+    """Run one command; returns the exit code: 0 success, 1 diverged or (check) not usable, 2 bad input,
+    130 interrupted, 141 nobody read on.
     """
     try:
         command = _parse(arguments)

@@ -162,11 +162,13 @@ class TaskFamily(ABC):
         return {"family": self.name, "code": source_digest(type(self))}
 
     def check_declaration(self) -> None:
-        """Refuse a family whose attributes cannot be worked with; families of other environments look themselves.
+        """Refuse a family without a name; batched families look at more, others at what they are made of.
 
         Raises:
             ValueError: one sentence that names family and attribute.
         """
+        if not self.name:
+            raise ValueError(f"family {type(self).__name__}: name is empty, and some text is asked for")
 
     @abstractmethod
     def environments(

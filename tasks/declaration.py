@@ -72,7 +72,8 @@ def _about_ranges(family: BatchedFamily) -> Iterator[str]:
         for key, pair in tables[attribute].items():
             if not _is_interval(pair):
                 sound = False
-                yield f"{attribute} gives {key} as {pair!r}, and two finite numbers are asked for, the lower first"
+                asked = "two finite numbers are asked for, the lower first"
+                yield f"{attribute} gives {key} as {pair!r}, and {asked}"
     for key, value in tables["defaults"].items():
         if not isinstance(value, Real) or not math.isfinite(value):
             yield f"defaults gives {key} as {value!r}, and a finite number is asked for"
@@ -83,7 +84,7 @@ def _about_ranges(family: BatchedFamily) -> Iterator[str]:
     strangers = tables["train_range"].keys() - tables["defaults"].keys() - {"horizon"}
     if tables["defaults"] and strangers:
         known = ", ".join(tables["defaults"])
-        yield f"train_range names {_list(strangers)}, which defaults do not, and one of them is asked for: {known}"
+        yield f"train_range names {_list(strangers)}, and properties of defaults are asked for: {known}"
     strangers = tables["shifted_range"].keys() - tables["train_range"].keys()
     if strangers:
         known = ", ".join(tables["train_range"]) or "none"

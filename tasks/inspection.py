@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -61,17 +61,20 @@ def inspect(family: TaskFamily, seed: int = 0) -> list[Finding]:
     return [*found, *_of_returns(family, seed)]
 
 
-def _attempt(method: str, call: Callable[[], Any]) -> tuple[Any, list[str]]:
+def _attempt(family: TaskFamily, method: str, *given: Any, **named: Any) -> tuple[Any, list[str]]:
     """What a family's method returns, or a complaint that it fails."""
     try:
-        return call(), []
+        return getattr(family, method)(*given, **named), []
     except Exception as error:  # whatever a stranger's code does
-        told = " ".join(str(error).split())
-        return None, [f"{method} failed with {type(error).__name__}: {told}"]
+        return None, [f"{method} failed with {_told(error)}"]
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 class _Trial:
-    """The methods of a batched family one after another, as long as there is something to give to the next."""
+    """The methods of a batched family in order, as long as there is something to give to the next."""
 
     def __init__(self, family: BatchedFamily, batch: int, environments: int, seed: int) -> None:
         self.family, self.batch, self.environments = family, batch, environments
@@ -84,10 +87,10 @@ class _Trial:
         found: dict[str, list[str]] = {}
         tasks, found["sample_tasks"] = self._tasks()
         if tasks is None and self.family.defaults:
-            tasks, _ = _attempt("default_tasks", lambda: self.family.default_tasks(self.batch, self.noise))
+            tasks, _ = _attempt(self.family, "default_tasks", self.batch, self.noise)
         if tasks is None:
             return found
-        made, told = _attempt("constants", lambda: self.family.constants(tasks))
+        made, told = _attempt(self.family, "constants", tasks)
         told = told or list(self.contract.about_constants(made, tasks))
         found["constants"] = told
         if told:
@@ -108,9 +111,7 @@ class _Trial:
         for shifted in (True, False):
             if shifted and not self.family.shifted_range:
                 continue
-            drawn, failed = _attempt(
-                "sample_tasks", lambda s=shifted: self.family.sample_tasks(self.batch, self.noise, shifted=s)
-            )
+            drawn, failed = _attempt(self.family, "sample_tasks", self.batch, self.noise, shifted=shifted)
             failed = failed or list(about_tasks("sample_tasks returned", drawn, self.batch, self.noise))
             tasks = None if failed else drawn
             told += [line for line in failed if line not in told]
@@ -125,15 +126,13 @@ class _Trial:
         return state, self._started(constants, AHEAD * self.environments)[1]
 
     def _started(self, constants: Tasks, copies: int) -> tuple[Any, list[str]]:
-        state, told = _attempt(
-            "initial_state", lambda: self.family.initial_state(constants, copies, self.noise)
-        )
+        state, told = _attempt(self.family, "initial_state", constants, copies, self.noise)
         told = told or list(self.contract.about_start(state, copies))
         return state, [f"{line} (E = {copies})" for line in told]
 
     def _seen(self, constants: Tasks, state: Tensor) -> list[str]:
         given = state.clone(memory_format=torch.contiguous_format)
-        seen, told = _attempt("observe", lambda: self.family.observe(constants, given))
+        seen, told = _attempt(self.family, "observe", constants, given)
         told = told or list(self.contract.about_observation(seen))
         return told + list(about_changes("observe", given, state))
 
@@ -141,9 +140,7 @@ class _Trial:
         """Complaints about a transition, and where it leads."""
         action = random_action(self.family.action_space, (self.batch, self.environments), self.noise)
         given = state.clone(memory_format=torch.contiguous_format)
-        made, told = _attempt(
-            "transition", lambda: self.family.transition(constants, given, action, self.noise)
-        )
+        made, told = _attempt(self.family, "transition", constants, given, action, self.noise)
         told = told or list(self.contract.about_transition(made))
         told += about_changes("transition", given, state)
         sound = isinstance(made, Transition) and not any("states" in line for line in told)
@@ -180,7 +177,7 @@ def _episode(family: BatchedFamily, seed: int) -> tuple[tuple[str, ...], tuple[s
             if (number == 0 or number % 2) and bool(((one < low) | (one > high)).any()):
                 told["observations leave the bounds of observation_space"] = None
     except Exception as error:  # a stranger's code
-        return (f"an episode ended with {type(error).__name__}: {' '.join(str(error).split())}",), tuple(told)
+        return (f"an episode ended with {_told(error)}",), tuple(told)
     return (), tuple(told)
 
 
@@ -189,11 +186,11 @@ def _of_returns(family: TaskFamily, seed: int) -> Iterator[Finding]:
     batch = SIZES[0][0]
     noise = Noise(torch.Generator().manual_seed(seed))
     for method in ("reference_returns", "random_returns"):
-        tasks, failed = _attempt("sample_tasks", lambda: family.sample_tasks(batch, noise))
+        tasks, failed = _attempt(family, "sample_tasks", batch, noise)
         if failed or list(about_tasks("", tasks, batch, noise)):
             yield Finding(method, skipped=True)
             continue
-        returns, told = _attempt(method, lambda m=method: getattr(family, m)(tasks, noise))
+        returns, told = _attempt(family, method, tasks, noise)
         if told or returns is not None:
             told = told or list(about_returns(f"{method} returned", returns, batch, noise))
             yield Finding(method, tuple(told))
@@ -203,17 +200,17 @@ def _of_environments(family: TaskFamily, seed: int) -> Iterable[Finding]:
     """Tasks and some steps of a family that makes environments of its own."""
     batch, copies = 2, 2
     noise = Noise(torch.Generator().manual_seed(seed))
-    tasks, told = _attempt("sample_tasks", lambda: family.sample_tasks(batch, noise))
+    tasks, told = _attempt(family, "sample_tasks", batch, noise)
     told = told or list(about_tasks("sample_tasks returned", tasks, batch, noise))
     yield Finding("sample_tasks", tuple(told))
     if told:
         return
 
-    def steps() -> None:
-        environments = family.environments(tasks, copies, noise)
-        for _ in range(3):
+    environments, told = _attempt(family, "environments", tasks, copies, noise)
+    try:
+        for _ in range(0 if told else 3):
             environments.step(random_action(family.action_space, (batch, copies), noise))
-
-    _, told = _attempt("environments", steps)
+    except Exception as error:  # a stranger's code
+        told = [f"environments failed at a step with {_told(error)}"]
     yield Finding("environments", tuple(told))
     yield from _of_returns(family, seed)

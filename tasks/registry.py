@@ -109,7 +109,10 @@ def _own(name: str) -> TaskFamily:
         found = getattr(imported, attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"cannot import the task family {name!r}: {error}") from error
-    made = found() if isinstance(found, type) and issubclass(found, TaskFamily) else found
+    try:
+        made = found() if isinstance(found, type) and issubclass(found, TaskFamily) else found
+    except Exception as error:  # a method that is missing, arguments that it takes: a stranger's code
+        raise ValueError(f"cannot make the task family {name!r}: {error}") from error
     if not isinstance(made, TaskFamily):
         raise ValueError(f"{name} is no TaskFamily but {type(made).__name__}")
     made.name = name  # type: ignore[misc]

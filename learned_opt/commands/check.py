@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -73,7 +73,9 @@ def _attributes(family: TaskFamily) -> Iterator[tuple[str, str]]:
     for attribute in ("observation_space", "action_space", "horizon"):
         yield attribute, str(getattr(family, attribute, "none"))
     train, shifted, defaults = family.train_range, family.shifted_range, family.defaults
-    for name in dict.fromkeys((*defaults, *train)) if isinstance(train, dict) else ():
+    if not all(isinstance(table, Mapping) for table in (train, shifted, defaults)):
+        return  # which is among the faults
+    for name in dict.fromkeys((*defaults, *train)):
         parts = [f"{defaults[name]} by default"] if name in defaults else []
         parts += [f"{train[name]} in training"] if name in train else []
         parts += [f"{shifted[name]} shifted"] if name in shifted else []

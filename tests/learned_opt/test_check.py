@@ -1,4 +1,4 @@
-"""learned-opt check: all that is wrong with a family in one go, and what there is to know of one that is right."""
+"""learned-opt check: all that is wrong with a family, and what there is to know of one that is right."""
 
 import sys
 
@@ -46,6 +46,14 @@ class Wrong(Right):
 
     def transition(self, constants, state, action, noise):
         return super().transition(constants, state, action, noise)._replace(reward=state.mean(1))
+
+
+class Abstract(BatchedFamily):
+    name = "abstract"
+
+
+class Listed(Right):
+    train_range = defaults = ["speed"]
 
 
 class Unscored(Right):
@@ -118,6 +126,16 @@ def test_a_family_without_reference_is_usable_and_says_what_it_cannot_be_used_fo
     assert told(lines, "reference return")[0].startswith(
         "none, so that compare and meta-train refuse the family"
     )
+
+
+def test_what_is_no_family_yet_is_refused_in_one_line(checked, capsys):
+    assert main(["check", "families_to_check:Abstract"]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1
+    assert "cannot make the task family 'families_to_check:Abstract'" in error[0]
+    code, lines = checked("families_to_check:Listed")
+    assert code == 1
+    assert told(lines, "FAULT") == ["train_range is list, and a dict is asked for"]
 
 
 @pytest.mark.parametrize("name", ["bandit", "gridworld", "CartPole-v1"])
