@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from learned_opt.learner import LearnerConfig, closed_form, journey, make_learner, perceptron
 from learned_opt.seeding import derive_noise
 from tasks import BatchedFamily, TaskEnv, TaskVectorEnv, Transition
+from tasks.inspection import SIZES, inspect
 from tasks.promises import NUMBERS, sampled_tasks
 from tasks.references import random_returns, reference_returns
 
@@ -283,7 +284,7 @@ def is_a_refusal(sentence, *methods):
     )
 
 
-@examples(0.6)
+@examples(0.5)
 @given(
     changed=st.lists(changes(), min_size=1, max_size=2),
     batch=st.integers(1, 3),
@@ -339,6 +340,15 @@ def test_gymnasium_environments_of_a_family_run_or_are_refused_by_name(change, c
         assert {x.shape for x in observed} == {space.shape}
         assert {np.shape(x) for x in rewards} == {(copies,) if copies else ()}
         assert since > 1 or all(np.isfinite(x).all() for x in observed[:2])
+
+
+@examples(0.1)
+@given(change=changes())
+@pytest.mark.filterwarnings("ignore")
+def test_inspection_finds_a_fault_exactly_where_a_family_is_refused(change):
+    found = [finding for finding in inspect(Drift(change)) if finding.broken]
+    refused = [isinstance(lived(Drift(change), *size, "actor-critic"), str) for size in SIZES]
+    assert bool(found) == any(refused), found
 
 
 def watched(family, copies):
