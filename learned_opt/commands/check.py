@@ -48,10 +48,13 @@ class Check:
         if faults:
             print(f"not usable: {faults} {'fault' if faults == 1 else 'faults'}, see above")
             return 1
-        for told, line in _worth(family, self.seed):
-            print(f"  {told:<18}{line}")
-        for told, line in _engines(family):
-            print(f"  {told:<18}{line}")
+        try:
+            for told, line in (*_worth(family, self.seed), *_engines(family)):
+                print(f"  {told:<18}{line}")
+        except Exception as error:  # late in episodes a stranger's code may do anything
+            print(f"  {'FAULT':<18}{type(error).__name__}: {' '.join(str(error).split())}")
+            print("not usable: 1 fault, see above")
+            return 1
         print("usable")
         return 0
 

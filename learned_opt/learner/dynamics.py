@@ -106,9 +106,7 @@ def _found(environments: BatchedEnvironments) -> _Found:
         _check(program, distribution, family, environments.tasks)
         if described(family) != before:
             raise UntraceableError("they change what the family is")
-    except (
-        Exception
-    ) as reason:  # what is wrong here, if it is not tracing, the environments' own steps refuse
+    except Exception as reason:  # torch can run what cannot be traced, and refuses what breaks a promise
         return _remember(family, None, reason)
     return _remember(family, program)
 

@@ -56,6 +56,16 @@ class Listed(Right):
     train_range = defaults = ["speed"]
 
 
+class Late(Right):
+    horizon = 600
+
+    def transition(self, constants, state, action, noise):
+        made = super().transition(constants, state, action, noise)
+        if (state[..., 0] < 1e-30).all():
+            raise IndexError("too late")
+        return made
+
+
 class Unscored(Right):
     def reference_returns(self, tasks, noise):
         return None
@@ -126,6 +136,12 @@ def test_a_family_without_reference_is_usable_and_says_what_it_cannot_be_used_fo
     assert told(lines, "reference return")[0].startswith(
         "none, so that compare and meta-train refuse the family"
     )
+
+
+def test_a_family_that_fails_late_in_episodes_is_not_usable(checked):
+    code, lines = checked("families_to_check:Late")
+    assert code == 1
+    assert told(lines, "FAULT")[0].endswith("IndexError: too late")
 
 
 def test_what_is_no_family_yet_is_refused_in_one_line(checked, capsys):
