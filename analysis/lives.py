@@ -18,6 +18,7 @@ from learned_opt.rules import UpdateRule
 from learned_opt.rules.base import Scalar
 from learned_opt.seeding import derive_noise, derive_seed
 from tasks import BatchedFamily, TaskFamily, Tasks, make_family
+from tasks.promises import sampled_tasks
 from tasks.references import NoReferenceError, random_returns, reference_returns
 
 LARGEST_BATCH = 512
@@ -125,7 +126,7 @@ def _draw(
 ) -> Problem:
     name = family.name
     noise = derive_noise(seed, purpose, name, device=device)
-    tasks = family.sample_tasks(count, noise, shifted=shifted)
+    tasks = sampled_tasks(family, count, noise, shifted=shifted)
     anchors = derive_noise(seed, purpose, "anchors", name, device=device)
     floor = random_returns(family, tasks, anchors, episodes)
     try:

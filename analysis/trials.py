@@ -21,7 +21,8 @@ from learned_opt.artifacts import write_atomically
 from learned_opt.memory import MemoryPolicy, play
 from learned_opt.seeding import derive_noise
 from tasks import make_family
-from tasks.references import random_returns
+from tasks.promises import sampled_tasks
+from tasks.references import held_returns, random_returns
 
 FORMAT = 1
 
@@ -121,12 +122,13 @@ def run_trials(
         )
     made = make_family(family, horizons.pop())
     noise = derive_noise(seed, "shown tasks", family, device=device)
-    drawn = made.sample_tasks(tasks, noise)
+    drawn = sampled_tasks(made, tasks, noise)
     optimum = made.reference_returns(drawn, noise)
     if optimum is None:
         raise ValueError(
             f"the optimum of {family} is not known; choose bandit, tabular_mdp or another that has one"
         )
+    optimum = held_returns(made, "reference_returns", optimum, drawn, noise)
     floor = random_returns(made, drawn, derive_noise(seed, "shown tasks", "anchors", family, device=device))
     returns = {}
     for label, policy in policies.items():

@@ -15,6 +15,7 @@ import tyro
 
 from learned_opt.commands.ablate import Ablate
 from learned_opt.commands.card import Card
+from learned_opt.commands.check import Check
 from learned_opt.commands.compare import Compare, Merge, Plot
 from learned_opt.commands.demo import Demo
 from learned_opt.commands.listing import List
@@ -40,6 +41,7 @@ Command = (
     | Annotated[Card, tyro.conf.subcommand("card")]
     | Annotated[Trial, tyro.conf.subcommand("trial")]
     | Annotated[MetaWorld, tyro.conf.subcommand("metaworld")]
+    | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[List, tyro.conf.subcommand("list")]
 )
 
@@ -47,8 +49,8 @@ _FRAME = re.compile(r"[╭╮╰╯│─━]+")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 success, 1 diverged, 2 bad input, 130 interrupted,
-    141 nobody read on.
+    """Run one command; returns the exit code: 0 success, 1 diverged or (check) not usable, 2 bad input,
+    130 interrupted, 141 nobody read on.
     """
     try:
         command = _parse(arguments)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tasks.environments import Environments
 
 Tasks = dict[str, Tensor]
-"""B tasks: each entry is a tensor whose first axis is B; a scalar property has shape (B, 1)."""
+"""B tasks: each entry is a tensor whose first axis is B; a scalar property has shape (B, 1), never (B,)."""
 
 Range = tuple[float, float]
 
@@ -100,8 +100,10 @@ class TaskFamily(ABC):
         name: what users type.
         observation_space: the Box of one observation, shape (O,) or any other, float32.
         action_space: Discrete(n) or Box of shape (A,); actions outside a Box are clipped.
-        horizon: steps after which an episode is truncated; a task entry "horizon" (B, 1) overrides it.
-        train_range: interval per varied property; training tasks are drawn uniformly from it.
+        horizon: steps after which an episode is truncated, a whole number; a task entry "horizon" (B, 1) of
+            positive numbers overrides it.
+        train_range: interval per varied property; training tasks are drawn uniformly from it. Unless the
+            family draws tasks itself, it varies what `defaults` names, or the horizon.
         shifted_range: wider interval per property; shifted tasks are drawn from it outside train_range.
         defaults: value per property of the standard task.
         listed: whether training tasks come from a list that training goes through, so that fresh ones
@@ -130,8 +132,10 @@ class TaskFamily(ABC):
         `train_range`: the extrapolation split of Packer et al. 2018 (arXiv 1810.12282).
 
         Raises:
-            ValueError: ranges are not what `check_ranges` asks for.
+            ValueError: what the family declares cannot be worked with, or ranges are not what `check_ranges`
+                asks for.
         """
+        self.check_declaration()
         check_ranges(self.name, self.train_range, self.shifted_range if shifted else None)
         tasks = self.default_tasks(batch, noise)
         for key, (low, high) in self.train_range.items():
@@ -156,6 +160,15 @@ class TaskFamily(ABC):
     def identity(self) -> dict[str, object]:
         """Everything about the family that decides what happens in its tasks, JSON-compatible."""
         return {"family": self.name, "code": source_digest(type(self))}
+
+    def check_declaration(self) -> None:
+        """Refuse a family without a name; batched families look at more, others at what they are made of.
+
+        Raises:
+            ValueError: one sentence that names family and attribute.
+        """
+        if not self.name:
+            raise ValueError(f"family {type(self).__name__}: name is empty, and some text is asked for")
 
     @abstractmethod
     def environments(
@@ -186,10 +199,30 @@ class TaskFamily(ABC):
 
 
 class BatchedFamily(TaskFamily):
-    """A family whose dynamics are functions of B × E states at once."""
+    """A family whose dynamics are functions of B × E states at once.
+
+    What the functions return is held against the shapes below when environments are made, by a transition of
+    random actions that is then forgotten; `tasks.contract.Contract` says what is asked for and what is
+    converted. A family that breaks its promise is refused with a ValueError that names it and the method.
+    """
+
+    def check_declaration(self) -> None:
+        """Refuse a name, spaces, a horizon or ranges that cannot be worked with.
+
+        Raises:
+            ValueError: one sentence that names family and attribute.
+        """
+        from tasks.declaration import about_declaration
+        from tasks.promises import refuse
+
+        refuse(self, about_declaration(self))
 
     def constants(self, tasks: Tasks) -> Tasks:
-        """The tasks with derived quantities added (masses summed, matrices solved); computed once."""
+        """The tasks with derived quantities added (masses summed, matrices solved); computed once.
+
+        A quantity of each task has B as its first axis, and shape (B, 1) where it is one number, so that it
+        broadcasts against (B, E). What is the same for all tasks may have any shape.
+        """
         return tasks
 
     def environments(
@@ -222,6 +255,6 @@ class BatchedFamily(TaskFamily):
             noise: source of randomness.
 
         Returns:
-            state (B, E, S), reward (B, E) and terminated (B, E, bool). Time limits are not the
-            dynamics' business: they truncate, and never appear in `terminated`.
+            state (B, E, S) of the type that `initial_state` has, reward (B, E) and terminated (B, E, bool).
+            Time limits are not the dynamics' business: they truncate, and never appear in `terminated`.
         """

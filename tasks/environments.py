@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tasks.base import BatchedFamily, Tasks
 from tasks.constants import constant
+from tasks.contract import Contract
 from tasks.noise import Noise
 
 AHEAD = 32
@@ -79,8 +80,13 @@ class BatchedEnvironments:
         noise: source of every random number drawn here.
         staggered: count the first episode of each environment from a random step, so that time
             limits do not end all episodes at once and a rollout meets every phase of an episode.
+
+    Raises:
+        ValueError: the family does not keep what it promises (see `tasks.contract.Contract`); reset, steps
+            and other tasks raise it as well, where what it returns has changed its shape or type.
     """
 
+    @torch.no_grad()
     def __init__(
         self,
         family: BatchedFamily,
@@ -90,17 +96,21 @@ class BatchedEnvironments:
         *,
         staggered: bool = False,
     ) -> None:
+        family.check_declaration()
         self.family = family
         self.environments = environments
         self.noise = noise
         self.staggered = staggered
+        self._contract = Contract.of(family, tasks, environments, noise)
+        self.batch = self._contract.batch
         self._adopt(tasks)
-        self.batch = next(iter(tasks.values())).shape[0]
         self.reset()
+        self._contract.rehearse(self.constants, self.state)
 
+    @torch.no_grad()
     def reset(self) -> Tensor:
         """Start every environment anew; returns observations (B, E, O)."""
-        self.state = self.family.initial_state(self.constants, self.environments, self.noise)
+        self.state = self._contract.initial_state(self.constants, self.environments, self.noise)
         shape = (self.batch, AHEAD, self.environments, *self.state.shape[2:])
         self._starts = torch.zeros(shape, device=self.state.device, dtype=self.state.dtype)
         self._unused: list[Tensor] = []
@@ -110,8 +120,7 @@ class BatchedEnvironments:
 
     def step(self, action: Tensor) -> Step:
         """Advance by `action`: integers (B, E) for Discrete spaces, floats (B, E, A) for Box."""
-        state, reward, terminated = self.family.transition(self.constants, self.state, action, self.noise)
-        reward, terminated = reward.to(self.noise.dtype), terminated.to(torch.bool)
+        state, reward, terminated = self._contract.transition(self.constants, self.state, action, self.noise)
         final_observation = self._observed(state)
         elapsed = self.elapsed + self._one
         ended = terminated | (elapsed >= self._limit)
@@ -136,15 +145,17 @@ class BatchedEnvironments:
         """Steps after which episodes are truncated, () or (B, 1), in the type of all numbers here."""
         return self._limit
 
+    @torch.no_grad()
     def replace_tasks(self, rows: Tensor, tasks: Tasks) -> None:
         """Give the learners marked in `rows` (B, bool) the same rows of `tasks`, and reset them."""
+        self._contract.check_tasks(tasks)
         self._adopt(
             {
                 key: torch.where(rows.view(-1, *([1] * (old.dim() - 1))), tasks[key], old)
                 for key, old in self.tasks.items()
             }
         )
-        fresh = self.family.initial_state(self.constants, self.environments, self.noise)
+        fresh = self._contract.initial_state(self.constants, self.environments, self.noise)
         self.state = torch.where(rows.view(-1, 1, 1), fresh, self.state)
         self.elapsed = torch.where(rows.view(-1, 1), self._first_count(), self.elapsed)
         self.observation = self._observed(self.state)
@@ -175,7 +186,7 @@ class BatchedEnvironments:
     def _adopt(self, tasks: Tasks) -> None:
         self.tasks = tasks
         # Contiguous: recorded kernels read what is copied there, and expanded tensors cannot be copied into.
-        self.constants = {key: value.contiguous() for key, value in self.family.constants(tasks).items()}
+        self.constants = self._contract.constants(tasks)
         self.horizon = tasks.get("horizon", self.family.horizon)
         self._one = constant(1.0, self.noise.device, self.noise.dtype)
         self._unused = []  # start states of other tasks
@@ -197,12 +208,12 @@ class BatchedEnvironments:
 
     def _observed(self, state: Tensor) -> Tensor:
         """What agents see of a state, in the type of all numbers here, whatever the family computes in."""
-        return self.family.observe(self.constants, state).to(self.noise.dtype)
+        return self._contract.observe(self.constants, state)
 
     def _next_start(self) -> Tensor:
         """A start state of every environment, (B, E, S); those of some steps are drawn at once."""
         if not self._unused:
-            drawn = self.family.initial_state(self.constants, AHEAD * self.environments, self.noise)
+            drawn = self._contract.initial_state(self.constants, AHEAD * self.environments, self.noise)
             self._starts = drawn.reshape(self._starts.shape).contiguous()
             self._unused = list(self._starts.unbind(1))
         return self._unused.pop()

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tasks.base import BatchedFamily, TaskFamily, Tasks
+from tasks.contract import Contract
 from tasks.environments import BatchedEnvironments
 from tasks.noise import Noise
+from tasks.promises import sampled_tasks
 from tasks.registry import FAMILIES, make_family
 
 Task = Mapping[str, Any]
@@ -45,7 +47,8 @@ class TaskEnv(gymnasium.Env[Observations, Any]):
         task: the task to start with.
 
     Raises:
-        ValueError: the family, a property or an option does not exist, or a value's size is wrong.
+        ValueError: the family, a property or an option does not exist, a value's size is wrong, or the
+            family does not keep what it promises (see `BatchedEnvironments`).
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (gymnasium's own declaration)
@@ -56,6 +59,7 @@ class TaskEnv(gymnasium.Env[Observations, Any]):
         self.action_space = self.family.action_space
         self._choice = _TaskChoice(self.family, 1, task)
         self.state: Tensor | None = None
+        self._contract: Contract | None = None
 
     @property
     def task(self) -> dict[str, Any]:
@@ -66,6 +70,7 @@ class TaskEnv(gymnasium.Env[Observations, Any]):
         """
         return self._choice.described()[0]
 
+    @torch.no_grad()
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observations, dict[str, Any]]:
@@ -73,26 +78,34 @@ class TaskEnv(gymnasium.Env[Observations, Any]):
         super().reset(seed=seed)
         self._noise = _noise(self.np_random)
         tasks = self._choice.at_reset(self._noise, options, seeded=seed is not None)
-        self._constants = self.family.constants(tasks)
+        first = self._contract is None
+        contract = self._contract = self._contract or Contract(self.family, 1, 1, self._noise)
+        contract.check_tasks(tasks)
+        self._constants = contract.constants(tasks)
         self._horizon = float(tasks["horizon"]) if "horizon" in tasks else float("inf")
         self._elapsed = 0
-        self.state = self.family.initial_state(self._constants, 1, self._noise)
-        return self._observation(self.state), {}
+        state = contract.initial_state(self._constants, 1, self._noise)
+        if first:
+            contract.rehearse(self._constants, state)
+        self.state = state
+        return self._observation(contract, state), {}
 
+    @torch.no_grad()
     def step(self, action: Any) -> tuple[Observations, float, bool, bool, dict[str, Any]]:
         """Advance by `action`: an integer for Discrete spaces, an array for Box."""
-        if self.state is None:
+        contract = self._contract
+        if self.state is None or contract is None:
             raise ResetNeeded("call reset before step")
-        self.state, reward, terminated = self.family.transition(
+        self.state, reward, terminated = contract.transition(
             self._constants, self.state, _action(self.action_space, action, 1), self._noise
         )
         self._elapsed += 1
         ended = bool(terminated)
         truncated = not ended and self._elapsed >= self._horizon
-        return self._observation(self.state), float(reward), ended, truncated, {}
+        return self._observation(contract, self.state), float(reward), ended, truncated, {}
 
-    def _observation(self, state: Tensor) -> Observations:
-        first: Observations = _observations(self.family.observe(self._constants, state))[0]
+    def _observation(self, contract: Contract, state: Tensor) -> Observations:
+        first: Observations = _observations(contract.observe(self._constants, state))[0]
         return first
 
 
@@ -160,6 +173,7 @@ class TaskVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
         """
         return self._choice.described()
 
+    @torch.no_grad()
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observations, dict[str, Any]]:
@@ -195,6 +209,7 @@ class TaskVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
         self.environments.horizon = torch.minimum(limit, self.environments.tasks.get("horizon", limit))
         return self._seen.copy(), {}
 
+    @torch.no_grad()
     def step(
         self, actions: Any
     ) -> tuple[Observations, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
@@ -271,6 +286,7 @@ def _batched(family: str | BatchedFamily) -> BatchedFamily:
     made: TaskFamily = make_family(family) if isinstance(family, str) else family
     if not isinstance(made, BatchedFamily):
         raise ValueError(f"{made.name} is made of gymnasium environments already: use gymnasium.make")
+    made.check_declaration()
     return made
 
 
@@ -299,7 +315,7 @@ class _TaskChoice:
             self.tasks = self._given(options["task"], noise)
             self.follows_seed = False
         elif options.get("sample_task") or self.tasks is None or (seeded and self.follows_seed):
-            self.tasks = self.family.sample_tasks(self.count, noise)
+            self.tasks = sampled_tasks(self.family, self.count, noise)
         return self.tasks
 
     def described(self) -> list[dict[str, Any]]:
@@ -315,7 +331,7 @@ class _TaskChoice:
 
     def _given(self, given: Any, noise: Noise) -> Tasks:
         """Tensors (count, ...) from one mapping or from `count` of them."""
-        standard = self.family.default_tasks(1, noise) or self.family.sample_tasks(1, noise)
+        standard = self.family.default_tasks(1, noise) or sampled_tasks(self.family, 1, noise)
         if isinstance(given, Mapping):
             return {
                 key: value.repeat(self.count, *([1] * (value.dim() - 1)))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tasks.base import TaskFamily, Tasks, is_bounded
 from tasks.noise import Noise
+from tasks.promises import about_returns, blamed, refuse
 
 _STORED = Path(__file__).with_name("references.json")
 
@@ -44,10 +45,12 @@ def reference_returns(family: TaskFamily, tasks: Tasks, noise: Noise, *, shifted
 
     Raises:
         NoReferenceError: the family has no analytic value and references.json holds no measured one.
+        ValueError: what the family says is no finite number for each task.
     """
-    analytic = family.reference_returns(tasks, noise)
+    with blamed(family, "reference_returns"):
+        analytic = family.reference_returns(tasks, noise)
     if analytic is not None:
-        return analytic
+        return held_returns(family, "reference_returns", analytic, tasks, noise)
     split = "shifted" if shifted else "train"
     stored = stored_references().get(family.name, {}).get(split)
     if stored is None:
@@ -66,28 +69,45 @@ def stored_references() -> dict[str, dict[str, Any]]:
     return stored
 
 
+@torch.no_grad()
 def random_returns(family: TaskFamily, tasks: Tasks, noise: Noise, episodes: int = 64) -> Tensor:
     """Undiscounted return of the random policy per task, shape (B,), averaged over `episodes`.
 
     Actions are uniform in a Discrete space; in a Box they are center + half-range · N(0, 1),
     clipped to its bounds, and N(0, 1) as it comes if the Box is unbounded. Nothing is played where
     the family has the return on record.
+
+    Raises:
+        ValueError: what the family has on record is no finite number for each task.
     """
-    recorded = family.random_returns(tasks, noise)
+    with blamed(family, "random_returns"):
+        recorded = family.random_returns(tasks, noise)
     if recorded is not None:
-        return recorded
+        return held_returns(family, "random_returns", recorded, tasks, noise)
     environments = family.environments(tasks, episodes, noise)
     shape = environments.batch, episodes
     total = torch.zeros(shape, device=noise.device, dtype=noise.dtype)
     running = torch.ones_like(total, dtype=torch.bool)
     while bool(running.any()):
-        step = environments.step(_random_action(family.action_space, shape, noise))
+        step = environments.step(random_action(family.action_space, shape, noise))
         total += step.reward * running
         running &= ~(step.terminated | step.truncated)
     return total.mean(1)
 
 
-def _random_action(space: spaces.Discrete | spaces.Box, shape: tuple[int, int], noise: Noise) -> Tensor:
+def held_returns(family: TaskFamily, method: str, returns: Tensor, tasks: Tasks, noise: Noise) -> Tensor:
+    """Returns (B,) that a family's `method` gave for B tasks, as floats.
+
+    Raises:
+        ValueError: they are not one finite number for each task.
+    """
+    batch = next(iter(tasks.values())).shape[0]
+    refuse(family, about_returns(f"{method} returned", returns, batch, noise))
+    return returns.to(noise.dtype)
+
+
+def random_action(space: spaces.Discrete | spaces.Box, shape: tuple[int, int], noise: Noise) -> Tensor:
+    """Actions of the random policy in B × E environments: integers (B, E), or numbers (B, E, A)."""
     if isinstance(space, spaces.Discrete):
         return (noise.uniform(*shape) * int(space.n)).long()
     action = noise.normal(*shape, *space.shape)

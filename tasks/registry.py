@@ -146,7 +146,10 @@ def _own(name: str, horizon: int | None, reference: float | None) -> TaskFamily:
         found = getattr(imported, attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"cannot import the task family {name!r}: {error}") from error
-    made = found() if isinstance(found, type) and issubclass(found, TaskFamily) else found
+    try:
+        made = found() if isinstance(found, type) and issubclass(found, TaskFamily) else found
+    except Exception as error:  # a method that is missing, arguments that it takes: a stranger's code
+        raise ValueError(f"cannot make the task family {name!r}: {error}") from error
     if not isinstance(made, TaskFamily):
         raise ValueError(f"{name} is no TaskFamily but {type(made).__name__}")
     if horizon is not None or reference is not None:

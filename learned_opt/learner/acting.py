@@ -14,6 +14,7 @@ from learned_opt.learner.normalisation import ObservationScale, RewardScale, Run
 from learned_opt.learner.policy import Policy
 from learned_opt.learner.rollout import Episodes, Rollout, collect, play_episodes
 from tasks import Noise, TaskFamily, Tasks
+from tasks.promises import OF_TASKS, about_tasks, refuse, sampled_tasks
 
 
 class ActingLearner:
@@ -60,7 +61,9 @@ class ActingLearner:
         self.family, self.noise, self._batch, self.config = family, noise, batch, config
         self.policy, self._layout = policy, policy.layout()
         total = config.environments + config.outer_environments
-        tasks = family.sample_tasks(batch, noise) if tasks is None else tasks
+        if tasks is None:
+            tasks = sampled_tasks(family, batch, noise)
+        refuse(family, about_tasks(OF_TASKS, tasks, batch, noise))
         self.environments = family.environments(tasks, total, noise, staggered=staggered)
         self.memory = policy.initial_memory(self.environments.observation)
         self.observation_scale: ObservationScale | None = None
@@ -97,7 +100,7 @@ class ActingLearner:
 
     def restart(self, rows: Tensor, tasks: Tasks | None = None) -> None:
         """Take new tasks, or draw training tasks, for the learners marked in `rows` (B, bool)."""
-        tasks = self.family.sample_tasks(self._batch, self.noise) if tasks is None else tasks
+        tasks = sampled_tasks(self.family, self._batch, self.noise) if tasks is None else tasks
         self.environments.replace_tasks(rows, tasks)
         begun = rows.unsqueeze(1).expand(-1, self.environments.environments)
         self.memory = self.policy.forget(self.memory, begun)

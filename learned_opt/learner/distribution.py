@@ -40,9 +40,15 @@ class ActionDistribution:
 
     Args:
         family: gives the spaces.
+
+    Raises:
+        ValueError: what the family declares cannot be worked with.
     """
 
     family: TaskFamily
+
+    def __post_init__(self) -> None:
+        self.family.check_declaration()
 
     @property
     def discrete(self) -> bool:

@@ -19,6 +19,8 @@ from learned_opt.learner.program import Program, trace
 from learned_opt.learner.symbols import UntraceableError
 from tasks import BatchedEnvironments, Noise, Tasks
 from tasks.base import BatchedFamily
+from tasks.contract import Contract
+from tasks.promises import sampled_tasks
 
 TRIALS = 8
 """Transitions in which a program must do what the family's own functions do before it replaces them."""
@@ -60,7 +62,7 @@ def why_in_torch(family: BatchedFamily) -> str | None:
     if journey.library() is None:
         return "there was no C compiler when this package was installed"
     noise = Noise(torch.Generator().manual_seed(0))
-    environments = family.environments(family.sample_tasks(2, noise), 2, noise)
+    environments = family.environments(sampled_tasks(family, 2, noise), 2, noise)
     if type(environments) is not BatchedEnvironments:
         return "its environments are no BatchedEnvironments"
     return None if dynamics_of(environments) is not None else _found(environments).reason
@@ -78,6 +80,8 @@ def dynamics_of(environments: BatchedEnvironments) -> Dynamics | None:
     if known is not None and known.program is found.program and known.made_of == made_of:
         return known
     try:
+        if any(len(environments.constants[key]) != environments.batch for key in found.program.shapes):
+            raise UntraceableError("some of their constants have no axis of tasks, or not always")
         packed = found.program.packed(environments.constants)
     except UntraceableError as reason:
         _remember(environments.family, None, reason)
@@ -102,7 +106,7 @@ def _found(environments: BatchedEnvironments) -> _Found:
         _check(program, distribution, family, environments.tasks)
         if described(family) != before:
             raise UntraceableError("they change what the family is")
-    except Exception as reason:  # whatever a family's functions say to tensors of symbols, torch can run them
+    except Exception as reason:  # torch can run what cannot be traced, and refuses what breaks a promise
         return _remember(family, None, reason)
     return _remember(family, program)
 
@@ -125,14 +129,17 @@ def _check(program: Program, distribution: ActionDistribution, family: BatchedFa
 
     Raises:
         UntraceableError: they differ.
+        ValueError: the family's functions return other shapes or types, for so many environments, than they
+            promise; such a family is left to torch, whose steps are held to the promise.
     """
     some = {key: torch.cat((value, value))[:TRIAL_TASKS] for key, value in tasks.items()}
     batch = len(next(iter(some.values())))
     copies = TRIAL_ROWS // batch
     noise = Noise(torch.Generator().manual_seed(0))
-    constants = family.constants(some)
+    contract = Contract(family, batch, copies, noise)
+    constants = contract.constants(some)
     packed, never = program.packed(constants), torch.tensor(float("inf"))
-    start = family.initial_state(constants, copies, noise).clone(memory_format=torch.contiguous_format)
+    start = contract.initial_state(constants, copies, noise).clone(memory_format=torch.contiguous_format)
     deviation = None if distribution.discrete else torch.ones(batch, distribution.actions)
     actor = journey.Actor(None, distribution.actions, deviation)
 
@@ -141,7 +148,7 @@ def _check(program: Program, distribution: ActionDistribution, family: BatchedFa
         draws = distribution.draw(noise, batch, steps, copies)
         numbers = program.drawn(noise, batch, steps, copies)
         moved, elapsed = state.clone(), state.new_zeros(batch, copies)
-        seen = family.observe(constants, moved).flatten(2).to(state.dtype)
+        seen = contract.observe(constants, moved).flatten(2).to(state.dtype)
         seen = seen.clone(memory_format=torch.contiguous_format)
         ordered = draws.transpose(0, 1).contiguous()
         made = journey.run(
@@ -155,13 +162,13 @@ def _check(program: Program, distribution: ActionDistribution, family: BatchedFa
         made, moved, seen, draws, numbers = stepped(state, 1)
         action = draws[0].argmax(-1) if distribution.discrete else draws[0]
         given = distribution.to_environment(action)
-        want = family.transition(constants, state.clone(), given, _Told(program, numbers))
-        going = ~want.terminated.to(torch.bool)
+        want = contract.transition(constants, state.clone(), given, _Told(program, numbers))
+        going = ~want.terminated
         agree = made.terminated[:, 0] ^ going
         agree &= _close(made.rewards[:, 0], want.reward)
-        agree &= _close(made.final_observations[:, 0], family.observe(constants, want.state).flatten(2))
+        agree &= _close(made.final_observations[:, 0], contract.observe(constants, want.state).flatten(2))
         agree &= ~going | _close(moved, want.state)
-        agree &= _close(seen, family.observe(constants, moved).flatten(2))
+        agree &= _close(seen, contract.observe(constants, moved).flatten(2))
         agreed += agree.float().mean().item() / TRIALS
         state = stepped(moved, apart)[1] if apart > 1 else moved
     if agreed < AGREEING:

@@ -31,4 +31,5 @@ def make_learner(
     policy: Policy | None = None,
 ) -> RLLearner:
     """B = `batch` learners with the configuration's objective; see their classes."""
+    family.check_declaration()
     return _LEARNERS[config.objective](family, batch, noise, config, tasks=tasks, policy=policy)

@@ -38,6 +38,7 @@ class ActorCritic(Policy):
     value_gain: float = 0.01
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.width < 1 or self.depth < 0:
             raise ValueError(
                 f"width must be at least 1 and depth at least 0, got {self.width} and {self.depth}"

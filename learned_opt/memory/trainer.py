@@ -26,6 +26,7 @@ from learned_opt.meta.run_folder import RunFolder
 from learned_opt.meta.schedule import cosine
 from learned_opt.meta.trainer import Observer
 from learned_opt.seeding import derive_noise, derive_seed
+from tasks.promises import sampled_tasks
 
 ARTIFACT = "policy.safetensors"
 COUNTERS = ("step", "diverged", "seconds", "best", "best_step")
@@ -138,7 +139,7 @@ class MemoryTrainer:
         config, policy = self.config, self.policy
         for group in self.optimizer.param_groups:
             group["lr"] = cosine(config.meta_lr, self.step, config.meta_steps)
-        tasks = policy.distribution.family.sample_tasks(config.trials, self.noise)
+        tasks = sampled_tasks(policy.distribution.family, config.trials, self.noise)
         trial = play(policy, tasks, config.steps(), self.noise)
         usable = torch.cat((trial.rows, trial.last), 1).isfinite().all(2).all(1)
         usable &= trial.rewards.isfinite().all(1)
@@ -201,7 +202,7 @@ class MemoryTrainer:
         """Mean total reward of trials on fresh tasks, the same at every validation."""
         config = self.config
         noise = derive_noise(config.seed, "validation", device=config.device)
-        tasks = self.policy.distribution.family.sample_tasks(config.validation_tasks, noise)
+        tasks = sampled_tasks(self.policy.distribution.family, config.validation_tasks, noise)
         score = float(play(self.policy, tasks, config.steps(), noise).rewards.sum(1).mean())
         self.validations.append([self.step, score])
         if score > self.best:

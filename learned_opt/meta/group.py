@@ -24,6 +24,7 @@ from learned_opt.rules import LearnedStart
 from learned_opt.rules.base import RuleState, UpdateRule, is_usable, select_rows
 from learned_opt.rules.dice import initial_dice
 from tasks import Noise, Tasks, make_family
+from tasks.promises import sampled_tasks
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class LearnerGroup(ABC):
         self.noise = Noise(generator, replicas=self.replicas, share=ranks.share)
         learner = self._learner_config()
         made = make_family(family, config.horizon, config.reference)
-        tasks = self._siblings(made.sample_tasks(self.batch, self.noise))
+        tasks = self._siblings(sampled_tasks(made, self.batch, self.noise))
         policy = policy_for(made, policies)
         self.learner = make_learner(made, self.batch, self.noise, learner, tasks=tasks, policy=policy)
         horizons = isinstance(self.learner.environments.horizon, Tensor)
@@ -216,7 +217,8 @@ class LearnerGroup(ABC):
     def _renew(self, rule: UpdateRule, rows: Tensor) -> None:
         if not self.ranks.any(rows.any()):
             return
-        self.learner.restart(rows, self._siblings(self.learner.family.sample_tasks(self.batch, self.noise)))
+        drawn = sampled_tasks(self.learner.family, self.batch, self.noise)
+        self.learner.restart(rows, self._siblings(drawn))
         column = rows.unsqueeze(1)
         self.parameters = torch.where(column, self._start(rule), self.parameters)
         fresh = self._initial_state(rule)

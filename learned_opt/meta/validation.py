@@ -16,6 +16,7 @@ from learned_opt.meta.distributed import ALONE, Ranks
 from learned_opt.rules.base import UpdateRule
 from learned_opt.seeding import derive_noise, derive_seed
 from tasks import make_family
+from tasks.promises import sampled_tasks
 from tasks.references import LOWEST, normalised_score, random_returns, reference_returns
 
 QUERIES = 6
@@ -55,7 +56,7 @@ class Validator:
             noise = derive_noise(config.seed, f"{purpose} tasks", name, device=config.device)
             family = make_family(name, config.horizon, config.reference)
             self._policies[name] = policy_for(family, policies)
-            tasks = family.sample_tasks(config.validation_tasks, noise)
+            tasks = sampled_tasks(family, config.validation_tasks, noise)
             floor = random_returns(family, tasks, noise)
             self._tasks[name] = (family, tasks, floor, reference_returns(family, tasks, noise))
 

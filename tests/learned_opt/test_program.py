@@ -583,7 +583,8 @@ def test_families_that_change_themselves_run_in_torch_and_are_not_traced_for_eve
     for _ in range(3):
         collected(family, monkeypatch, compiled=None, steps=10, rollouts=1)
     assert "change what the family is" in why_in_torch(family)
-    before, environments = family.calls, environments_of(family)
+    environments = environments_of(family)
+    before = family.calls
     assert dynamics_of(environments) is None
     assert family.calls == before
 

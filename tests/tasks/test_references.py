@@ -85,7 +85,7 @@ def test_random_actions_in_an_unbounded_box_are_standard_normal():
 
 
 def tasks_actions(space, dtype):
-    return tasks.references._random_action(space, (4, 5000), make_noise(dtype))
+    return tasks.references.random_action(space, (4, 5000), make_noise(dtype))
 
 
 def test_the_random_policy_balances_a_pole_for_about_twenty_steps():

@@ -1,0 +1,125 @@
+"""learned-opt check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+import tyro
+from torch import Tensor
+
+from learned_opt.learner import closed_form, perceptron
+from learned_opt.learner.dynamics import why_in_torch
+from learned_opt.rules import fused
+from learned_opt.seeding import derive_noise
+from tasks import BatchedFamily, TaskFamily, make_family
+from tasks.inspection import Finding, inspect
+from tasks.promises import sampled_tasks
+from tasks.references import random_returns, reference_returns
+
+TASKS, EPISODES = 3, 16
+"""Tasks, and episodes of each, whose random return is told; of batched families."""
+FEW = 2
+"""Of both, where environments are stepped one at a time."""
+LONGEST = 10_000
+"""Steps of episodes that are played through."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Try a task family and tell what is wrong with it, what it is, and what of it runs compiled."""
+
+    family: tyro.conf.Positional[str]
+    """A name of `learned-opt list`, a gymnasium id, a benchmark of Meta-World, or module:attribute."""
+    seed: int = 0
+    """Seed of everything random."""
+
+    def run(self) -> int:
+        """Print all there is to say; 0 if the family can be used."""
+        family = make_family(self.family)
+        print(f"family {self.family} ({type(family).__name__})")
+        findings = inspect(family, self.seed)
+        for line in _outcomes(findings):
+            print(line)
+        faults = sum(len(finding.broken) for finding in findings)
+        for attribute, told in _attributes(family):
+            print(f"  {attribute:<18}{told}")
+        if faults:
+            print(f"not usable: {faults} {'fault' if faults == 1 else 'faults'}, see above")
+            return 1
+        try:
+            for told, line in (*_worth(family, self.seed), *_engines(family)):
+                print(f"  {told:<18}{line}")
+        except Exception as error:  # late in episodes a stranger's code may do anything
+            print(f"  {'FAULT':<18}{type(error).__name__}: {' '.join(str(error).split())}")
+            print("not usable: 1 fault, see above")
+            return 1
+        print("usable")
+        return 0
+
+
+def _outcomes(findings: list[Finding]) -> Iterator[str]:
+    for finding in findings:
+        if finding.skipped:
+            yield f"  {'not tried':<18}{finding.what}: what it needs is at fault"
+        elif not finding.broken:
+            yield f"  {'ok':<18}{finding.what}"
+        for line in finding.broken:
+            yield f"  {'FAULT':<18}{line}"
+        for line in finding.notes:
+            yield f"  {'note':<18}{finding.what}: {line}"
+
+
+def _attributes(family: TaskFamily) -> Iterator[tuple[str, str]]:
+    """What a family declares, whatever it is."""
+    for attribute in ("observation_space", "action_space", "horizon"):
+        yield attribute, str(getattr(family, attribute, "none"))
+    train, shifted, defaults = family.train_range, family.shifted_range, family.defaults
+    if not all(isinstance(table, Mapping) for table in (train, shifted, defaults)):
+        return  # which is among the faults
+    for name in dict.fromkeys((*defaults, *train)):
+        parts = [f"{defaults[name]} by default"] if name in defaults else []
+        parts += [f"{train[name]} in training"] if name in train else []
+        parts += [f"{shifted[name]} shifted"] if name in shifted else []
+        yield f"task: {name}", ", ".join(parts)
+
+
+def _worth(family: TaskFamily, seed: int) -> Iterator[tuple[str, str]]:
+    """What tasks hold, and random and reference returns, the anchors of scores."""
+    batched = isinstance(family, BatchedFamily)
+    count, episodes = (TASKS, EPISODES) if batched else (FEW, FEW)
+    noise = derive_noise(seed, "check", family.name)
+    tasks = sampled_tasks(family, count, noise)
+    yield "task entries", ", ".join(f"{key} {_shape(value)}" for key, value in tasks.items())
+    floor: Tensor | None = None
+    longest = float(torch.as_tensor(tasks.get("horizon", family.horizon)).max())
+    if longest <= LONGEST:
+        floor = random_returns(family, tasks, noise, episodes)
+        yield "random return", f"{float(floor.mean()):.6g}, the mean of {count} tasks"
+    else:
+        yield "random return", f"not played: episodes have up to {longest:g} steps"
+    try:
+        reference = reference_returns(family, tasks, noise)
+    except ValueError as reason:
+        yield "reference return", f"none, so that compare and meta-train refuse the family: {reason}"
+        return
+    yield "reference return", f"{float(reference.mean()):.6g}, the mean of the same tasks"
+    if floor is not None and bool((floor >= reference).any()):
+        yield "note", "the random policy reaches the reference in some task, whose scores then tell nothing"
+
+
+def _shape(value: Tensor) -> str:
+    return f"({', '.join(['B', *map(str, value.shape[1:])])})"
+
+
+def _engines(family: TaskFamily) -> Iterator[tuple[str, str]]:
+    """What runs compiled, and what in torch and why."""
+    reason = why_in_torch(family) if isinstance(family, BatchedFamily) else None
+    dynamics = "compiled" if reason is None else f"in torch: {reason}"
+    yield "dynamics", dynamics if isinstance(family, BatchedFamily) else "as gymnasium steps them"
+    missing = "in torch: there was no C compiler when this package was installed"
+    networks, gradients = perceptron.library(), closed_form.library()
+    yield "networks", "compiled, those of the default policy" if networks else missing
+    yield "gradients", "compiled, the actor-critic's; others in torch" if gradients else missing
+    yield "LSTM rule", fused.description()

@@ -1,0 +1,180 @@
+"""A batched family's functions, each held to what it promises before anything relies on what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tasks.base import BatchedFamily, Tasks, Transition
+from tasks.noise import Noise
+from tasks.promises import OF_TASKS, about, about_tasks, blamed, kinds, refuse
+from tasks.references import random_action
+
+
+class Contract:
+    """The functions of a family, for B tasks × E environments.
+
+    What a function returns first is looked at in full, and so is the first of another shape, type or
+    device; all others are only compared with that. Asked for are the shapes that `BatchedFamily` names, the
+    noise's device, plain strided tensors of real numbers, states of one size and type, and finite numbers
+    at the start. Observations and rewards of any type in `NUMBERS`, booleans among them, become floats of the
+    noise's type; endings, which are 0 or 1, become booleans. Views are as good as any.
+
+    Args:
+        family: whose functions they are.
+        batch: B.
+        environments: E.
+        noise: whose device and type count; its numbers are left alone.
+    """
+
+    def __init__(self, family: BatchedFamily, batch: int, environments: int, noise: Noise) -> None:
+        self.family, self.batch, self.environments, self.noise = family, batch, environments, noise
+        self._accepted: dict[str, list[Any]] = {}
+        self._state: tuple[int, torch.dtype] | None = None
+        """Size and type of states, once there is one."""
+
+    @classmethod
+    def of(cls, family: BatchedFamily, tasks: Tasks, environments: int, noise: Noise) -> Contract:
+        """For as many tasks as there are in `tasks`.
+
+        Raises:
+            ValueError: they are no tasks that anything could be computed from.
+        """
+        sizes = [x.shape[0] for x in tasks.values() if isinstance(x, Tensor) and x.dim()] if tasks else []
+        made = cls(family, sizes[0] if sizes else 1, environments, noise)
+        made.check_tasks(tasks)
+        return made
+
+    def check_tasks(self, tasks: Tasks) -> None:
+        """Refuse tasks that nothing can be computed from.
+
+        Raises:
+            ValueError: they are not B tasks, or a horizon is no number of steps.
+        """
+        refuse(self.family, about_tasks(OF_TASKS, tasks, self.batch, self.noise))
+
+    def constants(self, tasks: Tasks) -> Tasks:
+        """The family's, contiguous.
+
+        Raises:
+            ValueError: they are not what is promised.
+        """
+        made = self._answer("constants", tasks)
+        found = kinds(made.values()) if isinstance(made, Mapping) else None
+        self._hold("constants", found, self.about_constants(made, tasks))
+        return {key: value.contiguous() for key, value in made.items()}
+
+    def initial_state(self, constants: Tasks, copies: int, noise: Noise) -> Tensor:
+        """The family's start states (B, copies, S).
+
+        Raises:
+            ValueError: they are not what is promised.
+        """
+        state: Tensor = self._answer("initial_state", constants, copies, noise)
+        self._hold(f"initial_state of {copies}", kinds([state]), self.about_start(state, copies))
+        self.accept_state(state)
+        return state
+
+    def accept_state(self, state: Tensor) -> None:
+        """Take a state's size and type for those that all are to have."""
+        self._state = state.shape[2], state.dtype
+
+    def observe(self, constants: Tasks, state: Tensor) -> Tensor:
+        """The family's observations (B, E, *O), as floats.
+
+        Raises:
+            ValueError: they are not what is promised.
+        """
+        seen: Tensor = self._answer("observe", constants, state)
+        self._hold("observe", kinds([seen]), self.about_observation(seen))
+        return seen.to(self.noise.dtype)
+
+    def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
+        """The family's transition, rewards as floats and endings as booleans.
+
+        Raises:
+            ValueError: it is not what is promised.
+        """
+        made: Transition = self._answer("transition", constants, state, action, noise)
+        found = kinds(made) if isinstance(made, Transition) else None
+        self._hold("transition", found, self.about_transition(made))
+        return Transition(made.state, made.reward.to(self.noise.dtype), made.terminated.to(torch.bool))
+
+    def rehearse(self, constants: Tasks, state: Tensor) -> None:
+        """Take one transition by random actions and forget it, so that what is wrong shows before it counts.
+
+        Raises:
+            ValueError: it, or what is seen, is not what is promised; or a function modified its arguments.
+        """
+        here = self.noise
+        generator = torch.Generator(here.device).manual_seed(0)
+        noise = Noise(generator, replicas=here.replicas, dtype=here.dtype, share=here.share)
+        action = random_action(self.family.action_space, (self.batch, self.environments), noise)
+        given = state.clone(memory_format=torch.contiguous_format)
+        self.observe(constants, given)
+        refuse(self.family, about_changes("observe", given, state))
+        made = self.transition(constants, given, action, noise)
+        refuse(self.family, about_changes("transition", given, state))
+        del self._accepted["observe"]  # what is seen of the next state is looked at in full as well
+        self.observe(constants, made.state)
+
+    def about_constants(self, made: object, tasks: Tasks) -> Iterator[str]:
+        """Complaints about what `constants` made of tasks."""
+        if not isinstance(made, Mapping) or not made:
+            what = "an empty dict" if isinstance(made, Mapping) else f"{type(made).__name__}"
+            yield f"constants returned {what}, and a dict of tensors, the tasks' own among them, is asked for"
+            return
+        for key, value in made.items():
+            told, own = f"constants returned an entry {key!r}", key in tasks
+            shape = (self.batch,) if own else ()
+            yield from about(told, value, "(B, ...)", shape, self.noise, rest=True, finite=False)
+
+    def about_start(self, state: object, copies: int) -> Iterator[str]:
+        """Complaints about what `initial_state` returned for `copies` environments of each task."""
+        yield from self._about_state("initial_state returned states", state, copies)
+
+    def about_observation(self, seen: object) -> Iterator[str]:
+        """Complaints about what `observe` returned."""
+        shape = (self.batch, self.environments, *self.family.observation_space.shape)
+        axes = "(B, E, *observation_space.shape)"
+        yield from about("observe returned observations", seen, axes, shape, self.noise)
+
+    def about_transition(self, made: object) -> Iterator[str]:
+        """Complaints about what `transition` returned."""
+        if not isinstance(made, Transition):
+            what = "None" if made is None else f"a {type(made).__name__}"
+            yield f"transition returned {what}, and tasks.Transition(state, reward, terminated) is asked for"
+            return
+        both = (self.batch, self.environments)
+        yield from self._about_state("transition returned states", made.state, self.environments)
+        yield from about("transition returned rewards", made.reward, "(B, E)", both, self.noise)
+        told = "transition returned terminated"
+        yield from about(told, made.terminated, "(B, E)", both, self.noise, truth=True)
+
+    def _about_state(self, told: str, state: object, copies: int) -> Iterator[str]:
+        size, dtype = self._state or (None, None)
+        yield from about(told, state, "(B, E, S)", (self.batch, copies, size), self.noise)
+        if dtype is not None and isinstance(state, Tensor) and state.dtype != dtype:
+            yield f"{told} of type {state.dtype}, and {dtype} is asked for, of which the first ones were"
+
+    def _answer(self, method: str, *given: Any) -> Any:
+        function = getattr(self.family, method)
+        if method in self._accepted:
+            return function(*given)
+        with blamed(self.family, method):
+            return function(*given)
+
+    def _hold(self, what: str, found: list[Any] | None, complaints: Iterator[str]) -> None:
+        if found is None or self._accepted.get(what) != found:
+            refuse(self.family, complaints)
+            assert found is not None
+            self._accepted[what] = found
+
+
+def about_changes(method: str, given: Tensor, before: Tensor) -> Iterator[str]:
+    """Complaints about a method that was given a state, which was something else `before`."""
+    if not torch.equal(given, before):
+        yield f"{method} modified the state that it was given, and another tensor is asked for"
