@@ -129,7 +129,9 @@ def comparison_pictures(results: Results, *, seed: int = 0) -> list[Picture]:
     return pictures
 
 
-def validation_picture(steps: Sequence[int], scores: Mapping[str, Sequence[float]]) -> Picture:
+def validation_picture(
+    steps: Sequence[int], scores: Mapping[str, Sequence[float]], measured: str = "normalised area"
+) -> Picture:
     """Validation scores of a meta-training over its meta-steps, one line a family and their mean."""
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.add_subplot()
@@ -140,7 +142,7 @@ def validation_picture(steps: Sequence[int], scores: Mapping[str, Sequence[float
             label="mean" if mean else name, marker="o", markersize=3,
         )  # fmt: skip
     axes.set_xlabel("meta-step", fontsize=8)
-    axes.set_ylabel("normalised area", fontsize=8)
+    axes.set_ylabel(measured, fontsize=8)
     axes.tick_params(labelsize=7)
     axes.grid(color="0.92", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
@@ -148,7 +150,7 @@ def validation_picture(steps: Sequence[int], scores: Mapping[str, Sequence[float
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=160)
     return Picture(
-        buffer.getvalue(), "Validation during meta-training: normalised area on fresh tasks of its families."
+        buffer.getvalue(), f"Validation during meta-training: {measured} on fresh tasks of its families."
     )
 
 
