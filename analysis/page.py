@@ -178,7 +178,8 @@ def _table(results: Results, seed: int) -> str:
     for row in summary_table(results, rival=rival, seed=seed):
         group = (row.split, row.family)
         if group != previous:
-            rows.append(f'<tr class="group"><th>{escape(row.family)}<br><small>{row.split}</small></th></tr>')
+            split = f"<small>{escape(row.split)}</small>"
+            rows.append(f'<tr class="group"><th>{escape(row.family)}<br>{split}</th></tr>')
         rows.append(_row(row, rival is not None))
         previous = group
     return f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
@@ -186,7 +187,7 @@ def _table(results: Results, seed: int) -> str:
 
 def _row(row: SummaryRow, versus: bool) -> str:
     cells = [
-        f"<td>{escape(row.label)}</td>",
+        f"<td>{escape(row.name)}</td>",
         f"<td>{row.area:.3f} [{row.low:.3f}, {row.high:.3f}]</td><td>{row.final:.3f}</td>",
     ]
     if versus:

@@ -131,13 +131,10 @@ def run_trials(
     if not returns:
         raise ValueError(f"nothing to play on {family}: give a policy")
 
-
     def plain(by_name: Mapping[str, torch.Tensor]) -> dict[str, NDArray[np.float64]]:
         return {name: values.double().cpu().numpy() for name, values in by_name.items()}
 
-    return TrialResults(
-        family, plain(returns), floor.double().cpu().numpy(), plain(anchors), seed, command
-    )
+    return TrialResults(family, plain(returns), floor.double().cpu().numpy(), plain(anchors), seed, command)
 
 
 def plot_trials(results: TrialResults, path: Path) -> Figure:
@@ -149,8 +146,8 @@ def plot_trials(results: TrialResults, path: Path) -> Figure:
     for (label, values), color in zip(results.returns.items(), OTHERS * 2, strict=False):
         mean = np.convolve(values.mean(0), np.ones(width) / width, mode="valid")
         axes.plot(np.arange(width, results.episodes + 1), mean, label=label, color=color)
-    levels = [*((name, level, "--") for name, level in results.anchors.items()), ("random", results.random, ":")]
-    for label, level, style in levels:
+    for label, level in {**results.anchors, "random": results.random}.items():
+        style = ":" if label == "random" else "--"
         axes.axhline(float(level.mean()), color="0.4", linestyle=style, linewidth=1, label=label)
     axes.set_xlabel("episode of the trial")
     axes.set_ylabel("mean return of an episode")

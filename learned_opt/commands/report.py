@@ -55,7 +55,7 @@ def section_of(folder: Path) -> Section:
     """
     if (folder / "results.json").exists():
         results = load_results(folder / "results.json")
-        splits = sorted({family.split for family in results.families.values()})
+        splits = sorted({family.split for family in results.families.values()})  # the table tells each rule's
         return Section(f"{folder.name}: {', '.join(splits)}", results)
     pictures = [
         Picture((folder / name).read_bytes(), caption)

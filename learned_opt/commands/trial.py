@@ -21,8 +21,8 @@ from learned_opt.memory.config import MemoryConfig
 class Trial:
     """Total reward of meta-policies over whole trials, beside what is known of the family.
 
-    That is UCB1, Thompson sampling, posterior sampling and the optimum, or a long-tuned policy's return. Where
-    the policies' folders hold their validations, training.png shows how they were learned.
+    That is UCB1, Thompson sampling, posterior sampling and the optimum, or a long-tuned policy's return.
+    Where the policies' folders hold their validations, training.png shows how they were learned.
     """
 
     out: Path

@@ -176,7 +176,7 @@ class MemoryTrainer:
         return loss
 
     def _advantages(self, trial: Trial, unit_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised advantages and value targets of the steps that count, targets in units of a running scale.
+        """Normalised advantages and value targets, in units of a running scale, of the steps that count.
 
         A trial is one long episode: its value goes on past the ends of the episodes within, and not past
         its own.

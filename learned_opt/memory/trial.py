@@ -124,7 +124,9 @@ def play(
             column.append(entry)
         left = left - entries[3].long()
         following = step.observation.flatten(0, 1).unsqueeze(1)
-        told = policy.row(following, before.flatten(0, 1).unsqueeze(1), *(e.unsqueeze(1) for e in entries[1:4]))
+        told = policy.row(
+            following, before.flatten(0, 1).unsqueeze(1), *(e.unsqueeze(1) for e in entries[1:4])
+        )
         row = torch.where(running.view(-1, 1, 1), told, row)
     rows, actions, rewards, ended, valid = (torch.stack(column, dim=1) for column in columns)
     return Trial(rows, actions, rewards, ended, valid, row, memory)

@@ -131,7 +131,8 @@ def test_a_trial_ends_each_of_its_episodes_and_earns_nothing_afterwards(
         assert ends == episodes == int(trial.ended[r].sum())
         assert length == int(trial.steps[r]) == int(trial.valid[r, :length].sum())
         assert float(trial.rewards[r].sum()) == pytest.approx(earned, abs=1e-4)
-        assert not trial.rewards[r, length:].any() and not trial.ended[r, length:].any()
+        assert not trial.rewards[r, length:].any()
+        assert not trial.ended[r, length:].any()
         assert int(trial.final[r].nonzero()) == length - 1
         with torch.no_grad():
             rows = trial.rows[r : r + 1, :length]
@@ -150,9 +151,7 @@ def test_where_episodes_are_of_one_length_trials_are_bit_for_bit_a_fixed_number_
     tasks = make_family(family).sample_tasks(3, derive_noise(0, "tasks"))
     steps = 3 * distribution.family.horizon
     trial = play(policy, tasks, steps, derive_noise(0, "trial"))
-    assert torch.equal(
-        trial.rewards, play(policy, tasks, None, derive_noise(0, "trial"), episodes=3).rewards
-    )
+    assert torch.equal(trial.rewards, play(policy, tasks, None, derive_noise(0, "trial"), episodes=3).rewards)
 
     noise = derive_noise(0, "trial")
     world = distribution.family.environments(tasks, 1, noise)
@@ -219,7 +218,7 @@ def trained(family, tmp_path, **changes):
 
 
 def test_steps_after_a_trials_end_count_nowhere_in_training(tmp_path):
-    """Rows, actions, values and rewards there may be anything: losses, targets and gradients stay the same."""
+    """Rows, actions, values and rewards there may be anything: losses, targets, gradients stay the same."""
     trainer = trained(Chancy.name, tmp_path)
     policy, noise = trainer.policy, derive_noise(3, "trial")
     trial = play(policy, policy.distribution.family.sample_tasks(16, noise), None, noise, episodes=2)
@@ -263,13 +262,15 @@ def test_value_reaches_back_to_no_step_from_beyond_a_trials_end(tmp_path):
             backwards.append(advantage + float(values[r, t]))
         expected += backwards[::-1]
     center, scale = trainer.scale.center_and_scale()
-    torch.testing.assert_close(center * 1.0, torch.tensor([[float(np.mean(expected))]]), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(targets[0] * scale[0] + center[0], torch.tensor(expected), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(center, torch.tensor([[float(np.mean(expected))]]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        targets[0] * scale[0] + center[0], torch.tensor(expected), rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize(("family", "at_birth", "reached"), [(Lever.name, 5, 7.5), (Costly.name, -3.6, -3.3)])
 def test_training_learns_when_every_step_pays_the_same(family, at_birth, reached, tmp_path):
-    """Of two episodes of 8 steps at most, the untrained policy has 4 steps, and pay is all that they differ in."""
+    """Of two episodes of 8 steps at most; the untrained policy takes 4 steps in all."""
     outcome = trained(family, tmp_path).run()
     rows = (tmp_path / "run" / "validations.csv").read_text().splitlines()
     assert float(rows[1].split(",")[1]) < at_birth
@@ -306,7 +307,8 @@ def test_trials_are_shown_where_no_optimum_is_known(tmp_path):
         results.save(tmp_path / f"{name}.json")
         plot_trials(results, tmp_path / f"{name}.png")
         saved = json.loads((tmp_path / f"{name}.json").read_text())
-        assert saved["tasks"] == 4 and set(saved["totals"]) == set(results.table())
+        assert saved["tasks"] == 4
+        assert set(saved["totals"]) == set(results.table())
 
 
 @pytest.mark.parametrize("kind", KINDS)
