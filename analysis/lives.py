@@ -233,7 +233,7 @@ def _remembered(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The memory (n, M) after so many `steps` (n,) of trials' rows (n, T + 1, I), and the next row."""
     memory = policy.initial_memory(len(rows))
-    for count in steps.unique().tolist():
+    for count in sorted(set(steps.tolist())):
         if count:
             those = steps == count
             _, _, memory[those] = policy(rows[those, :count], memory[those])

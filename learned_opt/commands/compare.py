@@ -137,11 +137,12 @@ class Compare:
             contenders[label] = contender
         learner = self._learner(artifacts)
         updates = self._updates(learner, shown)
-        for label, name in zip(contenders, (*artifacts, *policies), strict=True):
+        made: list[Artifact | PolicyArtifact] = [*artifacts.values(), *policies.values()]
+        for (label, contender), artifact in zip(tuple(contenders.items()), made, strict=True):
             contenders[label] = replace(
-                contenders[label],
-                trained_on=trained_families({**artifacts, **policies}[name]),
-                left=conditions_left({name: artifacts[name]}, learner, updates) if name in artifacts else (),
+                contender,
+                trained_on=trained_families(artifact),
+                left=conditions_left({label: artifact}, learner, updates),
             )
         if self.untrained:
             if not artifacts:

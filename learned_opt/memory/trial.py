@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from learned_opt.learner.rollout import longest
 from learned_opt.memory.policies import MemoryPolicy
 from tasks import Noise, Tasks
 
@@ -85,7 +86,7 @@ def play(
     if episodes is None:
         episodes = math.ceil((steps or 1) / distribution.family.horizon)
     if steps is None:
-        steps = episodes * int(torch.as_tensor(world.horizon).max())
+        steps = episodes * longest(world.horizon)
     batch, trials = world.batch, world.batch * environments
     log_std = policy.log_std()
     if after is None:
