@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis.plots import contender_styles, legend_columns, split_names
+from analysis.plots import LEGEND_LINE, contender_styles, legend_columns, split_names
 from analysis.report import OVERALL, default_rival, summary_table
 from analysis.results import MIXED, SPLITS, Results
 from analysis.scores import family_scores
@@ -51,14 +51,9 @@ def plot_profiles(results: Results, path: str | Path, *, seed: int = 0) -> Figur
         _tidy(panel)
     axes[0].set_ylabel("share of runs above τ", fontsize=8)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=legend_columns(labels, figure.get_figwidth(), 4),
-        frameon=False,
-        fontsize=8,
-    )
+    abreast = legend_columns(labels, figure.get_figwidth(), 4)
+    _make_room(figure, len(labels), abreast)
+    figure.legend(handles, labels, loc="outside lower center", ncols=abreast, frameon=False, fontsize=8)
     figure.savefig(path, dpi=200)
     return figure
 
@@ -182,16 +177,23 @@ def plot_times(results: Results, path: str | Path, *, rival: str | None = None, 
         legend[label]: axes.plot([], [], "o", markersize=4.5, color=styles[label][0], label=label)[0]
         for label in others
     }
+    abreast = legend_columns(list(handles), figure.get_figwidth(), 3)
+    _make_room(figure, len(handles), abreast)
     figure.legend(
         list(handles.values()),
         list(handles),
         loc="outside lower center",
-        ncols=legend_columns(list(handles), figure.get_figwidth(), 3),
+        ncols=abreast,
         frameon=False,
         fontsize=8,
     )
     figure.savefig(path, dpi=200)
     return figure
+
+
+def _make_room(figure: Figure, entries: int, abreast: int) -> None:
+    """For a legend's lines from the second on."""
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * (-(-entries // abreast) - 1))
 
 
 def _lines(titles: Iterable[str]) -> float:

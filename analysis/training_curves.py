@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.plots import OTHERS
 from learned_opt.meta.metrics import VALIDATIONS, read_rows
@@ -52,6 +53,7 @@ def plot_training(curves: Mapping[str, Sequence[Curve]], title: str, path: Path)
         if len(runs) > 1 and shared:
             mean = [float(np.mean([run[step] for run in runs])) for step in shared]
             axes.plot(shared, mean, color=color, lw=2.0, label=f"{name}: mean of {len(runs)} meta-seeds")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("meta-step")
     axes.set_ylabel("mean total reward of a trial")
     axes.set_title(title)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from analysis.plots import OTHERS
@@ -149,6 +150,7 @@ def plot_trials(results: TrialResults, path: Path) -> Figure:
     for label, level in {**results.anchors, "random": results.random}.items():
         style = ":" if label == "random" else "--"
         axes.axhline(float(level.mean()), color="0.4", linestyle=style, linewidth=1, label=label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("episode of the trial")
     axes.set_ylabel("mean return of an episode")
     axes.set_title(results.family)
