@@ -116,8 +116,8 @@ def _table(rows: Sequence[SummaryRow], label: str, rival: str | None) -> str:
             continue
         peers = {r.label: r for r in rows if (r.split, r.family) == (row.split, row.family)}
         top = max((r for name, r in peers.items() if name != label), key=lambda r: r.area, default=None)
-        cells = [row.split, row.family, _area(row, bold=row.best)]
-        cells.append("" if top is None else f"{top.label} {_area(top, bold=not row.best)}")
+        cells = [row.own or row.split, row.family, _area(row, bold=row.best)]
+        cells.append("" if top is None else f"{top.name} {_area(top, bold=not row.best)}")
         if rival is not None:
             p, pooled = row.improvement, row.pooled
             cells.append(_area(peers[rival]) if rival in peers else "")

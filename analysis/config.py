@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from analysis.lives import Budget
 from analysis.tune import TUNING_QUERIES, make_baseline
 from learned_opt.learner import LearnerConfig
-from tasks import FAMILIES, is_gymnasium_id, make_family
+from tasks import FAMILIES, TaskFamily, is_gymnasium_id, make_family
 
 Tuning = Literal["global", "family", "both"]
 
@@ -21,9 +21,11 @@ class CompareConfig:
     families: tuple[str, ...]
     """Task families to show, by name."""
     trained_on: tuple[str, ...] = ()
-    """Families that the learned rule was meta-trained on; any other is reported as a new family."""
+    """Families that learned rules were meta-trained on, all of them together; any other is reported as a new
+    family. Contenders that tell what they were trained on themselves are reported by that."""
     left: tuple[str, ...] = ()
-    """Conditions of the learned rule's training that these lives leave: fields of the learner, "updates"."""
+    """Conditions of the learned rules' training that these lives leave: fields of the learner, "updates"; of
+    contenders that do not tell themselves."""
     tuned_on: tuple[str, ...] = ()
     """Families whose tuning tasks a global tuning averages over: trained_on, or else families."""
     shifted: bool = False
@@ -69,8 +71,7 @@ class CompareConfig:
             if len(set(getattr(self, key))) < len(getattr(self, key)):
                 raise ValueError(f"{key} repeats a name: {', '.join(getattr(self, key))}")
         for name in (*self.families, *self.tuned_on):
-            horizon = self.horizon if name in self.families else self.horizon_of(name)
-            known = make_family(name, horizon, self.reference_of(name)).listed and name in self.trained_on
+            known = self.made(name).listed and name in self.trained_on
             if known and not self.shifted:
                 raise ValueError(
                     f"{name} has a list of training tasks, which are not new to who was trained on it: show "
@@ -104,6 +105,11 @@ class CompareConfig:
                 "outer environments serve meta-training: set learner.outer_environments to 0, "
                 f"not {self.learner.outer_environments}"
             )
+
+    def made(self, family: str) -> TaskFamily:
+        """A family as it is compared on, or tuned on."""
+        horizon = self.horizon if family in self.families else self.horizon_of(family)
+        return make_family(family, horizon, self.reference_of(family))
 
     def horizon_of(self, family: str) -> int | None:
         """What is told to `make_family` of one of the families."""
@@ -141,12 +147,22 @@ class CompareConfig:
         together = () if self.tuning == "family" else self.tuned_together()
         return tuple(dict.fromkeys((*apart, *together)))
 
-    def split(self, family: str) -> str:
-        """How far the shown tasks of `family` lie from those trained on."""
+    def split(
+        self, family: str, trained_on: tuple[str, ...] | None = None, left: tuple[str, ...] = ()
+    ) -> str:
+        """How far the shown tasks of `family` lie from those that a rule was trained on.
+
+        Args:
+            family: by name.
+            trained_on: the rule's own training families; None takes the comparison's, and its `left`.
+            left: conditions of the rule's own training that these lives leave.
+        """
+        if trained_on is None:
+            trained_on, left = self.trained_on, self.left
+        if family not in trained_on:
+            return "new family"
         if self.shifted:
             return "shifted tasks"
-        if family not in self.trained_on:
-            return "new family"
-        if self.left:
-            return "new algorithm" if "objective" in self.left else "shifted conditions"
+        if left:
+            return "new algorithm" if "objective" in left else "shifted conditions"
         return "known tasks" if family in FAMILIES and FAMILIES[family].finite else "new tasks"

@@ -19,6 +19,9 @@ class Contender:
     tuned: how the setting was chosen, in words.
     artifact: hash of the file that the rule was read from, if it was.
     trial: steps after which a policy's memory stays as it is, see `run_policy`.
+    trained_on: the families that it was meta-trained on; None says nothing, and then the comparison's
+        own `trained_on` and `left` are taken to be about it, if it has an artifact.
+    left: conditions of its training that the comparison's lives leave, as `CompareConfig.left` has them.
     """
 
     rule: UpdateRule | MemoryPolicy
@@ -27,6 +30,8 @@ class Contender:
     tuned: str = "as shipped"
     artifact: str | None = None
     trial: int = 0
+    trained_on: tuple[str, ...] | None = None
+    left: tuple[str, ...] = ()
 
     def setting(self) -> Setting:
         """Its hyper-parameters."""

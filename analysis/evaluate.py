@@ -13,7 +13,7 @@ from analysis.config import CompareConfig
 from analysis.contender import Contender
 from analysis.lives import Problem, draw_problem, joined
 from analysis.parts import Cell, ShownCell, TuningCell, fill
-from analysis.results import Adaptation, FamilyResults, GridScores, Results, Setting
+from analysis.results import Adaptation, FamilyResults, GridScores, Results, Setting, common_split
 from analysis.scores import BEST_SEEN, best_seen
 from analysis.tune import Baseline, Tuned, choose, make_baseline
 from learned_opt.learner import Policies
@@ -55,8 +55,8 @@ def compare(
 
     Raises:
         ValueError: a label that is also a baseline's name, nothing to compare, or several processes
-            without a folder for their cells; policies of a family that takes no part, or beside `cells`,
-            which cannot tell one's own code from its next version.
+            without a folder for their cells; tasks that a contender was trained on; policies of a family
+            that takes no part, or beside `cells`, which cannot tell one's own code from its next version.
     """
     check_names(policies, (*config.families, *config.tuning_families()))
     if policies and cells is not None:
@@ -71,6 +71,12 @@ def compare(
         if isinstance(rule, MemoryPolicy) and rule.horizon != config.horizon:
             raise ValueError(
                 f"{label} was meta-trained with horizon {rule.horizon or 'left out'}: compare it so"
+            )
+        known = [n for n in config.families if config.made(n).listed and n in (contender.trained_on or ())]
+        if known and not config.shifted:
+            raise ValueError(
+                f"{known[0]} has a list of training tasks, which {label} was trained on: show its test "
+                "split, as shifted tasks"
             )
     if not contenders and not config.baselines:
         raise ValueError("nothing to compare: give a contender or a baseline")
@@ -119,7 +125,9 @@ def compare(
             returns = np.stack([run.returns for run in runs.values()])
             reference = best_seen(returns, np.stack([run.diverged for run in runs.values()]), reference)
             reference = np.where(np.isfinite(reference), reference, problem.random)
-        families[name] = FamilyResults(config.split(name), problem.random, reference, steps, updates, runs)
+        splits = _splits(config, contenders, name)
+        common = common_split(splits.values()) if splits else config.split(name)
+        families[name] = FamilyResults(common, problem.random, reference, steps, updates, runs, splits)
     artifacts = {label: c.artifact for label, c in contenders.items() if c.artifact is not None}
     conditions = {**config.conditions(), **({"measured references": measured} if measured else {})}
     return Results(command, config.seed, config.updates, artifacts, families, grids, conditions)
@@ -208,6 +216,15 @@ def _tune(
                 where = f"each of {', '.join(together)}, once for all"
                 chosen[family][label] = (baseline, best, _words(config, best, where))
     return chosen, list(scored.values())
+
+
+def _splits(config: CompareConfig, contenders: Mapping[str, Contender], family: str) -> dict[str, str]:
+    """How far a family's tasks lie from the training of each contender that was trained."""
+    return {
+        label: config.split(family, contender.trained_on, contender.left)
+        for label, contender in contenders.items()
+        if contender.trained_on is not None or contender.artifact is not None
+    }
 
 
 def _parts(problem: Problem) -> tuple[Problem, ...]:

@@ -204,8 +204,9 @@ def run_policy(problem: Problem, policy: MemoryPolicy, trial: int, budget: Budge
     """Let a policy with a memory live on the same n tasks: Lives of G = 1.
 
     Where a learner has taken u updates, the policy has played as many environment steps, in one stream,
-    but no more than a trial of T = `trial` steps, the longest that it was trained for; its memory then
-    stays as it is. It is judged like everybody else, on fresh episodes from that memory.
+    but no more than the episodes that T = `trial` steps hold at full length, the longest trial that it was
+    trained for; its memory then stays as it is. It is judged like everybody else, on fresh episodes from
+    that memory.
     """
     path = (problem.purpose, "lives", problem.family.name)
     noise = derive_noise(budget.seed, *path, device=budget.device)
@@ -216,30 +217,38 @@ def run_policy(problem: Problem, policy: MemoryPolicy, trial: int, budget: Budge
     rows = torch.cat((whole.rows, whole.last), 1)
     columns: dict[bool, list[torch.Tensor]] = {False: [], True: []}
     for moment in moments.tolist():
-        due = min(int(moment * per_update), trial)
-        memory = policy.initial_memory(problem.count)
-        if due:
-            _, _, memory = policy(rows[:, :due], memory)
+        memory, row = _remembered(policy, rows, whole.steps.clamp(max=int(moment * per_update)))
         copies = budget.query_episodes
-        seen = memory.repeat_interleave(copies, 0), rows[:, due : due + 1].repeat_interleave(copies, 0)
+        seen = memory.repeat_interleave(copies, 0), row.repeat_interleave(copies, 0)
         for deterministic, column in columns.items():
             mode = str(deterministic)
             query = derive_noise(budget.seed, *path, "queries", moment, mode, device=budget.device)
             episodes = play(
                 policy,
                 problem.tasks,
-                problem.family.horizon,
+                None,
                 query,
+                episodes=1,
                 environments=copies,
-                after=seen if due else None,
+                after=seen if moment else None,
                 deterministic=deterministic,
             )
-            alive = (episodes.ended.long().cumsum(1) - episodes.ended.long() == 0).float()
-            returns = (episodes.rewards * alive).sum(1)
-            column.append(returns.view(problem.count, -1).mean(1))
+            column.append(episodes.rewards.sum(1).view(problem.count, -1).mean(1))
     sampled, mean = (torch.stack(columns[key]).double().cpu().numpy()[None] for key in (False, True))
     healthy = np.zeros((1, problem.count), dtype=np.bool_)
     return Lives(moments.numpy().astype(np.int64), sampled, mean, healthy, per_update)
+
+
+def _remembered(
+    policy: MemoryPolicy, rows: torch.Tensor, steps: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The memory (n, M) after so many `steps` (n,) of trials' rows (n, T + 1, I), and the next row."""
+    memory = policy.initial_memory(len(rows))
+    for count in sorted(set(steps.tolist())):
+        if count:
+            those = steps == count
+            _, _, memory[those] = policy(rows[those, :count], memory[those])
+    return memory, rows[torch.arange(len(rows), device=rows.device), steps].unsqueeze(1)
 
 
 def _run_chunk(

@@ -129,7 +129,9 @@ def comparison_pictures(results: Results, *, seed: int = 0) -> list[Picture]:
     return pictures
 
 
-def validation_picture(steps: Sequence[int], scores: Mapping[str, Sequence[float]]) -> Picture:
+def validation_picture(
+    steps: Sequence[int], scores: Mapping[str, Sequence[float]], measured: str = "normalised area"
+) -> Picture:
     """Validation scores of a meta-training over its meta-steps, one line a family and their mean."""
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.add_subplot()
@@ -140,7 +142,7 @@ def validation_picture(steps: Sequence[int], scores: Mapping[str, Sequence[float
             label="mean" if mean else name, marker="o", markersize=3,
         )  # fmt: skip
     axes.set_xlabel("meta-step", fontsize=8)
-    axes.set_ylabel("normalised area", fontsize=8)
+    axes.set_ylabel(measured, fontsize=8)
     axes.tick_params(labelsize=7)
     axes.grid(color="0.92", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
@@ -148,7 +150,7 @@ def validation_picture(steps: Sequence[int], scores: Mapping[str, Sequence[float
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=160)
     return Picture(
-        buffer.getvalue(), "Validation during meta-training: normalised area on fresh tasks of its families."
+        buffer.getvalue(), f"Validation during meta-training: {measured} on fresh tasks of its families."
     )
 
 
@@ -176,7 +178,8 @@ def _table(results: Results, seed: int) -> str:
     for row in summary_table(results, rival=rival, seed=seed):
         group = (row.split, row.family)
         if group != previous:
-            rows.append(f'<tr class="group"><th>{escape(row.family)}<br><small>{row.split}</small></th></tr>')
+            split = f"<small>{escape(row.split)}</small>"
+            rows.append(f'<tr class="group"><th>{escape(row.family)}<br>{split}</th></tr>')
         rows.append(_row(row, rival is not None))
         previous = group
     return f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
@@ -184,7 +187,7 @@ def _table(results: Results, seed: int) -> str:
 
 def _row(row: SummaryRow, versus: bool) -> str:
     cells = [
-        f"<td>{escape(row.label)}</td>",
+        f"<td>{escape(row.name)}</td>",
         f"<td>{row.area:.3f} [{row.low:.3f}, {row.high:.3f}]</td><td>{row.final:.3f}</td>",
     ]
     if versus:

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from analysis.results import Array, FamilyResults, Results
+from analysis.results import MIXED, Array, FamilyResults, Results
 from analysis.scores import family_scores
 from analysis.statistics import bootstrap_interval, interquartile_mean
 
@@ -83,19 +83,20 @@ def plot_curves(
     styles = contender_styles(results.labels())
     generator = np.random.default_rng(seed)
     handles: dict[str, Artist] = {}
+    legend, titles = split_names(results, names)
     for index, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, index + 1)
         _panel(axes, results.families[name], styles, x, y, generator)
-        title = f"{name} ({results.families[name].split})"
-        axes.set_title(title, fontsize=8 if len(title) <= LONGEST_TITLE else 6.5)
+        title = titles[name]
+        axes.set_title(title, fontsize=8 if max(map(len, title.split("\n"))) <= LONGEST_TITLE else 6.5)
         if index % columns == 0:
             label = "return per episode" if y == "returns" else "normalised return"
             axes.set_ylabel(label, fontsize=8)
         if index + columns >= len(names):
             axes.set_xlabel("updates" if x == "updates" else "environment steps", fontsize=8)
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    abreast = _legend_columns(list(handles), figure.get_figwidth(), 2 * columns + 1)
+            handles.setdefault(legend.get(label, label), handle)
+    abreast = legend_columns(list(handles), figure.get_figwidth(), 2 * columns + 1)
     lines = -(-len(handles) // abreast)
     figure.set_figheight(figure.get_figheight() + LEGEND_LINE * max(lines - 2, 0))
     figure.legend(
@@ -108,6 +109,30 @@ def plot_curves(
     )
     figure.savefig(path, dpi=200)
     return figure
+
+
+def split_names(results: Results, names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """What a figure of some families calls contenders, and the families: between them they tell every split.
+
+    A family's split stands behind its name. Where rules differ in it, each rule's stands behind the rule's
+    own name, if it is the same in all of these families; else below the family's.
+    """
+    families = {name: results.families[name] for name in names}
+    of_rule: dict[str, set[str]] = {}
+    for family in families.values():
+        for label in family.splits:
+            of_rule.setdefault(label, set()).add(family.split_of(label))
+    one = all(len(splits) == 1 for splits in of_rule.values())
+    legend = {label: label for label in results.labels()}
+    titles = {name: f"{name} ({family.split})" for name, family in families.items()}
+    for name, family in families.items():
+        if family.split != MIXED:
+            continue
+        own = {label: f"{label} ({split})" for label, split in family.splits.items()}
+        titles[name] = name if one else "\n".join((name, *own.values()))
+        if one:
+            legend.update(own)
+    return legend, titles
 
 
 def contender_styles(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -167,7 +192,7 @@ def _panel(
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _legend_columns(labels: Sequence[str], inches: float, most: int) -> int:
+def legend_columns(labels: Sequence[str], inches: float, most: int) -> int:
     """As many as fit side by side, at some 0.075 inches a character beside half an inch for the line."""
     each = 0.5 + 0.075 * max(map(len, labels))
     return max(1, min(len(labels), most, int(inches / each)))

@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from analysis.results import SPLITS, Array, Results
+from analysis.results import MIXED, SPLITS, Array, Results
 from analysis.scores import Scores, broken_runs, family_scores
 from analysis.statistics import (
     Improvement,
@@ -29,6 +29,8 @@ OVERALL = "all families"
 class SummaryRow:
     """One contender on one family, or on all families of a split (family = OVERALL).
 
+    split: how far the tasks lie from the training of every rule, in words: see `FamilyResults.told`.
+    own: where rules differ in that, the contender's own split; empty of baselines.
     area, low, high: interquartile mean of the normalised area over runs, and its 95 % interval.
     final: interquartile mean of the normalised final return.
     final_return: the same of the raw return; None over several families.
@@ -62,6 +64,12 @@ class SummaryRow:
     behind: tuple[str, ...] = ()
     setting: str = ""
     tuned: str = ""
+    own: str = ""
+
+    @property
+    def name(self) -> str:
+        """The label, with the contender's own split where rules differ in it."""
+        return f"{self.label} ({self.own})" if self.own else self.label
 
 
 def default_rival(results: Results) -> str | None:
@@ -87,8 +95,7 @@ def summary_table(results: Results, *, rival: str | None = None, seed: int = 0) 
     generator = np.random.default_rng(seed)
     scores = {name: family_scores(family) for name, family in results.families.items()}
     rows = []
-    for split in SPLITS:
-        names = [name for name, family in results.families.items() if family.split == split]
+    for split, names in results.by_split().items():
         for name in names:
             rows += _rows(results, split, name, [name], scores, rival, generator)
         if len(names) > 1:
@@ -145,6 +152,7 @@ def _rows(
                 behind=() if run else tuple(n for n in names if _is_behind(scores[n], label)),
                 setting=str(run.setting) if run else "",
                 tuned=run.tuned if run else "",
+                own=results.families[names[0]].split_of(label),
             )
         )
     return rows
@@ -190,11 +198,12 @@ def render_table(
         if group != previous:
             table.add_section()
         position, previous = (position + 1 if group == previous else 0), group
-        title = (row.family, f"({row.split})")[position] if position < 2 else ""
+        split = row.split if row.split in SPLITS else MIXED
+        title = (row.family, f"({split})")[position] if position < 2 else ""
         against = [_versus(row.improvement), _chance(row.pooled), _quickness(row)]
         cells = [
             title,
-            row.label,
+            f"{row.label}\n({row.own})" if row.own else row.label,
             f"{row.area:.3f} [{row.low:.3f}, {row.high:.3f}]{' *' if row.best else '  '}",
             f"{row.final:.3f}",
             "" if row.final_return is None else f"{row.final_return:.4g}",
@@ -214,7 +223,7 @@ def render_table(
         emoji=False,
     )
     console.print(table)
-    for line in [_LEGEND, *_verdicts(results, rows), *edge_warnings(results)]:
+    for line in [_LEGEND, *_splits(results, rows), *_verdicts(results, rows), *edge_warnings(results)]:
         console.print(line, soft_wrap=True)
     return buffer.getvalue()
 
@@ -227,6 +236,20 @@ _LEGEND = (
     "90 % at: updates until the curve reaches 90 % of the rival's end; over several families,\n"
     "the median ratio of these to the rival's own."
 )
+
+
+def _splits(results: Results, rows: Sequence[SummaryRow]) -> list[str]:
+    """Where rules were trained on different families: what that means, and what baselines were tuned on."""
+    if all(family.split != MIXED for family in results.families.values()):
+        return []
+    baselines = [row for row in rows if row.tuned and row.label not in results.artifacts]
+    tuned = [
+        f"{row.label} was tuned {row.tuned.split(';')[0]}"
+        for row in baselines
+        if " tuning tasks" in row.tuned
+    ]
+    first = "Rules were trained on different families: in brackets, how far the tasks lie from a rule's own."
+    return [first, *dict.fromkeys(tuned)]
 
 
 def _verdicts(results: Results, rows: Sequence[SummaryRow]) -> list[str]:

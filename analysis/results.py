@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ LIMIT = 2**53
 LARGEST = 64 * 2**20
 """Files above this size, in bytes, are refused unread."""
 SPLITS = ("new tasks", "known tasks", "shifted conditions", "shifted tasks", "new algorithm", "new family")
-"""How far the shown tasks lie from those that the learned rules were trained on."""
+"""How far the shown tasks lie from those that a learned rule was trained on."""
+MIXED = "split by rule"
+"""The split of a family whose tasks lie nearer to what one rule was trained on than to another's."""
 
 Array = NDArray[np.float64]
 
@@ -74,11 +77,13 @@ class Adaptation:
 class FamilyResults:
     """All contenders on the same n shown tasks of one family.
 
-    split: one of SPLITS.
+    split: one of SPLITS, that of every learned rule; or MIXED.
     random, reference: (n,) returns of the random policy and of an optimal or long-tuned one.
     steps_per_update: environment steps of a learner between updates.
     updates: (Q,) numbers of updates at which policies were judged, 0 first, increasing.
     contenders: by label.
+    splits: one of SPLITS for each learned contender, by label; older files, and whoever made contenders
+        without saying what they were trained on, have `split` alone. Baselines and rules at birth have none.
     """
 
     split: str
@@ -87,9 +92,16 @@ class FamilyResults:
     steps_per_update: float
     updates: NDArray[np.int64]
     contenders: dict[str, Adaptation]
+    splits: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _require(self.split in SPLITS, f"unknown split {self.split!r}, not one of {SPLITS}")
+        _require(self.split in (*SPLITS, MIXED), f"unknown split {self.split!r}, not one of {SPLITS}")
+        for label, split in self.splits.items():
+            _require(label in self.contenders, f"a split is told of {label!r}, which did not take part")
+            _require(split in SPLITS, f"unknown split {split!r} of {label!r}, not one of {SPLITS}")
+        if self.splits:
+            _require(self.split == common_split(self.splits.values()), "split and splits disagree")
+        _require(self.split != MIXED or bool(self.splits), f"{MIXED}, and no rule's split is told")
         q, n = len(self.updates), len(self.random)
         _require(q >= 2 and n >= 1, f"needs ≥ 2 queries and ≥ 1 task, got {q} and {n}")
         rising = self.updates[0] == 0 and bool((np.diff(self.updates) > 0).all())
@@ -103,6 +115,22 @@ class FamilyResults:
             fits = run.returns.shape == run.mean_action_returns.shape == (q, n)
             _require(fits, f"the returns of {label!r} must have shape ({q}, {n})")
             _require(run.diverged.shape == (n,), f"diverged of {label!r} must have shape ({n},)")
+
+    def split_of(self, label: str) -> str:
+        """A contender's own split, in a family where rules differ in it; else nothing."""
+        return self.splits.get(label, "") if self.split == MIXED else ""
+
+    def told(self) -> str:
+        """The split in words, each rule's where they differ."""
+        if self.split != MIXED:
+            return self.split
+        return "; ".join(f"{label}: {split}" for label, split in self.splits.items())
+
+
+def common_split(splits: Iterable[str]) -> str:
+    """The one split of several rules, or MIXED."""
+    different = set(splits)
+    return different.pop() if len(different) == 1 else MIXED
 
 
 @dataclass(frozen=True)
@@ -149,6 +177,14 @@ class Results:
         """Every contender, in order of first appearance."""
         return list(dict.fromkeys(k for f in self.families.values() for k in f.contenders))
 
+    def by_split(self) -> dict[str, list[str]]:
+        """Families that lie as far from the training of every rule, by that split in words: SPLITS first."""
+        found: dict[str, list[str]] = {}
+        for name, family in self.families.items():
+            found.setdefault(family.told(), []).append(name)
+        order = [*(split for split in SPLITS if split in found), *(t for t in found if t not in SPLITS)]
+        return {told: found[told] for told in order}
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON: arrays as lists, non-finite numbers as null."""
         families = {}
@@ -166,6 +202,8 @@ class Results:
                 }
                 for label, run in family.contenders.items()
             }
+            if not family.splits:
+                del entry["splits"]
             families[name] = entry
         tuning = [asdict(grid) for grid in self.tuning]
         return {FORMAT_KEY: FORMAT, **vars(self), "families": families, "tuning": tuning}
@@ -292,7 +330,14 @@ def _family(entry: dict[str, Any]) -> FamilyResults:
         steps_per_update=entry["steps_per_update"],
         updates=updates.astype(np.int64),
         contenders=contenders,
+        splits=_splits(entry.get("splits", {})),
     )
+
+
+def _splits(entry: Any) -> dict[str, str]:
+    words = isinstance(entry, dict) and all(isinstance(split, str) for split in entry.values())
+    _require(words, "splits must be words by label")
+    return dict(entry)
 
 
 def _is_number(value: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis.plots import contender_styles
+from analysis.plots import LEGEND_LINE, contender_styles, legend_columns, split_names
 from analysis.report import OVERALL, default_rival, summary_table
-from analysis.results import SPLITS, Results
+from analysis.results import MIXED, SPLITS, Results
 from analysis.scores import family_scores
 from analysis.statistics import interquartile_mean, performance_profile
 from analysis.thresholds import SpeedSummary
@@ -31,7 +32,8 @@ def plot_profiles(results: Results, path: str | Path, *, seed: int = 0) -> Figur
         path: the figure's file; its suffix gives the format.
         seed: of the bootstrap.
     """
-    splits = _splits(results)
+    splits = results.by_split()
+    legend, _ = split_names(results, list(results.families))
     figure = _figure(3.2 * len(splits), 2.7)
     styles, generator = contender_styles(results.labels()), np.random.default_rng(seed)
     axes = figure.subplots(1, len(splits), squeeze=False, sharey=True)[0]
@@ -41,17 +43,17 @@ def plot_profiles(results: Results, path: str | Path, *, seed: int = 0) -> Figur
             strata = [family[label].areas for family in scores]
             profile = performance_profile(strata, LEVELS, generator=generator)
             color, dash = styles[label]
-            panel.plot(LEVELS, profile.share, color=color, linestyle=dash, lw=1.4, label=label)
+            panel.plot(LEVELS, profile.share, color=color, linestyle=dash, lw=1.4, label=legend[label])
             panel.fill_between(LEVELS, profile.low, profile.high, color=color, alpha=0.12, linewidth=0)
-        panel.set_title(_title(split, names), fontsize=8)
+        panel.set_title(_title(split, names, legend), fontsize=8)
         panel.set_xlabel("normalised area τ", fontsize=8)
         panel.set_xlim(LEVELS[0], LEVELS[-1])
         _tidy(panel)
     axes[0].set_ylabel("share of runs above τ", fontsize=8)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False, fontsize=8
-    )
+    abreast = legend_columns(labels, figure.get_figwidth(), 4)
+    _make_room(figure, len(labels), abreast)
+    figure.legend(handles, labels, loc="outside lower center", ncols=abreast, frameon=False, fontsize=8)
     figure.savefig(path, dpi=200)
     return figure
 
@@ -63,7 +65,8 @@ def plot_heatmap(results: Results, path: str | Path) -> Figure:
     for row, name in enumerate(names):
         for label, scores in family_scores(results.families[name]).items():
             table[row, labels.index(label)] = interquartile_mean(scores.areas)
-    figure = _figure(1.6 + 0.75 * len(labels), 1.1 + 0.28 * len(names))
+    legend, titles = split_names(results, names)
+    figure = _figure(1.6 + 0.75 * len(labels), 1.1 + 0.28 * len(names) * _lines(titles.values()))
     axes = figure.add_subplot()
     image = axes.imshow(table, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for row, column in zip(*np.nonzero(np.isfinite(table)), strict=True):
@@ -80,9 +83,8 @@ def plot_heatmap(results: Results, path: str | Path) -> Figure:
             weight="bold" if best else "normal",
             bbox={"boxstyle": "square,pad=0.25", "fc": "none", "ec": "#D55E00", "lw": 1.2} if best else None,
         )
-    axes.set_xticks(range(len(labels)), labels, rotation=35, ha="right", fontsize=7)
-    titles = [f"{name} ({results.families[name].split})" for name in names]
-    axes.set_yticks(range(len(names)), titles, fontsize=7)
+    axes.set_xticks(range(len(labels)), [legend[k] for k in labels], rotation=35, ha="right", fontsize=7)
+    axes.set_yticks(range(len(names)), list(titles.values()), fontsize=7)
     axes.tick_params(length=0)
     bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
     bar.set_label("normalised area (IQM)", fontsize=7)
@@ -123,16 +125,21 @@ def plot_times(results: Results, path: str | Path, *, rival: str | None = None, 
         if r.family != OVERALL and r.updates_to_target is not None
     }
     lines: list[tuple[str, dict[str, float | SpeedSummary]]] = []
-    for split, names in _splits(results).items():
+    legend, titles = split_names(results, list(results.families))
+    for split, names in results.by_split().items():
         for name in names:
             if (name, rival) in reach:
                 own = max(reach[name, rival], 1e-9)
                 ratios = {k: reach[name, k] / own for k in others if (name, k) in reach}
-                lines.append((f"{name} ({split})", dict(ratios)))
+                lines.append((titles[name], dict(ratios)))
         medians = {k: overall[split, k] for k in others if (split, k) in overall}
         if medians:
-            lines.append((f"median of {split}", dict(medians)))
-    figure = _figure(5.2, 0.9 + 0.3 * max(len(lines), 1))
+            below = titles[names[0]].partition("\n")[2]
+            mixed = results.families[names[0]].split == MIXED
+            title = f"median of {len(names)} families" + (f"\n{below}" if below else "")
+            lines.append((title if mixed else f"median of {split}", dict(medians)))
+    height = 0.3 * _lines([title for title, _ in lines])
+    figure = _figure(5.2, 0.9 + height * max(len(lines), 1))
     axes = figure.add_subplot()
     for position, (_, values) in enumerate(lines):
         for index, label in enumerate(others):
@@ -167,14 +174,16 @@ def plot_times(results: Results, path: str | Path, *, rival: str | None = None, 
     axes.set_xlabel(f"updates to 90 % of {rival}'s final return, relative to {rival}", fontsize=8)
     _tidy(axes)
     handles = {
-        label: axes.plot([], [], "o", markersize=4.5, color=styles[label][0], label=label)[0]
+        legend[label]: axes.plot([], [], "o", markersize=4.5, color=styles[label][0], label=label)[0]
         for label in others
     }
+    abreast = legend_columns(list(handles), figure.get_figwidth(), 3)
+    _make_room(figure, len(handles), abreast)
     figure.legend(
         list(handles.values()),
         list(handles),
         loc="outside lower center",
-        ncols=min(3, len(others)),
+        ncols=abreast,
         frameon=False,
         fontsize=8,
     )
@@ -182,18 +191,27 @@ def plot_times(results: Results, path: str | Path, *, rival: str | None = None, 
     return figure
 
 
-def _splits(results: Results) -> dict[str, list[str]]:
-    """Families by split, in the order of SPLITS; only splits that occur."""
-    found = {s: [n for n, f in results.families.items() if f.split == s] for s in SPLITS}
-    return {split: names for split, names in found.items() if names}
+def _make_room(figure: Figure, entries: int, abreast: int) -> None:
+    """For a legend's lines from the second on."""
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * (-(-entries // abreast) - 1))
+
+
+def _lines(titles: Iterable[str]) -> float:
+    """Height of the rows that have these titles, 1 for titles of one line."""
+    return max(1.0, 0.45 * max((1 + title.count("\n") for title in titles), default=1))
 
 
 def _everywhere(results: Results, names: list[str]) -> list[str]:
     return [k for k in results.labels() if all(k in results.families[n].contenders for n in names)]
 
 
-def _title(split: str, names: list[str]) -> str:
-    return f"{split}: {len(names)} {'family' if len(names) == 1 else 'families'}"
+def _title(split: str, names: list[str], legend: dict[str, str]) -> str:
+    """Of a group of families; what the legend tells of the rules is not repeated."""
+    count = f"{len(names)} {'family' if len(names) == 1 else 'families'}"
+    if split in SPLITS:
+        return f"{split}: {count}"
+    told = any(label != name for label, name in legend.items())
+    return f"{MIXED}: {count}" if told else "\n".join((*split.split("; "), count))
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from analysis.plots import OTHERS
@@ -20,9 +21,9 @@ from analysis.statistics import bootstrap_interval
 from learned_opt.artifacts import write_atomically
 from learned_opt.memory import MemoryPolicy, play
 from learned_opt.seeding import derive_noise
-from tasks import make_family
+from tasks import BatchedFamily, Noise, TaskFamily, Tasks, make_family
 from tasks.promises import sampled_tasks
-from tasks.references import held_returns, random_returns
+from tasks.references import held_returns, random_returns, reference_returns, stored_references
 
 FORMAT = 1
 
@@ -41,15 +42,16 @@ class TrialResults:
 
     family: of the tasks.
     returns: (n, episodes) by contender.
-    optimum: (n,) expected return an episode of who knows the task.
-    random: (n,) of the random policy.
+    random: (n,) expected return an episode of the random policy.
+    anchors: (n,) by name, of policies that are no contenders: "optimum" of who knows the task, or
+        "reference" of a long-tuned policy; nothing where neither is known.
     command: the command line that made it.
     """
 
     family: str
     returns: dict[str, NDArray[np.float64]]
-    optimum: NDArray[np.float64]
     random: NDArray[np.float64]
+    anchors: dict[str, NDArray[np.float64]]
     seed: int = 0
     command: str = ""
 
@@ -59,9 +61,10 @@ class TrialResults:
         return int(next(iter(self.returns.values())).shape[1])
 
     def totals(self) -> dict[str, NDArray[np.float64]]:
-        """Total reward of each trial (n,), by contender; the optimum's and the random policy's expected."""
+        """Total reward of each trial (n,), by contender; the anchors' and the random policy's expected."""
         played = {label: values.sum(1) for label, values in self.returns.items()}
-        return {**played, "optimum": self.optimum * self.episodes, "random": self.random * self.episodes}
+        expected = {**self.anchors, "random": self.random}
+        return {**played, **{name: values * self.episodes for name, values in expected.items()}}
 
     def table(self, seed: int = 0) -> dict[str, Total]:
         """By contender."""
@@ -80,7 +83,7 @@ class TrialResults:
             "command": self.command,
             "family": self.family,
             "episodes": self.episodes,
-            "tasks": len(self.optimum),
+            "tasks": len(self.random),
             "seed": self.seed,
             "artifacts": dict(artifacts or {}),
             "totals": {
@@ -112,7 +115,7 @@ def run_trials(
     for label, policy in policies.items():
         if policy.family != family:
             raise ValueError(f"{label} was meta-trained on {policy.family} and knows nothing of {family}")
-    taken = {"optimum", "random", *REFERENCES.get(family, {})} & set(policies)
+    taken = {"optimum", "reference", "random", *REFERENCES.get(family, {})} & set(policies)
     if taken:
         raise ValueError(f"{', '.join(taken)} names a reference as well: rename the policy's folder")
     horizons = {policy.horizon for policy in policies.values()} or {None}
@@ -123,26 +126,22 @@ def run_trials(
     made = make_family(family, horizons.pop())
     noise = derive_noise(seed, "shown tasks", family, device=device)
     drawn = sampled_tasks(made, tasks, noise)
-    optimum = made.reference_returns(drawn, noise)
-    if optimum is None:
-        raise ValueError(
-            f"the optimum of {family} is not known; choose bandit, tabular_mdp or another that has one"
-        )
-    optimum = held_returns(made, "reference_returns", optimum, drawn, noise)
+    anchors = _anchors(made, drawn, noise)
     floor = random_returns(made, drawn, derive_noise(seed, "shown tasks", "anchors", family, device=device))
     returns = {}
     for label, policy in policies.items():
         trial_noise = derive_noise(seed, "trials", label, device=device)
-        trial = play(policy.to(device), drawn, episodes * made.horizon, trial_noise)
+        trial = play(policy.to(device), drawn, None, trial_noise, episodes=episodes)
         returns[label] = _by_episode(trial.rewards, trial.ended, episodes)
     for label, player in REFERENCES.get(family, {}).items():
         returns[label] = player(drawn, episodes, derive_noise(seed, "trials", label, device=device))
     if not returns:
         raise ValueError(f"nothing to play on {family}: give a policy")
-    plain = {label: values.double().cpu().numpy() for label, values in returns.items()}
-    return TrialResults(
-        family, plain, optimum.double().cpu().numpy(), floor.double().cpu().numpy(), seed, command
-    )
+
+    def plain(by_name: Mapping[str, torch.Tensor]) -> dict[str, NDArray[np.float64]]:
+        return {name: values.double().cpu().numpy() for name, values in by_name.items()}
+
+    return TrialResults(family, plain(returns), floor.double().cpu().numpy(), plain(anchors), seed, command)
 
 
 def plot_trials(results: TrialResults, path: Path) -> Figure:
@@ -154,8 +153,10 @@ def plot_trials(results: TrialResults, path: Path) -> Figure:
     for (label, values), color in zip(results.returns.items(), OTHERS * 2, strict=False):
         mean = np.convolve(values.mean(0), np.ones(width) / width, mode="valid")
         axes.plot(np.arange(width, results.episodes + 1), mean, label=label, color=color)
-    for label, level, style in (("optimum", results.optimum, "--"), ("random", results.random, ":")):
+    for label, level in {**results.anchors, "random": results.random}.items():
+        style = ":" if label == "random" else "--"
         axes.axhline(float(level.mean()), color="0.4", linestyle=style, linewidth=1, label=label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("episode of the trial")
     axes.set_ylabel("mean return of an episode")
     axes.set_title(results.family)
@@ -165,8 +166,19 @@ def plot_trials(results: TrialResults, path: Path) -> Figure:
     return figure
 
 
+def _anchors(family: TaskFamily, tasks: Tasks, noise: Noise) -> dict[str, torch.Tensor]:
+    """What is known of good policies' expected return an episode, (n,)."""
+    known = family.reference_returns(tasks, noise)
+    if known is not None:
+        known = held_returns(family, "reference_returns", known, tasks, noise)
+        return {"optimum" if isinstance(family, BatchedFamily) else "reference": known}
+    if "train" in stored_references().get(family.name, {}):
+        return {"reference": reference_returns(family, tasks, noise)}
+    return {}
+
+
 def _by_episode(rewards: torch.Tensor, ended: torch.Tensor, episodes: int) -> torch.Tensor:
-    """Returns (n, episodes) from rewards and ends (n, T); unfinished and further episodes are left out."""
+    """Returns (n, episodes) from rewards and ends (n, T) of trials of so many episodes."""
     index = ended.long().cumsum(1) - ended.long()
     sums = torch.zeros(len(rewards), int(index.max()) + 1, device=rewards.device)
     sums.scatter_add_(1, index, rewards)

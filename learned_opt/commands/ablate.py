@@ -9,6 +9,7 @@ from pathlib import Path
 from analysis import CompareConfig, Contender
 from learned_opt.artifacts import load_artifact
 from learned_opt.commands.compare import run_comparison
+from learned_opt.commands.headers import trained_families
 from learned_opt.commands.recipe import check_device, set_threads, train_once
 from learned_opt.meta.divergence import DivergenceError
 from learned_opt.meta.recipe import load_variants
@@ -51,19 +52,15 @@ class Ablate:
             )
         names = self.only or tuple(variants)
         families, horizon = variants[names[0]][-1].families, variants[names[0]][-1].horizon
-        others = [
-            name
-            for name in names
-            if (set(variants[name][-1].families), variants[name][-1].horizon) != (set(families), horizon)
-        ]
+        others = [name for name in names if variants[name][-1].horizon != horizon]
         if others:
             raise ValueError(
-                f"{names[0]!r} and {others[0]!r} train on different families or horizons, and what is new to "
-                "one is not to the other: let all variants train on the same"
+                f"{names[0]!r} and {others[0]!r} train with different horizons, and no one comparison has both: "
+                "let all variants train with the same"
             )
         config = CompareConfig(
             families=self.tasks or families,
-            trained_on=families,
+            trained_on=tuple(dict.fromkeys(f for name in names for f in variants[name][-1].families)),
             horizon=horizon,
             tasks=self.count,
             updates=self.updates,
@@ -89,7 +86,9 @@ class Ablate:
                 print("interrupted; the same command goes on")
                 return 130
             artifact = load_artifact(folder / ARTIFACT)
-            contenders[name] = Contender(artifact.rule, artifact=artifact.digest)
+            contenders[name] = Contender(
+                artifact.rule, artifact=artifact.digest, trained_on=trained_families(artifact)
+            )
         if not contenders:
             raise DivergenceError("every variant diverged, and there is nothing to compare")
         run_comparison(config, contenders, self.out)

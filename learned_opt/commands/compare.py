@@ -95,7 +95,7 @@ class Compare:
     untrained: bool = False
     """Also show the rule at birth: Adam at the nominal learning rate, if lstm was not born otherwise."""
     tuning: Tuning = "family"
-    """Tune baselines once over the rule's training families, for each family by itself, or show both."""
+    """Tune baselines once over the rules' training families, for each family by itself, or show both."""
     count: int = 32
     """New tasks a family."""
     tuning_count: int = 8
@@ -145,16 +145,23 @@ class Compare:
             if label in contenders:
                 raise ValueError(f"two contenders are called {label}: rename a folder")
             contenders[label] = contender
+        learner = self._learner(artifacts)
+        updates = self._updates(learner, shown)
+        made: list[Artifact | PolicyArtifact] = [*artifacts.values(), *policies.values()]
+        for (label, contender), artifact in zip(tuple(contenders.items()), made, strict=True):
+            contenders[label] = replace(
+                contender,
+                trained_on=trained_families(artifact),
+                left=conditions_left({label: artifact}, learner, updates, self.horizon),
+            )
         if self.untrained:
             if not artifacts:
                 raise ValueError("--untrained shows a rule before its training: name one with --rule")
             contenders["untrained"] = untrained_contender(run_of(next(iter(artifacts.values()))))
-        trained_on = self._trained_on(shown, {**artifacts, **policies})
-        learner = self._learner(artifacts)
-        updates = self._updates(learner, shown)
+        trained = [contender.trained_on for contender in contenders.values() if contender.trained_on]
         config = CompareConfig(
             families=shown,
-            trained_on=trained_on,
+            trained_on=tuple(sorted({family for families in trained for family in families})),
             left=conditions_left(artifacts, learner, updates, self.horizon),
             horizon=self.horizon,
             reference=self.reference,
@@ -212,21 +219,6 @@ class Compare:
             raise ValueError("an update takes different numbers of steps in these families: give --updates")
         return max(1, round(self.env_steps / costs.pop()))
 
-    def _trained_on(
-        self, shown: tuple[str, ...], artifacts: Mapping[str, Artifact | PolicyArtifact]
-    ) -> tuple[str, ...]:
-        """The families that all contenders were trained on; those shown must be new to all or to none."""
-        known = {name: set(trained_families(artifact)) for name, artifact in artifacts.items()}
-        for family in shown:
-            told = [name for name, families in known.items() if family in families]
-            if told and len(told) < len(known):
-                other = next(name for name in known if name not in told)
-                raise ValueError(
-                    f"{told[0]} was trained on {family} and {other} was not: what is new to one is not "
-                    "to the other; compare them in runs of their own"
-                )
-        return tuple(sorted(set.intersection(*known.values()))) if known else ()
-
     def _changes(self) -> dict[str, Any]:
         given = {"width": self.width, "environments": self.environments, "steps": self.steps}
         return {name: value for name, value in given.items() if value is not None}
@@ -238,7 +230,11 @@ def _field_default(name: str) -> object:
 
 @dataclass(frozen=True)
 class Merge:
-    """Put results of the same comparison with other seeds together: one results.json and curves.png."""
+    """Put results of the same comparison with other seeds, or with other rules, together.
+
+    The folder receives one results.json and curves.png. With other seeds everything else must be the same;
+    with other rules the seed, the tasks and their number must, and baselines that take part in several.
+    """
 
     results: tyro.conf.Positional[tuple[Path, ...]]
     """Folders with a results.json, or the files."""

@@ -69,12 +69,15 @@ def learner_of(artifacts: dict[str, Artifact]) -> LearnerConfig:
 
 
 def conditions_left(
-    artifacts: Mapping[str, Artifact], learner: LearnerConfig, updates: int, horizon: int | None = None
+    artifacts: Mapping[str, Artifact | PolicyArtifact],
+    learner: LearnerConfig,
+    updates: int,
+    horizon: int | None = None,
 ) -> tuple[str, ...]:
     """Settings in which lives leave those that some rule was trained on, as far as headers tell.
 
     Args:
-        artifacts: the rules.
+        artifacts: the rules; policies with a memory have no such settings, and leave none.
         learner: whose lives are to be shown.
         updates: their length.
         horizon: that gymnasium ids are given.

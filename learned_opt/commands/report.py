@@ -9,6 +9,7 @@ import tyro
 
 from analysis import load_results
 from analysis.page import Picture, Section, page, validation_picture
+from analysis.training_curves import validation_curve
 from learned_opt.artifacts import write_atomically
 from learned_opt.meta.metrics import VALIDATIONS, read_rows
 
@@ -54,7 +55,7 @@ def section_of(folder: Path) -> Section:
     """
     if (folder / "results.json").exists():
         results = load_results(folder / "results.json")
-        splits = sorted({family.split for family in results.families.values()})
+        splits = sorted({family.split for family in results.families.values()})  # the table tells each rule's
         return Section(f"{folder.name}: {', '.join(splits)}", results)
     pictures = [
         Picture((folder / name).read_bytes(), caption)
@@ -65,6 +66,11 @@ def section_of(folder: Path) -> Section:
         return Section(f"{folder.name}: what the rule does", pictures=tuple(pictures))
     if (folder / VALIDATIONS).exists():
         rows = read_rows(folder / VALIDATIONS)
+        curve = validation_curve(folder)
+        if curve:
+            total = "mean total reward of a trial"
+            picture = validation_picture(list(curve), {"policy": list(curve.values())}, total)
+            return Section(f"{folder.name}: meta-training", pictures=(picture,))
         if rows:
             steps = [int(row["meta_step"]) for row in rows]
             scores: dict[str, list[float]] = {

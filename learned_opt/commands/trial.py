@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from analysis.training_curves import Curve, plot_training, validation_curve
 from analysis.trials import plot_trials, run_trials
 from learned_opt.commands.recipe import check_device, set_threads
-from learned_opt.memory import load_policy
+from learned_opt.memory import PolicyArtifact, load_policy
+from learned_opt.memory.config import MemoryConfig
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Total reward of meta-policies over whole trials, beside UCB1, Thompson sampling and the optimum."""
+    """Total reward of meta-policies over whole trials, beside what is known of the family.
+
+    That is UCB1, Thompson sampling, posterior sampling and the optimum, or a long-tuned policy's return.
+    Where the policies' folders hold their validations, training.png shows how they were learned.
+    """
 
     out: Path
-    """Folder for trials.json and trials.png."""
+    """Folder for trials.json, trials.png and training.png."""
     policy: tuple[Path, ...]
     """Files that meta-train --algorithm rl2 or context wrote, all of one family."""
     episodes: int | None = None
@@ -61,11 +67,28 @@ class Trial:
         self.out.mkdir(parents=True, exist_ok=True)
         results.save(self.out / "trials.json", {label: each.digest for label, each in loaded.items()})
         plot_trials(results, self.out / "trials.png")
+        drawn = self._draw_training(loaded)
         table = Table(title=f"{results.family}: {results.episodes} episodes, {self.count} new tasks")
         for heading in ("", "mean total reward", "95 % interval"):
             table.add_column(heading)
         for label, total in results.table().items():
             table.add_row(label, f"{total.mean:.1f}", f"[{total.low:.1f}, {total.high:.1f}]")
         Console(markup=False).print(table)
-        print(f"curves: {self.out / 'trials.png'}")
+        print(f"curves: {self.out / 'trials.png'}" + (f", {drawn}" if drawn else ""))
         return 0
+
+    def _draw_training(self, loaded: dict[str, PolicyArtifact]) -> Path | None:
+        """Validations of the policies' runs, those that differ in the meta-seed alone together."""
+        groups: dict[MemoryConfig, list[Curve]] = {}
+        for path, artifact in zip(self.policy, loaded.values(), strict=True):
+            curve = validation_curve(path.parent)
+            if curve:
+                groups.setdefault(replace(artifact.training(), seed=0), []).append(curve)
+        if not groups:
+            return None
+        names = [config.algorithm for config in groups]
+        unique = [name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names, 1)]
+        target = self.out / "training.png"
+        family = next(iter(loaded.values())).policy.family
+        plot_training(dict(zip(unique, groups.values(), strict=True)), family, target)
+        return target

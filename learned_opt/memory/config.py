@@ -34,7 +34,8 @@ class MemoryConfig:
     clip: float = 0.2
     """PPO clips the ratio of probabilities to 1 ± this."""
     discount: float = 0.99
-    """Discount factor γ within a trial; episodes' ends do not cut it."""
+    """Discount factor γ within a trial; episodes' ends do not cut it. Where trials are longer than some 1 /
+    (1 − γ) steps and their number of steps counts, 1 trains on the total that policies are judged by."""
     trace: float = 0.95
     """GAE's λ."""
     value_coefficient: float = 0.5
@@ -83,5 +84,5 @@ class MemoryConfig:
         return self.episodes or max(100 // make_family(self.family, self.horizon).horizon, 2)
 
     def steps(self) -> int:
-        """Environment steps T of a trial, in which there are more episodes if they end early."""
+        """Environment steps T that the episodes of a trial take if none of them ends early."""
         return self.trial_episodes() * make_family(self.family, self.horizon).horizon

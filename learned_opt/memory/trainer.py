@@ -140,7 +140,7 @@ class MemoryTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = cosine(config.meta_lr, self.step, config.meta_steps)
         tasks = sampled_tasks(policy.distribution.family, config.trials, self.noise)
-        trial = play(policy, tasks, config.steps(), self.noise)
+        trial = play(policy, tasks, None, self.noise, episodes=config.trial_episodes())
         usable = torch.cat((trial.rows, trial.last), 1).isfinite().all(2).all(1)
         usable &= trial.rewards.isfinite().all(1)
         lost = int((~usable).sum())
@@ -151,7 +151,8 @@ class MemoryTrainer:
         with torch.no_grad():
             rows = torch.cat((trial.rows, trial.last), 1)
             output, unit_values, _ = policy(rows, policy.initial_memory(len(rows)))
-            before = policy.distribution.log_prob(output[:, :-1], policy.log_std(), trial.actions)
+            output, actions = _counted(trial.valid, output[:, :-1], trial.actions)
+            before = policy.distribution.log_prob(output, policy.log_std(), actions)
         advantages, targets = self._advantages(trial, unit_values)
         for _ in range(config.epochs):
             loss = self._loss(trial, before, advantages, targets)
@@ -166,8 +167,9 @@ class MemoryTrainer:
     def _loss(self, trial: Trial, before: Tensor, advantages: Tensor, targets: Tensor) -> Tensor:
         config, policy = self.config, self.policy
         output, values, _ = policy(trial.rows, policy.initial_memory(len(trial.rows)))
+        output, values, actions = _counted(trial.valid, output, values, trial.actions)
         log_std = policy.log_std()
-        ratio = (policy.distribution.log_prob(output, log_std, trial.actions) - before).exp()
+        ratio = (policy.distribution.log_prob(output, log_std, actions) - before).exp()
         clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
         gain = torch.minimum(ratio * advantages, clipped * advantages).mean()
         error = (values - targets).square().mean()
@@ -176,14 +178,14 @@ class MemoryTrainer:
         return loss
 
     def _advantages(self, trial: Trial, unit_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised advantages and value targets, (R, T) each, targets in units of a running scale.
+        """Normalised advantages and value targets, in units of a running scale, of the steps that count.
 
-        A trial is one long episode: its value goes on past the ends of the episodes within.
+        A trial is one long episode: its value goes on past the ends of the episodes within, and not past
+        its own.
         """
         center, scale = self.scale.center_and_scale()
         values = center + scale * unit_values
-        over = torch.zeros_like(trial.ended)
-        over[:, -1] = True
+        over = trial.final
         advantages = generalised_advantages(
             trial.rewards.unsqueeze(-1),
             values[:, :-1].unsqueeze(-1),
@@ -193,7 +195,7 @@ class MemoryTrainer:
             discount=self.config.discount,
             trace=self.config.trace,
         ).squeeze(-1)
-        returns = advantages + values[:, :-1]
+        advantages, returns = _counted(trial.valid, advantages, advantages + values[:, :-1])
         self.scale.observe(returns.reshape(1, -1))
         center, scale = self.scale.center_and_scale()
         return normalised(advantages.reshape(1, -1)).view_as(advantages), (returns - center) / scale
@@ -203,7 +205,8 @@ class MemoryTrainer:
         config = self.config
         noise = derive_noise(config.seed, "validation", device=config.device)
         tasks = sampled_tasks(self.policy.distribution.family, config.validation_tasks, noise)
-        score = float(play(self.policy, tasks, config.steps(), noise).rewards.sum(1).mean())
+        trial = play(self.policy, tasks, None, noise, episodes=config.trial_episodes())
+        score = float(trial.rewards.sum(1).mean())
         self.validations.append([self.step, score])
         if score > self.best:
             self.best, self.best_step = score, self.step
@@ -255,3 +258,10 @@ class MemoryTrainer:
             check_fits([scale.mean, scale.square, scale.weight], saved["scale"], "scale")
             scale.mean, scale.square, scale.weight = saved["scale"]
             self.noise.generator.set_state(saved["generator"].cpu())
+
+
+def _counted(valid: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:
+    """Of columns (R, T, ...) the steps before trials' ends, (1, N, ...); as they are where that is all."""
+    if bool(valid.all()):
+        return columns
+    return tuple(column[valid].unsqueeze(0) for column in columns)

@@ -25,12 +25,14 @@ COLUMNS = (
     "learner_updates",
     "meta_lr",
     "reward",
+    "return",
     "success",
     "gradient_norm",
     "meta_gradient_norm",
     "diverged",
 )
-"""Of metrics.csv."""
+"""Of metrics.csv: "reward" is the mean of a step, which tells nothing where every step pays the same, and
+"return" the mean of the episodes that ended meanwhile, empty if none did."""
 
 
 class MetricsLog:
@@ -51,9 +53,12 @@ class MetricsLog:
 
     def step(self, step: int, family: str, values: dict[str, float]) -> None:
         """One meta-step."""
+        endings = values.get("endings", 0.0)
+        if endings > 0:
+            values = {**values, "return": values["reward"] / endings}
         row = {"meta_step": step, "family": family, **values}
         self._steps.add({key: _short(row.get(key, "")) for key in COLUMNS})
-        told = ("success",) if "success" in values else ()
+        told = tuple(key for key in ("return", "success") if key in values)
         plotted = ("reward", *told, "gradient_norm", "meta_gradient_norm", "diverged")
         self._draw({f"{key}/{family}": values[key] for key in plotted}, step)
 

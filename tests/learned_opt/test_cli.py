@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from analysis import load_results
 from analysis.card import model_card
 from learned_opt.artifacts import load_artifact, save_rule
 from learned_opt.cli import main
@@ -383,13 +384,21 @@ def test_longevity_is_refused_where_it_has_no_meaning(tmp_path, capsys):
 
 def test_an_ablation_checks_its_comparison_before_it_trains(tmp_path, capsys):
     path, out = tmp_path / "ablation.yaml", tmp_path / "out"
-    path.write_text(
-        yaml.safe_dump({**TINY.to_dict(), "variants": {"full": {}, "other": {"families": ["lqr"]}}})
-    )
+    path.write_text(yaml.safe_dump({**TINY.to_dict(), "variants": {"full": {}, "other": {"hidden": 3}}}))
     command = ["ablate", "--config", path, "--out", out]
-    assert "'full' and 'other' train on different families" in refusal(capsys, *command)
     assert "'nosuch'" in refusal(capsys, *command, "--only", "full", "--tasks", "nosuch")
     assert not out.exists()
+
+
+def test_variants_that_train_on_different_families_are_told_apart(tmp_path, capsys):
+    path, out = tmp_path / "ablation.yaml", tmp_path / "out"
+    variants = {"full": {}, "other": {"families": ["lqr"]}}
+    path.write_text(yaml.safe_dump({**TINY.to_dict(), "variants": variants}))
+    command = ["ablate", "--config", str(path), "--count", "2", "--updates", "2", "--out", str(out)]
+    assert main(command) == 0
+    results = load_results(out / "results.json")
+    assert results.families["bandit"].splits == {"full": "new tasks", "other": "new family"}
+    assert "(new family)" in capsys.readouterr().out
 
 
 def test_more_families_than_a_figure_holds_are_drawn_in_several(tmp_path, capsys, monkeypatch):
