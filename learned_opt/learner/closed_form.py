@@ -48,7 +48,8 @@ def gradients(
         config: of the losses.
 
     Raises:
-        ValueError: an entry of the rollout or of the scale has another shape or type than observations ask for.
+        ValueError: the shape or type of parameters, or of an entry of the rollout or the scale, is not what
+            the observations ask for.
         MemoryError: there is no room for what a thread works on.
     """
     told = (rollout.observations, rollout.final_observations, rollout.rewards)
@@ -56,6 +57,9 @@ def gradients(
         return None
     if rollout.valid is not None or not compiled.plain(told) or not compiled.plain((parameters,)):
         return None
+    asked = (len(rollout.observations), policy.layout().size)
+    if parameters.shape != asked:
+        raise ValueError(f"parameters must have shape {asked}, got {tuple(parameters.shape)}")
     tensors = policy.layout().split(parameters)
     actor, critic = policy.network(tensors, "actor"), policy.network(tensors, "critic")
     batch, steps, environments, *shape = rollout.observations.shape

@@ -73,6 +73,8 @@ def run(
         ValueError: something has another shape or type.
         MemoryError: there is no room for what a thread works on.
     """
+    if draws.dim() != 4:
+        raise ValueError(f"draws must have four axes, got shape {tuple(draws.shape)}")
     batch, steps, copies, choices = draws.shape
     state, elapsed, seen = standing
     sees = seen.shape[2:]

@@ -121,7 +121,7 @@ class Perceptron:
     @cached_property
     def is_plain(self) -> bool:
         """Whether C may read the networks: sizes fit, and each learner's tensors lie in one piece."""
-        if library() is None or self.layers[0][0].dim() != 3:
+        if library() is None or any((w.dim(), b.dim()) != (3, 2) for w, b in self.layers):
             return False
         widths = [self.layers[0][0].shape[2], *(bias.shape[-1] for _, bias in self.layers)]
         if max(widths) > WIDEST:
@@ -205,7 +205,7 @@ class Perceptron:
 
     def _run(self, signal: Tensor) -> Tensor:
         """The outputs, by C."""
-        (batch, inputs, width, work), rows = self._sizes, signal.shape[1]
+        (batch, inputs, width, work), rows = self._sizes, signal.shape[1:2].numel()
         outputs = signal.new_empty(batch, rows, width)
         given = address("observations", signal, (batch, rows, inputs))
         taken = address("outputs", outputs, (batch, rows, width))
@@ -216,7 +216,7 @@ class Perceptron:
 
     def _derivatives(self, signal: Tensor, by_outputs: Tensor) -> list[Tensor]:
         """Those by the layers' tensors, by C."""
-        (batch, inputs, width, work), rows = self._sizes, signal.shape[1]
+        (batch, inputs, width, work), rows = self._sizes, signal.shape[1:2].numel()
         by_outputs = by_outputs.contiguous().resolve_neg()
         given = address("observations", signal, (batch, rows, inputs))
         by = address("derivatives by outputs", by_outputs, (batch, rows, width))

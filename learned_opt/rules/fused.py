@@ -134,7 +134,8 @@ class _Step(torch.autograd.Function):
         old = dict(zip((*_GIVEN, *_PHI), given, strict=True))
         new = {name: torch.empty_like(old[name.removeprefix("new_")]) for name in _MADE[:-1]}
         new["update"] = torch.empty_like(old["gradient"])
-        batch, hidden = len(old["gradient"]), old["cell_weight"].shape[-2] // 4
+        batch = old["gradient"].shape[:1].numel()
+        hidden = old["cell_weight"].shape[-2:-1].numel() // 4
         skip = bool(numbers["skip"])
         shapes = layout.once(
             ("shapes", batch, hidden, skip), lambda: _shapes(layout, batch, hidden, skip=skip)
