@@ -1,4 +1,4 @@
-"""Checks what .ci/sanitizers rests on: sanitized code of this tree is what is loaded, and it finds what is wrong."""
+"""Checks what .ci/sanitizers rests on: this tree's sanitized code is what is loaded, and it finds faults."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from learned_opt import compiled
 from learned_opt.addresses import address, address_of_array
+from learned_opt.layout import Role
 from learned_opt.learner.advantages import FLOOR, ReturnScale
 from learned_opt.learner.config import LearnerConfig
 from learned_opt.learner.distribution import slope_of_bounded_log_std
@@ -57,6 +58,8 @@ def gradients(
         return None
     if rollout.valid is not None or not compiled.plain(told) or not compiled.plain((parameters,)):
         return None
+    if rollout.observations.dim() < 3:
+        raise ValueError(f"observations must be (B, T, E, …), got shape {tuple(rollout.observations.shape)}")
     asked = (len(rollout.observations), policy.layout().size)
     if parameters.shape != asked:
         raise ValueError(f"parameters must have shape {asked}, got {tuple(parameters.shape)}")
@@ -87,7 +90,12 @@ def _run(
     layout, like, shape = policy.layout(), rollout.observations, (batch, steps, copies)
     inner, outer = like.new_empty(batch, layout.size), like.new_zeros(batch, layout.size)
     records = []
-    for network, role, into in ((actor, "actor", inner), (actor, "actor", outer), (critic, "critic", inner)):
+    parts: tuple[tuple[Perceptron, Role, Tensor], ...] = (
+        (actor, "actor", inner),
+        (actor, "actor", outer),
+        (critic, "critic", inner),
+    )
+    for network, role, into in parts:
         first, names = address("gradients", into, (batch, layout.size)), policy.layers(role)
         targets = [first + 4 * layout.offsets[name] for name in names]
         records.append(network.returning(targets, [layout.size] * len(names)))
