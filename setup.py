@@ -3,6 +3,7 @@
 Optional: without a C compiler the package installs all the same and runs the same equations in torch.
 """
 
+import os
 import platform
 import runpy
 import sys
@@ -12,6 +13,9 @@ from setuptools import Extension, setup
 
 FLAGS = ["-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
 THREADS = ["-fopenmp"] if sys.platform == "linux" else []
+SANITIZERS = ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
+# For .ci/sanitizers: code that ends its process at the first access outside of what it was given.
+SANITIZED = [*SANITIZERS, "-O1", "-g"] if os.environ.get("LEARNED_OPT_SANITIZE") else []
 VARIANTS = {"generic": []}
 CODE = {"fused": "rules", "actor_critic": "learner", "perceptron": "learner", "rollout": "learner"}
 checksum = runpy.run_path("learned_opt/sources.py")["checksum"]
@@ -27,10 +31,10 @@ setup(
             [f"learned_opt/{folder}/{source}.c"],
             depends=["learned_opt/vectors.h", "learned_opt/learner/perceptron.h"],
             extra_compile_args=[
-                *(*FLAGS, *THREADS, *flags),
+                *(*FLAGS, *THREADS, *flags, *SANITIZED),
                 f"-DSOURCE={checksum(Path('learned_opt', folder, source + '.c'))}",
             ],
-            extra_link_args=THREADS,
+            extra_link_args=[*THREADS, *SANITIZED],
             libraries=["m"],
             optional=True,
         )

@@ -16,7 +16,8 @@ from torch.autograd import forward_ad
 
 from learned_opt.sources import checksum
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+PLAIN = frozenset((Tensor, torch.nn.Parameter))
+"""Types of tensors that keep their numbers where they say; subclasses may keep them anywhere."""
 
 log = logging.getLogger(__name__)
 
@@ -73,12 +74,17 @@ def load(
 
 def plain(tensors: Iterable[Tensor]) -> bool:
     """Whether C may read and write the memory of these tensors."""
-    return all(x.is_contiguous() and plain_but_strided(x) for x in tensors)
+    tensors = tuple(tensors)
+    return plain_but_strided(*tensors) and all(map(Tensor.is_contiguous, tensors))
 
 
-def plain_but_strided(x: Tensor) -> bool:
-    """Whether C may read and write the memory of a tensor that need not be contiguous."""
-    return x.dtype is torch.float32 and x.is_cpu and not x.is_neg() and type(x) in _PLAIN
+def plain_but_strided(*tensors: Tensor) -> bool:
+    """Whether C may read and write the memory of tensors that need not be contiguous."""
+    return (
+        PLAIN.issuperset(map(type, tensors))
+        and all(x.dtype is torch.float32 and x.is_cpu and x.layout is torch.strided for x in tensors)
+        and not any(map(Tensor.is_neg, tensors))
+    )
 
 
 def differentiated(tensors: Iterable[Tensor]) -> bool:

@@ -55,7 +55,7 @@ class Ablate:
         others = [name for name in names if variants[name][-1].horizon != horizon]
         if others:
             raise ValueError(
-                f"{names[0]!r} and {others[0]!r} train with different horizons, and no one comparison has both: "
+                f"{names[0]!r} and {others[0]!r} train with different horizons, which one comparison cannot have: "
                 "let all variants train with the same"
             )
         config = CompareConfig(

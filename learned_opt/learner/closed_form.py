@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from learned_opt import compiled
+from learned_opt.addresses import address, address_of_array
+from learned_opt.layout import Role
 from learned_opt.learner.advantages import FLOOR, ReturnScale
 from learned_opt.learner.config import LearnerConfig
 from learned_opt.learner.distribution import slope_of_bounded_log_std
@@ -23,6 +25,8 @@ from learned_opt.learner.rollout import Rollout
 
 _STEM = Path(__file__).with_name("_actor_critic")
 _FIELDS = 24
+MOST_ROWS = 2**31 - 1
+"""Rows of a learner that C can count."""
 
 
 class Gradients(NamedTuple):
@@ -45,6 +49,8 @@ def gradients(
         config: of the losses.
 
     Raises:
+        ValueError: the shape or type of parameters, or of an entry of the rollout or the scale, is not what
+            the observations ask for.
         MemoryError: there is no room for what a thread works on.
     """
     told = (rollout.observations, rollout.final_observations, rollout.rewards)
@@ -52,13 +58,20 @@ def gradients(
         return None
     if rollout.valid is not None or not compiled.plain(told) or not compiled.plain((parameters,)):
         return None
+    if rollout.observations.dim() < 3:
+        raise ValueError(f"observations must be (B, T, E, …), got shape {tuple(rollout.observations.shape)}")
+    asked = (len(rollout.observations), policy.layout().size)
+    if parameters.shape != asked:
+        raise ValueError(f"parameters must have shape {asked}, got {tuple(parameters.shape)}")
     tensors = policy.layout().split(parameters)
     actor, critic = policy.network(tensors, "actor"), policy.network(tensors, "critic")
-    batch, _, environments, *shape = rollout.observations.shape
+    batch, steps, environments, *shape = rollout.observations.shape
     inputs, wanted = math.prod(shape), config.environments + config.outer_environments
     if actor.sizes != (batch, inputs, policy.actions) or critic.sizes != (batch, inputs, 1):
         return None
     if not (actor.is_plain and critic.is_plain) or environments != wanted:
+        return None
+    if steps * environments > MOST_ROWS:
         return None
     return _run(policy, tensors, rollout, scale, config, (actor, critic))
 
@@ -73,23 +86,26 @@ def _run(
 ) -> Gradients:
     """The same, where C applies."""
     actor, critic = networks
-    batch, steps, copies = rollout.rewards.shape
-    layout, like = policy.layout(), rollout.rewards
+    batch, steps, copies, *_ = seen = rollout.observations.shape
+    layout, like, shape = policy.layout(), rollout.observations, (batch, steps, copies)
     inner, outer = like.new_empty(batch, layout.size), like.new_zeros(batch, layout.size)
-    records = [
-        network.returning(
-            [into.data_ptr() + 4 * layout.offsets[name] for name in names], [layout.size] * len(names)
-        )
-        for network, names, into in (
-            (actor, policy.layers("actor"), inner),
-            (actor, policy.layers("actor"), outer),
-            (critic, policy.layers("critic"), inner),
-        )
-    ]
+    records = []
+    parts: tuple[tuple[Perceptron, Role, Tensor], ...] = (
+        (actor, "actor", inner),
+        (actor, "actor", outer),
+        (critic, "critic", inner),
+    )
+    for network, role, into in parts:
+        first, names = address("gradients", into, (batch, layout.size)), policy.layers(role)
+        targets = [first + 4 * layout.offsets[name] for name in names]
+        records.append(network.returning(targets, [layout.size] * len(names)))
     log_std, by_log_std, outer_by_log_std = None, None, None
+    deviations: tuple[int, ...] = (0, 0, 0)
     if not policy.discrete:
         log_std = policy.log_std(tensors).flatten(1).contiguous()
         by_log_std, outer_by_log_std = torch.zeros_like(log_std), torch.zeros_like(log_std)
+        three = (log_std, by_log_std, outer_by_log_std)
+        deviations = tuple(address("log_std", x, (batch, policy.actions)) for x in three)
     mean, square, weight = (x.clone() for x in (scale.mean, scale.square, scale.weight))
     numbers = np.array(
         [
@@ -105,16 +121,25 @@ def _run(
         *(records[0].address, records[1].address if has_outer else 0, records[2].address),
         *(batch, steps, copies, config.environments, policy.discrete, policy.actions),
         *(config.value_units == "rewards", config.advantage_scale == "batch"),
-        *(rollout.observations.data_ptr(), rollout.final_observations.data_ptr(), actions.data_ptr()),
-        *(rollout.rewards.data_ptr(), terminated.data_ptr(), truncated.data_ptr()),
-        *(0 if x is None else x.data_ptr() for x in (log_std, by_log_std, outer_by_log_std)),
-        *(mean.data_ptr(), square.data_ptr(), weight.data_ptr(), numbers.ctypes.data),
+        address("observations", rollout.observations, seen),
+        address("final_observations", rollout.final_observations, seen),
+        address("actions", actions, shape, torch.int64)
+        if policy.discrete
+        else address("actions", actions, (*shape, policy.actions)),
+        address("rewards", rollout.rewards, shape),
+        address("terminated", terminated, shape, torch.bool),
+        address("truncated", truncated, shape, torch.bool),
+        *deviations,
+        address("mean of returns", mean, (batch, 1)),
+        address("square of returns", square, (batch, 1)),
+        address("weight of returns", weight, (batch, 1)),
+        address_of_array("numbers", numbers, (7,), np.float32),
     )
     record = np.array(fields, np.int64)
     threads = threads_for(steps * copies * (actor.work + critic.work))
     found = library()
     assert found is not None
-    if found.learned_opt_actor_critic(record.ctypes.data, threads):
+    if found.learned_opt_actor_critic(address_of_array("record", record, (_FIELDS,), np.int64), threads):
         raise MemoryError("no memory for the gradients of the actor-critic")
     scale.mean, scale.square, scale.weight = mean, square, weight
     if by_log_std is not None and outer_by_log_std is not None:

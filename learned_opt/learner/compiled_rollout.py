@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from learned_opt import compiled
+from learned_opt.addresses import fits
 from learned_opt.learner import journey
 from learned_opt.learner.distribution import ActionDistribution
 from learned_opt.learner.dynamics import Dynamics, dynamics_of
@@ -101,20 +104,17 @@ def _fits(dynamics: Dynamics, actor: Actor, environments: BatchedEnvironments, d
     """Whether everything has the type and size that C takes on trust; if not, torch says what is wrong."""
     program, batch, copies = dynamics.program, environments.batch, environments.environments
     assert actor.network is not None
-    sizes: list[tuple[Tensor, tuple[int, ...]]] = [
-        (environments.state, (batch, copies, program.states)),
-        (environments.elapsed, (batch, copies)),
-        (environments.observation.flatten(2), (batch, copies, program.observations)),
-        *((x, (batch, program.observations)) for x in actor.moments or ()),
-    ]
-    if actor.deviation is not None:
-        sizes.append((actor.deviation, (batch, actor.choices)))
-    plain = [x for x, _ in sizes] + [environments.limit] + ([] if draws is None else [draws])
+    told, limit, sees = (batch, program.observations), environments.limit, environments.observation.shape[2:]
     takes = 1 if actor.deviation is None else actor.choices
+    standing = (environments.state, environments.elapsed, environments.observation)
     return (
-        actor.network.sizes == (batch, program.observations, actor.choices)
-        and takes == program.actions
-        and environments.limit.numel() in (1, batch)
-        and all(x.shape == shape for x, shape in sizes)
-        and all(compiled.plain_but_strided(x) for x in plain)
+        actor.network.sizes == (*told, actor.choices)
+        and (takes, math.prod(sees)) == (program.actions, program.observations)
+        and compiled.plain_but_strided(*standing, *(() if draws is None else (draws,)))
+        and environments.state.shape == (batch, copies, program.states)
+        and environments.elapsed.shape == (batch, copies)
+        and environments.observation.shape == (batch, copies, *sees)
+        and fits(limit, limit.shape if limit.numel() == 1 else (batch, 1))
+        and all(fits(x, told) for x in actor.moments or ())
+        and (actor.deviation is None or fits(actor.deviation, (batch, actor.choices)))
     )

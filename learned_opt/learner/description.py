@@ -8,6 +8,8 @@ import numpy as np
 from gymnasium import Space
 from torch import Tensor
 
+from learned_opt.addresses import places
+
 DEEPEST = 4
 """Objects within objects that are looked into."""
 
@@ -38,7 +40,7 @@ def _described(value: Any, depth: int) -> Any:
     if value is None or isinstance(value, (bool, int, float, str, bytes)):
         return value
     if isinstance(value, Tensor):
-        return id(value), value.data_ptr(), value._version
+        return id(value), places((value,)), value._version
     if isinstance(value, np.ndarray):
         return value.shape, value.dtype.str, value.tobytes()
     if depth and isinstance(value, dict):

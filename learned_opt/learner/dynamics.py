@@ -80,9 +80,7 @@ def dynamics_of(environments: BatchedEnvironments) -> Dynamics | None:
     if known is not None and known.program is found.program and known.made_of == made_of:
         return known
     try:
-        if any(len(environments.constants[key]) != environments.batch for key in found.program.shapes):
-            raise UntraceableError("some of their constants have no axis of tasks, or not always")
-        packed = found.program.packed(environments.constants)
+        packed = found.program.packed(environments.constants, environments.batch)
     except UntraceableError as reason:
         _remember(environments.family, None, reason)
         return None
@@ -138,9 +136,10 @@ def _check(program: Program, distribution: ActionDistribution, family: BatchedFa
     noise = Noise(torch.Generator().manual_seed(0))
     contract = Contract(family, batch, copies, noise)
     constants = contract.constants(some)
-    packed, never = program.packed(constants), torch.tensor(float("inf"))
+    packed = program.packed(constants, batch)
     start = contract.initial_state(constants, copies, noise).clone(memory_format=torch.contiguous_format)
-    deviation = None if distribution.discrete else torch.ones(batch, distribution.actions)
+    never = start.new_full((), float("inf"))
+    deviation = None if distribution.discrete else start.new_ones(batch, distribution.actions)
     actor = journey.Actor(None, distribution.actions, deviation)
 
     def stepped(state: Tensor, steps: int) -> tuple[journey.Journey, Tensor, Tensor, Tensor, Tensor | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -13,12 +14,13 @@ import torch
 from torch import Tensor
 
 from learned_opt import compiled
+from learned_opt.addresses import address, address_of_array
 from learned_opt.learner.perceptron import Perceptron, threads_for
-from learned_opt.learner.program import Program
+from learned_opt.learner.program import PROGRAM_FIELDS, Program
 from learned_opt.learner.symbols import CODES
 
 _STEM = Path(__file__).with_name("_rollout")
-_PROGRAM_FIELDS, _JOURNEY_FIELDS = 14, 26
+_JOURNEY_FIELDS = 26
 
 
 class Journey(NamedTuple):
@@ -55,37 +57,95 @@ def run(
     limit: Tensor,
     standing: tuple[Tensor, Tensor, Tensor],
 ) -> Journey:
-    """Run rollout.c; state (B, E, S), elapsed (B, E) and observation (B, E, O) are changed in place."""
+    """Run rollout.c; state (B, E, S), elapsed (B, E) and observation (B, E, O) are changed in place.
+
+    Args:
+        program: of the environments.
+        packed: what it reads of B tasks, (B, columns).
+        actor: what chooses actions.
+        draws: random numbers of actions, (B, T, E, A).
+        numbers: random numbers of the program, (B, T, E, ·), if it asks for any.
+        starts: start states of T steps, (B, E, S) each, equally far apart.
+        limit: steps after which episodes are truncated, one for all or (B, 1).
+        standing: state, elapsed steps and observation.
+
+    Raises:
+        ValueError: something has another shape or type.
+        MemoryError: there is no room for what a thread works on.
+    """
+    if draws.dim() != 4:
+        raise ValueError(f"draws must have four axes, got shape {tuple(draws.shape)}")
     batch, steps, copies, choices = draws.shape
     state, elapsed, seen = standing
-    discrete = actor.deviation is None
-    shape = (batch, steps, copies)
-    actions = torch.empty(shape, dtype=torch.int64) if discrete else draws.new_empty(*shape, choices)
+    sees = seen.shape[2:]
+    discrete, shape = actor.deviation is None, (batch, steps, copies)
+    _check_sizes(program, actor, batch, choices)
+    actions = draws.new_empty(shape, dtype=torch.int64) if discrete else draws.new_empty(*shape, choices)
     observations, finals = draws.new_empty(2, *shape, program.observations).unbind(0)
     rewards = draws.new_empty(shape)
-    terminated, truncated = torch.empty(2, *shape, dtype=torch.bool).unbind(0)
-    pointers = np.array([start.data_ptr() for start in starts], np.int64)
-    address, work = (0, 0) if actor.network is None else (actor.network.address, actor.network.work)
-    deviation = actor.deviation.contiguous() if actor.deviation is not None else None
+    terminated, truncated = draws.new_empty(2, *shape, dtype=torch.bool).unbind(0)
+    if len(starts) != steps or (numbers is None) != (program.numbers == 0):
+        raise ValueError(f"{steps} steps need as many start states, and random numbers if the program does")
+    if math.prod(sees) != program.observations:
+        raise ValueError(f"observations must be {program.observations} numbers, got shape {tuple(sees)}")
+    stands = (batch, copies, program.states)
+    begins = [address("start states", start, stands, apart=True) for start in starts]
+    pointers, apart = np.array(begins, np.int64), starts[0].stride(0) if starts else 0
+    if any(start.stride(0) != apart for start in starts):
+        raise ValueError("start states of all steps must be equally far apart from learner to learner")
+    network = (0, 0) if actor.network is None else (actor.network.address, actor.network.work)
+    mean, spread = actor.moments or (None, None)
+    told = (batch, program.observations)
     fields = (
-        *(address, batch, copies, steps, discrete, choices),
-        *(packed.data_ptr(), packed.shape[1], _address(deviation), draws.data_ptr(), _address(numbers)),
-        *(pointers.ctypes.data, starts[0].stride(0), limit.data_ptr(), limit.dim() > 0),
-        *map(_address, actor.moments or (None, None)),
-        *(state.data_ptr(), elapsed.data_ptr(), seen.data_ptr(), actions.data_ptr(), rewards.data_ptr()),
-        *(terminated.data_ptr(), truncated.data_ptr(), observations.data_ptr(), finals.data_ptr()),
+        *(network[0], batch, copies, steps, discrete, choices),
+        address("constants", packed, (batch, program.width)),
+        program.width,
+        _address_if("deviation", actor.deviation, (batch, choices)),
+        address("draws", draws, (*shape, choices)),
+        _address_if("random numbers", numbers, (*shape, program.numbers)),
+        *(address_of_array("start states", pointers, (steps,), np.int64), apart),
+        address("limit", limit, limit.shape if limit.numel() == 1 else (batch, 1)),
+        limit.numel() > 1,
+        *(_address_if("mean", mean, told), _address_if("spread", spread, told)),
+        *(address("state", state, stands), address("elapsed", elapsed, (batch, copies))),
+        address("observation", seen, (batch, copies, *sees)),
+        address("actions", actions, shape if discrete else (*shape, choices), actions.dtype),
+        address("rewards", rewards, shape),
+        *(address("ends", ends, shape, torch.bool) for ends in (terminated, truncated)),
+        *(address("observations", x, (*shape, program.observations)) for x in (observations, finals)),
     )
     record = np.array(fields, np.int64)
-    threads = threads_for(steps * copies * work)
+    threads = threads_for(steps * copies * network[1])
     found = library()
     assert found is not None
-    if found.learned_opt_rollout(program.record.ctypes.data, record.ctypes.data, threads):
+    if found.learned_opt_rollout(
+        program.address, address_of_array("record", record, (_JOURNEY_FIELDS,), np.int64), threads
+    ):
         raise MemoryError("no memory for a rollout")
     return Journey(observations, actions, rewards, terminated, truncated, finals)
 
 
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+def _check_sizes(program: Program, actor: Actor, batch: int, choices: int) -> None:
+    """C runs networks on what the program sees, and puts actions where the program takes them.
+
+    Raises:
+        ValueError: they do not fit one another.
+    """
+    takes = 1 if actor.deviation is None else choices
+    if choices != actor.choices or takes != program.actions:
+        raise ValueError(
+            f"the program takes {program.actions} numbers of an action, and the actor makes {takes} "
+            f"of {actor.choices} outputs and {choices} random numbers"
+        )
+    sizes = (batch, program.observations, choices)
+    if actor.network is not None and actor.network.sizes != sizes:
+        raise ValueError(
+            f"networks must be of (learners, inputs, outputs) {sizes}, got {actor.network.sizes}"
+        )
+
+
+def _address_if(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> int:
+    return 0 if tensor is None else address(name, tensor, shape)
 
 
 @lru_cache
@@ -101,7 +161,7 @@ def load(instructions: str) -> ctypes.CDLL | None:
         _STEM.with_name(f"{_STEM.name}_{instructions}"),
         Path(__file__).with_name("rollout.c"),
         {"learned_opt_rollout": [pointer, pointer, ctypes.c_int32]},
-        learned_opt_program_bytes=8 * _PROGRAM_FIELDS,
+        learned_opt_program_bytes=8 * PROGRAM_FIELDS,
         learned_opt_journey_bytes=8 * _JOURNEY_FIELDS,
         learned_opt_codes=len(CODES),
     )

@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from learned_opt import compiled
+from learned_opt.addresses import address, address_of_array, fits, places
 from learned_opt.learner.config import Activation
 
 Layer = tuple[Tensor, Tensor]
@@ -36,17 +38,21 @@ NETWORK = ("layers", "center", "scale", "depth", "activation")
 class Record(NamedTuple):
     """Networks as C reads them, and what they point to, which must live as long.
 
-    network: `NETWORK`'s entries. layers: (layers, `LAYER`'s entries). normalisation: center and factor.
+    address: of `network`. network: `NETWORK`'s entries. layers: (layers, `LAYER`'s entries).
+    normalisation: center and factor.
     """
 
+    address: int
     network: np.ndarray
     layers: np.ndarray
     normalisation: tuple[Tensor, Tensor]
 
-    @property
-    def address(self) -> int:
-        """Of the networks."""
-        return int(self.network.ctypes.data)
+    @classmethod
+    def of(cls, network: np.ndarray, layers: np.ndarray, normalisation: tuple[Tensor, Tensor]) -> Record:
+        """The record of these layers, whose address is written into `network`."""
+        network[0] = address_of_array("layers", layers, (network[3], len(LAYER)), np.int64)
+        found = address_of_array("network", network, (len(NETWORK),), np.int64)
+        return cls(found, network, layers, normalisation)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,36 +121,35 @@ class Perceptron:
     @cached_property
     def is_plain(self) -> bool:
         """Whether C may read the networks: sizes fit, and each learner's tensors lie in one piece."""
-        (batch, _, inputs), widths = self.layers[0][0].shape, [bias.shape[1] for _, bias in self.layers]
-        expected = zip([inputs, *widths], widths, strict=False)
-        sizes = [((batch, outputs, units), (batch, outputs)) for units, outputs in expected]
-        if [(weight.shape, bias.shape) for weight, bias in self.layers] != sizes:
-            return False  # torch will say what is wrong
-        if library() is None or max(inputs, *widths) > WIDEST or self.center.shape != self.scale.shape:
+        if library() is None or any((w.dim(), b.dim()) != (3, 2) for w, b in self.layers):
             return False
-        return len(self.center) == inputs and all(
-            compiled.plain_but_strided(tensor) and tensor[0].is_contiguous()
-            for layer in self.layers
-            for tensor in layer
-        )
+        widths = [self.layers[0][0].shape[2], *(bias.shape[-1] for _, bias in self.layers)]
+        if max(widths) > WIDEST:
+            return False
+        units = (self.center, self.scale)
+        if any(x.shape != (widths[0],) for x in units) or not compiled.plain_but_strided(*units):
+            return False
+        return all(fits(tensor, shape, apart=True) for tensor, shape in self._fields)
 
     @cached_property
-    def _layers(self) -> np.ndarray:
-        """The layers, as C reads them: (layers, entries); derivatives go nowhere."""
-        rows = [
-            (w.data_ptr(), b.data_ptr(), 0, 0, w.stride(0), b.stride(0), 0, 0, w.shape[2], w.shape[1])
-            for w, b in self.layers
+    def _fields(self) -> list[tuple[Tensor, tuple[int, ...]]]:
+        """Weights and biases in turns, with the shapes that C takes them for."""
+        batch, _, inputs = self.layers[0][0].shape
+        widths = [inputs, *(bias.shape[-1] for _, bias in self.layers)]
+        return [
+            field
+            for (weight, bias), (units, outputs) in zip(self.layers, pairwise(widths), strict=True)
+            for field in ((weight, (batch, outputs, units)), (bias, (batch, outputs)))
         ]
-        return np.array(rows, np.int64)
-
-    @cached_property
-    def _forward(self) -> Record:
-        return self._record(self._layers)
 
     @property
     def address(self) -> int:
-        """Of the networks, for C; valid for as long as this object is there."""
-        return self._forward.address
+        """Of the networks, for C; valid for as long as this object is there and its tensors stay in place.
+
+        Raises:
+            ValueError: they are not, or no longer, what C can read.
+        """
+        return self._record().address
 
     def returning(self, addresses: Sequence[int], strides: Sequence[int]) -> Record:
         """The same networks, told where C is to write derivatives.
@@ -153,21 +158,29 @@ class Perceptron:
             addresses: of those by each weight and bias in turn, the first learner's.
             strides: floats from one learner's to the next's.
         """
-        layers = self._layers.copy()
+        _, network, layers, normalisation = self._record()
+        layers = layers.copy()
         layers[:, 2], layers[:, 3] = addresses[::2], addresses[1::2]
         layers[:, 6], layers[:, 7] = strides[::2], strides[1::2]
-        return self._record(layers)
+        return Record.of(network.copy(), layers, normalisation)
 
-    def _record(self, layers: np.ndarray) -> Record:
+    def _record(self) -> Record:
+        """The networks, as C reads them, and derivatives go nowhere; made anew when a tensor has moved."""
+        here = places(tensor for tensor, _ in self._fields)
+        kept: tuple[list[int], Record] | None = self.__dict__.get("_kept")
+        if kept is not None and kept[0] == here:
+            return kept[1]
+        found = [address("weight or bias", tensor, shape, apart=True) for tensor, shape in self._fields]
+        rows = [
+            (weight, bias, 0, 0, w.stride(0), b.stride(0), 0, 0, w.shape[2], w.shape[1])
+            for weight, bias, (w, b) in zip(found[::2], found[1::2], self.layers, strict=True)
+        ]
         center, factor = self._normalisation
-        fields = (
-            layers.ctypes.data,
-            center.data_ptr(),
-            factor.data_ptr(),
-            len(layers),
-            self.activation != "tanh",
-        )
-        return Record(np.array(fields, np.int64), layers, (center, factor))
+        units = [address(name, x, (self._sizes[1],)) for name, x in (("center", center), ("scale", factor))]
+        network = np.array((0, *units, len(rows), self.activation != "tanh"), np.int64)
+        made = Record.of(network, np.array(rows, np.int64), (center, factor))
+        self.__dict__["_kept"] = here, made
+        return made
 
     @cached_property
     def _normalisation(self) -> tuple[Tensor, Tensor]:
@@ -192,30 +205,28 @@ class Perceptron:
 
     def _run(self, signal: Tensor) -> Tensor:
         """The outputs, by C."""
-        batch, rows, width, threads = self._sizes_with(signal)
+        (batch, inputs, width, work), rows = self._sizes, signal.shape[1:2].numel()
         outputs = signal.new_empty(batch, rows, width)
+        given = address("observations", signal, (batch, rows, inputs))
+        taken = address("outputs", outputs, (batch, rows, width))
         run = _compiled().learned_opt_perceptron
-        if run(self.address, signal.data_ptr(), batch, rows, outputs.data_ptr(), threads):
+        if run(self.address, given, batch, rows, taken, threads_for(rows * work)):
             raise MemoryError("no memory for a perceptron's layers")
         return outputs
 
     def _derivatives(self, signal: Tensor, by_outputs: Tensor) -> list[Tensor]:
         """Those by the layers' tensors, by C."""
-        batch, rows, _, threads = self._sizes_with(signal)
-        by_outputs = by_outputs.contiguous()
-        made = [tensor.new_empty(tensor.shape) for layer in self.layers for tensor in layer]
-        record = self.returning([x.data_ptr() for x in made], [x.stride(0) for x in made])
+        (batch, inputs, width, work), rows = self._sizes, signal.shape[1:2].numel()
+        by_outputs = by_outputs.contiguous().resolve_neg()
+        given = address("observations", signal, (batch, rows, inputs))
+        by = address("derivatives by outputs", by_outputs, (batch, rows, width))
+        made = [tensor.new_empty(tensor.shape) for tensor, _ in self._fields]
+        targets = [address("derivatives", x, shape) for x, (_, shape) in zip(made, self._fields, strict=True)]
+        record = self.returning(targets, [x.stride(0) for x in made])
         run = _compiled().learned_opt_perceptron_return
-        if run(record.address, signal.data_ptr(), batch, rows, by_outputs.data_ptr(), threads):
+        if run(record.address, given, batch, rows, by, threads_for(rows * work)):
             raise MemoryError("no memory for a perceptron's derivatives")
         return made
-
-    def _sizes_with(self, signal: Tensor) -> tuple[int, int, int, int]:
-        """B, R, outputs and threads. C takes sizes on trust, so they are checked here."""
-        (given, rows, size), (batch, inputs, width, work) = signal.shape, self._sizes
-        if given != batch or size != inputs:
-            raise ValueError(f"observations must be ({batch}, R, {inputs}), got {tuple(signal.shape)}")
-        return batch, rows, width, threads_for(rows * work)
 
 
 class _Compiled(torch.autograd.Function):

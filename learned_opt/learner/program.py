@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from learned_opt.addresses import address_of_array
 from learned_opt.learner.distribution import ActionDistribution
 from learned_opt.learner.symbols import CODES, Symbol, UntraceableError, in_order
 from learned_opt.learner.traced import inputs, named_inputs, symbols_of
@@ -28,6 +29,8 @@ LARGEST = 4096
 """Operations, or numbers of a task, that a program has at most; it is meant for small ones."""
 SEEN = 256
 """Numbers of an observation at most; images take a second to trace."""
+PROGRAM_FIELDS = 14
+"""Numbers of the record of a program, as rollout.c declares it."""
 
 
 class Draw(NamedTuple):
@@ -53,6 +56,9 @@ class Program:
     slots: how many there are.
     shapes: of entries of a task that `packed` holds one after another, without the axis of tasks.
     fixed: entries that are no task's own, and must be what they were.
+
+    Raises:
+        ValueError: an operation, a column or a result lies outside of what it names.
     """
 
     step: np.ndarray
@@ -68,8 +74,33 @@ class Program:
     shapes: dict[str, tuple[int, ...]]
     fixed: Tasks
 
-    def packed(self, constants: Tasks) -> Tensor:
-        """What the program reads of B tasks, (B, columns).
+    def __post_init__(self) -> None:
+        known = self.states + self.actions + self.numbers + len(self.columns) + len(self.literals)
+        results = self.states + 2 + 2 * self.observations
+        _check_within("results", self.results, self.slots)
+        _check_within("columns", self.columns, self.width)
+        if known > self.slots or len(self.results) != results:
+            raise ValueError(
+                f"a program of {known} inputs and {results} results has {self.slots} slots "
+                f"and names {len(self.results)} results"
+            )
+        for name, operations in (("step", self.step), ("glance", self.glance)):
+            codes, slots = operations[:, 0], operations[:, 1:3]
+            tables = codes == CODES.index("table")
+            _check_within(f"codes of {name}", codes, len(CODES))
+            _check_within(f"slots of {name}", slots, self.slots)
+            _check_within(f"operands of {name}", operations[~tables, 3:5], self.slots)
+            first, apart, size = operations[tables, 3:].T.astype(np.int64)
+            _check_within(f"sizes of tables of {name}", size - 1, LARGEST)
+            _check_within(f"tables of {name}", np.stack((first, first + apart * (size - 1))), self.width)
+
+    @cached_property
+    def width(self) -> int:
+        """Columns of `packed`; one if nothing is read."""
+        return max(1, sum(map(math.prod, self.shapes.values())))
+
+    def packed(self, constants: Tasks, batch: int) -> Tensor:
+        """What the program reads of B = `batch` tasks, (B, columns).
 
         Raises:
             UntraceableError: what was the same for all tasks when the program was made has changed.
@@ -80,10 +111,10 @@ class Program:
                     f"their constant {key} changes with the tasks, but has no axis of them"
                 )
         for key, shape in self.shapes.items():
-            if constants[key].shape[1:] != shape:
+            if constants[key].shape != (batch, *shape):
                 raise UntraceableError(f"their constant {key} changes its shape with the tasks")
         if not self.shapes:
-            return torch.zeros(len(next(iter(constants.values()))), 1)
+            return torch.zeros(batch, 1, dtype=torch.float32, device="cpu")
         rows = [
             constants[key].flatten(1) if shape else constants[key].unsqueeze(1)
             for key, shape in self.shapes.items()
@@ -105,13 +136,32 @@ class Program:
             return columns[0] if columns else None
         return torch.cat(columns, -1)
 
+    @property
+    def address(self) -> int:
+        """Of what rollout.c calls a program, valid for as long as this one is there."""
+        return self._record[0]
+
     @cached_property
-    def record(self) -> np.ndarray:
-        """What rollout.c calls a program: 64-bit integers, addresses among them."""
-        arrays = (self.step, self.glance, self.literals, self.columns, self.results)
+    def _record(self) -> tuple[int, np.ndarray]:
+        """64-bit integers, addresses among them, and where they are."""
+        found = (
+            *(address_of_array("operations", x, (len(x), 6), np.int32) for x in (self.step, self.glance)),
+            address_of_array("literals", self.literals, (len(self.literals),), np.float32),
+            address_of_array("columns", self.columns, (len(self.columns),), np.int32),
+            address_of_array("results", self.results, (len(self.results),), np.int32),
+        )
         lengths = (len(self.step), len(self.glance), len(self.literals), len(self.columns))
         sizes = (self.states, self.actions, self.observations, self.numbers)
-        return np.array([*(x.ctypes.data for x in arrays), *lengths, *sizes, self.slots], np.int64)
+        record = np.array([*found, *lengths, *sizes, self.slots], np.int64)
+        return address_of_array("program", record, (PROGRAM_FIELDS,), np.int64), record
+
+
+def _check_within(name: str, places: np.ndarray, count: int) -> None:
+    """Refuse places that are not among the first `count`."""
+    if places.size and not (places.min() >= 0 and places.max() < count):
+        raise ValueError(
+            f"{name} of a program must be in 0 to {count - 1}, got {places.min()} to {places.max()}"
+        )
 
 
 @torch.no_grad()

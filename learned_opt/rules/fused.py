@@ -20,8 +20,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from learned_opt import compiled
+from learned_opt.addresses import address, address_of_array, addresses_of_pieces, places
 from learned_opt.layout import FACTS, ParameterLayout
 from learned_opt.rules.base import RuleState, check_states
+from learned_opt.rules.features import FEATURES
 
 MAX_HIDDEN = 64
 """Hidden units above which fused.c has no room."""
@@ -115,16 +117,10 @@ def update(
 
     Returns:
         The update (B, N) under "update" and the new state's entries under their names.
+
+    Raises:
+        ValueError: a tensor has another shape.
     """
-    batch, count = len(tensors["gradient"]), len(layout.specs)
-    hidden = phi["cell_weight"].shape[-2] // 4
-    expected = {"step": (batch, count), "hidden": (batch, hidden, layout.size)}
-    expected["cell"] = expected["hidden"]
-    for name, tensor in tensors.items():
-        _fits(name, tensor, expected.get(name, (batch, layout.size)))
-    for name, tensor in phi.items():
-        if tensor.dim() == 3:
-            _fits(name, tensor, (batch, *tensor.shape[1:]))
     given = (*(tensors[name] for name in _GIVEN), *(phi[name] for name in _PHI))
     new = _Step.apply(layout, numbers, *given)  # type: ignore[no-untyped-call]
     return dict(zip((*_STATE, "update"), new, strict=True))
@@ -138,14 +134,19 @@ class _Step(torch.autograd.Function):
         old = dict(zip((*_GIVEN, *_PHI), given, strict=True))
         new = {name: torch.empty_like(old[name.removeprefix("new_")]) for name in _MADE[:-1]}
         new["update"] = torch.empty_like(old["gradient"])
-        batch = len(old["gradient"])
+        batch = old["gradient"].shape[:1].numel()
+        hidden = old["cell_weight"].shape[-2:-1].numel() // 4
+        skip = bool(numbers["skip"])
+        shapes = layout.once(
+            ("shapes", batch, hidden, skip), lambda: _shapes(layout, batch, hidden, skip=skip)
+        )
         records = layout.once(("records", batch), lambda: _blank(layout, batch)).copy()
-        _point(records["addresses"], _ADDRESSES, layout, {**old, **new})
+        addresses = _addresses(_ADDRESSES, {**old, **new}, shapes)
+        _point(records["addresses"], _ADDRESSES, addresses, layout, {**old, **new})
         _fill(records, numbers)
-        run(records.reshape(-1), old["hidden"].shape[1])
+        run(records.reshape(-1), hidden)
         ctx.save_for_backward(*given, *new.values())
-        ctx.layout, ctx.records = layout, records
-        ctx.addresses = [tensor.data_ptr() for tensor in (*given, *new.values())]
+        ctx.layout, ctx.records, ctx.addresses, ctx.shapes = layout, records, addresses, shapes
         moments = [value for name, value in new.items() if name not in ("new_hidden", "new_cell", "update")]
         ctx.mark_non_differentiable(*moments)
         return tuple(new.values())
@@ -155,16 +156,15 @@ class _Step(torch.autograd.Function):
     def backward(ctx: Any, *by_new: Tensor) -> tuple[Tensor | None, ...]:
         tensors = dict(zip((*_GIVEN, *_PHI, *_MADE), ctx.saved_tensors, strict=True))
         by = dict(zip((*_STATE, "update"), by_new, strict=True))
-        slopes = {f"by_{name}": by[name].contiguous() for name in ("update", "hidden", "cell")}
+        slopes = {f"by_{name}": by[name].contiguous().resolve_neg() for name in ("update", "hidden", "cell")}
         slopes |= {f"by_old_{name}": torch.empty_like(tensors[name]) for name in ("hidden", "cell")}
         records = ctx.records
         batch, count = records.shape
-        if [
-            tensor.data_ptr() for tensor in tensors.values()
-        ] != ctx.addresses:  # saved ones may come back elsewhere
-            _point(records["addresses"], _ADDRESSES, ctx.layout, tensors)
+        addresses = _addresses(_ADDRESSES, tensors, ctx.shapes)
+        if addresses != ctx.addresses:  # saved ones may come back elsewhere
+            _point(records["addresses"], _ADDRESSES, addresses, ctx.layout, tensors)
         given = np.zeros((batch, count, len(_SLOPES)), np.uint64)
-        _point(given, _SLOPES, ctx.layout, slopes)
+        _point(given, _SLOPES, _addresses(_SLOPES, slopes, ctx.shapes), ctx.layout, slopes)
         by_phi = [tensors[name].new_empty(batch, *tensors[name].shape[-2:]) for name in _PHI]
         run_backward(records, given, slopes["by_hidden"].shape[1], by_phi)
         by_phi = [
@@ -175,14 +175,56 @@ class _Step(torch.autograd.Function):
         return None, None, *by_old, *by_phi
 
 
+def _shapes(
+    layout: ParameterLayout, batch: int, hidden: int, *, skip: bool
+) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """What each of `_ADDRESSES` and `_SLOPES` may be, by name."""
+    wide = {"hidden": (batch, hidden, layout.size), "step": (batch, len(layout.specs))}
+    wide["cell"] = wide["hidden"]
+    shared = dict(zip(_PHI, _shapes_of_phi(hidden, skip=skip), strict=True))
+    return {
+        name: (shared[name], (batch, *shared[name]))
+        if name in shared
+        else (wide.get(name.rpartition("_")[2], (batch, layout.size)),)
+        for name in (*_ADDRESSES, *_SLOPES)
+    }
+
+
+def _shapes_of_phi(hidden: int, *, skip: bool) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Of cell_weight and head, as C reads them."""
+    return (4 * hidden, FEATURES + hidden), (3, hidden + (FEATURES if skip else 1))
+
+
+def _addresses(
+    names: Sequence[str], tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[tuple[int, ...], ...]]
+) -> list[int]:
+    """Of what is named; φ's may have an axis of vectors or not."""
+    return [address(name, tensors[name], _asked(tensors[name], shapes[name])) for name in names]
+
+
+def _asked(tensor: Tensor, shapes: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+    return shapes[-1] if tensor.dim() == len(shapes[-1]) else shapes[0]
+
+
 def _point(
-    addresses: np.ndarray, names: Sequence[str], layout: ParameterLayout, tensors: Mapping[str, Tensor]
+    addresses: np.ndarray,
+    names: Sequence[str],
+    first: Sequence[int],
+    layout: ParameterLayout,
+    tensors: Mapping[str, Tensor],
 ) -> None:
-    """Write the addresses of each vector's (B) and tensor's (L) part of what is named into (B, L, names)."""
-    first = np.array([tensors[name].data_ptr() for name in names], np.int64)
+    """Write the addresses of each vector's (B) and tensor's (L) part of what is named into (B, L, names).
+
+    Args:
+        addresses: to be written.
+        names: of the last axis.
+        first: addresses of what is named.
+        layout: of the L tensors.
+        tensors: what is named.
+    """
     strides = tuple(0 if name in _PHI and x.dim() == 2 else x.stride(0) for name, x in tensors.items())
     key = ("places", len(addresses), *tensors, *strides)
-    addresses[...] = first + layout.once(
+    addresses[...] = np.array(first, np.int64) + layout.once(
         key, lambda: _places(layout, names, len(addresses), dict(zip(tensors, strides, strict=True)))
     )
 
@@ -225,76 +267,80 @@ class Segments:
             hidden == self.hidden
             and len(entries) == len(self.entries)
             and all(map(operator.is_, entries, self.entries))
-            and [entry.data_ptr() for entry in entries] == self.addresses
-            and [entry.numel() for entry in entries] == self.sizes
-            and all(entry.is_contiguous() for entry in entries)
+            and places(entries) == self.addresses
+            and list(map(Tensor.numel, entries)) == self.sizes
+            and all(map(Tensor.is_contiguous, entries))
+            and all(entry.dtype is torch.float32 for entry in entries)
         )
 
 
 def segments(
-    layout: ParameterLayout, states: Sequence[RuleState], hidden: int, scratch: dict[str, Any]
+    layout: ParameterLayout,
+    gradients: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    states: Sequence[RuleState],
+    hidden: int,
+    scratch: dict[str, Any],
 ) -> Segments | None:
-    """The records of one parameter vector whose tensors lie apart, or None if its state is not for C.
+    """The records of one parameter vector whose tensors lie apart, or None if they are not for C.
 
     Args:
         layout: of the L tensors.
+        gradients: of each tensor, of any shape.
+        parameters: as the gradients.
         states: of each tensor.
         hidden: H.
         scratch: where the records are kept for the next step.
+
+    Raises:
+        ValueError: a tensor has another number of coordinates than the layout says.
     """
+    pairs = (("gradient", gradients), ("parameters", parameters))
+    given = {name: addresses_of_pieces(name, tensors, layout.sizes) for name, tensors in pairs}
+    if None in given.values():
+        return None
     entries = [state[name] for state in states for name in _STATE]
     kept = scratch.get("segments")
     if kept is None or not kept.holds(hidden, entries):
-        if not compiled.plain(entries) or compiled.differentiated(entries):
-            return None
         check_states(layout, states, {"hidden": hidden, "cell": hidden})
+        sizes = list(map(Tensor.numel, entries))
+        addresses = addresses_of_pieces("state", entries, sizes)
+        if addresses is None or compiled.differentiated(entries):
+            return None
         records = np.zeros(len(states), SEGMENT)
-        addresses = [entry.data_ptr() for entry in entries]
-        places = np.array(addresses, np.uint64).reshape(len(states), len(_STATE))
-        records["addresses"][:, _OLD] = records["addresses"][:, _NEW] = places
+        at = np.array(addresses, np.uint64).reshape(len(states), len(_STATE))
+        records["addresses"][:, _OLD] = records["addresses"][:, _NEW] = at
         records["size"] = records["stride"] = records["new_stride"] = layout.sizes
         records["facts"] = _facts(layout)
         update = torch.empty(layout.size, dtype=torch.float32, device="cpu")
         offsets = _FLOAT_BYTES * np.cumsum([0, *layout.sizes[:-1]]).astype(np.uint64)
-        records["addresses"][:, _COLUMN["update"]] = offsets + np.uint64(update.data_ptr())
-        kept = scratch["segments"] = Segments(
-            hidden, entries, addresses, [entry.numel() for entry in entries], records, update
-        )
+        first = np.uint64(address("update", update, (layout.size,)))
+        records["addresses"][:, _COLUMN["update"]] = offsets + first
+        kept = scratch["segments"] = Segments(hidden, entries, addresses, sizes, records, update)
+    for name, found in given.items():
+        kept.records["addresses"][:, _COLUMN[name]] = found
     return kept
 
 
-def step_tensors(
-    layout: ParameterLayout,
-    gradients: Sequence[Tensor],
-    parameters: Sequence[Tensor],
-    kept: Segments,
-    phi: Mapping[str, Tensor],
-    numbers: Mapping[str, Any],
-) -> Tensor:
+def step_tensors(kept: Segments, phi: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> Tensor:
     """One step of one parameter vector whose tensors lie apart; changes the state in place.
 
     The update is written where the one before was.
+
+    Args:
+        kept: as `segments` has just given it.
+        phi: "cell_weight" and "head".
+        numbers: lr, rho, skip, share, known: each for all, or (L,).
+
+    Raises:
+        ValueError: the state was made for another number of hidden units.
     """
-    for gradient, parameter, size in zip(gradients, parameters, layout.sizes, strict=True):
-        if gradient.numel() != size or parameter.numel() != size:
-            raise ValueError(f"a tensor of {size} coordinates came with {gradient.numel()} gradients")
-    if phi["cell_weight"].shape[-2] != 4 * kept.hidden:
-        raise ValueError(f"the state was made for {kept.hidden} hidden units, the rule has others")
-    records = kept.records
-    addresses = records["addresses"]
-    addresses[:, _COLUMN["gradient"]] = [gradient.data_ptr() for gradient in gradients]
-    addresses[:, _COLUMN["parameters"]] = [parameter.data_ptr() for parameter in parameters]
-    for name, tensor in phi.items():
-        addresses[:, _COLUMN[name]] = tensor.data_ptr()
-    _fill(records, numbers)
-    run(records, kept.hidden)
+    shapes = _shapes_of_phi(kept.hidden, skip=bool(numbers["skip"]))
+    for name, shape in zip(_PHI, shapes, strict=True):
+        kept.records["addresses"][:, _COLUMN[name]] = address(name, phi[name], shape)
+    _fill(kept.records, numbers)
+    run(kept.records, kept.hidden)
     return kept.update
-
-
-def _fits(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    """The C code takes sizes on trust, so they are checked here."""
-    if tensor.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
 
 
 def _facts(layout: ParameterLayout) -> np.ndarray:
@@ -310,11 +356,15 @@ def _fill(records: np.ndarray, numbers: Mapping[str, Any]) -> None:
 
 
 def run(records: np.ndarray, hidden: int) -> None:
-    """Step the segments in `records` (S,); results do not depend on the number of threads."""
-    fused = library()
-    assert fused is not None
-    fused.learned_opt_observe(records.ctypes.data, len(records))
-    fused.learned_opt_advance(records.ctypes.data, len(records), hidden, _threads(records))
+    """Step the segments in `records` (S,); results do not depend on the number of threads.
+
+    Raises:
+        ValueError: they are no records, or C has no room for so many hidden units.
+    """
+    fused, first = _checked(records, records.shape[:1], hidden)
+    if len(records):
+        fused.learned_opt_observe(first, len(records))
+        fused.learned_opt_advance(first, len(records), hidden, _threads(records))
 
 
 def run_backward(records: np.ndarray, slopes: np.ndarray, hidden: int, by_phi: Sequence[Tensor]) -> None:
@@ -327,13 +377,29 @@ def run_backward(records: np.ndarray, slopes: np.ndarray, hidden: int, by_phi: S
         by_phi: where the derivatives by cell_weight and head go, of each vector.
 
     Raises:
+        ValueError: something has another shape or type.
         MemoryError: there is no room for the sums of a thread.
     """
+    fused, first = _checked(records, records.shape[:2], hidden)
+    if not records.size:
+        return
+    given = address_of_array("slopes", slopes, (*records.shape, len(_SLOPES)), np.uint64)
+    shapes = _shapes_of_phi(hidden, skip=bool(records["skip"].flat[0]))
+    targets = [
+        address(f"derivatives by {name}", tensor, (len(records), *shape))
+        for name, tensor, shape in zip(_PHI, by_phi, shapes, strict=True)
+    ]
+    if fused.learned_opt_return(first, given, *records.shape, hidden, *targets, _threads(records)):
+        raise MemoryError("no memory for the derivatives of the learned rule")
+
+
+def _checked(records: np.ndarray, shape: tuple[int, ...], hidden: int) -> tuple[ctypes.CDLL, int]:
+    """The library, and where the records are."""
+    if not 1 <= hidden <= MAX_HIDDEN:
+        raise ValueError(f"the fused step runs 1 to {MAX_HIDDEN} hidden units, got {hidden}")
     fused = library()
     assert fused is not None
-    given, targets = (records.ctypes.data, slopes.ctypes.data), [tensor.data_ptr() for tensor in by_phi]
-    if fused.learned_opt_return(*given, *records.shape, hidden, *targets, _threads(records)):
-        raise MemoryError("no memory for the derivatives of the learned rule")
+    return fused, address_of_array("records", records, shape, SEGMENT)
 
 
 def _threads(records: np.ndarray) -> int:

@@ -192,9 +192,11 @@ class CoordinatewiseLSTM(UpdateRule):
         phi = {"cell_weight": self.cell_weight, "head": self.head}
         given = [x for x in (lr, total_steps) if isinstance(x, Tensor)]
         kept = None
-        plain = (*gradients, *parameters, *phi.values())
-        if self._fusible and fused.applies(self.hidden, plain, given):
-            kept = fused.segments(layout, states, self.hidden, {} if scratch is None else scratch)
+        if self._fusible and fused.applies(
+            self.hidden, phi.values(), given=(*gradients, *parameters, *given)
+        ):
+            scratch = {} if scratch is None else scratch
+            kept = fused.segments(layout, gradients, parameters, states, self.hidden, scratch)
         if kept is None:
             return super().step_tensors(
                 gradients, parameters, states, lr, layout=layout, total_steps=total_steps
@@ -203,7 +205,7 @@ class CoordinatewiseLSTM(UpdateRule):
         if total_steps is not None:
             step = torch.stack([state["step"] for state in states])
             numbers |= _time(step, total_steps.view(1))
-        return fused.step_tensors(layout, gradients, parameters, kept, phi, numbers)
+        return fused.step_tensors(kept, phi, numbers)
 
     @property
     def _fusible(self) -> bool:

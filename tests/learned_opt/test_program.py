@@ -6,6 +6,7 @@ import gc
 import logging
 import math
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -656,3 +657,94 @@ def test_random_numbers_of_dynamics_are_the_environments_own():
     assert torch.equal(made.rewards[:2], made.rewards[2:]) == torch.equal(made.actions[:2], made.actions[2:])
     same = made.actions[:2] == made.actions[2:]
     assert torch.equal(made.rewards[:2][same], made.rewards[2:][same])
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("slots", lambda p: p.slots - len(p.step) - 1),
+        ("results", lambda p: p.results[:-1]),
+        ("results", lambda p: np.full_like(p.results, p.slots)),
+        ("results", lambda p: np.full_like(p.results, -1)),
+        ("columns", lambda p: np.full_like(p.columns, p.width)),
+        ("columns", lambda p: np.full_like(p.columns, -1)),
+        *(
+            (name, lambda p, name=name, column=column, value=value: _with(getattr(p, name), column, value))
+            for name in ("step", "glance")
+            for column, value in ((0, len(CODES)), (0, -1), (1, 10_000), (2, -1), (3, 10_000), (4, -5))
+        ),
+        ("step", lambda p: _with_table(p, first=p.width, apart=0, size=1)),
+        ("step", lambda p: _with_table(p, first=0, apart=1, size=p.width + 1)),
+        ("step", lambda p: _with_table(p, first=p.width - 1, apart=-1, size=p.width + 1)),
+        ("step", lambda p: _with_table(p, first=0, apart=0, size=0)),
+        ("step", lambda p: _with_table(p, first=1, apart=2**31 - 1, size=3)),
+    ],
+)
+def test_a_program_that_would_run_astray_is_refused(field, change):
+    program = calculated(lambda x, y, s: x.clamp(-1, 1) * s + y.sin())
+    with pytest.raises(ValueError, match="program"):
+        replace(program, **{field: change(program)})
+
+
+@needs_compiled
+@pytest.mark.parametrize(
+    "other", [lambda x: x.astype(np.int64), lambda x: x[:, ::-1], lambda x: np.asfortranarray(x)]
+)
+def test_operations_of_another_type_or_order_never_reach_c(other):
+    program = calculated(lambda x, y, s: x * s + y)
+    with pytest.raises(ValueError, match="operations must be an array of int32"):
+        _ = replace(program, step=other(program.step), glance=program.glance).address
+
+
+def calculated(function):
+    family, source = Calculator(function), noise()
+    return trace(ActionDistribution(family), family, family.sample_tasks(2, source))
+
+
+def _with(operations, column, value):
+    operations = operations.copy()
+    operations[-1, column] = value
+    return operations
+
+
+def _with_table(program, first, apart, size):
+    row = (CODES.index("table"), program.slots - 1, 0, first, apart, size)
+    return np.array([*program.step.tolist(), row], np.int32)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3, 10])
+def test_constants_of_more_or_fewer_tasks_than_there_are_are_refused(rows):
+    """C reads a row for each learner, whether there is one or not."""
+    program = calculated(lambda x, y, s: x + s)
+    assert program.packed({"shift": torch.zeros(5, 1)}, 5).shape == (5, 1)
+    with pytest.raises(UntraceableError, match="shift"):
+        program.packed({"shift": torch.zeros(rows, 1)}, 5)
+
+
+@needs_compiled
+@pytest.mark.parametrize("shape", [(1, 1), (1,)])
+def test_one_horizon_for_all_learners_is_everyones(shape, monkeypatch):
+    made = []
+    for compiled in (True, False):
+        with running(monkeypatch, compiled=compiled):
+            family = make_family("cartpole")
+            environments = environments_of(family, batch=5, copies=3)
+            environments.horizon = torch.full(shape, 4.0)
+            policy = ActorCritic(family, 4, 1)
+            tensors = policy.layout().split(policy.initial_parameters(5, noise(1)))
+            made.append(collect(policy, tensors, environments, 9, noise(2)))
+    assert torch.equal(made[0].truncated, made[1].truncated)
+    assert made[0].truncated.any(1).all()
+
+
+@needs_compiled
+@pytest.mark.parametrize("entry", ["state", "elapsed", "observation", "starts"])
+def test_a_checkpoint_of_other_environments_is_never_read_past_its_end(entry):
+    family = make_family("cartpole")
+    environments, other = environments_of(family, 5, 4), environments_of(family, 2, 3)
+    environments.next_starts(1), other.next_starts(1)
+    environments.load_state_dict({**environments.state_dict(), entry: other.state_dict()[entry]})
+    policy = ActorCritic(family, 4, 1)
+    tensors = policy.layout().split(policy.initial_parameters(5, noise(1)))
+    with pytest.raises((ValueError, RuntimeError), match=r"shape|size"):
+        collect(policy, tensors, environments, 3, noise(2))
