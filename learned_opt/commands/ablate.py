@@ -55,8 +55,8 @@ class Ablate:
         others = [name for name in names if variants[name][-1].horizon != horizon]
         if others:
             raise ValueError(
-                f"{names[0]!r} and {others[0]!r} train with different horizons, which one comparison cannot have: "
-                "let all variants train with the same"
+                f"{names[0]!r} and {others[0]!r} train with different horizons, which one comparison "
+                "cannot have: let all variants train with the same"
             )
         config = CompareConfig(
             families=self.tasks or families,
