@@ -518,8 +518,8 @@ def test_groups_have_their_own_rule():
         optimizer.step()
         oracle.step()
     assert torch.allclose(other, alone, atol=1e-6)
-    assert set(optimizer.state[other]) == {"mean", "square", "step"}
-    assert "hidden" in optimizer.state[one]
+    assert set(optimizer.state[other]) == {"learned_opt_mean", "learned_opt_square", "step"}
+    assert "learned_opt_hidden" in optimizer.state[one]
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
