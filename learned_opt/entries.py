@@ -1,4 +1,4 @@
-"""The rule's entries in `optimizer.state`, told from those that others keep there: look-ahead wrappers, tags."""
+"""The rule's entries in `optimizer.state`, told from those that others keep there, such as look-aheads."""
 
 from __future__ import annotations
 
@@ -63,20 +63,20 @@ def restored(
     """
     if not isinstance(saved, Mapping):
         raise ValueError(f"the state of {which} is a {type(saved).__name__}, not a mapping of entries")
-    entries = renamed(saved, rows)
-    record = entries.pop(SHAPE, None)
+    entries = dict(saved)
+    record, expected = entries.pop(SHAPE, None), _record(parameter).tolist()
+    if record is not None and (made_for := torch.as_tensor(record, device="cpu").tolist()) != expected:
+        raise ValueError(
+            f"the state of {which} was made for {_tensor(made_for)}, and the parameter is "
+            f"{_tensor(expected)}: give the parameters in the order and the shapes that they had "
+            "when the state was saved"
+        )
     own: dict[Any, Any] = {}
     if rows and begun(entries, rows):
-        expected = _record(parameter).tolist()
-        found = expected if record is None else torch.as_tensor(record, device="cpu").tolist()
-        if found != expected:
-            raise ValueError(
-                f"the state of {which} was made for {_tensor(found)}, and the parameter is "
-                f"{_tensor(expected)}: give the parameters in the order and the shapes that they had "
-                "when the state was saved"
-            )
         own = {
-            key(name): _entry(key(name), entries[key(name)], axes, dtype, coordinates, parameter.device, which)
+            key(name): _entry(
+                key(name), entries[key(name)], axes, dtype, coordinates, parameter.device, which
+            )
             for name, (axes, dtype) in rows.items()
         }
     others = {
@@ -86,11 +86,10 @@ def restored(
 
 
 def renamed(state: Mapping[Any, Any], rows: Rows) -> dict[Any, Any]:
-    """The entries with today's keys; before there was a prefix, the rule's names stood alone."""
-    old = {name: key(name) for name in rows if name != "step"}
-    if not all(name in state for name in old) or any(new in state for new in old.values()):
+    """The entries of a state from before there was a prefix, when the rule's names stood alone."""
+    if not all(name in state for name in rows):
         return dict(state)
-    return {old.get(name, name): value for name, value in state.items()}
+    return {key(name) if name in rows else name: value for name, value in state.items()}
 
 
 def copied(value: Any, device: torch.device) -> Any:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from learned_opt.artifacts import load_rule
-from learned_opt.entries import Rows, begun, key, renamed, restored, with_shape
+from learned_opt.entries import SHAPE, Rows, begun, key, renamed, restored, with_shape
 from learned_opt.layout import ParameterLayout, TensorSpec
+from learned_opt.options import NUMBERS, check, number, plain, scalar
 from learned_opt.rules import LearnedStart, UpdateRule
 from learned_opt.rules.base import is_usable
 from learned_opt.sharded import Given, check_after_backward, check_local, check_maker, check_whole
@@ -66,6 +65,9 @@ class LearnedOptimizer(Optimizer):
             optimizers (FSDP, ZeRO, DTensor), or a step within backward().
     """
 
+    _loading: dict[str, Any]
+    """The state dict that is being loaded; only there meanwhile."""
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -97,7 +99,7 @@ class LearnedOptimizer(Optimizer):
             "capturable": capturable,
             "differentiable": differentiable,
         }
-        _check(defaults)
+        check(defaults)
         self._lr = None if lr is None else defaults["lr"]
         super().__init__(params, defaults)
 
@@ -112,7 +114,7 @@ class LearnedOptimizer(Optimizer):
             group["lr"] = self._rules[group["rule"]].nominal_lr if self._lr is None else self._lr
         for option in NUMBERS:
             if option in group:
-                group[option] = _number(option, group[option])
+                group[option] = number(option, group[option])
         super().add_param_group(group)
         added = self.param_groups[-1]["params"]
         try:
@@ -164,9 +166,8 @@ class LearnedOptimizer(Optimizer):
 
         torch.compile calls this method, by its name, once and outside of its graph.
         """
-        for option in NUMBERS:  # a scheduler or a callback may have left numpy's
-            if type(group[option]) is not float or not math.isfinite(group[option]):
-                group[option] = _number(option, group[option], running=True)
+        for option in NUMBERS:  # schedulers and callbacks write to groups as they like
+            number(option, group[option], running=True)
         index = self._first_index(group)
         rows = self._rows(group["rule"])
         keys = [key(name) for name in rows]
@@ -176,10 +177,11 @@ class LearnedOptimizer(Optimizer):
             if gradient is not None and id(parameter) not in met:
                 met.add(id(parameter))  # one that is listed twice has one state, and takes one step
                 _check_support(parameter, gradient)
-                state = self.state[parameter]
-                if not begun(state, rows if parameter.numel() else EMPTY):
+                state, whole = self.state[parameter], parameter.numel() > 0
+                if not all(each in state for each in (keys if whole else EMPTY)):
+                    begun(state, rows)
                     state.update(self._initial_state(group, parameter, index))
-                if parameter.numel():
+                if whole:
                     indices.append(index)
                     parameters.append(parameter)
                     gradients.append(gradient)
@@ -200,7 +202,7 @@ class LearnedOptimizer(Optimizer):
         entries: list[Tensor],
     ) -> None:
         """Step the parameters at the places `together` of the lists."""
-        lr, decay = _scalar(group["lr"]), _scalar(group["weight_decay"])
+        lr, decay = scalar(group["lr"]), scalar(group["weight_decay"])
         targets = [parameters[i] for i in together]
         names = list(self._rows(group["rule"]))
         states = [
@@ -233,7 +235,7 @@ class LearnedOptimizer(Optimizer):
             for parameter, state in zip(targets, states, strict=True):
                 self.state[parameter].update({key(name): entry for name, entry in state.items()})
         changes = [
-            torch.view_as_complex(change) if parameter.is_complex() else change
+            torch.complex(change[..., 0], change[..., 1]) if parameter.is_complex() else change
             for change, parameter in zip(updates, targets, strict=True)
         ]
         torch._foreach_add_(targets, changes)
@@ -263,8 +265,8 @@ class LearnedOptimizer(Optimizer):
 
         With it comes what the rule may keep from step to step.
         """
-        key = (members[0][1].device, *((index, parameter.shape) for index, parameter in members))
-        if key not in self._layouts:
+        place = (members[0][1].device, *((index, parameter.shape) for index, parameter in members))
+        if place not in self._layouts:
             everything = [parameter for group in self.param_groups for parameter in group["params"]]
             check_whole(parameter for _, parameter in members)
             self._given.check(everything)
@@ -276,17 +278,17 @@ class LearnedOptimizer(Optimizer):
             ]
             layout = ParameterLayout(tuple(specs))
             layout.prepare(members[0][1].device)
-            self._layouts[key] = layout, {}
-        return self._layouts[key]
+            self._layouts[place] = layout, {}
+        return self._layouts[place]
 
     def _forget_layouts(self, shapes: dict[int, torch.Size]) -> None:
         """Make room for a layout: leave out those in which a place has another shape, then the oldest.
 
         What belongs to a layout holds on to the state that its last step met.
         """
-        for key in list(self._layouts):
-            if any(shapes.get(index, shape) != shape for index, shape in key[1:]):
-                del self._layouts[key]
+        for place in list(self._layouts):
+            if any(shapes.get(index, shape) != shape for index, shape in place[1:]):
+                del self._layouts[place]
         groups = self.param_groups
         wanted = sum(len(group["params"]) if group["foreach"] is False else 1 for group in groups)
         while len(self._layouts) >= max(LAYOUTS, 2 * wanted):
@@ -327,13 +329,13 @@ class LearnedOptimizer(Optimizer):
         return identity
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"_rules": self._rules, "_lr": self._lr, "_on_device": {}, "_layouts": {}}
+        own = {"_rules": self._rules, "_lr": self._lr, "_on_device": {}, "_layouts": {}, "_named": {}}
         return {**super().__getstate__(), **own}
 
     def state_dict(self) -> dict[str, Any]:
         """As in torch, and with the shape that each parameter's state was made for."""
         # ahead of other hooks, which may rename what they find
-        handle = self.register_state_dict_post_hook(_complete, prepend=True)
+        handle = self.register_state_dict_post_hook(lambda _, saved: self._complete(saved), prepend=True)
         try:
             return super().state_dict()
         finally:
@@ -347,7 +349,7 @@ class LearnedOptimizer(Optimizer):
                 the optimizer then stays as it was.
         """
         # behind other hooks, which may change what is loaded
-        handle = self.register_load_state_dict_pre_hook(_set_aside)
+        handle = self.register_load_state_dict_pre_hook(lambda _, given: self._set_aside(given))
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -359,27 +361,32 @@ class LearnedOptimizer(Optimizer):
         loading = self.__dict__.get("_loading")
         if loading is not None:
             self._check_groups(state["param_groups"])
-            saved = (group["params"] for group in loading["param_groups"])
-            for group, names in zip(state["param_groups"], saved, strict=True):
+            saved = loading["state"]
+            bare = not any(SHAPE in entries for entries in saved.values() if isinstance(entries, dict))
+            for group, packed in zip(state["param_groups"], loading["param_groups"], strict=True):
                 rows = self._rows(group["rule"])
-                for place, (parameter, name) in enumerate(zip(group["params"], names, strict=True)):
-                    if name in loading["state"]:
-                        size = _shape(parameter).numel()
-                        state["state"][parameter] = restored(
-                            loading["state"][name],
-                            rows if size else EMPTY,
-                            parameter,
-                            size,
-                            _called(group, place, name),
-                        )
+                for place, (parameter, name) in enumerate(
+                    zip(group["params"], packed["params"], strict=True)
+                ):
+                    if name not in saved:
+                        continue
+                    entries, size = saved[name], _shape(parameter).numel()
+                    state["state"][parameter] = restored(
+                        renamed(entries, rows) if bare and isinstance(entries, dict) else entries,
+                        rows if size else EMPTY,
+                        parameter,
+                        size,
+                        _called(group, place, name),
+                    )
             super().__setstate__(state)
             return
+        bare = "_named" not in state  # pickled before the rule's names had a prefix
         super().__setstate__(state)
         self._given, self._named = Given(), {}
         for group in self.param_groups:
             self._given.add(group["params"])
             for parameter in group["params"]:
-                if parameter in self.state:
+                if bare and parameter in self.state:
                     self.state[parameter] = renamed(self.state[parameter], self._rows(group["rule"]))
 
     def _check_groups(self, loaded: list[dict[str, Any]]) -> None:
@@ -392,6 +399,32 @@ class LearnedOptimizer(Optimizer):
                 )
             for option, value in self.defaults.items():
                 group.setdefault(option, value)
+
+    def _set_aside(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Keep what is to be loaded, and hand on no entries: torch would cast them, text and others' too."""
+        if not all("rule" in group for group in given["param_groups"]):
+            made = [each for each in given["state"].values() if isinstance(each, dict)]
+            kept = ", ".join(sorted({str(name) for each in made for name in each}))
+            raise ValueError(
+                "the state was made by no rule but by another optimizer, such as Adam (it holds "
+                f"{kept or 'nothing'}), and is of no use to a rule: to go on from that run, load the model's "
+                "weights alone and begin with a new LearnedOptimizer (README, 'Switching a running project "
+                "from Adam')"
+            )
+        self._loading = given
+        names = {name for group in given["param_groups"] for name in group["params"]}
+        return {**given, "state": {name: {} if name in names else x for name, x in given["state"].items()}}
+
+    def _complete(self, saved: dict[str, Any]) -> None:
+        """Say in a state dict which shapes its states are for, and give options in Python's own numbers."""
+        for group, packed in zip(self.param_groups, saved["param_groups"], strict=True):
+            packed.update({option: plain(packed[option]) for option in NUMBERS})
+            rows = self._rows(group["rule"])
+            for parameter, name in zip(group["params"], packed["params"], strict=True):
+                if isinstance(saved["state"].get(name), dict):
+                    saved["state"][name] = with_shape(
+                        saved["state"][name], rows if parameter.numel() else EMPTY, parameter
+                    )
 
 
 def _batches(parameters: list[Tensor], *, one_by_one: bool) -> list[list[int]]:
@@ -433,33 +466,6 @@ def _pieces(update: Tensor, shapes: list[Tensor], scratch: dict[str, Any]) -> Se
     return pieces
 
 
-def _set_aside(optimizer: Optimizer, given: dict[str, Any]) -> dict[str, Any]:
-    """Keep what is to be loaded, and hand on no entries: torch would cast them, text and others' too."""
-    if not all("rule" in group for group in given["param_groups"]):
-        made = [each for each in given["state"].values() if isinstance(each, dict)]
-        kept = ", ".join(sorted({str(name) for each in made for name in each}))
-        raise ValueError(
-            f"the state was made by no rule but by another optimizer, such as Adam (it holds {kept or 'nothing'}), "
-            "and is of no use to a rule: to go on from that run, load the model's weights alone and begin "
-            "with a new LearnedOptimizer (README, 'Switching a running project from Adam')"
-        )
-    optimizer.__dict__["_loading"] = given
-    names = {name for group in given["param_groups"] for name in group["params"]}
-    return {**given, "state": {name: {} if name in names else x for name, x in given["state"].items()}}
-
-
-def _complete(optimizer: Optimizer, saved: dict[str, Any]) -> None:
-    """Say in a state dict which shapes its states are for, and give options in Python's own numbers."""
-    for group, packed in zip(optimizer.param_groups, saved["param_groups"], strict=True):
-        packed.update({option: _plain(packed[option]) for option in NUMBERS})
-        rows = optimizer._rows(group["rule"])  # type: ignore[attr-defined]
-        for parameter, name in zip(group["params"], packed["params"], strict=True):
-            if isinstance(saved["state"].get(name), dict):
-                saved["state"][name] = with_shape(
-                    saved["state"][name], rows if parameter.numel() else EMPTY, parameter
-                )
-
-
 def _called(group: dict[str, Any], place: int, name: Any) -> str:
     """A parameter in messages."""
     names = group.get("param_names")
@@ -472,55 +478,3 @@ def _check_support(parameter: Tensor, gradient: Tensor) -> None:
             "LearnedOptimizer does not support sparse gradients: make embeddings with sparse=False"
         )
     check_local(parameter)
-
-
-NUMBERS = ("lr", "weight_decay", "total_steps")
-"""Options that are numbers."""
-
-
-def _check(options: dict[str, Any]) -> None:
-    """See that options are numbers in their range; numpy's become Python's."""
-    for option in NUMBERS:
-        options[option] = _number(option, options[option])
-
-
-def _number(option: str, value: Any, *, running: bool = False) -> Any:
-    """An option as a Python number, or a tensor of one element.
-
-    Args:
-        option: one of NUMBERS.
-        value: given for it.
-        running: training is under way; a schedule that overshoots its end is then let be, as by Adam,
-            and tensors are not looked into, which would wait for the device.
-
-    Raises:
-        ValueError: it is no number, or out of range.
-    """
-    if option == "total_steps" and value is None:
-        return None
-    if isinstance(value, (Tensor, np.ndarray)) and math.prod(value.shape) != 1:
-        kind = "Tensor" if isinstance(value, Tensor) else "array"
-        raise ValueError(f"{kind} {option} must be 1-element, got shape {tuple(value.shape)}")
-    value = _plain(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
-        hint = f"; a rule is given by name: rule={value!r}" if option == "lr" else ""
-        raise ValueError(f"{option} must be a number, got {value!r}{hint}")
-    if isinstance(value, Tensor) and running:
-        return value
-    if option == "total_steps":
-        if not value >= 1:
-            raise ValueError(f"total_steps must be at least 1 or None, got {value}")
-    elif not math.isfinite(value) or (value < 0 and not running):
-        raise ValueError(f"{option} must be at least 0 and finite, got {value}")
-    return value
-
-
-def _plain(value: Any) -> Any:
-    """One of numpy's numbers as Python's; anything else as it is."""
-    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.size == 1):
-        return value.item()
-    return value
-
-
-def _scalar(value: Any) -> Any:
-    return value.reshape(()).float() if isinstance(value, Tensor) else value

@@ -33,8 +33,8 @@ TYPES = {"FlatParameter": "flattened parameters (FlatParameter)", "ShardedTensor
 MAKERS = {
     "torch.distributed.optim.zero_redundancy_optimizer": "ZeroRedundancyOptimizer",
     "torch.distributed.optim.optimizer": "torch.distributed.optim.DistributedOptimizer",
-    "torch.distributed.optim.apply_optimizer_in_backward": "an optimizer for each parameter, stepped in backward",
-    "torchrec.optim.apply_optimizer_in_backward": "an optimizer for each parameter, stepped in backward",
+    "torch.distributed.optim.apply_optimizer_in_backward": "an optimizer for each parameter",
+    "torchrec.optim.apply_optimizer_in_backward": "an optimizer for each parameter",
     "torch_xla.distributed.zero_redundancy_optimizer": "ZeroRedundancyOptimizer",
     "fairscale.optim.oss": "OSS",
 }
@@ -111,9 +111,7 @@ def check_local(parameter: Tensor) -> None:
         RuntimeError: it is.
     """
     if type(parameter) not in (Tensor, torch.nn.Parameter) and hasattr(parameter, "device_mesh"):
-        raise RuntimeError(
-            f"LearnedOptimizer does not support distributed parameters (DTensor): {INSTEAD}"
-        )
+        raise RuntimeError(f"LearnedOptimizer does not support distributed parameters (DTensor): {INSTEAD}")
 
 
 def check_after_backward(parameters: Sequence[Tensor]) -> None:

@@ -433,6 +433,13 @@ def test_complex_parameters_move_as_their_real_views(kind):
     assert scalar != 1 + 2j
 
 
+@BOTH
+def test_a_complex_parameter_may_stand_behind_an_odd_number_of_real_ones(kind):
+    parameters = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2) + 1j)]
+    advance(kind(parameters, lr=1e-2))
+    assert all((parameter != start).all() for parameter, start in zip(parameters, (1, 1 + 1j), strict=True))
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_the_default_type_does_not_matter(dtype):
     plain, other = model(), model()

@@ -1,4 +1,4 @@
-"""On several ranks: whole networks are stepped as on one; parts of networks are refused by name, never stepped."""
+"""On several ranks whole networks are stepped as on one, and parts of networks are refused by name."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def ranks(tmp_path_factory):
         for rank in range(RANKS)
     ]
     try:
-        printed = [program.communicate(timeout=120)[0].decode() for program in programs]
+        printed = [program.communicate(timeout=300)[0].decode() for program in programs]
     finally:
         for program in programs:
             program.kill()
@@ -266,8 +266,9 @@ def test_parameters_may_be_exchanged_for_others_of_their_kind():
 
 def test_biases_alone_are_stepped_when_the_weights_group_is_taken_out():
     network = model()
-    weights, biases = ([layer.get_parameter(kind) for layer in (network[0], network[2])] for kind in ("weight", "bias"))
-    optimizer = LearnedOptimizer([{"params": weights}, {"params": biases}])
+    groups = [{"params": [layer.weight for layer in (network[0], network[2])]}]
+    groups += [{"params": [layer.bias for layer in (network[0], network[2])]}]
+    optimizer = LearnedOptimizer(groups)
     del optimizer.param_groups[0]
     assert refusal(lambda: (network, optimizer)) == ""
 
@@ -325,7 +326,6 @@ def test_an_optimizer_of_the_parameters_of_one_worker_is_refused():
 
 
 def test_places_are_those_among_all_parameters_whether_or_not_they_are_frozen():
-    """Frozen ones given: the trajectory of the others is as if they had gradients of their own somewhere."""
     networks = [model(), model()]
     networks[1][0].requires_grad_(False)
     for network in networks:
