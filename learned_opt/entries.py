@@ -104,7 +104,10 @@ def copied(value: Any, device: torch.device) -> Any:
         except Exception:  # locks, generators, handles: anything may stand here, and no run ends for it
             return part
 
-    return tree_map(leaf, value)
+    try:
+        return tree_map(leaf, value)
+    except Exception:  # containers that hold themselves, or cannot be made anew from their parts
+        return value
 
 
 def _entry(

@@ -89,7 +89,7 @@ class LearnedOptimizer(Optimizer):
         self._on_device: dict[tuple[str, torch.device], UpdateRule] = {}
         self._layouts: dict[Any, tuple[ParameterLayout, dict[str, Any]]] = {}
         identity = self._adopt(rule)
-        defaults = {
+        defaults: dict[str, Any] = {
             "lr": self._rules[identity].nominal_lr if lr is None else lr,
             "rule": identity,
             "weight_decay": weight_decay,

@@ -125,8 +125,9 @@ def check_after_backward(parameters: Sequence[Tensor]) -> None:
     if torch._C._current_graph_task_id() == -1:
         return
     with torch.enable_grad():
-        nodes = [p.view_as(p).grad_fn for p in parameters if p.is_leaf and p.requires_grad]
-    if any(torch._C._will_engine_execute_node(node.next_functions[0][0]) for node in nodes if node):
+        views = [p.view_as(p).grad_fn for p in parameters if p.is_leaf and p.requires_grad]
+    accumulators = [view.next_functions[0][0] for view in views if view]
+    if any(torch._C._will_engine_execute_node(node) for node in accumulators if node):
         raise RuntimeError(
             "LearnedOptimizer does not support steps within backward(), where each parameter or layer has an "
             f"optimizer of its own: {INSTEAD}, and call step() after backward()"

@@ -159,6 +159,13 @@ def test_entries_of_others_are_copied_when_loaded_and_keep_their_type():
     assert torch.equal(kept["nested"]["in"][0], torch.tensor([1 / 3, 2 / 3]))
 
 
+def endless() -> list:
+    """A list that holds itself."""
+    value: list = []
+    value.append(value)
+    return value
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -170,8 +177,9 @@ def test_entries_of_others_are_copied_when_loaded_and_keep_their_type():
         torch.eye(3).to_sparse(),
         defaultdict(list, a=[torch.ones(2)]),
         lambda: None,
+        endless(),
     ],
-    ids=["lock", "generator", "object", "graph", "meta", "sparse", "defaultdict", "function"],
+    ids=["lock", "generator", "object", "graph", "meta", "sparse", "defaultdict", "function", "endless"],
 )
 def test_whatever_others_keep_a_resumed_run_goes_on(value):
     parameters = tensors(2)

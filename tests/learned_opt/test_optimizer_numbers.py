@@ -16,7 +16,7 @@ from torch import nn
 
 from learned_opt import ClassicLSTM, CoordinatewiseLSTM, LearnedOptimizer
 
-EXAMPLES = int(os.environ.get("LEARNED_OPT_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("LEARNED_OPT_EXAMPLES", "40"))
 FAIR = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 FORMS = {
     "float": float,
