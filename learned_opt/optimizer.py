@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -14,12 +13,18 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from learned_opt.artifacts import load_rule
+from learned_opt.entries import SHAPE, Rows, begun, key, renamed, restored, with_shape
 from learned_opt.layout import ParameterLayout, TensorSpec
+from learned_opt.options import NUMBERS, check, number, plain, scalar
 from learned_opt.rules import LearnedStart, UpdateRule
 from learned_opt.rules.base import is_usable
+from learned_opt.sharded import Given, check_after_backward, check_local, check_maker, check_whole
 
 Rule = str | Path | UpdateRule
 """A shipped rule's name, a rule file, or a rule."""
+
+EMPTY: Rows = {"step": ((), torch.float32)}
+"""What is kept for a parameter without coordinates."""
 
 LAYOUTS = 16
 """Sets of parameters with gradients whose layouts are kept; more where one step has as many."""
@@ -33,11 +38,16 @@ class LearnedOptimizer(Optimizer):
     loaded. Coordinates whose gradient or value is not finite, or beyond 1e15, neither move nor change
     their state. Nothing waits for the device, whether or not `capturable` is set.
 
+    What a rule knows of a tensor is its shape, statistics over it, and its place among all parameters
+    that the optimizer has, frozen ones too: give it the network's parameters, whole and in order. Shards
+    are refused. In `optimizer.state` the rule's entries are "step" and those that begin with
+    `learned_opt_`; those of others are left alone, and saved and loaded as they are.
+
     Args:
         params: as for every torch.optim optimizer: tensors, named tensors, or groups, which may have
             their own lr, rule and any other option.
-        lr: learning rate, absolute, in Adam's units; a float, or a tensor of one element. None takes
-            the rule's nominal learning rate.
+        lr: learning rate, absolute, in Adam's units; a number, of numpy's too, or a tensor of one
+            element. None takes the rule's nominal learning rate.
         rule: a shipped rule's name, a rule file, or an `UpdateRule`. Nothing is ever downloaded.
         weight_decay: λ, decoupled as in AdamW.
         maximize: ascend instead.
@@ -49,9 +59,14 @@ class LearnedOptimizer(Optimizer):
 
     Raises:
         ArtifactError: no such rule.
-        ValueError: an option out of its range, or a loaded state that another rule made.
-        RuntimeError: a sparse gradient, or a distributed parameter (DTensor).
+        ValueError: an option out of its range, or a loaded state that another rule or optimizer made,
+            or that was made for other shapes.
+        RuntimeError: a sparse gradient, parameters that are parts of tensors or were dealt out to several
+            optimizers (FSDP, ZeRO, DTensor), or a step within backward().
     """
+
+    _loading: dict[str, Any]
+    """The state dict that is being loaded; only there meanwhile."""
 
     def __init__(
         self,
@@ -66,12 +81,15 @@ class LearnedOptimizer(Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
+        check_maker()
         self._rules: dict[str, UpdateRule] = {}
         self._lr = lr
+        self._given = Given()
+        self._named: dict[str, Rows] = {}
         self._on_device: dict[tuple[str, torch.device], UpdateRule] = {}
         self._layouts: dict[Any, tuple[ParameterLayout, dict[str, Any]]] = {}
         identity = self._adopt(rule)
-        defaults = {
+        defaults: dict[str, Any] = {
             "lr": self._rules[identity].nominal_lr if lr is None else lr,
             "rule": identity,
             "weight_decay": weight_decay,
@@ -81,17 +99,30 @@ class LearnedOptimizer(Optimizer):
             "capturable": capturable,
             "differentiable": differentiable,
         }
-        _check(defaults)
+        check(defaults)
+        self._lr = None if lr is None else defaults["lr"]
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters, at any time; `rule` and `lr` may differ from the other groups'."""
+        """Add parameters, at any time; `rule` and `lr` may differ from the other groups'.
+
+        Positions are places among all parameters: those of the former ones move closer to the first.
+        """
         group = dict(param_group)
         group["rule"] = self._adopt(group.get("rule") or self.defaults["rule"])
         if group.get("lr") is None:
             group["lr"] = self._rules[group["rule"]].nominal_lr if self._lr is None else self._lr
-        _check({**self.defaults, **group})
+        for option in NUMBERS:
+            if option in group:
+                group[option] = number(option, group[option])
         super().add_param_group(group)
+        added = self.param_groups[-1]["params"]
+        try:
+            check_whole(added)
+        except RuntimeError:
+            self.param_groups.pop()
+            raise
+        self._given.add(added)
         self._layouts = {}
 
     @overload
@@ -135,24 +166,28 @@ class LearnedOptimizer(Optimizer):
 
         torch.compile calls this method, by its name, once and outside of its graph.
         """
+        for option in NUMBERS:  # schedulers and callbacks write to groups as they like
+            number(option, group[option], running=True)
         index = self._first_index(group)
-        names: list[str] = []
+        rows = self._rows(group["rule"])
+        keys = [key(name) for name in rows]
         met: set[int] = set()
         for parameter in group["params"]:
             gradient = parameter.grad
             if gradient is not None and id(parameter) not in met:
                 met.add(id(parameter))  # one that is listed twice has one state, and takes one step
                 _check_support(parameter, gradient)
-                state = self.state[parameter]
-                if not state:
+                state, whole = self.state[parameter], parameter.numel() > 0
+                if not all(each in state for each in (keys if whole else EMPTY)):
+                    begun(state, rows)
                     state.update(self._initial_state(group, parameter, index))
-                if parameter.numel():
+                if whole:
                     indices.append(index)
                     parameters.append(parameter)
                     gradients.append(gradient)
-                    names = names or sorted(state)
-                    entries.extend([state[name] for name in names])
+                    entries.extend([state[each] for each in keys])
             index += 1
+        check_after_backward(parameters)
         for together in _batches(parameters, one_by_one=group["foreach"] is False):
             self._layout_of([(indices[i], parameters[i]) for i in together])
             self._rule_on(group["rule"], parameters[together[0]].device)
@@ -167,11 +202,9 @@ class LearnedOptimizer(Optimizer):
         entries: list[Tensor],
     ) -> None:
         """Step the parameters at the places `together` of the lists."""
-        lr, decay = group["lr"], group["weight_decay"]
-        if isinstance(lr, Tensor):
-            lr = lr.reshape(()).float()
+        lr, decay = scalar(group["lr"]), scalar(group["weight_decay"])
         targets = [parameters[i] for i in together]
-        names = sorted(self.state[targets[0]])
+        names = list(self._rows(group["rule"]))
         states = [
             dict(zip(names, entries[i * len(names) : (i + 1) * len(names)], strict=True)) for i in together
         ]
@@ -200,9 +233,9 @@ class LearnedOptimizer(Optimizer):
             updates = [change - lr * decay * value for change, value in zip(updates, kept, strict=True)]
         if group["differentiable"]:
             for parameter, state in zip(targets, states, strict=True):
-                self.state[parameter].update(state)
+                self.state[parameter].update({key(name): entry for name, entry in state.items()})
         changes = [
-            torch.view_as_complex(change) if parameter.is_complex() else change
+            torch.complex(change[..., 0], change[..., 1]) if parameter.is_complex() else change
             for change, parameter in zip(updates, targets, strict=True)
         ]
         torch._foreach_add_(targets, changes)
@@ -213,34 +246,49 @@ class LearnedOptimizer(Optimizer):
             return {"step": torch.zeros((), device=parameter.device)}
         layout = ParameterLayout.of({str(index): (size,)})
         state = self._rules[group["rule"]].init_state(layout, 1, device=parameter.device)
-        return {key: value.reshape(()) if key == "step" else value.squeeze(0) for key, value in state.items()}
+        return {
+            key(name): value.reshape(()) if name == "step" else value.squeeze(0)
+            for name, value in state.items()
+        }
+
+    def _rows(self, identity: str) -> Rows:
+        """The names of a rule's entries in order, their axes before that of the coordinates, and types."""
+        if identity not in self._named:
+            state = self._rules[identity].init_state(ParameterLayout.of({"0": (1,)}), 1)
+            self._named[identity] = {
+                name: (tuple(value.shape[1:-1]), value.dtype) for name, value in sorted(state.items())
+            }
+        return self._named[identity]
 
     def _layout_of(self, members: list[tuple[int, Tensor]]) -> tuple[ParameterLayout, dict[str, Any]]:
         """The layout of some of all parameters, given with their places among all, which they keep.
 
         With it comes what the rule may keep from step to step.
         """
-        key = (members[0][1].device, *((index, parameter.shape) for index, parameter in members))
-        if key not in self._layouts:
+        place = (members[0][1].device, *((index, parameter.shape) for index, parameter in members))
+        if place not in self._layouts:
+            everything = [parameter for group in self.param_groups for parameter in group["params"]]
+            check_whole(parameter for _, parameter in members)
+            self._given.check(everything)
             self._forget_layouts({index: parameter.shape for index, parameter in members})
-            last = max(sum(len(group["params"]) for group in self.param_groups) - 1, 1)
+            last = max(len(everything) - 1, 1)
             specs = [
                 TensorSpec(str(index), tuple(_shape(parameter)), position=2 * index / last - 1)
                 for index, parameter in members
             ]
             layout = ParameterLayout(tuple(specs))
             layout.prepare(members[0][1].device)
-            self._layouts[key] = layout, {}
-        return self._layouts[key]
+            self._layouts[place] = layout, {}
+        return self._layouts[place]
 
     def _forget_layouts(self, shapes: dict[int, torch.Size]) -> None:
         """Make room for a layout: leave out those in which a place has another shape, then the oldest.
 
         What belongs to a layout holds on to the state that its last step met.
         """
-        for key in list(self._layouts):
-            if any(shapes.get(index, shape) != shape for index, shape in key[1:]):
-                del self._layouts[key]
+        for place in list(self._layouts):
+            if any(shapes.get(index, shape) != shape for index, shape in place[1:]):
+                del self._layouts[place]
         groups = self.param_groups
         wanted = sum(len(group["params"]) if group["foreach"] is False else 1 for group in groups)
         while len(self._layouts) >= max(LAYOUTS, 2 * wanted):
@@ -281,17 +329,27 @@ class LearnedOptimizer(Optimizer):
         return identity
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"_rules": self._rules, "_lr": self._lr, "_on_device": {}, "_layouts": {}}
+        own = {"_rules": self._rules, "_lr": self._lr, "_on_device": {}, "_layouts": {}, "_named": {}}
         return {**super().__getstate__(), **own}
+
+    def state_dict(self) -> dict[str, Any]:
+        """As in torch, and with the shape that each parameter's state was made for."""
+        # ahead of other hooks, which may rename what they find
+        handle = self.register_state_dict_post_hook(lambda _, saved: self._complete(saved), prepend=True)
+        try:
+            return super().state_dict()
+        finally:
+            handle.remove()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As in torch, but that the state keeps its precision and is copied, not shared.
 
         Raises:
-            ValueError: another rule made the state; the message names both.
+            ValueError: another rule or optimizer made the state, or it was made for other shapes;
+                the optimizer then stays as it was.
         """
-        # torch casts state to the parameter's type, so what it was handed is remembered before that.
-        handle = self.register_load_state_dict_pre_hook(lambda _, final: self.__dict__.update(_loading=final))
+        # behind other hooks, which may change what is loaded
+        handle = self.register_load_state_dict_pre_hook(lambda _, given: self._set_aside(given))
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -302,20 +360,71 @@ class LearnedOptimizer(Optimizer):
         """Take over a pickled optimizer, or what `load_state_dict` made of a state dict."""
         loading = self.__dict__.get("_loading")
         if loading is not None:
-            for index, (own, loaded) in enumerate(zip(self.param_groups, state["param_groups"], strict=True)):
-                if loaded.get("rule") != own["rule"]:
-                    raise ValueError(
-                        f"parameter group {index}: the state was made by {loaded.get('rule', 'no rule')}, "
-                        f"this optimizer runs {own['rule']}; construct it with the rule that made the state"
+            self._check_groups(state["param_groups"])
+            saved = loading["state"]
+            bare = not any(SHAPE in entries for entries in saved.values() if isinstance(entries, dict))
+            for group, packed in zip(state["param_groups"], loading["param_groups"], strict=True):
+                rows = self._rows(group["rule"])
+                for place, (parameter, name) in enumerate(
+                    zip(group["params"], packed["params"], strict=True)
+                ):
+                    if name not in saved:
+                        continue
+                    entries, size = saved[name], _shape(parameter).numel()
+                    state["state"][parameter] = restored(
+                        renamed(entries, rows) if bare and isinstance(entries, dict) else entries,
+                        rows if size else EMPTY,
+                        parameter,
+                        size,
+                        _called(group, place, name),
                     )
-                for key, value in self.defaults.items():
-                    loaded.setdefault(key, value)
-            parameters = [p for group in state["param_groups"] for p in group["params"]]
-            names = [name for group in loading["param_groups"] for name in group["params"]]
-            for parameter, name in zip(parameters, names, strict=True):
-                for key, value in loading["state"].get(name, {}).items():
-                    state["state"][parameter][key] = _own_copy(key, value, parameter)
+            super().__setstate__(state)
+            return
+        bare = "_named" not in state  # pickled before the rule's names had a prefix
         super().__setstate__(state)
+        self._given, self._named = Given(), {}
+        for group in self.param_groups:
+            self._given.add(group["params"])
+            for parameter in group["params"]:
+                if bare and parameter in self.state:
+                    self.state[parameter] = renamed(self.state[parameter], self._rows(group["rule"]))
+
+    def _check_groups(self, loaded: list[dict[str, Any]]) -> None:
+        """See that this optimizer's rules made a state; options that it does not have get their defaults."""
+        for index, (own, group) in enumerate(zip(self.param_groups, loaded, strict=True)):
+            if group["rule"] != own["rule"]:
+                raise ValueError(
+                    f"parameter group {index}: the state was made by {group['rule']}, this optimizer runs "
+                    f"{own['rule']}; construct it with the rule that made the state"
+                )
+            for option, value in self.defaults.items():
+                group.setdefault(option, value)
+
+    def _set_aside(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Keep what is to be loaded, and hand on no entries: torch would cast them, text and others' too."""
+        if not all("rule" in group for group in given["param_groups"]):
+            made = [each for each in given["state"].values() if isinstance(each, dict)]
+            kept = ", ".join(sorted({str(name) for each in made for name in each}))
+            raise ValueError(
+                "the state was made by no rule but by another optimizer, such as Adam (it holds "
+                f"{kept or 'nothing'}), and is of no use to a rule: to go on from that run, load the model's "
+                "weights alone and begin with a new LearnedOptimizer (README, 'Switching a running project "
+                "from Adam')"
+            )
+        self._loading = given
+        names = {name for group in given["param_groups"] for name in group["params"]}
+        return {**given, "state": {name: {} if name in names else x for name, x in given["state"].items()}}
+
+    def _complete(self, saved: dict[str, Any]) -> None:
+        """Say in a state dict which shapes its states are for, and give options in Python's own numbers."""
+        for group, packed in zip(self.param_groups, saved["param_groups"], strict=True):
+            packed.update({option: plain(packed[option]) for option in NUMBERS})
+            rows = self._rows(group["rule"])
+            for parameter, name in zip(group["params"], packed["params"], strict=True):
+                if isinstance(saved["state"].get(name), dict):
+                    saved["state"][name] = with_shape(
+                        saved["state"][name], rows if parameter.numel() else EMPTY, parameter
+                    )
 
 
 def _batches(parameters: list[Tensor], *, one_by_one: bool) -> list[list[int]]:
@@ -357,11 +466,10 @@ def _pieces(update: Tensor, shapes: list[Tensor], scratch: dict[str, Any]) -> Se
     return pieces
 
 
-def _own_copy(key: str, value: Any, parameter: Tensor) -> Tensor:
-    """A loaded entry of the state; old checkpoints may hold a plain number."""
-    entry = torch.as_tensor(value).detach()
-    dtype = torch.float32 if key == "step" or entry.is_floating_point() else entry.dtype
-    return entry.to(parameter.device, dtype, copy=True).contiguous()
+def _called(group: dict[str, Any], place: int, name: Any) -> str:
+    """A parameter in messages."""
+    names = group.get("param_names")
+    return f"parameter {name} ({names[place]})" if names else f"parameter {name}"
 
 
 def _check_support(parameter: Tensor, gradient: Tensor) -> None:
@@ -369,22 +477,4 @@ def _check_support(parameter: Tensor, gradient: Tensor) -> None:
         raise RuntimeError(
             "LearnedOptimizer does not support sparse gradients: make embeddings with sparse=False"
         )
-    if type(parameter) not in (Tensor, torch.nn.Parameter) and hasattr(parameter, "device_mesh"):
-        raise RuntimeError(
-            "LearnedOptimizer does not support distributed parameters (DTensor): its rules look at whole "
-            "tensors; use DistributedDataParallel"
-        )
-
-
-def _check(options: dict[str, Any]) -> None:
-    lr, decay, total = options["lr"], options["weight_decay"], options["total_steps"]
-    if not isinstance(lr, (int, float, Tensor)):
-        raise ValueError(f"lr must be a number, got {lr!r}; a rule is given by name: rule={lr!r}")
-    if isinstance(lr, Tensor) and lr.numel() != 1:
-        raise ValueError(f"Tensor lr must be 1-element, got shape {tuple(lr.shape)}")
-    if not (lr >= 0 and math.isfinite(lr)):
-        raise ValueError(f"lr must be at least 0 and finite, got {lr}")
-    if not (decay >= 0 and math.isfinite(decay)):
-        raise ValueError(f"weight_decay must be at least 0 and finite, got {decay}")
-    if total is not None and not total >= 1:
-        raise ValueError(f"total_steps must be at least 1 or None, got {total}")
+    check_local(parameter)

@@ -26,11 +26,11 @@ def initial_dice(
     """
     within = torch.cat(
         [
-            torch.arange(size, dtype=torch.int64) + (crc32(spec.name.encode()) << 31)
+            torch.arange(size, dtype=torch.int64, device="cpu") + (crc32(spec.name.encode()) << 31)
             for spec, size in zip(layout.specs, layout.sizes, strict=True)
         ]
     )
-    rows = torch.arange(first, first + batch, dtype=torch.int64).unsqueeze(1)
+    rows = torch.arange(first, first + batch, dtype=torch.int64, device="cpu").unsqueeze(1)
     index = (within + _next(rows)).to(device)
     for _ in range(4):  # neighbours start close together; a few rounds with the high bits folded in part them
         index = _next(index ^ ((index >> 29) & 0x7FFFFFFFF))

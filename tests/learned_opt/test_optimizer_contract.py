@@ -433,6 +433,13 @@ def test_complex_parameters_move_as_their_real_views(kind):
     assert scalar != 1 + 2j
 
 
+@BOTH
+def test_a_complex_parameter_may_stand_behind_an_odd_number_of_real_ones(kind):
+    parameters = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2) + 1j)]
+    advance(kind(parameters, lr=1e-2))
+    assert all((parameter != start).all() for parameter, start in zip(parameters, (1, 1 + 1j), strict=True))
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_the_default_type_does_not_matter(dtype):
     plain, other = model(), model()
@@ -518,8 +525,8 @@ def test_groups_have_their_own_rule():
         optimizer.step()
         oracle.step()
     assert torch.allclose(other, alone, atol=1e-6)
-    assert set(optimizer.state[other]) == {"mean", "square", "step"}
-    assert "hidden" in optimizer.state[one]
+    assert set(optimizer.state[other]) == {"learned_opt_mean", "learned_opt_square", "step"}
+    assert "learned_opt_hidden" in optimizer.state[one]
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])

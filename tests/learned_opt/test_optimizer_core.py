@@ -293,7 +293,7 @@ def test_state_that_was_cut_down_behind_the_optimizers_back_is_refused():
     for _ in range(2):
         tensor.grad = torch.ones(40)
         optimizer.step()
-    entry = optimizer.state[tensor]["hidden"]
+    entry = optimizer.state[tensor]["learned_opt_hidden"]
     entry.data = entry.data[:1]
     with pytest.raises(ValueError, match="the state's hidden has shape"):
         optimizer.step()
