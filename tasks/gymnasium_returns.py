@@ -67,8 +67,8 @@ def numbers(value: Any, shape: tuple[int, ...], what: str) -> NDArray[Any]:
     except Exception as error:  # whatever an array-like raises
         raise WrongReturnError(f"it returned {what} that is no array, {shown(value)}") from error
     if array.shape != shape or array.dtype.kind not in NUMBERS:
-        asked = f"numbers of shape {shape}" if shape else "one number"
-        raise WrongReturnError(f"it returned {what} of {shown(value)}, where {asked} was asked for")
+        asked = f"numbers of shape {shape} were" if shape else "one number was"
+        raise WrongReturnError(f"it returned {what} of {shown(value)}, where {asked} asked for")
     return array
 
 

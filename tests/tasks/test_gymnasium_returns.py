@@ -28,12 +28,13 @@ def noise(seed=0):
 
 
 class Says(gymnasium.Env):
-    """Returns what `SAYS` holds."""
+    """Returns what `SAYS` holds, or the step it was made with: another process has a `SAYS` of its own."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
     action_space = spaces.Discrete(2)
 
-    def __init__(self, space=None, mode=None):
+    def __init__(self, space=None, mode=None, step=None):
+        self.always = step
         self.observation_space = self.observation_space if space is None else space
 
     def reset(self, *, seed=None, options=None):
@@ -41,7 +42,7 @@ class Says(gymnasium.Env):
         return default if SAYS["reset"] is None else SAYS["reset"]
 
     def step(self, action):
-        return SAYS["step"]
+        return self.always or SAYS["step"]
 
 
 class SaysVector(VectorEnv):
@@ -190,7 +191,7 @@ def test_what_one_environment_returned_wrong_is_said_in_words(place, value, comp
     step = list(GOOD["scalar"])
     step[place] = value
     for vectorization in ("sync", "async"):
-        family = gymnasium_family("Says-v0", vectorization=vectorization)
+        family = gymnasium_family("Says-v0", vectorization=vectorization, options={"step": tuple(step)})
         with pytest.raises(EnvironmentFailedError, match=complaint):
             stepped(family, tuple(step))
 
@@ -198,11 +199,11 @@ def test_what_one_environment_returned_wrong_is_said_in_words(place, value, comp
 @pytest.mark.parametrize(
     ("place", "value", "complaint"),
     [
-        (1, 1.0, r"rewards of 1.0, where numbers of shape \(2,\) were|rewards of 1.0, where"),
+        (1, 1.0, r"rewards of 1.0, where numbers of shape \(2,\) were asked for"),
         (
             1,
             np.ones(1),
-            r"rewards of shape \(1,\) and type float64, where numbers of shape \(2,\) was asked for",
+            r"rewards of shape \(1,\) and type float64, where numbers of shape \(2,\) were asked for",
         ),
         (1, np.ones((E, 1)), r"rewards of shape \(2, 1\)"),
         (1, np.array([None] * E), r"rewards of shape \(2,\) and type object"),
