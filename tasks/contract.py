@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from tasks.base import BatchedFamily, Tasks, Transition
 from tasks.noise import Noise
-from tasks.promises import OF_TASKS, about, about_tasks, blamed, kinds, refuse
+from tasks.promises import OF_TASKS, Finite, about, about_tasks, blamed, kinds, refuse
 from tasks.references import random_action
 
 
@@ -19,19 +20,31 @@ class Contract:
 
     What a function returns first is looked at in full, and so is the first of another shape, type or
     device; all others are only compared with that. Asked for are the shapes that `BatchedFamily` names, the
-    noise's device, plain strided tensors of real numbers, states of one size and type, and finite numbers
-    at the start. Observations and rewards of any type in `NUMBERS`, booleans among them, become floats of the
-    noise's type; endings, which are 0 or 1, become booleans. Views are as good as any.
+    noise's device, plain strided tensors of real numbers, and states of one size and type. Observations and
+    rewards of any type in `NUMBERS`, booleans among them, become floats of the noise's type; endings, which
+    are 0 or 1, become booleans. Views are as good as any.
+
+    Numbers are to be finite at the start, the first time that a family is rehearsed: it is refused if those
+    of every task are not. A task that goes wrong while others do well, or later, is its learner's misfortune.
 
     Args:
         family: whose functions they are.
         batch: B.
         environments: E.
         noise: whose device and type count; its numbers are left alone.
+        finite: which numbers have to be; by default those of some task, until the family is proven.
     """
 
-    def __init__(self, family: BatchedFamily, batch: int, environments: int, noise: Noise) -> None:
+    def __init__(
+        self,
+        family: BatchedFamily,
+        batch: int,
+        environments: int,
+        noise: Noise,
+        finite: Finite | None = None,
+    ) -> None:
         self.family, self.batch, self.environments, self.noise = family, batch, environments, noise
+        self._finite: Finite = finite or ("none" if id(family) in _proven else "some")
         self._accepted: dict[str, list[Any]] = {}
         self._state: tuple[int, torch.dtype] | None = None
         """Size and type of states, once there is one."""
@@ -120,6 +133,9 @@ class Contract:
         refuse(self.family, about_changes("transition", given, state))
         del self._accepted["observe"]  # what is seen of the next state is looked at in full as well
         self.observe(constants, made.state)
+        if id(self.family) not in _proven:
+            _proven.add(id(self.family))
+            weakref.finalize(self.family, _proven.discard, id(self.family))
 
     def about_constants(self, made: object, tasks: Tasks) -> Iterator[str]:
         """Complaints about what `constants` made of tasks."""
@@ -130,7 +146,7 @@ class Contract:
         for key, value in made.items():
             told, own = f"constants returned an entry {key!r}", key in tasks
             shape = (self.batch,) if own else ()
-            yield from about(told, value, "(B, ...)", shape, self.noise, rest=True, finite=False)
+            yield from about(told, value, "(B, ...)", shape, self.noise, rest=True, finite="none")
 
     def about_start(self, state: object, copies: int) -> Iterator[str]:
         """Complaints about what `initial_state` returned for `copies` environments of each task."""
@@ -140,7 +156,7 @@ class Contract:
         """Complaints about what `observe` returned."""
         shape = (self.batch, self.environments, *self.family.observation_space.shape)
         axes = "(B, E, *observation_space.shape)"
-        yield from about("observe returned observations", seen, axes, shape, self.noise)
+        yield from about("observe returned observations", seen, axes, shape, self.noise, finite=self._finite)
 
     def about_transition(self, made: object) -> Iterator[str]:
         """Complaints about what `transition` returned."""
@@ -150,13 +166,15 @@ class Contract:
             return
         both = (self.batch, self.environments)
         yield from self._about_state("transition returned states", made.state, self.environments)
-        yield from about("transition returned rewards", made.reward, "(B, E)", both, self.noise)
+        told = "transition returned rewards"
+        yield from about(told, made.reward, "(B, E)", both, self.noise, finite=self._finite)
         told = "transition returned terminated"
         yield from about(told, made.terminated, "(B, E)", both, self.noise, truth=True)
 
     def _about_state(self, told: str, state: object, copies: int) -> Iterator[str]:
         size, dtype = self._state or (None, None)
-        yield from about(told, state, "(B, E, S)", (self.batch, copies, size), self.noise)
+        shape = (self.batch, copies, size)
+        yield from about(told, state, "(B, E, S)", shape, self.noise, finite=self._finite)
         if dtype is not None and isinstance(state, Tensor) and state.dtype != dtype:
             yield f"{told} of type {state.dtype}, and {dtype} is asked for, of which the first ones were"
 
@@ -174,7 +192,11 @@ class Contract:
             self._accepted[what] = found
 
 
+_proven: set[int] = set()
+"""Identities of families that were rehearsed; they need not be hashable."""
+
+
 def about_changes(method: str, given: Tensor, before: Tensor) -> Iterator[str]:
     """Complaints about a method that was given a state, which was something else `before`."""
-    if not torch.equal(given, before):
+    if not bool(((given == before) | (given.isnan() & before.isnan())).all()):
         yield f"{method} modified the state that it was given, and another tensor is asked for"

@@ -79,7 +79,7 @@ class _Trial:
     def __init__(self, family: BatchedFamily, batch: int, environments: int, seed: int) -> None:
         self.family, self.batch, self.environments = family, batch, environments
         self.noise = Noise(torch.Generator().manual_seed(seed))
-        self.contract = Contract(family, batch, environments, self.noise)
+        self.contract = Contract(family, batch, environments, self.noise, finite="all")
 
     @torch.no_grad()
     def complaints(self, *, spaces: bool) -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ NUMBERS = (
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
 )
 """Types of real numbers that everything can be computed and converted from."""
+
+Finite = Literal["all", "some", "none"]
+"""Which numbers have to be finite: all, those of some task, or not one."""
 
 MISTAKES = (RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
 """What functions raise that meet other shapes than they were written for."""
@@ -89,7 +92,7 @@ def about_tasks(told: str, tasks: object, batch: int, noise: Noise) -> Iterator[
                 yield f"{entry} of {float(value.min()):g}, and more than 0 steps are asked for"
         else:
             axes = "(B, 1) or (B, ...)"
-            yield from about(entry, value, axes, (batch, None), noise, rest=True, finite=False)
+            yield from about(entry, value, axes, (batch, None), noise, rest=True, finite="none")
 
 
 def about_returns(told: str, returns: object, batch: int, noise: Noise) -> Iterator[str]:
@@ -105,7 +108,7 @@ def about(
     noise: Noise,
     *,
     rest: bool = False,
-    finite: bool = True,
+    finite: Finite = "all",
     truth: bool = False,
 ) -> Iterator[str]:
     """Complaints about one tensor.
@@ -117,7 +120,7 @@ def about(
         shape: the same in numbers; None stands for any.
         noise: whose device and type of floats are everybody's.
         rest: whether further axes may follow.
-        finite: whether its numbers are to be finite, also as floats of that type.
+        finite: which of its numbers are to be finite, also as floats of that type; tasks are the first axis.
         truth: whether its numbers are to be 0 and 1.
     """
     if not isinstance(given, Tensor):
@@ -144,11 +147,11 @@ def about(
     if not sound or given.numel() == 0:
         return
     numbers = given.detach().to(noise.dtype)
-    bad = numbers[~numbers.isfinite()] if finite else numbers[:0]
-    if bad.numel():
-        yield f"{told} of which {bad.numel()} of {numbers.numel()} numbers are not finite as {noise.dtype}"
-    elif truth and bool(((numbers != 0) & (numbers != 1)).any()):
+    bad = ~numbers.isfinite()
+    if truth and bool(((numbers != 0) & (numbers != 1)).any()):
         yield f"{told} of numbers other than 0 and 1, and True or False is asked for"
+    elif finite != "none" and bool(bad.any() if finite == "all" else bad.flatten(1).any(1).all()):
+        yield f"{told} of which {int(bad.sum())} of {bad.numel()} numbers are not finite as {noise.dtype}"
 
 
 def kinds(tensors: Iterable[Any]) -> list[Any] | None:

@@ -134,7 +134,7 @@ def _check(program: Program, distribution: ActionDistribution, family: BatchedFa
     batch = len(next(iter(some.values())))
     copies = TRIAL_ROWS // batch
     noise = Noise(torch.Generator().manual_seed(0))
-    contract = Contract(family, batch, copies, noise)
+    contract = Contract(family, batch, copies, noise, finite="none")
     constants = contract.constants(some)
     packed = program.packed(constants, batch)
     start = contract.initial_state(constants, copies, noise).clone(memory_format=torch.contiguous_format)

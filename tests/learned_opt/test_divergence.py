@@ -226,8 +226,13 @@ def test_a_run_in_which_most_learners_diverge_stops_and_says_why(tmp_path, monke
     assert load_checkpoint(tmp_path / "run", "cpu")["step"] == EARLIEST
     assert len(read_rows(tmp_path / "run" / "metrics.csv")) == EARLIEST
     load_rule(tmp_path / "run" / "rule.safetensors")
+    with pytest.raises(ValueError, match=r"^family cartpole: transition returned rewards"):
+        MetaTrainer(TINY, tmp_path / "run", resume=True)  # to begin with such a family is refused
+    monkeypatch.setattr(CartPole, "transition", transition)
+    resumed = MetaTrainer(TINY, tmp_path / "run", resume=True)
+    monkeypatch.setattr(CartPole, "transition", hopeless)
     with pytest.raises(DivergenceError):
-        MetaTrainer(TINY, tmp_path / "run", resume=True).run()
+        resumed.run()
     monkeypatch.setattr(CartPole, "transition", transition)
     patient = MetaTrainer(replace(TINY, divergence_limit=1.0), tmp_path / "run", resume=True)
     assert patient.run().step == TINY.meta_steps
@@ -296,6 +301,7 @@ def test_a_policy_whose_trials_are_all_bad_stops_and_says_why(tmp_path, monkeypa
     )
     transition = Navigation2D.transition
     trainer = MemoryTrainer(config, tmp_path / "run")
+    trainer._iterate()  # a family that is bad from the start is refused
     monkeypatch.setattr(
         Navigation2D,
         "transition",

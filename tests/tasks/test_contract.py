@@ -144,8 +144,8 @@ BREACHES = {
     ),
     "an observation that is not finite": (
         "observe",
-        lambda seen: torch.where(seen == seen.max(), float("nan"), seen),
-        "observe returned observations of which 1 of 24 numbers are not finite",
+        lambda seen: torch.where(seen == seen.amax((1, 2), keepdim=True), float("nan"), seen),
+        "observe returned observations of which 3 of 24 numbers are not finite",
     ),
     "rewards beyond float32": (
         "transition",
@@ -209,6 +209,28 @@ def test_what_is_not_finite_later_is_the_learners_business():
     environments = environments_of(family)
     family.transition = changed("transition", lambda made: made._replace(reward=made.reward / 0)).transition
     assert not environments.step(torch.zeros(3, 4, 1)).reward.isfinite().any()
+
+
+@pytest.mark.parametrize("method", ["initial_state", "observe"])
+def test_a_task_whose_numbers_are_not_finite_is_its_learners_business(method):
+    def sick(numbers):
+        return torch.cat((numbers[:1] / 0, numbers[1:]))
+
+    environments = environments_of(changed(method, sick))
+    step = environments.step(torch.zeros(3, 4, 1))
+    assert not step.observation[0].isfinite().any()
+    assert step.observation[1:].isfinite().all()
+    with pytest.raises(ValueError, match=f"{method} returned .* not finite"):
+        environments_of(changed(method, sick), batch=1)
+
+
+def test_a_family_that_was_finite_once_is_not_refused_for_numbers_in_the_midst_of_work():
+    family = Slope()
+    environments_of(family)
+    family.transition = changed("transition", lambda made: made._replace(reward=made.reward / 0)).transition
+    environments_of(family).step(torch.zeros(3, 4, 1))
+    with pytest.raises(ValueError, match="transition returned rewards of which"):
+        environments_of(changed("transition", lambda made: made._replace(reward=made.reward / 0)))
 
 
 VIEWS = {

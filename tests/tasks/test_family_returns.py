@@ -259,10 +259,13 @@ def kept(change, batch, environments):
         if change.detail in ODD:
             return False
         return None if (of_states or of_tasks) and change.detail is not torch.float32 else True
-    number, _ = change.detail
+    number, everywhere = change.detail
     if of_tasks:
         return None
-    return bool(np.isfinite(np.float32(number))) and not (change.place == "terminated" and number == 0.5)
+    if change.place == "terminated":
+        return False  # none of these is a truth
+    some = everywhere or batch == 1 or change.place in ("reference", "random")  # else other tasks are well
+    return bool(np.isfinite(np.float32(number))) or not some
 
 
 def examples(share):
@@ -303,7 +306,11 @@ def test_a_family_is_run_as_in_torch_or_refused_by_name(changed, batch, environm
     else:
         assert not isinstance(theirs, str), theirs
         for one, other in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+            well = one.flatten(1).isfinite().all(1) if one.dim() > 1 else one.isfinite()
+            torch.testing.assert_close(one[well], other[well], rtol=1e-3, atol=1e-3)
+            sick = [change for change in changed if change.kind == "numbers" and not change.detail[1]]
+            assert bool(well[1:].all()) or len(changed) > 1
+            assert bool(well.all()) or sick
     if len(changed) == 1:
         expected = kept(changed[0], batch, environments)
         assert expected is None or isinstance(ours, str) != expected, ours
@@ -348,7 +355,9 @@ def test_gymnasium_environments_of_a_family_run_or_are_refused_by_name(change, c
 def test_inspection_finds_a_fault_exactly_where_a_family_is_refused(change):
     found = [finding for finding in inspect(Drift(change)) if finding.broken]
     refused = [isinstance(lived(Drift(change), *size, "actor-critic"), str) for size in SIZES]
-    assert bool(found) == any(refused), found
+    assert bool(found) == any(refused), (
+        found
+    )  # at one of its sizes there is a single task, which has to be well
 
 
 def watched(family, copies):
