@@ -76,10 +76,18 @@ def _training(artifact: Artifact, training: Sequence[Mapping[str, Any]]) -> str:
         configuration = stage.get("configuration", {})
         score = stage.get("validation", {}).get("all", float("nan"))
         measured = CRITERIA.get(configuration.get("criterion", "area"), "score")
+        found = (
+            f"the best of {configuration.get('meta_steps', '?')} meta-steps was number "
+            f"{stage.get('meta_steps', '?')}, a {measured} of {score:.3f} on validation tasks;"
+        )
+        if stage.get("improvement", {}).get("improved") is False:
+            found = (
+                f"none of {configuration.get('meta_steps', '?')} meta-steps validated better than the rule "
+                f"that they began with, a {measured} of {score:.3f} on validation tasks;"
+            )
         facts = [
             f"{number}. `{configuration.get('estimator', 'tbptt')}`, meta-seed {stage.get('seed', '?')};",
-            f"the best of {configuration.get('meta_steps', '?')} meta-steps was number",
-            f"{stage.get('meta_steps', '?')}, a {measured} of {score:.3f} on validation tasks;",
+            found,
             f"lives of {' to '.join(map(str, stage.get('lifetimes', ['?'])))} updates;",
             f"families: {', '.join(stage.get('families', []))}.",
         ]
@@ -95,8 +103,9 @@ def _training(artifact: Artifact, training: Sequence[Mapping[str, Any]]) -> str:
         scores = births.get("scores", births.get("areas", ()))  # earlier revisions knew areas alone
         measured = CRITERIA[births.get("criterion", "area")]
         seeds = ", ".join(map(str, births["seeds"]))
+        chosen = "The best" if births.get("told_apart", True) else "The first, for all score the same,"
         lines.append(
-            f"\nThe best of {len(scores)} births, of meta-seeds {seeds}, on {births['tasks']} further tasks"
+            f"\n{chosen} of {len(scores)} births, of meta-seeds {seeds}, on {births['tasks']} further tasks"
             f" a family: {measured} {', '.join(f'{score:.3f}' for score in scores)}."
         )
     return "\n".join(lines)
@@ -152,9 +161,7 @@ def _limits(
     lines = []
     for title, rows in tables.items():
         own = [row for row in rows if row.label == label and row.family != OVERALL]
-        lost = [
-            f"{row.family} (to {row.lost_to[0]}, by {row.lost_to[1]:.3f})" for row in own if row.lost_to
-        ]
+        lost = [f"{row.family} (to {row.lost_to[0]}, by {row.lost_to[1]:.3f})" for row in own if row.lost_to]
         few = [row.family for row in own if row.runs < FEWEST]
         told = [f"behind on {', '.join(lost) or 'no family'}"] if len(few) < len(own) else []
         if few:

@@ -18,7 +18,7 @@ from learned_opt.rules import UpdateRule
 from learned_opt.rules.base import Scalar
 from learned_opt.seeding import derive_noise, derive_seed
 from tasks import BatchedFamily, TaskFamily, Tasks, make_family
-from tasks.references import random_returns, reference_returns
+from tasks.references import random_returns, reference_returns, warn_of_reached_references
 
 LARGEST_BATCH = 512
 """A grid runs in chunks of at most this many learners (or of one setting)."""
@@ -88,7 +88,21 @@ def draw_problem(
     Tasks of gymnasium environments are problems of their own, whose seeds do not depend on n: they can
     run side by side in processes, and more of them can be added later.
     """
-    family = make_family(name)
+    problem = _problem(make_family(name), purpose, count, seed, device, policies, shifted=shifted)
+    warn_of_reached_references(name, torch.as_tensor(problem.random), torch.as_tensor(problem.reference))
+    return problem
+
+
+def _problem(
+    family: TaskFamily,
+    purpose: str,
+    count: int,
+    seed: int,
+    device: str,
+    policies: Policies | None,
+    *,
+    shifted: bool,
+) -> Problem:
     policy = policy_for(family, policies)
     if not isinstance(family, BatchedFamily):
         alone = [

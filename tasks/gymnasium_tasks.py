@@ -20,6 +20,7 @@ from torch import Tensor
 from tasks.base import Range, TaskFamily, Tasks, check_ranges, source_digest
 from tasks.environments import Step
 from tasks.noise import Noise
+from tasks.thresholds import misfit
 from tasks.variation import Apply, VariedEnv, apply_variation
 
 Vectorization = Literal["sync", "async", "vector_entry_point"]
@@ -61,7 +62,8 @@ def gymnasium_family(
             "vector_entry_point" takes the environment's own vector version.
         horizon: steps after which an episode is truncated; the id's own limit by default.
         reference: undiscounted return of a very good policy, 1 on the normalised scale; the id's reward
-            threshold by default.
+            threshold by default, which is of the id alone: give a reference with another horizon, with
+            wrappers that may change rewards, or where a weight of rewards is an option or varies.
         apply: gives an environment the properties of a task, and refreshes what depends on them.
         name: by default the id.
         options: keyword arguments of `gymnasium.make`.
@@ -129,7 +131,12 @@ class GymnasiumFamily(TaskFamily):
         self._told = {} if horizon is None else {"max_episode_steps": horizon}
         if limit is None:
             raise ValueError(f"{known_as} has no time limit of its own: give a horizon")
-        self.horizon, self.reference = limit, spec.reward_threshold if reference is None else reference
+        self.horizon = limit
+        self.off_record = misfit(spec, limit, single.bare, single.env, self.options, self.train_range)
+        threshold = None if self.off_record else spec.reward_threshold
+        self.reference = threshold if reference is None else reference
+        if not self.off_record and name not in (None, spec.id):
+            self.off_record = f"those on record under this name are not of {spec.id}"
         if vectorization == "vector_entry_point" and isinstance(single.env, FlattenObservation):
             raise ValueError(
                 f"{known_as} has observations that are no Box, and they are flattened in single environments "
@@ -185,7 +192,7 @@ class GymnasiumFamily(TaskFamily):
         return GymnasiumEnvironments(self, tasks, environments, noise, staggered=staggered)
 
     def reference_returns(self, tasks: Tasks, noise: Noise) -> Tensor | None:
-        """The reference given, or the id's reward threshold; None where there is neither."""
+        """The reference given, or the id's reward threshold; None where there is neither, or it does not fit."""
         if self.reference is None:
             return None
         batch = next(iter(tasks.values())).shape[0]
@@ -254,11 +261,12 @@ class GymnasiumFamily(TaskFamily):
         made = gymnasium.make(
             self.environment, max_episode_steps=-1, disable_env_checker=True, **self.options, **options
         )
+        bare = made
         for wrap in self.wrappers:
             made = wrap(made)
         if not isinstance(made.observation_space, spaces.Box):
             made = FlattenObservation(made)
-        return VariedEnv(made, self.apply)
+        return VariedEnv(made, self.apply, bare)
 
 
 class GymnasiumEnvironments:

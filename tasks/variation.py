@@ -22,11 +22,19 @@ MUJOCO: dict[str, tuple[str, ...]] = {
 
 
 class VariedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """An environment that takes the properties of a task; vector environments call it in their processes."""
+    """An environment that takes the properties of a task; vector environments call it in their processes.
 
-    def __init__(self, env: gymnasium.Env[Any, Any], apply: Apply) -> None:
+    Args:
+        env: with its wrappers.
+        apply: gives it the properties.
+        bare: as gymnasium made it, without wrappers.
+    """
+
+    def __init__(
+        self, env: gymnasium.Env[Any, Any], apply: Apply, bare: gymnasium.Env[Any, Any] | None = None
+    ) -> None:
         super().__init__(env)
-        self.apply = apply
+        self.apply, self.bare = apply, env if bare is None else bare
 
     def apply_task(self, task: Mapping[str, float]) -> None:
         """Take the properties of `task`, numbers by name."""

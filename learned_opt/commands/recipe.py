@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +20,7 @@ from learned_opt.meta.divergence import DivergenceError
 from learned_opt.meta.run_folder import holds_run, is_occupied, refuse_occupied
 from learned_opt.meta.trainer import ARTIFACT, MetaTrainer, Outcome
 from learned_opt.meta.validation import Validator
+from learned_opt.meta.verdict import improvements
 from tasks import FAMILIES
 from tasks.metaworld import is_benchmark
 
@@ -83,6 +85,9 @@ def train_recipe(
         )
         if outcome.interrupted:
             break
+        sentence = outcome.verdict.sentence()
+        if ranks.first and sentence and number < len(stages):
+            print(f"stage {number} of {len(stages)}: {sentence}")
         start = str(outcome.path)
     path, source = out / ARTIFACT, outcome.path
     ranks.agree(lambda: write_atomically(path, source.read_bytes()))
@@ -159,11 +164,13 @@ def train_births(
     artifacts = {seed: load_artifact(path) for seed, path in born.items()}
     scores = {seed: round(judge(each.rule.to(last.device))["all"], 6) for seed, each in artifacts.items()}
     best = artifacts[max(scores, key=scores.__getitem__)]
+    apart = len(set(scores.values())) > 1 or len(scores) == 1
     story = {
         "seeds": list(scores),
         "scores": list(scores.values()),
         "criterion": last.criterion,
         "tasks": tasks,
+        "told_apart": apart,
     }
     provenance = {**best.header["provenance"], "births": story}
     ranks.agree(lambda: save_rule(best.rule, out / ARTIFACT, provenance))
@@ -172,8 +179,21 @@ def train_births(
             print(
                 f"meta-seed {seed}: {CRITERIA[last.criterion]} {score:.3f} on {tasks} further tasks a family"
             )
-        print(f"the best of {births} births: {out / ARTIFACT}")
+        print(_of_births(best.header["provenance"], births, out / ARTIFACT, apart=apart))
     return True
+
+
+def _of_births(provenance: Mapping[str, Any], births: int, path: Path, *, apart: bool) -> str:
+    """The last line of several births."""
+    told = list(improvements(provenance))
+    if told and not any(told):
+        return (
+            f"meta-training did NOT improve the rule: none of the birth that is kept validated better than "
+            f"the one that it began with: {path}"
+        )
+    if not apart:
+        return f"all births score the same, so that none is the best; the first is kept: {path}"
+    return f"the best of {births} births: {path}"
 
 
 def train(
