@@ -14,10 +14,10 @@ from learned_opt.meta.config import CRITERIA
 EXPLAINED = (
     "Areas are interquartile means over tasks of the normalised area under the adaptation curve (0 random "
     "policy, 1 reference), with 95 % bootstrap intervals. P is the share of tasks, family by family, on "
-    "which the rule beats the rival with the same random numbers, with an exact interval where tasks are few "
-    "or nearly all alike; *pooled* the probability that any of its runs in a family beats any of the rival's, "
-    "whatever their tasks; *90 % at* is the updates to 90 % of the rival's final return, relative to the "
-    "rival's own."
+    "which the rule beats the rival with the same random numbers, with an exact interval where tasks are "
+    "few or nearly all alike; *pooled* the probability that any of its runs in a family beats any of the "
+    "rival's, whatever their tasks; *90 % at* is the updates to 90 % of the rival's final return, relative "
+    "to the rival's own."
 )
 
 

@@ -70,7 +70,8 @@ class Protocol:
 
 class Rate(NamedTuple):
     """A mean over goals with its 95 % interval: of successes that of `mean_share`, exact where goals are few
-    or nearly all alike; of returns the bootstrap's within environments, NaN where there is none."""
+    or nearly all alike; of returns the bootstrap's within environments, NaN where there is none.
+    """
 
     mean: float
     low: float

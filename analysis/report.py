@@ -23,8 +23,8 @@ from analysis.statistics import (
     paired_improvement,
     probability_of_improvement,
 )
-from analysis.tune import EDGE, UNTUNED
 from analysis.thresholds import SpeedSummary, speed, speed_summary
+from analysis.tune import EDGE, UNTUNED
 
 OVERALL = "all families"
 
@@ -296,8 +296,8 @@ def cautions(results: Results) -> list[str]:
         reached = int((family.random >= family.reference).sum())
         if reached:
             found.append(
-                f"warning: on {reached} of {len(family.random)} tasks of {name} the random policy reaches the "
-                "reference, and every contender scores 0 there"
+                f"warning: on {reached} of {len(family.random)} tasks of {name} the random policy reaches "
+                "the reference, and every contender scores 0 there"
             )
     return found
 

@@ -53,7 +53,7 @@ def share_interval(share: float, count: float, confidence: float = 0.95) -> Shar
 
 
 def beta_quantile(probability: float, a: float, b: float) -> float:
-    """x at which the beta distribution's I_x(a, b) is `probability`; a, b > 0."""
+    """Where the beta distribution's I_x(a, b) is `probability`, x; a, b > 0."""
     low, high = 0.0, 1.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2

@@ -146,8 +146,10 @@ def performance_profile(
     above = [(_finite(stratum)[:, None] > levels).astype(np.float64) for stratum in strata]
     total = sum(map(len, above))
     # A resample only matters through how often it holds each run, and sums of whole numbers are exact.
-    drawn = sum(_counts(len(each), resamples, generator) @ each for each in above) / total
-    low, high = _percentiles(drawn, confidence)
+    held = np.zeros((resamples, len(levels)))
+    for each in above:
+        held += _counts(len(each), resamples, generator) @ each
+    low, high = _percentiles(held / total, confidence)
     if total < FEWEST or min(map(len, above)) < 2:
         low, high = np.full_like(low, np.nan), np.full_like(high, np.nan)
     return Profile(np.asarray(np.concatenate(above).mean(0)), low, high)
@@ -163,18 +165,18 @@ def _counts(runs: int, resamples: int, generator: np.random.Generator) -> Array:
 class Improvement(NamedTuple):
     """Probability that X beats Y, with its confidence interval.
 
-    count: comparisons behind it that share no run: tasks, or runs of whoever has fewer.
+    comparisons: how many are behind it that share no run: tasks, or runs of whoever has fewer.
     """
 
     probability: float
     low: float
     high: float
-    count: int
+    comparisons: int
 
     @property
     def verdict(self) -> Literal["+", "-", ""]:
         """+ or - where the interval is clear of one half, of FEWEST comparisons at least; else nothing."""
-        if self.count < FEWEST or self.low <= 0.5 <= self.high:
+        if self.comparisons < FEWEST or self.low <= 0.5 <= self.high:
             return ""
         return "+" if self.low > 0.5 else "-"
 
@@ -289,7 +291,7 @@ class _Share(NamedTuple):
     """Of one family: its share, the trials behind it, and n p (1 − p), or what differed of it."""
 
     share: float
-    count: int
+    trials: int
     varied: float
 
 
@@ -297,12 +299,12 @@ def _of_shares(shares: Sequence[_Share], drawn: Array, confidence: float) -> Imp
     """The mean share of families, with the interval that `mean_share` tells."""
     middle = sum(each.share for each in shares) / len(shares)
     low, high = map(float, _percentiles(drawn, confidence))
-    fewest = min(each.count for each in shares)
+    fewest = min(each.trials for each in shares)
     if fewest < FEWEST or sum(each.varied for each in shares) < VARIED:
-        trials = len(shares) ** 2 / sum(1 / each.count for each in shares)
+        trials = len(shares) ** 2 / sum(1 / each.trials for each in shares)
         low, high = share_interval(min(max(middle, 0.0), 1.0), trials, confidence)
     low, high = min(low, middle), max(high, middle)
-    return Improvement(middle, low, high, sum(each.count for each in shares))
+    return Improvement(middle, low, high, sum(each.trials for each in shares))
 
 
 def _check_families(families: Sequence[object]) -> None:

@@ -69,8 +69,8 @@ def plot_heatmap(results: Results, path: str | Path) -> Figure:
         middle = {k: float(interquartile_mean(s.areas)) for k, s in family_scores(family).items()}
         for label, value in middle.items():
             table[row, labels.index(label)] = value
-        best = best_of(middle) if len(family.random) >= FEWEST else ()
-        framed |= {(row, labels.index(label)) for label in best}
+        if len(family.random) >= FEWEST:
+            framed |= {(row, labels.index(label)) for label in best_of(middle)}
     figure = _figure(1.6 + 0.75 * len(labels), 1.1 + 0.28 * len(names))
     axes = figure.add_subplot()
     image = axes.imshow(table, cmap="cividis", vmin=0, vmax=1, aspect="auto")

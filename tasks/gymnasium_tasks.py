@@ -192,7 +192,7 @@ class GymnasiumFamily(TaskFamily):
         return GymnasiumEnvironments(self, tasks, environments, noise, staggered=staggered)
 
     def reference_returns(self, tasks: Tasks, noise: Noise) -> Tensor | None:
-        """The reference given, or the id's reward threshold; None where there is neither, or it does not fit."""
+        """The reference given, or the id's reward threshold; None where there is none that fits."""
         if self.reference is None:
             return None
         batch = next(iter(tasks.values())).shape[0]

@@ -73,7 +73,8 @@ def warn_of_reached_references(name: str, random: Tensor, reference: Tensor) -> 
 
     Args:
         name: of the family.
-        random, reference: returns, (B,).
+        random: returns (B,) of the random policy.
+        reference: those that count as 1.
     """
     reached = random >= reference
     if not bool(reached.any()):

@@ -94,7 +94,6 @@ class Ablate:
             raise DivergenceError("every variant diverged, and there is nothing to compare")
         run_comparison(config, contenders, self.out)
         if idle:
-            print(
-                f"meta-training did NOT improve the rule in {', '.join(map(repr, idle))}: kept is how it began"
-            )
+            which = ", ".join(map(repr, idle))
+            print(f"meta-training did NOT improve the rule in {which}, which is shown as it began")
         return 0

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -179,21 +178,15 @@ def train_births(
             print(
                 f"meta-seed {seed}: {CRITERIA[last.criterion]} {score:.3f} on {tasks} further tasks a family"
             )
-        print(_of_births(best.header["provenance"], births, out / ARTIFACT, apart=apart))
+        none = f"all births score the same, so that none is the best; the first is kept: {out / ARTIFACT}"
+        print(f"the best of {births} births: {out / ARTIFACT}" if apart else none)
+        told = list(improvements(best.header["provenance"]))
+        if told and not any(told):
+            print(
+                "meta-training did NOT improve the rule: in the birth that is kept none validated better "
+                "than the one that it began with"
+            )
     return True
-
-
-def _of_births(provenance: Mapping[str, Any], births: int, path: Path, *, apart: bool) -> str:
-    """The last line of several births."""
-    told = list(improvements(provenance))
-    if told and not any(told):
-        return (
-            f"meta-training did NOT improve the rule: none of the birth that is kept validated better than "
-            f"the one that it began with: {path}"
-        )
-    if not apart:
-        return f"all births score the same, so that none is the best; the first is kept: {path}"
-    return f"the best of {births} births: {path}"
 
 
 def train(

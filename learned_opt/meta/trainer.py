@@ -282,11 +282,7 @@ class MetaTrainer:
             log.flush()
         if sound:
             self._save()
-        kept = (
-            "the best validated rule"
-            if self.best_step
-            else "the rule that it began with, for none is better,"
-        )
+        kept = "the best validated rule" if self.best_step else "the rule that it began with, none better,"
         raise DivergenceError(
             f"stopped at meta-step {self.step}: {complaint}; lower meta_lr (now {self.config.meta_lr:g}) or "
             f"nominal_lr, or raise divergence_limit; {kept} is {self.folder / ARTIFACT}"

@@ -107,8 +107,12 @@ def test_probability_of_improvement_is_mann_whitney_averaged_over_families():
     assert result.low < expected < result.high
 
 
-def test_a_certain_win_has_no_interval_and_a_rule_ties_with_itself():
-    assert probability_of_improvement([([5, 6], [1, 2])], generator=generator()) == (1, 1, 1)
+def test_all_wins_have_an_exact_interval_and_a_rule_ties_with_itself():
+    for count in (2, 6, 300):
+        low = stats.binomtest(count, count).proportion_ci().low
+        won = np.arange(count) + 1000, np.arange(count)
+        for method in (paired_improvement, probability_of_improvement):
+            assert method([won], generator=generator()) == pytest.approx((1, low, 1, count))
     scores = generator(10).normal(size=16)
     result = probability_of_improvement([(scores, scores)], generator=generator())
     assert result.probability == 0.5
