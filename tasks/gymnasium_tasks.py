@@ -124,7 +124,8 @@ class GymnasiumFamily(TaskFamily):
         with _named(known_as, "cannot be made"):
             single = self._single()
         # By the id that gymnasium made of it: a name may lack its version, or name a module to import.
-        spec = gymnasium.spec(single.spec.id) if isinstance(environment, str) and single.spec else environment
+        own = single.bare.spec
+        spec = gymnasium.spec(own.id) if isinstance(environment, str) and own else environment
         assert isinstance(spec, EnvSpec)
         self._entry = spec.entry_point
         limit = horizon or spec.max_episode_steps

@@ -145,8 +145,8 @@ class LearnerConfig:
         if self.objective == "ppo" and fresh == self.minibatches:
             raise ValueError(
                 f"{self.minibatches} minibatches of a rollout of {fresh} steps are one transition each, "
-                "whose centred advantage is 0, so that the actor would never learn: set fewer minibatches, or "
-                "more environments or steps"
+                "whose centred advantage is 0, so that the actor would never learn: set fewer minibatches, "
+                "or more environments or steps"
             )
         if fresh == 1:
             raise ValueError(

@@ -86,6 +86,7 @@ def test_the_default_rates_are_torchs_own():
     for name, kind in (
         ("rmsprop", torch.optim.RMSprop),
         ("adam", torch.optim.Adam),
+        ("adamw", torch.optim.AdamW),
         ("sgd", torch.optim.SGD),
     ):
         (group,) = kind([torch.zeros(1, requires_grad=True)]).param_groups

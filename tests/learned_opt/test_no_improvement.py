@@ -164,7 +164,9 @@ def test_births_that_score_the_same_have_no_best(tmp_path, validations, capsys):
 def test_a_birth_that_improved_nothing_is_kept_with_a_word(tmp_path, validations, capsys):
     validations(*FELL, *FELL, 0.4, 0.3)
     assert main(command(tmp_path, TINY.to_dict(), "--births", "2")) == 0
-    assert "did NOT improve the rule: in the birth that is kept none validated better" in last_line(capsys)
+    said = capsys.readouterr().out.strip().splitlines()
+    assert said[-2].startswith("the best of 2 births")
+    assert "did NOT improve the rule: in the birth that is kept none validated better" in said[-1]
 
 
 def test_an_ablation_names_the_variants_that_improved_nothing(tmp_path, validations, capsys):

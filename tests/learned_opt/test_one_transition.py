@@ -71,9 +71,7 @@ def test_q_learning_centres_nothing_and_may_learn_from_one_transition():
 @pytest.mark.parametrize("scale", ["batch", "none"])
 def test_a_baseline_that_fits_a_single_short_episode_is_refused(scale):
     config = LearnerConfig(**REINFORCE, advantage_scale=scale)
-    with pytest.raises(
-        ValueError, match=r"one episode of bandit has at most 1 steps.* set more environments"
-    ):
+    with pytest.raises(ValueError, match=r"one episode of bandit has at most 1 steps.* more environments"):
         make_learner(make_family("bandit"), 2, Noise(torch.Generator()), config)
     assert make_learner(make_family("catch"), 2, Noise(torch.Generator()), config)
 

@@ -155,9 +155,7 @@ def test_a_ball_that_cannot_land_earns_nothing():
 
 def test_a_random_policy_as_good_as_the_reference_is_warned_of():
     random, reference = torch.tensor([-60.0, -60.0, -61.0]), torch.tensor([-100.0, -60.0, -50.0])
-    with pytest.warns(
-        UserWarning, match=r"acrobot: .* on 2 of 3 tasks .*-60, the reference -100.*give a ref"
-    ):
+    with pytest.warns(UserWarning, match=r"acrobot: .* on 2 of 3 tasks .*-60, the reference -100.*give"):
         warn_of_reached_references("acrobot", random, reference)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

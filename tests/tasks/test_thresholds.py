@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import wrappers
+from gymnasium.envs.classic_control import CartPoleEnv
 
 from tasks import gymnasium_family
 from tasks.noise import Noise
@@ -53,9 +54,7 @@ def test_the_id_as_it_is_keeps_its_threshold():
 @pytest.mark.parametrize(("name", "horizon", "own"), [("MountainCar-v0", 100, 200), ("Acrobot-v1", 60, 500)])
 def test_a_threshold_serves_no_other_horizon(name, horizon, own):
     family = gymnasium_family(name, horizon=horizon)
-    with pytest.raises(
-        ValueError, match=rf"{name}.* of {own} steps, and these are of {horizon}.*a reference"
-    ):
+    with pytest.raises(ValueError, match=rf"{name}.* of {own} steps, and these are of {horizon}.* a ref"):
         reference(family)
     assert reference(gymnasium_family(name, horizon=horizon, reference=-42.0)) == [-42.0] * 2
     # What made this worth a refusal: with the old threshold no policy at all could have scored.
@@ -91,7 +90,6 @@ def test_wrappers_that_may_change_rewards_or_episodes_take_the_threshold_away(wr
     [
         Renamed,
         wrappers.RecordEpisodeStatistics,
-        wrappers.TimeAwareObservation,
         wrappers.NormalizeObservation,
         lambda env: wrappers.FrameStackObservation(env, 2),
         lambda env: wrappers.TransformAction(env, lambda action: action, env.action_space),
@@ -103,9 +101,7 @@ def test_wrappers_that_pass_rewards_on_leave_it(wrap):
 
 def test_a_wrapper_that_puts_another_environment_in_the_place_takes_it_away():
     with pytest.raises(ValueError, match="this is another one"):
-        reference(
-            gymnasium_family("CartPole-v1", wrappers=[lambda env: gymnasium.make("CartPole-v0").unwrapped])
-        )
+        reference(gymnasium_family("CartPole-v1", wrappers=[lambda env: CartPoleEnv()]))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +112,7 @@ def test_a_wrapper_that_puts_another_environment_in_the_place_takes_it_away():
     ],
 )
 def test_weights_of_rewards_take_it_away(options):
-    with pytest.raises(ValueError, match="with its own rewards, which .*reward.* changes"):
+    with pytest.raises(ValueError, match=r"with its own rewards, which .*reward.* changes"):
         reference(gymnasium_family("CartPole-v1", **options))
 
 
