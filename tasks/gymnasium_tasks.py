@@ -20,7 +20,7 @@ from torch import Tensor
 from tasks.base import Range, TaskFamily, Tasks, check_ranges, source_digest
 from tasks.environments import Step
 from tasks.noise import Noise
-from tasks.thresholds import misfit
+from tasks.thresholds import check_statistics, misfit
 from tasks.variation import Apply, VariedEnv, apply_variation
 
 Vectorization = Literal["sync", "async", "vector_entry_point"]
@@ -70,7 +70,7 @@ def gymnasium_family(
 
     Raises:
         ValueError: the id or a property does not exist, an extra that the environment needs is missing,
-            or its spaces are not supported.
+            its spaces are not supported, or a wrapper normalises by statistics of its own.
     """
     known_as = environment if isinstance(environment, str) else environment.id
     check_ranges(known_as, vary or {}, shifted or None)
@@ -133,6 +133,7 @@ class GymnasiumFamily(TaskFamily):
         if limit is None:
             raise ValueError(f"{known_as} has no time limit of its own: give a horizon")
         self.horizon = limit
+        check_statistics(known_as, single.bare, single.env)
         self.off_record = misfit(spec, limit, single.bare, single.env, self.options, self.train_range)
         threshold = None if self.off_record else spec.reward_threshold
         self.reference = threshold if reference is None else reference

@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 
 WEIGHTS = ("reward", "cost", "bonus", "penalty")
 """Parts of the names of properties and options that weigh rewards."""
@@ -16,6 +17,34 @@ HARMLESS = (
     *("RenderCollection", "HumanRendering"),
 )
 """Classes of gymnasium whose `step` passes rewards and ends of episodes on as they are."""
+
+
+def check_statistics(
+    environment: str, bare: gymnasium.Env[Any, Any], wrapped: gymnasium.Env[Any, Any]
+) -> None:
+    """Refuse wrappers that normalise by what their own copy has met.
+
+    Each copy has statistics of its own, and those that judge a policy are new: it would see, and be paid,
+    other numbers than it learned with.
+
+    Args:
+        environment: the id.
+        bare: an environment as gymnasium made it.
+        wrapped: the same with the family's wrappers.
+
+    Raises:
+        ValueError: there is such a wrapper; the message says what to set instead.
+    """
+    layer = wrapped
+    while layer is not bare and isinstance(layer, gymnasium.Wrapper):
+        if isinstance(layer, (NormalizeObservation, NormalizeReward)):
+            what = "observations" if isinstance(layer, NormalizeObservation) else "rewards"
+            raise ValueError(
+                f"{environment} is wrapped in {type(layer).__name__}, whose statistics are its copy's own, so"
+                " that policies would be judged by others than they learned with: leave it out and set the "
+                f"learner's normalise_{what}"
+            )
+        layer = layer.env
 
 
 def misfit(

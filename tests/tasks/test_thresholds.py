@@ -71,7 +71,6 @@ def test_a_longer_horizon_is_another_one_too():
     ("wrap", "named"),
     [
         (lambda env: wrappers.TransformReward(env, lambda reward: 9 * reward), "TransformReward"),
-        (wrappers.NormalizeReward, "NormalizeReward"),
         (lambda env: wrappers.ClipReward(env, -1, 0.5), "ClipReward"),
         (lambda env: wrappers.TimeLimit(env, 7), "TimeLimit"),
         (Doubled, "Doubled"),
@@ -90,13 +89,26 @@ def test_wrappers_that_may_change_rewards_or_episodes_take_the_threshold_away(wr
     [
         Renamed,
         wrappers.RecordEpisodeStatistics,
-        wrappers.NormalizeObservation,
         lambda env: wrappers.FrameStackObservation(env, 2),
         lambda env: wrappers.TransformAction(env, lambda action: action, env.action_space),
     ],
 )
 def test_wrappers_that_pass_rewards_on_leave_it(wrap):
     assert reference(gymnasium_family("CartPole-v1", wrappers=[wrap, Renamed])) == [475.0] * 2
+
+
+@pytest.mark.parametrize(
+    ("wrap", "instead"),
+    [
+        (wrappers.NormalizeObservation, "normalise_observations"),
+        (wrappers.NormalizeReward, "normalise_rewards"),
+        (lambda env: Renamed(wrappers.NormalizeReward(env)), "normalise_rewards"),
+    ],
+)
+def test_wrappers_with_statistics_of_their_own_are_refused(wrap, instead):
+    """A policy is judged in new copies, whose statistics begin anew."""
+    with pytest.raises(ValueError, match=f"judged by others than they learned with.*{instead}"):
+        gymnasium_family("CartPole-v1", wrappers=[wrap], reference=500.0)
 
 
 def test_a_wrapper_that_puts_another_environment_in_the_place_takes_it_away():
