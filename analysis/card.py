@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.report import OVERALL, SummaryRow, default_rival, summary_table
+from analysis.report import OVERALL, SummaryRow, cautions, default_rival, summary_table
 from analysis.results import Results
+from analysis.statistics import FEWEST, bracketed
 from learned_opt.artifacts import Artifact
 from learned_opt.meta.config import CRITERIA
 
 EXPLAINED = (
     "Areas are interquartile means over tasks of the normalised area under the adaptation curve (0 random "
     "policy, 1 reference), with 95 % bootstrap intervals. P is the share of tasks, family by family, on "
-    "which the rule beats the rival with the same random numbers; *pooled* the probability that any of its "
-    "runs in a family beats any of the rival's, whatever their tasks; *90 % at* is the updates to 90 % of "
-    "the rival's final return, relative to the rival's own."
+    "which the rule beats the rival with the same random numbers, with an exact interval where tasks are "
+    "few or nearly all alike; *pooled* the probability that any of its runs in a family beats any of the "
+    "rival's, whatever their tasks; *90 % at* is the updates to 90 % of the rival's final return, relative "
+    "to the rival's own."
 )
 
 
@@ -49,7 +51,7 @@ def model_card(
         results = comparisons[title]
         rival = default_rival(results)
         parts += [f"### {title}", _table(rows, label, rival), f"```\n{results.command}\n```"]
-    parts += ["## Limits", _limits(tables, label)]
+    parts += ["## Limits", _limits(tables, comparisons, label)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -74,10 +76,18 @@ def _training(artifact: Artifact, training: Sequence[Mapping[str, Any]]) -> str:
         configuration = stage.get("configuration", {})
         score = stage.get("validation", {}).get("all", float("nan"))
         measured = CRITERIA.get(configuration.get("criterion", "area"), "score")
+        found = (
+            f"the best of {configuration.get('meta_steps', '?')} meta-steps was number "
+            f"{stage.get('meta_steps', '?')}, a {measured} of {score:.3f} on validation tasks;"
+        )
+        if stage.get("improvement", {}).get("improved") is False:
+            found = (
+                f"none of {configuration.get('meta_steps', '?')} meta-steps validated better than the rule "
+                f"that they began with, a {measured} of {score:.3f} on validation tasks;"
+            )
         facts = [
             f"{number}. `{configuration.get('estimator', 'tbptt')}`, meta-seed {stage.get('seed', '?')};",
-            f"the best of {configuration.get('meta_steps', '?')} meta-steps was number",
-            f"{stage.get('meta_steps', '?')}, a {measured} of {score:.3f} on validation tasks;",
+            found,
             f"lives of {' to '.join(map(str, stage.get('lifetimes', ['?'])))} updates;",
             f"families: {', '.join(stage.get('families', []))}.",
         ]
@@ -93,8 +103,9 @@ def _training(artifact: Artifact, training: Sequence[Mapping[str, Any]]) -> str:
         scores = births.get("scores", births.get("areas", ()))  # earlier revisions knew areas alone
         measured = CRITERIA[births.get("criterion", "area")]
         seeds = ", ".join(map(str, births["seeds"]))
+        chosen = "The best" if births.get("told_apart", True) else "The first, for all score the same,"
         lines.append(
-            f"\nThe best of {len(scores)} births, of meta-seeds {seeds}, on {births['tasks']} further tasks"
+            f"\n{chosen} of {len(scores)} births, of meta-seeds {seeds}, on {births['tasks']} further tasks"
             f" a family: {measured} {', '.join(f'{score:.3f}' for score in scores)}."
         )
     return "\n".join(lines)
@@ -117,11 +128,11 @@ def _table(rows: Sequence[SummaryRow], label: str, rival: str | None) -> str:
         peers = {r.label: r for r in rows if (r.split, r.family) == (row.split, row.family)}
         top = max((r for name, r in peers.items() if name != label), key=lambda r: r.area, default=None)
         cells = [row.own or row.split, row.family, _area(row, bold=row.best)]
-        cells.append("" if top is None else f"{top.name} {_area(top, bold=not row.best)}")
+        cells.append("" if top is None else f"{top.name} {_area(top, bold=top.best and not row.best)}")
         if rival is not None:
             p, pooled = row.improvement, row.pooled
             cells.append(_area(peers[rival]) if rival in peers else "")
-            cells.append("" if p is None else f"{p.probability:.2f} [{p.low:.2f}, {p.high:.2f}]")
+            cells.append("" if p is None else f"{p.probability:.2f} {bracketed(p.low, p.high, '.2f')}")
             cells.append("" if pooled is None else f"{pooled.probability:.2f}")
             cells.append(_speed(row, peers.get(rival)))
         cells.append(f"{row.diverged}/{row.runs}")
@@ -130,31 +141,34 @@ def _table(rows: Sequence[SummaryRow], label: str, rival: str | None) -> str:
 
 
 def _area(row: SummaryRow, *, bold: bool = False) -> str:
-    text = f"{row.area:.3f} [{row.low:.3f}, {row.high:.3f}]"
+    text = f"{row.area:.3f} {bracketed(row.low, row.high)}"
     return f"**{text}**" if bold else text
 
 
 def _speed(row: SummaryRow, rival: SummaryRow | None) -> str:
     if row.speed is not None:
-        return f"×{row.speed.median:.2f} [{row.speed.low:.2f}, {row.speed.high:.2f}]"
+        return f"×{row.speed.median:.2f} {bracketed(row.speed.low, row.speed.high, '.2f')}"
     if row.updates_to_target is None or rival is None or not rival.updates_to_target:
         return ""
     ratio = row.updates_to_target / rival.updates_to_target
     return f"×{ratio:.2f}" if ratio < float("inf") else "never"
 
 
-def _limits(tables: Mapping[str, Sequence[SummaryRow]], label: str) -> str:
+def _limits(
+    tables: Mapping[str, Sequence[SummaryRow]], comparisons: Mapping[str, Results], label: str
+) -> str:
     """What the results themselves say against the rule."""
     lines = []
     for title, rows in tables.items():
-        lost = []
-        for row in rows:
-            peers = [r for r in rows if (r.split, r.family) == (row.split, row.family)]
-            top = max(peers, key=lambda r: r.area)
-            if row.label == label and row.family != OVERALL and not row.best:
-                lost.append(f"{row.family} (to {top.label}, by {top.area - row.area:.3f})")
-        broken = sum(row.diverged for row in rows if row.label == label and row.family != OVERALL)
-        lines.append(f"- {title}: behind on {', '.join(lost) or 'no family'}; {broken} runs diverged.")
+        own = [row for row in rows if row.label == label and row.family != OVERALL]
+        lost = [f"{row.family} (to {row.lost_to[0]}, by {row.lost_to[1]:.3f})" for row in own if row.lost_to]
+        few = [row.family for row in own if row.runs < FEWEST]
+        told = [f"behind on {', '.join(lost) or 'no family'}"] if len(few) < len(own) else []
+        if few:
+            told.append(f"no verdict on {', '.join(few)}, of fewer than {FEWEST} tasks")
+        told.append(f"{sum(row.diverged for row in own)} runs diverged")
+        lines.append(f"- {title}: {'; '.join(told)}.")
+        lines += [f"- {title}: {caution}." for caution in cautions(comparisons[title])]
     lines.append(
         "- One artifact of one meta-seed: its figures say nothing of what the recipe gives with another."
     )

@@ -15,13 +15,15 @@ from analysis.lives import Problem, draw_problem, joined
 from analysis.parts import Cell, ShownCell, TuningCell, fill
 from analysis.results import Adaptation, FamilyResults, GridScores, Results, Setting, common_split
 from analysis.scores import BEST_SEEN, best_seen
-from analysis.tune import Baseline, Tuned, choose, make_baseline
+from analysis.tune import UNTUNED, Baseline, Tuned, choose, make_baseline
 from learned_opt.learner import Policies
 from learned_opt.learner.policy import check_names
 from learned_opt.memory import MemoryPolicy
 
 ONCE = ", tuned once"
 """Added to the name of a baseline tuned for all families together where one tuned for each also runs."""
+UNTUNED_ONCE = f", {UNTUNED}"
+"""Added instead where no setting was better than another."""
 Progress = Callable[[int, int, str], None]
 """(done, total, what is running), in updates of single learners."""
 T = TypeVar("T")
@@ -208,13 +210,15 @@ def _tune(
         for family in config.families:
             if config.tuning != "global":
                 best = choose(baseline, [scored[baseline.name, family]])
-                chosen[family][baseline.name] = (baseline, best, _words(config, best, "of the family"))
+                words = best.words(config.tuning_tasks, "of the family")
+                chosen[family][baseline.name] = (baseline, best, words)
             if config.tuning != "family":
                 together = config.tuned_together()
                 best = choose(baseline, [scored[baseline.name, name] for name in together])
-                label = baseline.name if config.tuning == "global" else f"{baseline.name}{ONCE}"
-                where = f"each of {', '.join(together)}, once for all"
-                chosen[family][label] = (baseline, best, _words(config, best, where))
+                kind = UNTUNED_ONCE if best.untuned else ONCE
+                label = baseline.name if config.tuning == "global" else f"{baseline.name}{kind}"
+                words = best.words(config.tuning_tasks, f"each of {', '.join(together)}, once for all")
+                chosen[family][label] = (baseline, best, words)
     return chosen, list(scored.values())
 
 
@@ -236,11 +240,6 @@ def _mean_grid(parts: list[GridScores]) -> GridScores:
     first = parts[0]
     scores = np.mean([part.scores for part in parts], axis=0).tolist()
     return GridScores(first.baseline, first.family, first.settings, scores)
-
-
-def _words(config: CompareConfig, tuned: Tuned, where: str) -> str:
-    edge = "; the best lr lies at the grid's edge" if tuned.at_edge else ""
-    return f"on {config.tuning_tasks} tuning tasks {where}{edge}"
 
 
 def _line_up(

@@ -19,7 +19,12 @@ from learned_opt.rules.base import Scalar
 from learned_opt.seeding import derive_noise, derive_seed
 from tasks import BatchedFamily, TaskFamily, Tasks, make_family
 from tasks.promises import sampled_tasks
-from tasks.references import NoReferenceError, random_returns, reference_returns
+from tasks.references import (
+    NoReferenceError,
+    random_returns,
+    reference_returns,
+    warn_of_reached_references,
+)
 
 LARGEST_BATCH = 512
 """A grid runs in chunks of at most this many learners (or of one setting)."""
@@ -95,6 +100,21 @@ def draw_problem(
     run side by side in processes, and more of them can be added later.
     """
     family = make_family(name, horizon, reference)
+    problem = _problem(family, purpose, count, seed, device, policies, shifted=shifted)
+    warn_of_reached_references(name, torch.as_tensor(problem.random), torch.as_tensor(problem.reference))
+    return problem
+
+
+def _problem(
+    family: TaskFamily,
+    purpose: str,
+    count: int,
+    seed: int,
+    device: str,
+    policies: Policies | None,
+    *,
+    shifted: bool,
+) -> Problem:
     policy = policy_for(family, policies)
     if not isinstance(family, BatchedFamily):
         alone = [

@@ -49,6 +49,7 @@ class LongTuned:
             entry: dict[str, float | str] = {
                 split: round(self._best(name, split == "shifted"), 3) for split in ("train", "shifted")
             }
+            entry["horizon"] = tasks.make_family(name).horizon
             entry["command"] = shlex.join(["python", "-m", "analysis.long_tuned", *sys.argv[1:]])
             stored = json.loads(path.read_text())
             stored[name] = entry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from analysis.statistics import bootstrap_interval
+from analysis.statistics import bootstrap_interval, mean_share
 from learned_opt.artifacts import write_atomically
 from learned_opt.learner import LearnerConfig, make_learner
 from learned_opt.learner.life import live
@@ -68,7 +69,9 @@ class Protocol:
 
 
 class Rate(NamedTuple):
-    """A mean with its 95 % bootstrap interval over goals, resampled within environments."""
+    """A mean over goals with its 95 % interval: of successes that of `mean_share`, exact where goals are few
+    or nearly all alike; of returns the bootstrap's within environments, NaN where there is none.
+    """
 
     mean: float
     low: float
@@ -95,7 +98,11 @@ class SplitResults:
         strata = np.split(self.columns[column], len(self.environments))
         if environment is not None:
             strata = [strata[self.environments.index(environment)]]
-        ends = bootstrap_interval(strata, lambda x, axis: x.mean(axis), generator=np.random.default_rng(seed))
+        generator = np.random.default_rng(seed)
+        if column.startswith("success"):
+            share = mean_share(strata, generator=generator)
+            return Rate(share.probability, share.low, share.high)
+        ends = bootstrap_interval(strata, lambda x, axis: x.mean(axis), generator=generator)
         return Rate(float(np.concatenate(strata).mean()), float(ends.low), float(ends.high))
 
     def to_dict(self) -> dict[str, Any]:
@@ -154,7 +161,7 @@ class MetaWorldResults:
             "published": [figure for figure in PUBLISHED if figure["benchmark"] == self.benchmark],
             "caveat": CAVEAT,
         }
-        write_atomically(path, json.dumps(data, indent=1).encode())
+        write_atomically(path, json.dumps(data, indent=1, allow_nan=False).encode())
 
 
 def evaluate(
@@ -235,5 +242,8 @@ def _chunks(tasks: Tasks, size: int) -> Iterator[tuple[int, Tasks]]:
         yield start, {key: value[start : start + size] for key, value in tasks.items()}
 
 
-def _rounded(rate: Sequence[float]) -> dict[str, float]:
-    return {name: round(value, 5) for name, value in zip(Rate._fields, rate, strict=True)}
+def _rounded(rate: Sequence[float]) -> dict[str, float | None]:
+    return {
+        name: round(value, 5) if math.isfinite(value) else None
+        for name, value in zip(Rate._fields, rate, strict=True)
+    }

@@ -15,8 +15,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from analysis.plots import plot_curves
-from analysis.report import OVERALL, SummaryRow, default_rival, edge_warnings, summary_table
+from analysis.report import OVERALL, SummaryRow, cautions, default_rival, summary_table
 from analysis.results import Results
+from analysis.statistics import bracketed
 from analysis.summary_plots import plot_heatmap, plot_profiles, plot_times
 
 STYLE = """
@@ -91,7 +92,7 @@ def _section(section: Section, seed: int) -> str:
     pictures = list(section.pictures)
     if section.results is not None:
         results = section.results
-        parts += [f'<p class="note">{escape(warning)}</p>' for warning in edge_warnings(results)]
+        parts += [f'<p class="note">{escape(warning)}</p>' for warning in cautions(results)]
         parts.append(_table(results, seed))
         pictures = [*comparison_pictures(results, seed=seed), *pictures]
     parts += [_picture(picture) for picture in pictures]
@@ -188,15 +189,15 @@ def _table(results: Results, seed: int) -> str:
 def _row(row: SummaryRow, versus: bool) -> str:
     cells = [
         f"<td>{escape(row.name)}</td>",
-        f"<td>{row.area:.3f} [{row.low:.3f}, {row.high:.3f}]</td><td>{row.final:.3f}</td>",
+        f"<td>{row.area:.3f} {bracketed(row.low, row.high)}</td><td>{row.final:.3f}</td>",
     ]
     if versus:
         chance, verdict = "", ""
         pooled = "" if row.pooled is None else f"{row.pooled.probability:.2f}"
         if row.improvement is not None:
             p = row.improvement
-            chance = f"{p.probability:.2f} [{p.low:.2f}, {p.high:.2f}]"
-            verdict = "win" if p.low > 0.5 else "loss" if p.high < 0.5 else ""
+            chance = f"{p.probability:.2f} {bracketed(p.low, p.high, '.2f')}"
+            verdict = {"+": "win", "-": "loss", "": ""}[p.verdict]
         cells.append(f'<td class="{verdict}">{chance}</td><td>{pooled}</td><td>{_time(row)}</td>')
     cells.append(f"<td>{row.diverged}/{row.runs}</td>")
     return f'<tr class="{"best" if row.best else ""}">{"".join(cells)}</tr>'
@@ -207,7 +208,7 @@ def _time(row: SummaryRow) -> str:
         return (
             ""
             if row.speed is None
-            else f"×{row.speed.median:.2f} [{row.speed.low:.2f}, {row.speed.high:.2f}]"
+            else f"×{row.speed.median:.2f} {bracketed(row.speed.low, row.speed.high, '.2f')}"
         )
     if row.updates_to_target is None:
         return ""

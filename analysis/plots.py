@@ -168,8 +168,8 @@ def _panel(
         order = 3.0 - depth / len(scores)
         axes.fill_between(moments, low, high, color=color, alpha=0.15, linewidth=0, zorder=order)
         axes.plot(moments, middle, color=color, linestyle=dash, lw=1.4, label=label, zorder=order + 1)
-        edges += [middle, low, high]
-    bottom, top = (float(f([f(edge) for edge in edges])) for f in (np.min, np.max))
+        edges += [middle] if np.isnan(low).all() else [middle, low, high]
+    bottom, top = (float(f([f(edge) for edge in edges])) for f in (np.nanmin, np.nanmax))
     margin = 0.08 * max(top - bottom, 1e-6 * max(1.0, abs(top)))
     raw = y == "returns"
     anchors = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +14,17 @@ from rich.table import Table
 from analysis.results import MIXED, SPLITS, Array, Results
 from analysis.scores import Scores, broken_runs, family_scores
 from analysis.statistics import (
+    FEWEST,
+    ROUNDING,
     Improvement,
     bootstrap_interval,
+    bracketed,
     interquartile_mean,
     paired_improvement,
     probability_of_improvement,
 )
 from analysis.thresholds import SpeedSummary, speed, speed_summary
+from analysis.tune import EDGE, UNTUNED
 
 OVERALL = "all families"
 
@@ -31,7 +35,8 @@ class SummaryRow:
 
     split: how far the tasks lie from the training of every rule, in words: see `FamilyResults.told`.
     own: where rules differ in that, the contender's own split; empty of baselines.
-    area, low, high: interquartile mean of the normalised area over runs, and its 95 % interval.
+    area, low, high: interquartile mean of the normalised area over runs, and its 95 % interval, which is
+        NaN where there is none.
     final: interquartile mean of the normalised final return.
     final_return: the same of the raw return; None over several families.
     improvement: probability of beating the rival on a task, from runs that share it and its random
@@ -41,7 +46,9 @@ class SummaryRow:
         None where there is no such target, and over several families.
     speed: over several families, the ratio of those updates to the rival's own; None for the rival.
     diverged, runs: how many runs broke down (they count as the worst score), of how many.
-    best: whether no contender has a larger area here.
+    best: whether no contender has a larger area here, of FEWEST runs at least, and some have a smaller one.
+    lost_to: the contender with the largest area here, and by how much, if it is another one's and there are
+        FEWEST runs.
     behind: families (overall rows) where another contender has a larger area.
     setting, tuned: hyper-parameters and how they were chosen; empty over several families.
     """
@@ -61,6 +68,7 @@ class SummaryRow:
     diverged: int
     runs: int
     best: bool
+    lost_to: tuple[str, float] | None = None
     behind: tuple[str, ...] = ()
     setting: str = ""
     tuned: str = ""
@@ -116,6 +124,8 @@ def _rows(
     labels = [k for k in results.labels() if all(k in scores[name] for name in names)]
     areas = {k: [scores[name][k].areas for name in names] for k in labels}
     middle = {k: _iqm(areas[k]) for k in labels}
+    enough = sum(len(family.random) for family in map(results.families.__getitem__, names)) >= FEWEST
+    best = best_of(middle) if enough else ()
     rows = []
     for label in labels:
         low, high = bootstrap_interval(areas[label], generator=generator)
@@ -148,7 +158,8 @@ def _rows(
                 speed=quickness,
                 diverged=sum(broken_runs(results.families[name], label) for name in names),
                 runs=sum(len(area) for area in areas[label]),
-                best=middle[label] >= max(middle.values()),
+                best=label in best,
+                lost_to=_ahead(middle, label) if enough else None,
                 behind=() if run else tuple(n for n in names if _is_behind(scores[n], label)),
                 setting=str(run.setting) if run else "",
                 tuned=run.tuned if run else "",
@@ -158,12 +169,27 @@ def _rows(
     return rows
 
 
+def best_of(middle: Mapping[str, float]) -> tuple[str, ...]:
+    """Labels of the largest of some scores; none where all are alike, and so tell nobody apart."""
+    top, bottom = max(middle.values()), min(middle.values())
+    if top - bottom <= ROUNDING:
+        return ()
+    return tuple(label for label, value in middle.items() if top - value <= ROUNDING)
+
+
+def _ahead(middle: Mapping[str, float], label: str) -> tuple[str, float] | None:
+    """Who has the largest score, and by how much, if it is larger than the label's."""
+    top = max(middle, key=lambda key: middle[key])
+    gap = middle[top] - middle[label]
+    return (top, gap) if gap > ROUNDING else None
+
+
 def _iqm(strata: Sequence[Array]) -> float:
     return float(interquartile_mean(np.concatenate(strata)))
 
 
 def _is_behind(scores: dict[str, Scores], label: str) -> bool:
-    return _iqm([scores[label].areas]) < max(_iqm([other.areas]) for other in scores.values())
+    return _ahead({key: _iqm([other.areas]) for key, other in scores.items()}, label) is not None
 
 
 def render_table(
@@ -204,7 +230,7 @@ def render_table(
         cells = [
             title,
             f"{row.label}\n({row.own})" if row.own else row.label,
-            f"{row.area:.3f} [{row.low:.3f}, {row.high:.3f}]{' *' if row.best else '  '}",
+            f"{row.area:.3f} {bracketed(row.low, row.high)}{' *' if row.best else '  '}",
             f"{row.final:.3f}",
             "" if row.final_return is None else f"{row.final_return:.4g}",
             *([] if rival is None else against),
@@ -223,18 +249,19 @@ def render_table(
         emoji=False,
     )
     console.print(table)
-    for line in [_LEGEND, *_splits(results, rows), *_verdicts(results, rows), *edge_warnings(results)]:
+    for line in [_LEGEND, *_splits(results, rows), *_verdicts(results, rows), *cautions(results)]:
         console.print(line, soft_wrap=True)
     return buffer.getvalue()
 
 
 _LEGEND = (
     "* best area of the group. Scores: 0 random policy, 1 reference; area: mean over queries\n"
-    "after update 0. Interquartile means over tasks, 95 % bootstrap intervals; diverged runs\n"
-    "score the worst. P: share of tasks on which a contender beats the rival (+ or -: with an\n"
-    "interval clear of one half); pooled: the same of any two runs, whatever their tasks.\n"
-    "90 % at: updates until the curve reaches 90 % of the rival's end; over several families,\n"
-    "the median ratio of these to the rival's own."
+    "after update 0. Interquartile means over tasks, 95 % bootstrap intervals, – where there is\n"
+    "none; diverged runs score the worst. P: share of tasks on which a contender beats the rival\n"
+    "(+ or -: with an interval clear of one half, exact where tasks are few or nearly all alike);\n"
+    "pooled: the same of any two runs, whatever their tasks. 90 % at: updates until the curve\n"
+    "reaches 90 % of the rival's end; over several families, the median ratio of these to the\n"
+    f"rival's own. No *, +, - or verdict from fewer than {FEWEST} tasks."
 )
 
 
@@ -253,36 +280,54 @@ def _splits(results: Results, rows: Sequence[SummaryRow]) -> list[str]:
 
 
 def _verdicts(results: Results, rows: Sequence[SummaryRow]) -> list[str]:
-    """For each learned rule, where it was best and where it lost to whom."""
+    """For each learned rule, where it was best, where it lost to whom, and where that cannot be told."""
     lines = []
-    for label in results.artifacts:
-        won, lost = [], []
-        for row in rows:
-            if row.label == label and row.family != OVERALL:
-                peers = [r for r in rows if (r.split, r.family) == (row.split, row.family)]
-                top = max(peers, key=lambda r: r.area)
-                if row.best:
-                    won.append(row.family)
-                else:
-                    lost.append(f"{row.family} (to {top.label}, by {top.area - row.area:.3f})")
-        best, worse = (", ".join(names) or "none" for names in (won, lost))
-        lines.append(f"{label}: best on {best}; lost on {worse}")
+    for label in results.artifacts if len(results.labels()) > 1 else ():
+        own = [row for row in rows if row.label == label and row.family != OVERALL]
+        won = [row.family for row in own if row.best]
+        lost = [_loss(row) for row in own if row.lost_to is not None]
+        open_ = [row for row in own if not row.best and row.lost_to is None]
+        few = [row.family for row in open_ if row.runs < FEWEST]
+        alike = [row.family for row in open_ if row.runs >= FEWEST]
+        told = [f"best on {', '.join(won) or 'none'}", f"lost on {', '.join(lost) or 'none'}"]
+        if few:
+            told = told if won or lost else []
+            told.append(f"no verdict on {', '.join(few)}, of fewer than {FEWEST} tasks")
+        if alike:
+            told = told if won or lost or few else []
+            told.append(f"no verdict on {', '.join(alike)}, where all contenders score the same")
+        lines.append(f"{label}: {'; '.join(told)}")
     return lines
 
 
-def edge_warnings(results: Results) -> list[str]:
-    """A sentence for each baseline whose best learning rate lay at the edge of its grid."""
+def _loss(row: SummaryRow) -> str:
+    rival, gap = row.lost_to or ("", 0.0)
+    return f"{row.family} (to {rival}, by {gap:.3f})"
+
+
+def cautions(results: Results) -> list[str]:
+    """A sentence for each baseline that was tuned to its grid's edge, or could not be tuned, and for each
+    family whose random policy is as good as its reference on some tasks, which then tell nothing.
+    """
     found = []
     for name, family in results.families.items():
         for label, run in family.contenders.items():
-            if "grid's edge" in run.tuned:
+            if EDGE in run.tuned:
                 found.append(f"warning: {label} on {name} was tuned to the edge of its grid ({run.setting})")
+            elif run.tuned.startswith(UNTUNED):
+                found.append(f"warning: {label} on {name} is {run.tuned} ({run.setting})")
+        reached = int((family.random >= family.reference).sum())
+        if reached:
+            found.append(
+                f"warning: on {reached} of {len(family.random)} tasks of {name} the random policy reaches "
+                "the reference, and every contender scores 0 there"
+            )
     return found
 
 
 def _quickness(row: SummaryRow) -> str:
     if row.speed is not None:
-        return f"×{row.speed.median:.2f} [{row.speed.low:.2f}, {row.speed.high:.2f}]"
+        return f"×{row.speed.median:.2f} {bracketed(row.speed.low, row.speed.high, '.2f')}"
     if row.updates_to_target is None:
         return ""
     return f"{row.updates_to_target:.0f}" if math.isfinite(row.updates_to_target) else "–"
@@ -295,5 +340,5 @@ def _chance(improvement: Improvement | None) -> str:
 def _versus(improvement: Improvement | None) -> str:
     if improvement is None:
         return ""
-    sign = "+" if improvement.low > 0.5 else "-" if improvement.high < 0.5 else " "
-    return f"{_chance(improvement)} [{improvement.low:.2f}, {improvement.high:.2f}] {sign}"
+    interval = bracketed(improvement.low, improvement.high, ".2f")
+    return f"{_chance(improvement)} {interval} {improvement.verdict or ' '}"

@@ -11,10 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from analysis.plots import LEGEND_LINE, contender_styles, legend_columns, split_names
-from analysis.report import OVERALL, default_rival, summary_table
+from analysis.report import OVERALL, best_of, default_rival, summary_table
 from analysis.results import MIXED, SPLITS, Results
 from analysis.scores import family_scores
-from analysis.statistics import interquartile_mean, performance_profile
+from analysis.statistics import FEWEST, interquartile_mean, performance_profile
 from analysis.thresholds import SpeedSummary
 
 LEVELS = np.linspace(-0.25, 1.25, 151)
@@ -59,19 +59,27 @@ def plot_profiles(results: Results, path: str | Path, *, seed: int = 0) -> Figur
 
 
 def plot_heatmap(results: Results, path: str | Path) -> Figure:
-    """Interquartile mean of the normalised area: families down, contenders across; the best are framed."""
+    """Interquartile mean of the normalised area: families down, contenders across.
+
+    The best of a family are framed, where `best_of` tells them apart, on FEWEST tasks at least.
+    """
     labels, names = results.labels(), list(results.families)
     table = np.full((len(names), len(labels)), np.nan)
+    framed = set()
     for row, name in enumerate(names):
-        for label, scores in family_scores(results.families[name]).items():
-            table[row, labels.index(label)] = interquartile_mean(scores.areas)
+        family = results.families[name]
+        middle = {k: float(interquartile_mean(s.areas)) for k, s in family_scores(family).items()}
+        for label, value in middle.items():
+            table[row, labels.index(label)] = value
+        if len(family.random) >= FEWEST:
+            framed |= {(row, labels.index(label)) for label in best_of(middle)}
     legend, titles = split_names(results, names)
     figure = _figure(1.6 + 0.75 * len(labels), 1.1 + 0.28 * len(names) * _lines(titles.values()))
     axes = figure.add_subplot()
     image = axes.imshow(table, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for row, column in zip(*np.nonzero(np.isfinite(table)), strict=True):
         value = table[row, column]
-        best = value >= np.nanmax(table[row])
+        best = (row, column) in framed
         axes.text(
             column,
             row,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from analysis.results import Array, Results
 from analysis.scores import Scores, family_scores
-from analysis.statistics import CONFIDENCE, RESAMPLES, interquartile_mean
+from analysis.statistics import CONFIDENCE, FEWEST, RESAMPLES, ROUNDING, interquartile_mean
 
 TARGET = 0.9
 """Share of the rival's final normalised return that is the target."""
@@ -28,7 +28,7 @@ class Speed(NamedTuple):
 
 
 class SpeedSummary(NamedTuple):
-    """Median over families of the ratio of updates to the target, with its interval.
+    """Median over families of the ratio of updates to the target, with its interval, NaN if there is none.
 
     families: of each, the point estimate; those where the rival ends at or below the random policy, or
         is at the target before its first update, have no target and are left out.
@@ -79,10 +79,12 @@ def speed_summary(
 ) -> SpeedSummary | None:
     """The contender's speed over several families; the bootstrap resamples tasks within each.
 
-    Contender and rival met the same tasks, and are resampled together. None if no family has a target.
+    Contender and rival met the same tasks, and are resampled together. There is no interval where a family
+    has a single task, or where fewer than FEWEST are all alike. None if no family has a target.
     """
     points: dict[str, Speed] = {}
     drawn: list[Array] = []
+    tasks: list[int] = []
     for name in families:
         family = results.families[name]
         scores = family_scores(family)
@@ -91,6 +93,7 @@ def speed_summary(
             continue
         points[name] = point
         count = scores[label].curves.shape[1]
+        tasks.append(count)
         rows = generator.integers(count, size=(resamples, count))
         times = _times(family.updates, *(scores[k].curves[:, rows] for k in (label, rival)))
         ratios = np.full(resamples, np.inf)
@@ -102,7 +105,10 @@ def speed_summary(
     medians = np.sort(np.median(np.stack(drawn), axis=0))
     low, high = (medians[round(q / 100 * (len(medians) - 1))] for q in (tail, 100 - tail))
     middle = float(np.median([point.ratio for point in points.values()]))
-    return SpeedSummary(middle, float(low), float(high), points)
+    low, high = min(float(low), middle), max(float(high), middle)
+    if min(tasks) < 2 or (sum(tasks) < FEWEST and (low == high or high - low <= ROUNDING)):
+        low = high = float("nan")
+    return SpeedSummary(middle, low, high, points)
 
 
 def _times(updates: NDArray[np.int64], contender: Array, rival: Array) -> tuple[Array, Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ FORMAT = 1
 
 
 class Total(NamedTuple):
-    """Mean total reward of a trial, with its 95 % bootstrap interval over tasks."""
+    """Mean total reward of a trial, with its 95 % bootstrap interval over tasks, NaN where there is none."""
 
     mean: float
     low: float
@@ -87,14 +88,17 @@ class TrialResults:
             "seed": self.seed,
             "artifacts": dict(artifacts or {}),
             "totals": {
-                label: {name: round(number, 5) for name, number in total._asdict().items()}
+                label: {
+                    name: round(number, 5) if math.isfinite(number) else None
+                    for name, number in total._asdict().items()
+                }
                 for label, total in self.table().items()
             },
             "mean_return_of_episode": {
                 label: [round(float(x), 5) for x in values.mean(0)] for label, values in self.returns.items()
             },
         }
-        write_atomically(path, json.dumps(data, indent=1).encode())
+        write_atomically(path, json.dumps(data, indent=1, allow_nan=False).encode())
 
 
 def run_trials(

@@ -109,6 +109,7 @@ class TaskFamily(ABC):
         listed: whether training tasks come from a list that training goes through, so that fresh ones
             are none but the shifted.
         finite: whether there are so few tasks that training meets them all, so that none is new.
+        off_record: why references on record under its name are not of it, in words; empty where they are.
         observation_center, observation_scale: typical magnitude of an observation, shape (O,) or
             scalar; learners feed (observation - center) / scale to their networks.
     """
@@ -122,6 +123,7 @@ class TaskFamily(ABC):
     defaults: ClassVar[dict[str, float]] = {}
     listed: ClassVar[bool] = False
     finite: ClassVar[bool] = False
+    off_record: str = ""
     observation_center: tuple[float, ...] | float = 0.0
     observation_scale: tuple[float, ...] | float = 1.0
 

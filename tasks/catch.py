@@ -73,6 +73,8 @@ class Catch(BatchedFamily):
 
         The board is symmetric about the paddle's start, so every wind may blow to the right.
         """
+        if self.horizon < self.rows - 1:  # no ball ever lands
+            return torch.zeros_like(tasks["wind"][:, 0])
         wind = tasks["wind"].abs().unsqueeze(-1)
         column = torch.arange(self.columns, device=wind.device)
         left = (column - 1).clamp_min(0)

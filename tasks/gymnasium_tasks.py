@@ -21,6 +21,7 @@ from tasks.gymnasium_environments import GymnasiumEnvironments
 from tasks.gymnasium_failures import named
 from tasks.gymnasium_spaces import actions_of, check_vector, native, observations_of
 from tasks.noise import Noise
+from tasks.thresholds import check_statistics, misfit
 from tasks.variation import Apply, VariedEnv, apply_variation
 
 Vectorization = Literal["sync", "async", "vector_entry_point"]
@@ -54,14 +55,15 @@ def gymnasium_family(
             "vector_entry_point" takes the environment's own vector version.
         horizon: steps after which an episode is truncated; the id's own limit by default.
         reference: undiscounted return of a very good policy, 1 on the normalised scale; the id's reward
-            threshold by default.
+            threshold by default, which is of the id alone: give a reference with another horizon, with
+            wrappers that may change rewards, or where a weight of rewards is an option or varies.
         apply: gives an environment the properties of a task, and refreshes what depends on them.
         name: by default the id.
         options: keyword arguments of `gymnasium.make`.
 
     Raises:
         ValueError: the id or a property does not exist, an extra that the environment needs is missing,
-            or its spaces are not supported.
+            its spaces are not supported, or a wrapper normalises by statistics of its own.
     """
     known_as = environment if isinstance(environment, str) else environment.id
     check_ranges(known_as, vary or {}, shifted or None)
@@ -118,7 +120,8 @@ class GymnasiumFamily(TaskFamily):
         with named(known_as, "cannot be made"):
             single = self._single()
         # By the id that gymnasium made of it: a name may lack its version, or name a module to import.
-        spec = gymnasium.spec(single.spec.id) if isinstance(environment, str) and single.spec else environment
+        own = single.bare.spec
+        spec = gymnasium.spec(own.id) if isinstance(environment, str) and own else environment
         assert isinstance(spec, EnvSpec)
         self._entry = spec.entry_point
         limit = horizon or spec.max_episode_steps
@@ -134,7 +137,13 @@ class GymnasiumFamily(TaskFamily):
                 f"{known_as} has no time limit of its own: give a horizon, by --horizon or "
                 "gymnasium_family(..., horizon=…)"
             )
-        self.horizon, self.reference = limit, spec.reward_threshold if reference is None else reference
+        self.horizon = limit
+        check_statistics(known_as, single.bare, single.env)
+        self.off_record = misfit(spec, limit, single.bare, single.env, self.options, self.train_range)
+        threshold = None if self.off_record else spec.reward_threshold
+        self.reference = threshold if reference is None else reference
+        if not self.off_record and name not in (None, spec.id):
+            self.off_record = f"those on record under this name are not of {spec.id}"
         if vectorization == "vector_entry_point" and single.flattened:
             raise ValueError(
                 f"{known_as} has observations that are no Box, and they are flattened in single environments "
@@ -192,7 +201,7 @@ class GymnasiumFamily(TaskFamily):
         return GymnasiumEnvironments(self, tasks, environments, noise, staggered=staggered)
 
     def reference_returns(self, tasks: Tasks, noise: Noise) -> Tensor | None:
-        """The reference given, or the id's reward threshold; None where there is neither."""
+        """The reference given, or the id's reward threshold; None where there is none that fits."""
         if self.reference is None:
             return None
         batch = next(iter(tasks.values())).shape[0]
@@ -248,9 +257,10 @@ class GymnasiumFamily(TaskFamily):
         made = gymnasium.make(
             self.environment, max_episode_steps=-1, disable_env_checker=True, **self.options, **options
         )
+        bare = made
         for wrap in self.wrappers:
             made = wrap(made)
-        return VariedEnv(made, self.apply, self.name)
+        return VariedEnv(made, self.apply, self.name, bare)
 
     def _vector(self, environments: int) -> VectorEnv[Any, Any, Any]:
         make = [self._single] * environments

@@ -125,6 +125,11 @@ class MetaWorldFamily(GymnasiumFamily):
 
     def _recorded(self, tasks: Tasks, noise: Noise, which: Callable[[dict[str, Any], str], float]) -> Tensor:
         """What references.json says of each task's environment under its split, "train" or "shifted"."""
+        if self.horizon != HORIZON:
+            raise ValueError(
+                f"no reference return for {self.name} ({self.horizon} steps an episode): those on record are "
+                f"of {HORIZON}"
+            )
         stored = stored_references()
         values = []
         for split, place in zip(

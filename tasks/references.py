@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -41,30 +42,62 @@ def reference_returns(family: TaskFamily, tasks: Tasks, noise: Noise, *, shifted
 
     The family's own analytic value where it has one. Otherwise the mean return of a long-tuned
     policy over the training tasks, or over the `shifted` ones, as references.json records it along
-    with the command that measured it.
+    with the episodes' length and the command that measured it: it serves no other length.
 
     Raises:
-        NoReferenceError: the family has no analytic value and references.json holds no measured one.
-        ValueError: what the family says is no finite number for each task.
+        NoReferenceError: the family has no analytic value and references.json holds no measured one that
+            fits.
+        ValueError: what the family says is no finite number for each task; or tasks have horizons of their
+            own, which the family's value is not of.
     """
+    own = tasks.get("horizon")
+    foreign = own is not None and "horizon" not in family.train_range and bool((own != family.horizon).any())
+    if foreign:
+        raise ValueError(
+            f"tasks of {family.name!r} have horizons of their own, and its references are of "
+            f"{family.horizon} steps: give the family that horizon and a reference of it"
+        )
     with blamed(family, "reference_returns"):
         analytic = family.reference_returns(tasks, noise)
     if analytic is not None:
         return held_returns(family, "reference_returns", analytic, tasks, noise)
     split = "shifted" if shifted else "train"
-    stored = stored_references().get(family.name, {}).get(split)
-    if stored is None:
+    entry = stored_references().get(family.name, {})
+    stored, why = entry.get(split), family.off_record
+    if not why and stored is not None and entry["horizon"] != family.horizon:
+        why = f"those on record are of {entry['horizon']} steps, and its episodes of {family.horizon}"
+    if stored is None or why:
         raise NoReferenceError(
-            f"no reference return for the {split} tasks of {family.name!r}: implement its "
-            "reference_returns, give gymnasium_family a reference (--reference), or store a tuned policy's "
+            f"no reference return for the {split} tasks of {family.name!r}{f' ({why})' if why else ''}: "
+            "implement its reference_returns, give gymnasium_family a reference (--reference), or store a tuned policy's "
             f"mean return in {_STORED.name}"
         )
     batch = next(iter(tasks.values())).shape[0]
     return torch.full((batch,), float(stored), device=noise.device, dtype=noise.dtype)
 
 
+def warn_of_reached_references(name: str, random: Tensor, reference: Tensor) -> None:
+    """Warn where a family's random policy is as good as its reference: such tasks tell no policy apart.
+
+    Args:
+        name: of the family.
+        random: returns (B,) of the random policy.
+        reference: those that count as 1.
+    """
+    reached = random >= reference
+    if not bool(reached.any()):
+        return
+    first = int(reached.long().argmax())
+    warnings.warn(
+        f"{name}: the random policy's return reaches the reference on {int(reached.sum())} of {len(reached)} "
+        f"tasks (on one of them {float(random[first]):g}, the reference {float(reference[first]):g}), and "
+        "every policy scores 0 there: give a reference that only a good policy reaches",
+        stacklevel=2,
+    )
+
+
 def stored_references() -> dict[str, dict[str, Any]]:
-    """The long-tuned returns in references.json: per family "train", "shifted", "command"."""
+    """The long-tuned returns in references.json: per family "train", "shifted", "horizon", "command"."""
     stored: dict[str, dict[str, Any]] = json.loads(_STORED.read_text(encoding="utf-8"))
     return stored
 

@@ -32,18 +32,26 @@ class VariedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     Of infos it passes on what they say of success.
 
     Args:
-        env: the environment.
+        env: the environment, with its wrappers.
         apply: gives it the properties of a task.
         name: of the environment, for people.
+        bare: as gymnasium made it, without wrappers.
 
     Raises:
         ValueError: it has spaces that are not supported.
         WrongReturnError: it returned something else than its spaces promise.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], apply: Apply, name: str) -> None:
+    def __init__(
+        self,
+        env: gymnasium.Env[Any, Any],
+        apply: Apply,
+        name: str,
+        bare: gymnasium.Env[Any, Any] | None = None,
+    ) -> None:
         super().__init__(env)
         self.apply, self.name, self._own = apply, name, env.observation_space
+        self.bare = env if bare is None else bare
         self._box = self.observation_space = observations_of(name, self._own)
         actions_of(name, env.action_space)
 

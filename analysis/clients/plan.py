@@ -27,8 +27,16 @@ class Grid(NamedTuple):
 
     @property
     def best(self) -> float:
-        """The learning rate with the largest area; of equals, the smallest."""
-        return max(self.areas, key=lambda lr: self.areas[lr])
+        """The learning rate with the largest area; of equals, and of all alike, the one amid the grid."""
+        rates, top = sorted(self.areas), max(self.areas.values())
+        middle = (len(rates) - 1) / 2
+        equals = [place for place, lr in enumerate(rates) if self.areas[lr] == top]
+        return rates[min(equals, key=lambda place: (abs(place - middle), place))]
+
+    @property
+    def untuned(self) -> bool:
+        """Whether all areas are alike, and so tell no learning rate from another."""
+        return len(set(self.areas.values())) == 1
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from analysis.statistics import (
     Array,
     Improvement,
     bootstrap_interval,
+    bracketed,
     interquartile_mean,
     probability_of_improvement,
 )
@@ -40,15 +41,16 @@ def sound_curves(groups: Mapping[Key, Sequence[Cell]]) -> dict[Key, Array]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """An interquartile mean over runs with its 95 % bootstrap interval."""
+    """An interquartile mean over runs with its 95 % bootstrap interval, NaN where there is none."""
 
     middle: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        digits = max(0, 2 - int(np.floor(np.log10(max(abs(self.middle), self.high - self.low, 1e-9)))))
-        return f"{self.middle:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+        width = np.nan_to_num(self.high - self.low)
+        digits = max(0, 2 - int(np.floor(np.log10(max(abs(self.middle), width, 1e-9)))))
+        return f"{self.middle:.{digits}f} {bracketed(self.low, self.high, f'.{digits}f')}"
 
 
 def estimate(scores: Array, generator: np.random.Generator) -> Estimate:

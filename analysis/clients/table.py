@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from analysis.clients.cells import Cell
 from analysis.clients.scores import Estimate
 from analysis.clients.settings import ENVIRONMENTS, EXCHANGED, GRID, LEARNED
 from analysis.clients.standings import Field, Standing, overall
-from analysis.statistics import Improvement
+from analysis.statistics import FEWEST, ROUNDING, Improvement, bracketed
 from learned_opt.artifacts import Artifact
 
 Section = tuple[str, str]
 """(algorithm, setting)."""
-
-FEWEST = 4
-"""Runs a contender below which no verdict is given: three against three, fully apart, have p = 0.1."""
 
 OURS = (LEARNED.label, EXCHANGED)
 """Labels of the learned rule."""
@@ -34,11 +32,12 @@ Hopper and HalfCheetah for version 4 of the environments. A2C's default optimize
 
 Returns are raw, of the episodes of training as a Monitor sees them, exploration included. *Final* is the
 mean over episodes that ended in the last tenth of the budget, *area* the mean of the learning curve over
-all of it. Both are interquartile means over seeds with 95 % bootstrap intervals; **bold** is the highest.
-*P* is the probability that a run of the rule beats a run of that contender, with its 95 % interval: above
-½ speaks for the rule, below ½ against it. All contenders share seeds, and with them initial weights.
-Diverged runs count as the worst of their environment. With few seeds an interval is rough: where every
-run of one contender lies above every run of another, it shrinks to a point."""
+all of it. Both are interquartile means over seeds with 95 % bootstrap intervals, – where there is none;
+**bold** is the highest of contenders with {fewest} runs at least.
+*P* is the probability that a run of the rule beats a run of that contender, with its 95 % interval, exact
+(Clopper-Pearson) where runs are few or nearly all alike: above ½ speaks for the rule, below ½ against it.
+No contender counts as ahead or behind on fewer than {fewest} runs of both. All contenders share seeds, and
+with them initial weights. Diverged runs count as the worst of their environment."""
 
 
 def clients_page(
@@ -62,7 +61,7 @@ def clients_page(
         figures: of each section, the figure's path relative to the page.
         seed: of the bootstrap over environments.
     """
-    parts = ["# Inside Stable-Baselines3", INTRODUCTION.format(rule=rule, exchanged=EXCHANGED)]
+    parts = ["# Inside Stable-Baselines3", INTRODUCTION.format(rule=rule, exchanged=EXCHANGED, fewest=FEWEST)]
     for section, group in sections(fields).items():
         algorithm, setting = section
         parts.append(f"## {algorithm.upper()}, {TITLES[setting]}")
@@ -89,7 +88,9 @@ def _table(fields: Sequence[Field], seed: int) -> str:
     ]
     for field in fields:
         standings = field.standings.values()
-        top = [max((getattr(s, score).middle for s in standings), default=0.0) for score in ("final", "area")]
+        top = [_best([getattr(s, score).middle for s in standings]) for score in ("final", "area")]
+        if min((len(s.cells) for s in standings), default=0) < FEWEST:
+            top = [math.inf, math.inf]
         title = f"{field.client.environment}, {field.client.steps:,} steps"
         for label, standing in field.standings.items():
             lines.append(_row(title, label, standing, top))
@@ -132,12 +133,18 @@ def _row(title: str, label: str, standing: Standing, top: Sequence[float]) -> st
     return f"| {' | '.join(cells)} |"
 
 
+def _best(middles: Sequence[float]) -> float:
+    """The highest of some scores; infinite where they are all alike, and none is the best."""
+    alike = not middles or max(middles) - min(middles) <= ROUNDING * max(1.0, abs(max(middles)))
+    return math.inf if alike else max(middles)
+
+
 def _score(value: Estimate, top: float) -> str:
     return f"**{value}**" if value.middle >= top else str(value)
 
 
 def _chance(value: Improvement) -> str:
-    return f"{value.probability:.2f} [{value.low:.2f}, {value.high:.2f}]"
+    return f"{value.probability:.2f} {bracketed(value.low, value.high, '.2f')}"
 
 
 def _verdicts(fields: Sequence[Field]) -> str:
@@ -149,10 +156,7 @@ def _verdicts(fields: Sequence[Field]) -> str:
             standing = field.standings.get(label)
             if standing is None or standing.gain is None:
                 continue
-            area = standing.gain.area
-            runs = min(len(standing.cells), len(field.standings[LEARNED.label].cells))
-            verdict = "ahead" if area.low > 0.5 else "behind" if area.high < 0.5 else "undecided"
-            verdict = verdict if runs >= FEWEST else "undecided"
+            verdict = {"+": "ahead", "-": "behind", "": "undecided"}[standing.gain.area.verdict]
             told[verdict].append(field.client.environment)
         if any(told.values()):
             words = [f"{verdict} on {', '.join(names)}" for verdict, names in told.items() if names]
@@ -181,17 +185,23 @@ def _grids(fields: Sequence[Field]) -> list[str]:
         f"| algorithm, environment | {' | '.join(f'{lr:g}' for lr in GRID)} | seeds |",
         "|---" * (2 + len(GRID)) + "|",
     ]
-    edges = []
+    edges: list[str] = []
+    alike: list[str] = []
     for client, grid in known:
         cells = [f"{grid.areas[lr]:.4g}" for lr in GRID]
-        cells[GRID.index(grid.best)] = f"**{cells[GRID.index(grid.best)]}**"
         name = f"{client.algorithm.upper()}, {client.environment}"
+        if grid.untuned:
+            alike.append(name)
+        else:
+            cells[GRID.index(grid.best)] = f"**{cells[GRID.index(grid.best)]}**"
+            if grid.best in (GRID[0], GRID[-1]):
+                edges.append(name)
         lines.append(f"| {name} | {' | '.join(cells)} | {grid.seeds} |")
-        if grid.best in (GRID[0], GRID[-1]):
-            edges.append(name)
     text = "Adam's mean area on the selection seeds, which are not shown above; the bold one was taken."
     if edges:
         text += f" At the edge of the grid, where a wider one might do better: {'; '.join(edges)}."
+    if alike:
+        text += f" Not tuned, for every learning rate scored the same: {'; '.join(alike)}."
     return ["## Adam's grid", text, "\n".join(lines)]
 
 

@@ -14,6 +14,7 @@ from learned_opt.commands.recipe import check_device, set_threads, train_once
 from learned_opt.meta.divergence import DivergenceError
 from learned_opt.meta.recipe import load_variants
 from learned_opt.meta.trainer import ARTIFACT
+from learned_opt.meta.verdict import improvements
 from tasks import check_family
 
 
@@ -73,6 +74,7 @@ class Ablate:
         for family in config.families:
             check_family(family, horizon)
         contenders = {}
+        idle: list[str] = []
         for name in names:
             recipe = tuple(replace(stage, seed=self.seed, device=self.device) for stage in variants[name])
             folder = self.out / "variants" / "".join(c if c.isalnum() or c in "=-" else "_" for c in name)
@@ -86,10 +88,16 @@ class Ablate:
                 print("interrupted; the same command goes on")
                 return 130
             artifact = load_artifact(folder / ARTIFACT)
+            told = list(improvements(artifact.header["provenance"]))
+            if told and not any(told):
+                idle.append(name)
             contenders[name] = Contender(
                 artifact.rule, artifact=artifact.digest, trained_on=trained_families(artifact)
             )
         if not contenders:
             raise DivergenceError("every variant diverged, and there is nothing to compare")
         run_comparison(config, contenders, self.out)
+        if idle:
+            which = ", ".join(map(repr, idle))
+            print(f"meta-training did NOT improve the rule in {which}, which is shown as it began")
         return 0

@@ -11,6 +11,7 @@ from learned_opt.commands.compare import run_comparison, untrained_contender
 from learned_opt.commands.headers import trained_families
 from learned_opt.commands.recipe import check_device, set_threads, train_recipe
 from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.verdict import improvements
 
 FAMILIES = ("cartpole", "gridworld", "navigation2d", "pendulum")
 """Families that the demo's rule is trained on, as the shipped one was."""
@@ -103,4 +104,7 @@ class Demo:
         print(f"results:           {self.out / 'results.json'}")
         print(f"rule trained here: {outcome.path}")
         print(f"metrics:           {outcome.path.parent}/stage-* (metrics.csv; TensorBoard)")
+        told = list(improvements(load_artifact(outcome.path).header["provenance"]))
+        if told and not any(told):
+            print("meta-training did NOT improve the rule in either stage: it is compared as it began")
         return 0

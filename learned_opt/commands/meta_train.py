@@ -27,6 +27,7 @@ from learned_opt.meta.distributed import Ranks, joined, launched_by_torchrun
 from learned_opt.meta.recipe import load_recipe
 from learned_opt.meta.run_folder import CONFIG, holds_run
 from learned_opt.meta.trainer import Outcome
+from learned_opt.meta.verdict import Verdict
 
 Algorithm = Literal[
     "lstm",
@@ -124,7 +125,8 @@ class MetaTrain:
             print(f"interrupted; the rule as it stands: {outcome.path}")
             print("go on with the same command and --resume")
             return 130
-        print(f"the best validated rule: {outcome.path}")
+        sentence = outcome.verdict.sentence()
+        print(f"{sentence}: {outcome.path}" if sentence else f"the best validated rule: {outcome.path}")
         return 0
 
     def _train_policy(self) -> int:
@@ -140,7 +142,10 @@ class MetaTrain:
             print(f"interrupted; the policy as it stands: {outcome.path}")
             print("go on with the same command and --resume")
             return 130
-        print(f"the best validated policy: {outcome.path}")
+        scores = [score for _, score in trainer.validations]
+        verdict = Verdict(trainer.best_step, outcome.best, scores[0], scores[-1], min(scores))
+        sentence = verdict.sentence("policy")
+        print(f"{sentence}: {outcome.path}" if sentence else f"the best validated policy: {outcome.path}")
         return 0
 
     def policy_config(self) -> MemoryConfig:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.metaworld import CAVEAT, PUBLISHED, MetaWorldResults, Protocol, SplitResults, evaluate
+from analysis.statistics import bracketed
 from learned_opt.artifacts import load_artifact
 from learned_opt.commands.headers import learner_of, trained_families
 from learned_opt.commands.progress import WorkBar
@@ -110,7 +111,7 @@ def _print(results: MetaWorldResults) -> None:
             table.add_column(heading)
         for name in (None, *(found.environments if len(found.environments) > 1 else ())):
             rate, before = found.rate("success", name), found.rate("success before", name)
-            interval = f"[{rate.low:.1%}, {rate.high:.1%}]"
+            interval = bracketed(rate.low, rate.high, ".1%")
             table.add_row(name or "all", f"{rate.mean:.1%}", interval, f"{before.mean:.1%}")
         console.print(table)
     for figure in PUBLISHED:

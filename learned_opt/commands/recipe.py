@@ -19,6 +19,7 @@ from learned_opt.meta.divergence import DivergenceError
 from learned_opt.meta.run_folder import holds_run, is_occupied, refuse_occupied
 from learned_opt.meta.trainer import ARTIFACT, MetaTrainer, Outcome
 from learned_opt.meta.validation import Validator
+from learned_opt.meta.verdict import improvements
 from tasks import FAMILIES
 from tasks.metaworld import is_benchmark
 
@@ -83,6 +84,9 @@ def train_recipe(
         )
         if outcome.interrupted:
             break
+        sentence = outcome.verdict.sentence()
+        if ranks.first and sentence and number < len(stages):
+            print(f"stage {number} of {len(stages)}: {sentence}")
         start = str(outcome.path)
     path, source = out / ARTIFACT, outcome.path
     ranks.agree(lambda: write_atomically(path, source.read_bytes()))
@@ -159,11 +163,13 @@ def train_births(
     artifacts = {seed: load_artifact(path) for seed, path in born.items()}
     scores = {seed: round(judge(each.rule.to(last.device))["all"], 6) for seed, each in artifacts.items()}
     best = artifacts[max(scores, key=scores.__getitem__)]
+    apart = len(set(scores.values())) > 1 or len(scores) == 1
     story = {
         "seeds": list(scores),
         "scores": list(scores.values()),
         "criterion": last.criterion,
         "tasks": tasks,
+        "told_apart": apart,
     }
     provenance = {**best.header["provenance"], "births": story}
     ranks.agree(lambda: save_rule(best.rule, out / ARTIFACT, provenance))
@@ -172,7 +178,14 @@ def train_births(
             print(
                 f"meta-seed {seed}: {CRITERIA[last.criterion]} {score:.3f} on {tasks} further tasks a family"
             )
-        print(f"the best of {births} births: {out / ARTIFACT}")
+        none = f"all births score the same, so that none is the best; the first is kept: {out / ARTIFACT}"
+        print(f"the best of {births} births: {out / ARTIFACT}" if apart else none)
+        told = list(improvements(best.header["provenance"]))
+        if told and not any(told):
+            print(
+                "meta-training did NOT improve the rule: in the birth that is kept none validated better "
+                "than the one that it began with"
+            )
     return True
 
 

@@ -12,6 +12,7 @@ from analysis.page import Picture, Section, page, validation_picture
 from analysis.training_curves import validation_curve
 from learned_opt.artifacts import write_atomically
 from learned_opt.meta.metrics import VALIDATIONS, read_rows
+from learned_opt.meta.verdict import ALIKE, Verdict
 
 PROBES = {
     "probe.png": (
@@ -76,5 +77,12 @@ def section_of(folder: Path) -> Section:
             scores: dict[str, list[float]] = {
                 name: [float(row[name]) for row in rows] for name in rows[0] if name != "meta_step"
             }
-            return Section(f"{folder.name}: meta-training", pictures=(validation_picture(steps, scores),))
+            mean = scores["all"]
+            best = max(range(len(mean)), key=lambda place: (mean[place] - mean[0] > ALIKE, mean[place]))
+            verdict = Verdict(steps[best], mean[best], mean[0], mean[-1], min(mean))
+            return Section(
+                f"{folder.name}: meta-training",
+                pictures=(validation_picture(steps, scores),),
+                notes=(verdict.sentence(),) if verdict.sentence() else (),
+            )
     raise ValueError(f"{folder} holds no results.json, probe.png or {VALIDATIONS}")

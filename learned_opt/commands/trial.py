@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from analysis.statistics import bracketed
 from analysis.training_curves import Curve, plot_training, validation_curve
 from analysis.trials import plot_trials, run_trials
 from learned_opt.commands.recipe import check_device, set_threads
@@ -72,7 +73,7 @@ class Trial:
         for heading in ("", "mean total reward", "95 % interval"):
             table.add_column(heading)
         for label, total in results.table().items():
-            table.add_row(label, f"{total.mean:.1f}", f"[{total.low:.1f}, {total.high:.1f}]")
+            table.add_row(label, f"{total.mean:.1f}", bracketed(total.low, total.high, ".1f"))
         Console(markup=False).print(table)
         print(f"curves: {self.out / 'trials.png'}" + (f", {drawn}" if drawn else ""))
         return 0

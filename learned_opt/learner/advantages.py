@@ -51,8 +51,8 @@ def generalised_advantages(
 
 
 def mean(rows: Tensor, share: Tensor | None = None) -> Tensor:
-    """Mean over R rows, (B, R) to (B,), or weighed by their share (B, R)."""
-    return rows.mean(1) if share is None else (share * rows).sum(1)
+    """Mean over R rows, (B, R) to (B,), or weighed by their share (B, R); a share of 0 hides any number."""
+    return rows.mean(1) if share is None else torch.where(share > 0, share * rows, 0.0).sum(1)
 
 
 def normalised(advantages: Tensor, scale: Tensor | None = None, share: Tensor | None = None) -> Tensor:
@@ -90,11 +90,15 @@ class ReturnScale:
         return mean, scale
 
     def observe(self, returns: Tensor, share: Tensor | None = None) -> None:
-        """Take in returns (B, R), weighed by their share (B, R)."""
-        fresh = 1 - self.decay
-        self.mean = self.decay * self.mean + fresh * mean(returns, share).unsqueeze(1)
-        self.square = self.decay * self.square + fresh * mean(returns.square(), share).unsqueeze(1)
-        self.weight = self.decay * self.weight + fresh
+        """Take in returns (B, R), weighed by their share (B, R); where all shares are 0, nothing was seen."""
+        keep: float | Tensor = self.decay
+        fresh: float | Tensor = 1 - self.decay
+        if share is not None:
+            seen = (share > 0).any(1, keepdim=True)
+            keep, fresh = torch.where(seen, keep, 1.0), torch.where(seen, fresh, 0.0)
+        self.mean = keep * self.mean + fresh * mean(returns, share).unsqueeze(1)
+        self.square = keep * self.square + fresh * mean(returns.square(), share).unsqueeze(1)
+        self.weight = keep * self.weight + fresh
 
     def forget(self, rows: Tensor) -> None:
         """Start the learners marked in `rows` (B, bool) anew."""

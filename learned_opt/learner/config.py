@@ -133,3 +133,28 @@ class LearnerConfig:
         fresh = self.environments * self.steps
         if self.objective == "q-learning" and self.replay < fresh:
             raise ValueError(f"replay must hold the {fresh} transitions of an update, got {self.replay}")
+        if self.objective in ("actor-critic", "ppo"):
+            self._check_centred(fresh)
+
+    def _check_centred(self, fresh: int) -> None:
+        """Refuse an update of one transition, of which centring the advantage leaves nothing.
+
+        Raises:
+            ValueError: the actor, or the meta-gradient, would be exactly 0 for ever.
+        """
+        if self.objective == "ppo" and fresh == self.minibatches:
+            raise ValueError(
+                f"{self.minibatches} minibatches of a rollout of {fresh} steps are one transition each, "
+                "whose centred advantage is 0, so that the actor would never learn: set fewer minibatches, "
+                "or more environments or steps"
+            )
+        if fresh == 1:
+            raise ValueError(
+                "an update of one transition (environments 1, steps 1) has a centred advantage of 0, so that "
+                "the actor would never learn: set more environments or steps"
+            )
+        if self.outer_environments * self.steps == 1:
+            raise ValueError(
+                "an outer loss of one transition (outer_environments 1, steps 1) has a centred advantage of "
+                "0, so that nothing would be meta-learned: set more outer_environments or steps"
+            )

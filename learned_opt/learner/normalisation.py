@@ -34,6 +34,8 @@ class RunningMoments:
     def observe(self, seen: Tensor, valid: Tensor | None = None) -> None:
         """Take in R numbers of each stream, (B, R, *shape), or those marked in `valid` (B, R)."""
         counted = seen.new_ones(seen.shape[:2]) if valid is None else valid.to(seen.dtype)
+        if valid is not None:
+            seen = torch.where(_like(valid, seen), seen, 0.0)  # no weight makes nothing of NaN
         weight, fresh = _like(counted, seen), counted.sum(1)
         wide, old = _like(fresh, self.mean), _like(self.count, self.mean)
         mean = (weight * seen).sum(1) / wide.clamp_min(1.0)
@@ -91,12 +93,16 @@ class RewardScale:
     running: Tensor
 
     def observe(self, rewards: Tensor, ended: Tensor, discount: float, valid: Tensor | None) -> None:
-        """Take in a rollout: rewards and whether episodes ended there, (B, T, E)."""
+        """Take in a rollout: rewards, and whether episodes ended there, (B, T, E).
+
+        A step that was not taken, where `valid` (B, T, E) is false, changes nothing, whatever it paid.
+        """
         sums = []
-        for reward, over in zip(rewards.unbind(1), ended.unbind(1), strict=True):
-            self.running = discount * self.running + reward
+        taken = torch.ones_like(ended) if valid is None else valid
+        for reward, over, counts in zip(rewards.unbind(1), ended.unbind(1), taken.unbind(1), strict=True):
+            self.running = torch.where(counts, discount * self.running + reward, self.running)
             sums.append(self.running)
-            self.running = torch.where(over, 0.0, self.running)
+            self.running = torch.where(over & counts, 0.0, self.running)
         seen = torch.stack(sums, 1).flatten(1)
         self.moments.observe(seen, None if valid is None else valid.flatten(1))
 

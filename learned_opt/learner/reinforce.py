@@ -20,6 +20,8 @@ from tasks import Noise, TaskFamily, Tasks
 CLIP = 10.0
 """Observations are clipped to this magnitude as features of the baseline."""
 RIDGE = 1e-5
+TIMES = 4
+"""Features of the baseline that are functions of time alone."""
 LARGEST = 1024
 """Observations of more numbers than this are too many features for the baseline."""
 
@@ -45,7 +47,8 @@ class ReinforceLearner(ActingLearner):
             width and depth.
 
     Raises:
-        ValueError: the policy is of another family, or observations are too large for the baseline.
+        ValueError: the policy is of another family, observations are too large for the baseline, or an
+            update is one episode so short that nothing is left to learn from.
     """
 
     carries_memory: ClassVar[bool] = True
@@ -68,6 +71,28 @@ class ReinforceLearner(ActingLearner):
             )
         policy = policy or ActorCritic(family, config.width, config.depth, config.activation, values=False)
         super().__init__(family, batch, noise, config, policy, tasks, staggered=False)
+        self._check_something_is_left()
+
+    def _check_something_is_left(self) -> None:
+        """Refuse a single episode so short that its baseline, or its mean, is the return itself.
+
+        Raises:
+            ValueError: the policy would never learn.
+        """
+        config, horizon = self.config, self.horizon
+        if config.environments > 1:
+            return
+        if config.baseline and horizon <= TIMES:
+            raise ValueError(
+                f"one episode of {self.family.name} has at most {horizon} steps, whose returns the linear "
+                "baseline fits exactly, so that the policy would never learn: set more environments, or "
+                "baseline to False and trace to 1"
+            )
+        if config.advantage_scale == "batch" and horizon == 1:
+            raise ValueError(
+                f"one episode of {self.family.name} is one transition, whose centred advantage is 0, so that "
+                "the policy would never learn: set more environments, or advantage_scale to 'none'"
+            )
 
     @property
     def horizon(self) -> int:
@@ -179,7 +204,7 @@ def fitted_baseline(observations: Tensor, returns: Tensor, alive: Tensor) -> Ten
     batch, steps, episodes, _ = seen.shape
     time = torch.arange(steps, device=seen.device, dtype=seen.dtype) / 100.0
     powers = torch.stack((time, time**2, time**3, torch.ones_like(time)), -1)
-    powers = powers.view(1, steps, 1, 4).expand(batch, steps, episodes, 4)
+    powers = powers.view(1, steps, 1, TIMES).expand(batch, steps, episodes, TIMES)
     features = torch.cat((seen, seen.square(), powers), -1).flatten(1, 2)
     weighted = features * alive.double().flatten(1).unsqueeze(-1)
     gram = weighted.transpose(1, 2) @ features

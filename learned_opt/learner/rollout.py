@@ -128,7 +128,7 @@ def collect(
         step = environments.step(policy.to_environment(action))
         row = (
             action,
-            step.reward,
+            step.reward if step.valid is None else step.reward.masked_fill(~step.valid, 0.0),
             step.terminated,
             step.truncated,
             unscaled,

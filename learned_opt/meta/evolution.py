@@ -116,8 +116,14 @@ def sign_scores(difference: Tensor) -> Tensor:
 
 
 def rank_scores(difference: Tensor) -> Tensor:
-    """Signed ranks of the pairs' differences in loss (P,), within [-1, 1]: clear wins count most."""
-    ranks = difference.abs().argsort().argsort().to(difference.dtype) + 1
+    """Signed ranks of the pairs' differences in loss (P,), within [-1, 1]: clear wins count most.
+
+    Equal differences share the mean of their ranks, as in Wilcoxon 1945: in which order pairs stand says
+    nothing of them.
+    """
+    size = difference.abs()
+    below, up_to = (compare(size, size.unsqueeze(1)).sum(1) for compare in (torch.lt, torch.le))
+    ranks = (below + up_to + 1).to(difference.dtype) / 2
     return difference.sign() * ranks / len(difference)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -33,6 +34,7 @@ from learned_opt.meta.run_folder import RunFolder
 from learned_opt.meta.schedule import cosine
 from learned_opt.meta.truncated import TruncatedGroup
 from learned_opt.meta.validation import Validator
+from learned_opt.meta.verdict import ALIKE, Verdict
 from learned_opt.rules import CoordinatewiseLSTM, LearnedStart, UpdateRule
 from learned_opt.seeding import derive_seed
 
@@ -46,6 +48,8 @@ GROUPS: dict[str, type[LearnerGroup]] = {
 """What computes meta-gradients, by estimator."""
 COUNTERS = ("step", "diverged", "updates", "seconds", "best_step")
 """How far a run has come."""
+HISTORY = ("first", "last", "lowest")
+"""Mean validation scores: of the rule that a run began with, the latest, and the lowest."""
 
 
 class Observer(Protocol):
@@ -68,6 +72,7 @@ class Outcome:
     interrupted: whether the user stopped it early.
     diverged: learners restarted because they diverged.
     best: validation scores of the best rule so far.
+    verdict: whether any rule validated better than the one that the run began with.
     """
 
     rule: UpdateRule
@@ -76,6 +81,7 @@ class Outcome:
     interrupted: bool
     diverged: int
     best: dict[str, float]
+    verdict: Verdict
 
 
 def collect(group: LearnerGroup) -> dict[str, Any]:
@@ -174,6 +180,7 @@ class MetaTrainer:
         self.diverged = self.updates = self.best_step = 0
         self.seconds = 0.0
         self.best: dict[str, float] = {}
+        self.first = self.last = self.lowest = math.nan
         self.best_state = self._snapshot()
         self.health = Health(config.learners, config.divergence_limit)
         self._validator = partial(Validator, policies=policies, ranks=ranks, rival=copy.deepcopy(self.rule))
@@ -228,14 +235,18 @@ class MetaTrainer:
             story = self._provenance(self.step, {})
         else:
             rule.load_state_dict(self.best_state)
-            story = self._provenance(self.best_step, self.best)
+            story = {**self._provenance(self.best_step, self.best), "improvement": self.verdict().facts()}
             if config.estimator == "tbptt":
                 tasks = CALIBRATION * config.validation_tasks
                 wider = replace(config, validation_tasks=tasks)
                 story["calibration"] = calibrate(rule, self._validator(wider, "calibration"))
         path = self.folder / ARTIFACT
         self.ranks.agree(lambda: save_rule(rule, path, story))
-        return Outcome(rule, path, self.step, interrupted, self.diverged, self.best)
+        return Outcome(rule, path, self.step, interrupted, self.diverged, self.best, self.verdict())
+
+    def verdict(self) -> Verdict:
+        """What validation says so far."""
+        return Verdict(self.best_step, self.best.get("all", math.nan), self.first, self.last, self.lowest)
 
     def _log(self) -> AbstractContextManager[MetricsLog | None]:
         """Of the first rank; the others keep none."""
@@ -271,9 +282,10 @@ class MetaTrainer:
             log.flush()
         if sound:
             self._save()
+        kept = "the best validated rule" if self.best_step else "the rule that it began with, none better,"
         raise DivergenceError(
             f"stopped at meta-step {self.step}: {complaint}; lower meta_lr (now {self.config.meta_lr:g}) or "
-            f"nominal_lr, or raise divergence_limit; the best validated rule is {self.folder / ARTIFACT}"
+            f"nominal_lr, or raise divergence_limit; {kept} is {self.folder / ARTIFACT}"
         )
 
     def _advance(self) -> Window:
@@ -307,10 +319,14 @@ class MetaTrainer:
         scores = self._validate(self.average)
         if log is not None:
             log.validation(self.step, scores)
-        if not self.best or scores["all"] > self.best["all"]:
+        self.last = scores["all"]
+        if not self.best:
+            self.first = self.lowest = self.last
+        self.lowest = min(self.lowest, self.last)
+        if not self.best or scores["all"] > self.best["all"] + ALIKE:
             self.best, self.best_step, self.best_state = scores, self.step, self._snapshot()
             if self.ranks.first:
-                story = self._provenance(self.step, scores)
+                story = {**self._provenance(self.step, scores), "improvement": self.verdict().facts()}
                 attempt(lambda: save_rule(self.average, self.folder / ARTIFACT, story))
         if observer is not None:
             observer.validated(self.step, scores)
@@ -333,7 +349,7 @@ class MetaTrainer:
 
     def _save(self) -> None:
         content = {
-            **{name: getattr(self, name) for name in COUNTERS},
+            **{name: getattr(self, name) for name in (*COUNTERS, *HISTORY)},
             "best": self.best,
             "best_state": self.best_state,
             "start": None if self.origin is None else self.origin.digest,
@@ -351,7 +367,8 @@ class MetaTrainer:
         if saved.get("start", start) != start:
             raise ValueError(f"{self.folder} was started from another rule than {self.config.start}")
         with fitting(self.folder):
-            for name in COUNTERS:
+            saved = {**dict.fromkeys(HISTORY, math.nan), **saved}  # which older checkpoints do not hold
+            for name in (*COUNTERS, *HISTORY):
                 check_fits(getattr(self, name), saved[name], name)
                 setattr(self, name, saved[name])
             check_fits(self.best_state, saved["best_state"], "best_state")

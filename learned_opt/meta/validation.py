@@ -17,7 +17,13 @@ from learned_opt.rules.base import UpdateRule
 from learned_opt.seeding import derive_noise, derive_seed
 from tasks import make_family
 from tasks.promises import sampled_tasks
-from tasks.references import LOWEST, normalised_score, random_returns, reference_returns
+from tasks.references import (
+    LOWEST,
+    normalised_score,
+    random_returns,
+    reference_returns,
+    warn_of_reached_references,
+)
 
 QUERIES = 6
 
@@ -58,7 +64,9 @@ class Validator:
             self._policies[name] = policy_for(family, policies)
             tasks = sampled_tasks(family, config.validation_tasks, noise)
             floor = random_returns(family, tasks, noise)
-            self._tasks[name] = (family, tasks, floor, reference_returns(family, tasks, noise))
+            reference = reference_returns(family, tasks, noise)
+            warn_of_reached_references(name, floor, reference)
+            self._tasks[name] = (family, tasks, floor, reference)
 
     def __call__(self, rule: UpdateRule) -> dict[str, float]:
         """The configuration's criterion per family, and their mean as "all".

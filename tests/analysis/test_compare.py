@@ -10,6 +10,8 @@ import torch
 
 from analysis.config import CompareConfig
 from analysis.evaluate import ONCE, Contender, compare, total_updates
+from analysis.report import render_table
+from analysis.results import GridScores, Setting
 from learned_opt.artifacts import load_artifact
 from learned_opt.commands.headers import conditions_left
 from learned_opt.learner import LearnerConfig
@@ -266,3 +268,19 @@ def test_rules_that_are_not_told_how_long_a_life_is_live_otherwise(tmp_path):
     untold = compare(dataclasses.replace(ALONE, told=False), pair, cells=tmp_path)
     assert (returns(told, "lstm") != returns(untold, "lstm")).any()
     np.testing.assert_array_equal(returns(told, "adam"), returns(untold, "adam"))
+
+
+def test_a_baseline_that_could_not_be_tuned_is_named_so(monkeypatch):
+    monkeypatch.setattr(
+        "analysis.parts.score_grid",
+        lambda baseline, problem, budget, tick: GridScores(
+            baseline.name, problem.family.name, baseline.grid(), [0.0] * len(baseline.grid())
+        ),
+    )
+    config = dataclasses.replace(CONFIG, families=("bandit",), baselines=("adam",), tuning="both")
+    results = compare(config, {})
+    assert results.labels() == ["adam", "adam, untuned"]
+    for run in results.families["bandit"].contenders.values():
+        assert run.tuned.startswith("untuned: all 28 settings scored the same")
+        assert run.setting == Setting(1e-3, False, {"beta2": 0.999})
+    assert "warning: adam on bandit is untuned: all 28 settings" in render_table(results)

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -107,8 +109,12 @@ def test_probability_of_improvement_is_mann_whitney_averaged_over_families():
     assert result.low < expected < result.high
 
 
-def test_a_certain_win_has_no_interval_and_a_rule_ties_with_itself():
-    assert probability_of_improvement([([5, 6], [1, 2])], generator=generator()) == (1, 1, 1)
+def test_all_wins_have_an_exact_interval_and_a_rule_ties_with_itself():
+    for count in (2, 6, 300):
+        low = stats.binomtest(count, count).proportion_ci().low
+        won = np.arange(count) + 1000, np.arange(count)
+        for method in (paired_improvement, probability_of_improvement):
+            assert method([won], generator=generator()) == pytest.approx((1, low, 1, count))
     scores = generator(10).normal(size=16)
     result = probability_of_improvement([(scores, scores)], generator=generator())
     assert result.probability == 0.5
@@ -150,3 +156,41 @@ def test_a_profile_is_the_survival_function_of_all_runs():
     assert (profile.share <= profile.high).all()
     middle = np.argmin(np.abs(profile.share - 0.5))
     assert profile.high[middle] - profile.low[middle] == pytest.approx(4 * np.sqrt(0.25 / 50), abs=0.08)
+
+
+def straightforward(strata, statistic, *, generator, resamples):
+    """The bootstrap as the source writes it, every resample held at once."""
+    drawn = [s[generator.integers(len(s), size=(resamples, len(s)))] for s in map(np.asarray, strata)]
+    tail = 50 * (1 - 0.95)
+    return np.percentile(statistic(np.concatenate(drawn, axis=1), 1), [tail, 100 - tail], axis=0)
+
+
+@pytest.mark.parametrize("chunk", [1, 700, 10**7])
+@pytest.mark.parametrize("shapes", [[(8,)], [(30, 5), (7, 5), (64, 5)], [(20, 2, 3)]])
+def test_resampling_in_parts_changes_no_bit(chunk, shapes, monkeypatch):
+    monkeypatch.setattr("analysis.statistics.CHUNK", chunk)
+    strata = [generator(i).normal(size=shape) for i, shape in enumerate(shapes)]
+    for statistic in (interquartile_mean, lambda x, axis: x.mean(axis)):
+        made = bootstrap_interval(strata, statistic, generator=generator(9), resamples=101)
+        plain = straightforward(strata, statistic, generator=generator(9), resamples=101)
+        assert all(map(np.array_equal, made, plain))
+
+
+def test_a_profile_by_counting_changes_no_bit():
+    strata = [generator(i).uniform(size=count) for i, count in enumerate((8, 64, 17))]
+    levels = np.linspace(-0.25, 1.25, 31)
+    made = performance_profile(strata, levels, generator=generator(3), resamples=500)
+    above = [(s[:, None] > levels).astype(float) for s in strata]
+    plain = straightforward(above, lambda x, axis: x.mean(axis), generator=generator(3), resamples=500)
+    assert np.array_equal(made.low, plain[0])
+    assert np.array_equal(made.high, plain[1])
+
+
+def test_a_profile_of_8_families_of_256_tasks_takes_less_than_a_gibibyte():
+    strata = [generator(i).uniform(size=256) for i in range(8)]
+    tracemalloc.start()
+    performance_profile(strata, np.linspace(-0.25, 1.25, 151), generator=generator())
+    bootstrap_interval([np.stack([s] * 16, 1) for s in strata], generator=generator(), resamples=400)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**29

@@ -68,6 +68,48 @@ def test_the_best_mean_over_the_grids_is_chosen():
     assert choose(sgd, [catch]).at_edge
 
 
+@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("score", [0.0, -1.0, 0.37])
+def test_where_all_settings_score_the_same_nothing_was_tuned(name, score):
+    baseline = make_baseline(name)
+    grid = baseline.grid()
+    found = choose(baseline, [GridScores(name, "catch", grid, [score] * len(grid))])
+    assert found.untuned
+    assert not found.at_edge
+    assert found.setting == baseline.default()
+    assert found.setting in grid
+    told = f"untuned: all {len(grid)} settings scored the same on 8 tuning tasks of the family"
+    assert found.words(8, "of the family") == told
+
+
+def test_the_default_rates_are_torchs_own():
+    for name, kind in (
+        ("rmsprop", torch.optim.RMSprop),
+        ("adam", torch.optim.Adam),
+        ("adamw", torch.optim.AdamW),
+        ("sgd", torch.optim.SGD),
+    ):
+        (group,) = kind([torch.zeros(1, requires_grad=True)]).param_groups
+        assert make_baseline(name).default().lr == group["lr"]
+
+
+def test_of_equal_settings_the_one_closest_to_the_usual_rate_is_taken_wherever_it_stands():
+    adam = make_baseline("adam")
+    grid = adam.grid()
+    scores = [0.9 if setting.lr in (1e-4, 3.16e-3, 1e-1) else 0.1 for setting in grid]
+    for order in (1, -1):
+        found = choose(adam, [GridScores("adam", "catch", grid[::order], scores[::order])])
+        assert (found.setting.lr, found.setting.decay, found.at_edge) == (3.16e-3, False, False)
+        assert "; 12 of 28 settings scored the same" in found.words(8, "of the family")
+
+
+def test_an_optimum_at_the_grids_edge_is_told():
+    sgd = make_baseline("sgd")
+    scores = [float(setting.lr == sgd.lrs[-1] and setting.decay) for setting in sgd.grid()]
+    found = choose(sgd, [GridScores("sgd", "catch", sgd.grid(), scores)])
+    assert "the best lr lies at the grid's edge" in found.words(8, "of the family")
+
+
 def test_a_grid_scores_every_setting_and_counts_its_learners():
     seen = []
     grid = score_grid(

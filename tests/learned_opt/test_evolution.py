@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+from scipy import stats
 
 from learned_opt import CoordinatewiseLSTM
 from learned_opt.artifacts import load_artifact
 from learned_opt.learner import LearnerConfig
 from learned_opt.meta.checkpoint import load_checkpoint
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.evolution import Perturbations, perturbed, rank_scores, sign_scores
+from learned_opt.meta.evolution import SCORES, Perturbations, perturbed, rank_scores, sign_scores
 from learned_opt.meta.trainer import MetaTrainer, new_rule
 from tasks import Noise
 
@@ -194,3 +196,21 @@ def test_a_second_stage_starts_from_a_saved_rule(tmp_path):
 def test_settings_without_meaning_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         replace(TINY, **changes)
+
+
+def test_ranks_of_equal_differences_are_the_mean_of_their_places():
+    source = torch.Generator().manual_seed(0)
+    for levels in (1, 3, 50):
+        difference = torch.randint(-levels, levels + 1, (40,), generator=source).float()
+        expected = stats.rankdata(difference.abs().numpy()) / 40
+        torch.testing.assert_close(
+            rank_scores(difference).abs(), torch.tensor(expected).float() * (difference != 0)
+        )
+
+
+def test_scores_do_not_depend_on_the_order_of_pairs():
+    difference = torch.tensor([1.0, -1.0, 2.0, 0.0, 1.0, -2.0, -math.inf, math.inf])
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
+    for score in SCORES.values():
+        assert torch.equal(score(difference[order]), score(difference)[order])
+    assert rank_scores(difference).sum() == pytest.approx(1.0 * 3 / 8, abs=1e-6)

@@ -1,4 +1,5 @@
 import json
+import warnings
 from pathlib import Path
 from typing import ClassVar
 
@@ -8,13 +9,20 @@ import torch
 from gymnasium import spaces
 
 import tasks.references
+from tasks.acrobot import Acrobot
 from tasks.bandit import BernoulliBandit
 from tasks.base import BatchedFamily, Transition
 from tasks.cartpole import CartPole
+from tasks.catch import Catch
 from tasks.lqr import LinearQuadratic
 from tasks.metaworld import is_benchmark
 from tasks.noise import Noise
-from tasks.references import normalised_score, random_returns, reference_returns
+from tasks.references import (
+    normalised_score,
+    random_returns,
+    reference_returns,
+    warn_of_reached_references,
+)
 
 
 def make_noise(dtype=torch.float32):
@@ -102,7 +110,7 @@ def test_an_analytic_reference_is_preferred():
 
 def test_a_stored_reference_depends_on_the_split(tmp_path, monkeypatch):
     stored = tmp_path / "references.json"
-    stored.write_text(json.dumps({"echo": {"train": 7, "shifted": -3, "command": "measure"}}))
+    stored.write_text(json.dumps({"echo": {"train": 7, "shifted": -3, "horizon": 4, "command": "measure"}}))
     monkeypatch.setattr(tasks.references, "_STORED", stored)
     family, noise = Echo(spaces.Discrete(2)), make_noise(torch.float64)
     drawn = family.default_tasks(3, noise)
@@ -118,10 +126,46 @@ def test_a_missing_reference_is_explained():
         reference_returns(family, family.default_tasks(3, noise), noise, shifted=True)
 
 
+def test_a_stored_reference_serves_no_other_horizon():
+    family, noise = Acrobot(), make_noise()
+    drawn = family.sample_tasks(2, noise)
+    assert bool((reference_returns(family, drawn, noise) < 0).all())
+    family.horizon = 60
+    with pytest.raises(ValueError, match="on record are of 500 steps, and its episodes of 60"):
+        reference_returns(family, drawn, noise)
+
+
+@pytest.mark.parametrize("family", [CartPole(), LinearQuadratic()])
+def test_tasks_with_horizons_of_their_own_have_no_reference_of_the_familys(family):
+    noise = make_noise()
+    drawn = {**family.sample_tasks(2, noise), "horizon": torch.tensor([[family.horizon], [5.0]])}
+    with pytest.raises(ValueError, match=f"'{family.name}' have horizons of their own"):
+        reference_returns(family, drawn, noise)
+    drawn["horizon"][:] = family.horizon
+    assert len(reference_returns(family, drawn, noise)) == 2
+
+
+def test_a_ball_that_cannot_land_earns_nothing():
+    family, noise = Catch(), make_noise()
+    drawn = family.sample_tasks(3, noise)
+    assert bool((reference_returns(family, drawn, noise) > 0).all())
+    family.horizon = 5
+    assert reference_returns(family, drawn, noise).tolist() == random_returns(family, drawn, noise).tolist()
+
+
+def test_a_random_policy_as_good_as_the_reference_is_warned_of():
+    random, reference = torch.tensor([-60.0, -60.0, -61.0]), torch.tensor([-100.0, -60.0, -50.0])
+    with pytest.warns(UserWarning, match=r"acrobot: .* on 2 of 3 tasks .*-60, the reference -100.*give"):
+        warn_of_reached_references("acrobot", random, reference)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_reached_references("acrobot", random[2:], reference[2:])
+
+
 def test_every_stored_reference_names_a_family_and_the_command_that_measured_it():
     path = Path(tasks.references.__file__).with_name("references.json")
     stored = json.loads(path.read_text())
     for name, entry in stored.items():
         tasks.check_family(name)
-        beside = {"random", "success"} if is_benchmark(name) else set()
+        beside = {"random", "success"} if is_benchmark(name) else {"horizon"}
         assert {"train", "command", *beside} <= set(entry) <= {"train", "shifted", "command", *beside}

@@ -26,13 +26,13 @@ OTHER = Client("ppo", "defaults", "Acrobot-v1", 1000)
 @pytest.fixture
 def stored(cell, grid):
     """The rule ahead of Adam on CartPole, behind it on Acrobot; Adam's grid on CartPole only."""
-    ahead = [cell(c, s, level + s) for c, level in ((LEARNED, 50.0), (ADAM, 10.0)) for s in range(5)]
+    ahead = [cell(c, s, level + s) for c, level in ((LEARNED, 50.0), (ADAM, 10.0)) for s in range(6)]
     behind = [
         cell(c, s, level + s, client=OTHER)
         for c, level in ((LEARNED, -90.0), (ADAM, -10.0))
-        for s in range(5)
+        for s in range(6)
     ]
-    tuned = [cell(TUNED, seed, 30.0 + 10 * seed, lr=1e-2) for seed in range(5)]
+    tuned = [cell(TUNED, seed, 25.0 + 10 * seed, lr=1e-2) for seed in range(6)]
     return [*ahead, *behind, *tuned, *grid(dict(zip(GRID, range(5), strict=True)))]
 
 
@@ -41,7 +41,7 @@ def test_standings_tell_the_learned_rules_gain_on_each_client_and_overall(stored
     assert (cartpole.client, acrobot.client) == (CLIENT, OTHER)
     adam = cartpole.standings[ADAM.label]
     assert adam.gain.area.probability == adam.gain.final.probability == 1.0
-    assert adam.final.middle == pytest.approx(12.0)  # of 10 to 14
+    assert adam.final.middle == pytest.approx(12.5)  # of 10 to 15
     assert cartpole.standings[LEARNED.label].gain is None
     assert acrobot.standings[ADAM.label].gain.area.probability == 0.0
     assert cartpole.standings[TUNED.label].lr == 1e-2
@@ -61,7 +61,7 @@ def test_the_rule_at_the_librarys_learning_rate_is_a_contender_of_its_own(stored
     fields = fields_of([*stored, *exchanged], DIGEST, LR)
     cartpole = fields[0]
     assert cartpole.standings[SAME.label].lr == 3e-4
-    assert [run.run.lr for run in cartpole.standings[LEARNED.label].cells] == [LR] * 5
+    assert [run.run.lr for run in cartpole.standings[LEARNED.label].cells] == [LR] * 6
     found, count = overall(fields, ADAM.label, of=SAME.label)
     assert (found.area.probability, count) == (0.0, 1)
     page = clients_page(
@@ -86,9 +86,13 @@ def test_a_diverged_run_counts_as_the_worst_of_its_client(cell):
 
 
 def test_an_interval_shows_three_digits():
-    assert str(estimate(np.full(5, 123.456), np.random.default_rng(0))) == "123 [123, 123]"
-    assert str(estimate(np.full(5, -0.1234), np.random.default_rng(0))) == "-0.123 [-0.123, -0.123]"
-    assert str(estimate(np.full(5, 12345.6), np.random.default_rng(0))) == "12346 [12346, 12346]"
+    assert str(estimate(np.full(6, 123.456), np.random.default_rng(0))) == "123 [123, 123]"
+    assert str(estimate(np.full(6, -0.1234), np.random.default_rng(0))) == "-0.123 [-0.123, -0.123]"
+    assert str(estimate(np.full(6, 12345.6), np.random.default_rng(0))) == "12346 [12346, 12346]"
+
+
+def test_five_runs_that_are_all_alike_have_no_interval():
+    assert str(estimate(np.full(5, 123.456), np.random.default_rng(0))) == "123 –"
 
 
 def test_a_figure_has_one_panel_a_client_and_one_legend(stored, tmp_path):
@@ -120,19 +124,39 @@ def page(stored, tmp_path, monkeypatch):
 def test_the_page_shows_wins_and_losses_alike(page):
     assert f"Against {ADAM.label}, by area, the rule is ahead on CartPole-v1; behind on Acrobot-v1." in page
     assert f"Against {TUNED.label}, by area, the rule is undecided on CartPole-v1." in page
-    assert f"| CartPole-v1, 1,000 steps | learned rule | {LR:g} | **52.0 [" in page
+    assert f"| CartPole-v1, 1,000 steps | learned rule | {LR:g} | **52.5 [" in page
     assert "| all 2 | Adam 3e-4 (default) | | | | 0.50 [" in page
 
 
-def test_a_verdict_needs_four_runs_of_each(cell):
+def test_a_verdict_and_a_bold_figure_need_six_runs_of_each(cell):
     def verdict(runs):
         cells = [cell(c, s, level) for c, level in ((LEARNED, 9.0), (ADAM, 1.0)) for s in range(runs)]
         return clients_page(
             fields_of(cells, DIGEST, LR), cells, "default", load_artifact(), command="", figures=FIGURES
         )
 
-    assert "the rule is undecided on CartPole-v1" in verdict(3)
-    assert "the rule is ahead on CartPole-v1" in verdict(4)
+    assert "the rule is undecided on CartPole-v1" in verdict(5)
+    assert "| **" not in verdict(5)
+    assert "the rule is ahead on CartPole-v1" in verdict(6)
+    assert "| **9.00 [" in verdict(6)
+
+
+def test_contenders_that_all_score_the_same_have_no_best_and_no_verdict(cell):
+    cells = [cell(c, s, 1.0) for c in (LEARNED, ADAM) for s in range(8)]
+    page = clients_page(
+        fields_of(cells, DIGEST, LR), cells, "default", load_artifact(), command="", figures=FIGURES
+    )
+    assert "the rule is undecided on CartPole-v1" in page
+    assert "| **" not in page
+
+
+def test_a_grid_whose_rates_score_the_same_counts_as_not_tuned(stored, grid):
+    cells = [*(one for one in stored if one.run.seed < 1000), *grid(dict.fromkeys(GRID, 5.0))]
+    page = clients_page(
+        fields_of(cells, DIGEST, LR), cells, "default", load_artifact(), command="", figures=FIGURES
+    )
+    assert "Not tuned, for every learning rate scored the same: PPO, CartPole-v1." in page
+    assert "At the edge" not in page
 
 
 def test_the_page_names_what_is_missing_and_what_it_rests_on(page):
@@ -146,7 +170,7 @@ def test_the_page_names_what_is_missing_and_what_it_rests_on(page):
 
 def test_the_page_can_be_made_again_from_the_file_it_left(page, tmp_path):
     runs = tmp_path / "docs" / "results" / "runs.json"
-    assert len(read_cells(runs)) == 30
+    assert len(read_cells(runs)) == 35
     again = tmp_path / "docs" / "again.md"
     Table(cells=(runs,), out=again, results=tmp_path / "docs" / "results").run()
     assert again.read_text() == page
