@@ -14,9 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learned_opt import CoordinatewiseLSTM, ParameterLayout
+from learned_opt import CoordinatewiseLSTM, LearnedOptimizer, ParameterLayout
 from learned_opt.addresses import address, address_of_array, addresses_of_pieces, fits
-from learned_opt.learner import LearnerConfig, closed_form, journey, perceptron
+from learned_opt.learner import LearnerConfig, closed_form, journey, make_learner, perceptron
 from learned_opt.learner.advantages import ReturnScale
 from learned_opt.learner.distribution import ActionDistribution
 from learned_opt.learner.perceptron import Perceptron
@@ -399,3 +399,34 @@ def test_more_hidden_units_than_c_has_room_for_are_refused():
         fused.run_backward(records, np.zeros((1, 1, 5), np.uint64), 0, [])
     with pytest.raises(ValueError, match="records must be an array"):
         fused.run(records, 3)
+
+
+def test_a_rule_whose_weights_were_replaced_by_others_is_refused_by_its_optimizer():
+    rule, parameter = CoordinatewiseLSTM(3), torch.nn.Parameter(torch.ones(5))
+    rule.head = torch.nn.Parameter(torch.zeros(1, 1))
+    parameter.grad = torch.ones(5)
+    with pytest.raises(ValueError, match=r"head must be .* shape \(3, 4\) .* got .* shape \(1, 1\)"):
+        LearnedOptimizer([parameter], rule=rule).step()
+
+
+def test_learners_live_on_the_cpu_whatever_the_default_device_is():
+    """What is made for C is made where C can reach it."""
+    source, config = Noise(torch.Generator().manual_seed(0)), LearnerConfig(environments=2, steps=4)
+    learner = make_learner(make_family("cartpole"), 2, source, config)
+    parameters = learner.initial_parameters()
+    with torch.device("meta"):
+        sample = learner.gradient(parameters)
+    assert sample.inner.is_cpu
+    assert bool(sample.inner.isfinite().all())
+
+
+def test_a_network_whose_weights_were_replaced_is_not_read_where_they_were():
+    weight, bias = torch.nn.Parameter(torch.ones(1, 2, 3)), torch.nn.Parameter(torch.zeros(1, 2))
+    network = Perceptron([(weight, bias)], "tanh", torch.zeros(3), torch.ones(3))
+    with torch.no_grad():
+        assert network(torch.ones(1, 1, 3)).tolist() == [[[3.0, 3.0]]]
+        weight.data = torch.full((1, 2, 3), 2.0)
+        assert network(torch.ones(1, 1, 3)).tolist() == [[[6.0, 6.0]]]
+        weight.data = torch.ones(1, 1, 1)
+        with pytest.raises(ValueError, match=r"shape \(1, 2, 3\)"):
+            network(torch.ones(1, 1, 3))
