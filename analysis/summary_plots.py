@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from analysis.figure_file import save_figure
 from analysis.plots import contender_styles
 from analysis.report import OVERALL, default_rival, summary_table
 from analysis.results import SPLITS, Results
@@ -52,7 +53,7 @@ def plot_profiles(results: Results, path: str | Path, *, seed: int = 0) -> Figur
     figure.legend(
         handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False, fontsize=8
     )
-    figure.savefig(path, dpi=200)
+    save_figure(figure, path)
     return figure
 
 
@@ -87,7 +88,7 @@ def plot_heatmap(results: Results, path: str | Path) -> Figure:
     bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
     bar.set_label("normalised area (IQM)", fontsize=7)
     bar.ax.tick_params(labelsize=6)
-    figure.savefig(path, dpi=200)
+    save_figure(figure, path)
     return figure
 
 
@@ -178,7 +179,7 @@ def plot_times(results: Results, path: str | Path, *, rival: str | None = None, 
         frameon=False,
         fontsize=8,
     )
-    figure.savefig(path, dpi=200)
+    save_figure(figure, path)
     return figure
 
 

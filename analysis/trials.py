@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from analysis.figure_file import save_figure
 from analysis.plots import OTHERS
 from analysis.reference_learners import REFERENCES
 from analysis.statistics import bootstrap_interval
@@ -154,7 +155,7 @@ def plot_trials(results: TrialResults, path: Path) -> Figure:
     axes.set_title(results.family)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)
     return figure
 
 

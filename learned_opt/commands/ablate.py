@@ -8,7 +8,7 @@ from pathlib import Path
 
 from analysis import CompareConfig, Contender
 from learned_opt.artifacts import load_artifact
-from learned_opt.commands.compare import run_comparison
+from learned_opt.commands.compare import run_comparison, stopped_results
 from learned_opt.commands.recipe import check_device, set_threads, train_once
 from learned_opt.meta.divergence import DivergenceError
 from learned_opt.meta.recipe import load_variants
@@ -18,7 +18,10 @@ from tasks import check_family
 
 @dataclass(frozen=True)
 class Ablate:
-    """Meta-train variants of a recipe and compare them; finished variants are kept and not run again."""
+    """Meta-train variants of a recipe and compare them; finished variants are kept and not run again.
+
+    If it was stopped, the same command goes on where it was.
+    """
 
     config: Path
     """YAML file with fields of MetaConfig, and `variants`: what each changes, by name."""
@@ -70,6 +73,7 @@ class Ablate:
         )
         for family in config.families:
             check_family(family)
+        stopped_results(self.out, config.families)
         contenders = {}
         for name in names:
             recipe = tuple(replace(stage, seed=self.seed, device=self.device) for stage in variants[name])
