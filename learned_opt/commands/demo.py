@@ -43,8 +43,12 @@ class Demo:
     """Folder for rule, results and curves; must be new, empty, or an unfinished demo's."""
     meta_steps: int = 160
     """Meta-updates of the rule by truncated backpropagation, and as many by evolution strategies."""
+    validation_tasks: int = 10
+    """Tasks a family in each validation of the meta-training."""
     count: int = 32
     """New tasks a family in the comparison."""
+    tuning_count: int = 16
+    """Tuning tasks a family for the baselines; never the ones shown."""
     updates: int = 100
     """Updates a life in the comparison."""
     seed: int = 0
@@ -76,7 +80,7 @@ class Demo:
             meta_weight_decay=0.0,
             average=0.95,
             validate_every=max(self.meta_steps // 2, 1),
-            validation_tasks=10,
+            validation_tasks=self.validation_tasks,
             seed=self.seed,
             device=self.device,
         )
@@ -96,10 +100,10 @@ class Demo:
             trained_on=config.families,
             tasks=self.count,
             updates=self.updates,
-            queries=11,
+            queries=min(11, self.updates + 1),
             baselines=("sgd", "rmsprop", "adam"),
             tuning="global",
-            tuning_tasks=16,
+            tuning_tasks=self.tuning_count,
             seed=self.seed,
             device=self.device,
         )

@@ -1,13 +1,13 @@
 """A server of commands that are killed at a chosen moment among the changes they make to files.
 
-Run as a program. Each line that it reads is a JSON object: `arguments` of the command line, `root`, the folder
-whose files are watched, and `at`, the number of the moment to be killed at, or null to be left alone. Each line
-that it answers is one too: `code` (−9: killed), `moments` passed, `last`, the one it was killed at, and what it
+Run as a program. Each line that it reads is a JSON object: `arguments` of the command line, `root`, the
+folder whose files are watched, and `at`, the number of the moment to be killed at, or null to be left alone.
+Each line that it answers is one too: `code` (−9: killed), `moments`, those that were passed, and what was
 `said`.
 
 Moments lie before each opening for writing, creation, renaming and removal below `root`, after each opening,
-and around each fsync: with half of the new bytes on the disk, and with all of them. Everything is imported once
-and each command forked from there, so that a kill costs the command's own work alone.
+and around each fsync: with half of the new bytes on the disk, and with all of them. Everything is imported
+once and each command forked from there, so that a kill costs the command's own work alone.
 """
 
 import builtins
@@ -18,6 +18,7 @@ import signal
 import sys
 import tempfile
 import threading
+import traceback
 
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -27,7 +28,7 @@ class Moments:
     """Counts the main thread's changes to files below `root`, and dies at number `at`."""
 
     def __init__(self, root, at):
-        self.root, self.at, self.count, self.last = os.path.abspath(root), at, 0, ""
+        self.root, self.at, self.names = os.path.abspath(root), at, []
         self.synced = {}
         self.busy = False
 
@@ -68,9 +69,8 @@ class Moments:
         path = os.path.abspath(os.fsdecode(path)) if not isinstance(path, int) else ""
         if path != self.root and not path.startswith(self.root + os.sep):
             return
-        self.count += 1
-        self.last = what
-        if self.count == self.at:
+        self.names.append(what)
+        if len(self.names) == self.at:
             self.busy = True
             if damage is not None:
                 damage()
@@ -81,7 +81,8 @@ class Moments:
         return os.path.relpath(os.fsdecode(path), self.root) if not isinstance(path, int) else str(path)
 
     def report(self):
-        os.write(self.pipe, json.dumps({"moments": self.count, "last": self.last}).encode())
+        with os.fdopen(self.pipe, "w") as pipe:
+            json.dump(self.names, pipe)
 
 
 def forked(main, job):
@@ -98,22 +99,21 @@ def forked(main, job):
                 sys.argv = ["learned-opt", *job["arguments"]]
                 moments.install()
                 code = main(job["arguments"])
-                moments.busy = True
-                sys.stdout.flush()
-                moments.report()
             except BaseException:
-                import traceback
-
                 traceback.print_exc()
             finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                moments.busy = True
+                moments.report()
                 os._exit(code)
         os.close(moments.pipe)
         with os.fdopen(reader, "rb") as pipe:
-            told = json.loads(pipe.read() or b"{}")
+            moments_passed = json.loads(pipe.read() or b"[]")
         _, status = os.waitpid(child, 0)
         said.seek(0)
         words = said.read().decode(errors="replace")
-    return {"moments": 0, "last": "", **told, "code": os.waitstatus_to_exitcode(status), "said": words}
+    return {"moments": moments_passed, "code": os.waitstatus_to_exitcode(status), "said": words}
 
 
 def serve():
