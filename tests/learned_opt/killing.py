@@ -123,6 +123,7 @@ def serve():
     from learned_opt.cli import main
 
     torch.set_num_threads(1)
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # the first optimizer imports torch._dynamo
     for line in sys.stdin:
         print(json.dumps(forked(main, json.loads(line))), flush=True)
 
