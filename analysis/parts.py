@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -149,7 +151,7 @@ def fill(
             way are finished and kept.
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(processes, context, initializer=_settle) as pool:
         try:
             started = {pool.submit(_compute, cell, store): cell for cell in cells}
             for future in as_completed(started):
@@ -159,6 +161,20 @@ def fill(
             raise ChildProcessError("a process of the comparison died; finished parts are kept") from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _settle() -> None:
+    """One thread for the work, and one that ends the process when its parent was killed."""
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Every process of a pool holds both ends of the queue it reads: orphans would wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _compute(cell: TuningCell | ShownCell, store: CellStore) -> None:

@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from analysis.figure_file import save_figure
 from analysis.results import MIXED, Array, FamilyResults, Results
 from analysis.scores import family_scores
 from analysis.statistics import bootstrap_interval, interquartile_mean
@@ -107,7 +108,7 @@ def plot_curves(
         frameon=False,
         fontsize=8,
     )
-    figure.savefig(path, dpi=200)
+    save_figure(figure, path)
     return figure
 
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from analysis.figure_file import save_figure
 from analysis.probe import Paths, Response, Trace
 
 LAYER_COLORS = ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#CC79A7", "#000000", "#7F7F7F")
@@ -70,7 +71,7 @@ def plot_probe(responses: Mapping[str, Response], traces: Sequence[Trace], path:
     rows[1].legend(
         list(handles.values()), list(handles), loc="outside lower center", ncols=7, frameon=False, fontsize=7
     )
-    figure.savefig(path, dpi=200)
+    save_figure(figure, path)
     return figure
 
 
@@ -90,7 +91,7 @@ def plot_paths(paths: Mapping[str, Paths], path: str | Path) -> Figure:
             if row is grid[0]:
                 axes.set_title(f"after {moment} updates" if moment else "before learning", fontsize=8)
         row[0].set_ylabel(label, fontsize=8)
-    figure.savefig(path, dpi=200)
+    save_figure(figure, path)
     return figure
 
 

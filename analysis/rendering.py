@@ -15,6 +15,7 @@ from torch import Tensor
 from analysis.config import CompareConfig
 from analysis.contender import Contender
 from analysis.lives import draw_problem
+from learned_opt.artifacts import write_atomically
 from learned_opt.learner import RLLearner, make_learner
 from learned_opt.learner.life import live
 from learned_opt.learner.rollout import View
@@ -61,7 +62,6 @@ def render_lives(config: CompareConfig, contender: Contender, folder: Path) -> l
     check_rendering(config.families, config.horizon)
     assert isinstance(contender.rule, UpdateRule)
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
     for name in config.families:
         problem = draw_problem(
             name,
@@ -85,12 +85,20 @@ def render_lives(config: CompareConfig, contender: Contender, folder: Path) -> l
             query_seed=derive_seed(config.seed, *path, "queries"),
             query_episodes=1,
         )
-        for when, parameters, seen in (("before", life.first, at_first), ("after", life.last, view)):
-            frames = _episode(learner, parameters, seen)
-            target = folder / f"{name.replace('/', '_').replace(':', '_')}-{when}.mp4"
-            imageio.imwrite(target, np.stack(frames), fps=FRAMES_PER_SECOND, macro_block_size=2)
-            written.append(target)
-    return written
+        shown = ((life.first, at_first), (life.last, view))
+        for target, (parameters, seen) in zip(video_paths([name], folder), shown, strict=True):
+            frames = np.stack(_episode(learner, parameters, seen))
+            video: bytes = imageio.imwrite(
+                "<bytes>", frames, extension=".mp4", fps=FRAMES_PER_SECOND, macro_block_size=2
+            )
+            write_atomically(target, video)
+    return video_paths(config.families, folder)
+
+
+def video_paths(names: Sequence[str], folder: Path) -> list[Path]:
+    """What `render_lives` writes: of each family a film before, and one after."""
+    safe = [name.replace("/", "_").replace(":", "_") for name in names]
+    return [folder / f"{name}-{when}.mp4" for name in safe for when in ("before", "after")]
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from analysis.figure_file import save_figure
 from analysis.plots import LEGEND_LINE, contender_styles, legend_columns, split_names
 from analysis.report import OVERALL, best_of, default_rival, summary_table
 from analysis.results import MIXED, SPLITS, Results
@@ -54,7 +55,7 @@ def plot_profiles(results: Results, path: str | Path, *, seed: int = 0) -> Figur
     abreast = legend_columns(labels, figure.get_figwidth(), 4)
     _make_room(figure, len(labels), abreast)
     figure.legend(handles, labels, loc="outside lower center", ncols=abreast, frameon=False, fontsize=8)
-    figure.savefig(path, dpi=200)
+    save_figure(figure, path)
     return figure
 
 
@@ -97,7 +98,7 @@ def plot_heatmap(results: Results, path: str | Path) -> Figure:
     bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
     bar.set_label("normalised area (IQM)", fontsize=7)
     bar.ax.tick_params(labelsize=6)
-    figure.savefig(path, dpi=200)
+    save_figure(figure, path)
     return figure
 
 
@@ -195,7 +196,7 @@ def plot_times(results: Results, path: str | Path, *, rival: str | None = None, 
         frameon=False,
         fontsize=8,
     )
-    figure.savefig(path, dpi=200)
+    save_figure(figure, path)
     return figure
 
 

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from analysis.figure_file import save_figure
 from analysis.plots import OTHERS
 from learned_opt.meta.metrics import VALIDATIONS, read_rows
 
@@ -59,5 +60,5 @@ def plot_training(curves: Mapping[str, Sequence[Curve]], title: str, path: Path)
     axes.set_title(title)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)
     return figure

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from analysis.figure_file import save_figure
 from analysis.plots import OTHERS
 from analysis.reference_learners import REFERENCES
 from analysis.statistics import bootstrap_interval
@@ -166,7 +167,7 @@ def plot_trials(results: TrialResults, path: Path) -> Figure:
     axes.set_title(results.family)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)
     return figure
 
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import os
-import secrets
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from learned_opt.leftovers import clear_leftovers, partial_file
 from learned_opt.rules import (
     SGD,
     Adam,
@@ -36,8 +37,6 @@ LARGEST = 64 * 2**20
 """Files above this size, in bytes, are refused unread."""
 LONGEST_HEADER, DEEPEST = 2**20, 100
 """Headers of more bytes, or of lists and mappings nested deeper, are refused: each stage adds one level."""
-PARTIAL = ".partial"
-"""Ends the names of files that are still being written."""
 RULE_CLASSES: dict[str, type[UpdateRule]] = {
     kind.__name__: kind for kind in (CoordinatewiseLSTM, ClassicLSTM, MetaSGD, MetaLSTM, LearnedStart)
 }
@@ -254,23 +253,30 @@ def _as_list(value: Any) -> list[Any]:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a crash leaves either the old one or the new one, never a half.
 
+    What killed writers of the same file left beside it is removed.
+
     Raises:
         OSError: it could not be written; what was there before is untouched.
     """
-    # A name of its own for every writer: two that share a folder never write into one file.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
+    clear_leftovers(path.parent, path.name)
+    temporary = None
     try:
-        with open(temporary, "xb") as file:
+        temporary, file = partial_file(path)
+        with file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            if sys.platform != "win32":  # which renames no open file; elsewhere the lock outlives the name
+                os.replace(temporary, path)
+        if sys.platform == "win32":
+            os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or error
         raise type(error)(f"cannot write {path} ({reason}); what was there is untouched") from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
     # The rename is durable once the folder is; where folders cannot be synced, it is as durable as can be.
     with contextlib.suppress(OSError):
         folder = os.open(path.parent, os.O_RDONLY)

@@ -33,7 +33,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         ) from error
     try:
         try:
-            _lock(descriptor)
+            claim(descriptor)
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise FileExistsError(
@@ -48,11 +48,21 @@ def exclusive(folder: Path) -> Iterator[None]:
 if sys.platform == "win32":
     import msvcrt
 
-    def _lock(descriptor: int) -> None:
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    def claim(descriptor: int, *, wait: bool = False) -> None:
+        """Lock an open file until it is closed.
+
+        Raises:
+            OSError: somebody else has locked it, or the file system has no locks.
+        """
+        msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
 
 else:
     import fcntl
 
-    def _lock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def claim(descriptor: int, *, wait: bool = False) -> None:
+        """Lock an open file until it is closed.
+
+        Raises:
+            OSError: somebody else has locked it, or the file system has no locks.
+        """
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

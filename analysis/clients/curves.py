@@ -15,6 +15,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from analysis.clients.cells import QUERIES
 from analysis.clients.settings import DEFAULTS, LEARNED, PUBLISHED, TUNED, Contender
 from analysis.clients.standings import Field
+from analysis.figure_file import save_figure
 from analysis.plots import contender_styles
 from analysis.statistics import bootstrap_interval, interquartile_mean
 
@@ -58,7 +59,7 @@ def plot_clients(fields: Sequence[Field], path: Path, seed: int = 0) -> Figure:
         frameon=False,
         fontsize=8,
     )
-    figure.savefig(path, dpi=200)
+    save_figure(figure, path)
     return figure
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from analysis import CompareConfig, Contender
 from learned_opt.artifacts import load_artifact
-from learned_opt.commands.compare import run_comparison
+from learned_opt.commands.compare import run_comparison, stopped_results
 from learned_opt.commands.headers import trained_families
 from learned_opt.commands.recipe import check_device, set_threads, train_once
 from learned_opt.meta.divergence import DivergenceError
@@ -20,7 +20,10 @@ from tasks import check_family
 
 @dataclass(frozen=True)
 class Ablate:
-    """Meta-train variants of a recipe and compare them; finished variants are kept and not run again."""
+    """Meta-train variants of a recipe and compare them; finished variants are kept and not run again.
+
+    If it was stopped, the same command goes on where it was.
+    """
 
     config: Path
     """YAML file with fields of MetaConfig, and `variants`: what each changes, by name."""
@@ -73,6 +76,7 @@ class Ablate:
         )
         for family in config.families:
             check_family(family, horizon)
+        stopped_results(self.out, config.families)
         contenders = {}
         idle: list[str] = []
         for name in names:

@@ -8,9 +8,9 @@ from pathlib import Path
 from analysis import load_results
 from analysis.card import model_card
 from learned_opt.artifacts import load_artifact, write_atomically
-from learned_opt.commands.recipe import STAGE
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.metrics import read_rows
+from learned_opt.meta.run_folder import STAGE
 
 
 @dataclass(frozen=True)

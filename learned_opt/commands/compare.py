@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from analysis import (
 )
 from analysis.config import Tuning
 from analysis.plots import LARGEST
-from analysis.rendering import check_rendering, render_lives
+from analysis.rendering import check_rendering, render_lives, video_paths
 from analysis.results import Results
 from analysis.summary_plots import plot_heatmap, plot_profiles, plot_times
 from learned_opt.artifacts import Artifact, load_artifact
@@ -30,6 +30,7 @@ from learned_opt.commands.headers import conditions_left, learner_of, run_of, tr
 from learned_opt.commands.progress import WorkBar
 from learned_opt.commands.recipe import check_device, set_threads
 from learned_opt.learner import LearnerConfig, make_learner
+from learned_opt.leftovers import clear_leftovers
 from learned_opt.lock import exclusive
 from learned_opt.memory import PolicyArtifact, load_policy
 from learned_opt.meta.birth import new_rule
@@ -40,6 +41,8 @@ from learned_opt.rules import LearnedStart
 from learned_opt.seeding import derive_noise
 from tasks import make_family
 
+RESULTS, CURVES, CELLS = "results.json", "curves.png", "cells"
+"""What a comparison leaves in its folder."""
 InnerAlgorithm = Literal["actor-critic", "ppo", "reinforce", "q-learning"]
 INNER: dict[str, dict[str, Any]] = {
     "actor-critic": {},
@@ -65,7 +68,7 @@ class Compare:
     """Compare rules with tuned baselines on new tasks: results.json, curves.png and a table.
 
     Task families are given by --tasks, or gymnasium ids by --env and, where they have no time limit,
-    --horizon.
+    --horizon. If it was stopped, the same command goes on where it was.
     """
 
     out: Path
@@ -134,6 +137,8 @@ class Compare:
     def run(self) -> int:
         """Compare, save, draw, print."""
         check_device(self.device)
+        videos = video_paths(self.env or self.tasks, self.out / "videos") if self.render else []
+        stopped_results(self.out, self.env or self.tasks, videos)
         if self.env and self.tasks != _field_default("tasks"):
             raise ValueError("--env and --tasks name the same thing: give one of them")
         shown = self.env or self.tasks
@@ -183,7 +188,7 @@ class Compare:
             check_rendering(shown, self.horizon)
             if not artifacts:
                 raise ValueError("--render shows what a rule achieves: name one with --rule")
-        run_comparison(config, contenders, self.out, self.cells, processes=self.processes)
+        run_comparison(config, contenders, self.out, self.cells, processes=self.processes, more=videos)
         if self.render:
             label, contender = next(iter(contenders.items()))
             for path in render_lives(config, contender, self.out / "videos"):
@@ -244,13 +249,13 @@ class Merge:
     def run(self) -> int:
         """Merge, save, draw, print."""
         parts = [load_results(path / "results.json" if path.is_dir() else path) for path in self.results]
-        path = self.out / "results.json"
-        if path.exists():
-            raise FileExistsError(f"{self.out} already holds results; choose another --out")
+        path, curves = self.out / RESULTS, self.out / CURVES
         merged = merge_results(parts)
+        if path.exists() and (curves.exists() or load_results(path).to_json() != merged.to_json()):
+            raise FileExistsError(f"{self.out} already holds results; choose another --out")
         self.out.mkdir(parents=True, exist_ok=True)
         merged.save(path)
-        plot_curves(merged, self.out / "curves.png")
+        plot_curves(merged, curves)
         print(render_table(merged, color=sys.stdout.isatty()))
         return 0
 
@@ -341,34 +346,93 @@ def run_comparison(
     cells: Path | None = None,
     *,
     processes: int = 1,
+    more: Sequence[Path] = (),
 ) -> Results:
     """Compare with a progress bar; write results.json to `out`, print the table and draw curves.png.
 
-    Where there are more families than a figure holds, curves-2.png and so on show the others.
+    Where there are more families than a figure holds, curves-2.png and so on show the others. What the same
+    command has written before it was stopped is kept.
+
+    Args:
+        config: families, budgets, baselines.
+        contenders: the rules to compare, by label.
+        out: the folder of results and figures.
+        cells: that of finished parts; `out`/cells by default.
+        processes: parts to run side by side.
+        more: files that the caller writes afterwards, and which a stopped command may lack.
 
     Raises:
         FileExistsError: `out` already holds results, or another run is at work there.
         OSError: it cannot be written; finished parts are kept.
     """
-    path = out / "results.json"
-    if path.exists() or (out / "curves.png").exists():
-        raise FileExistsError(f"{out} already holds results; choose another --out")
+    artifacts = {label: each.artifact for label, each in contenders.items() if each.artifact is not None}
+    stopped_results(out, config.families, more, artifacts)
+    cells = cells or out / CELLS
     out.mkdir(parents=True, exist_ok=True)
-    command = shlex.join(["learned-opt", *sys.argv[1:]])
     with exclusive(out):
-        with WorkBar("comparing", "updates") as bar:
-            results = compare(
-                config,
-                contenders,
-                cells=cells or out / "cells",
-                processes=processes,
-                progress=bar.update,
-                command=command,
-            )
-        results.save(path)
-    print(render_table(results, color=sys.stdout.isatty()))
-    names = list(results.families)
-    for first in range(0, len(names), LARGEST):
-        name = f"curves-{first // LARGEST + 1}.png" if first else "curves.png"
-        plot_curves(results, out / name, families=names[first : first + LARGEST])
+        for folder in (out, cells):
+            clear_leftovers(folder)
+        results = stopped_results(out, config.families, more, artifacts)
+        if results is None:
+            with WorkBar("comparing", "updates") as bar:
+                results = compare(
+                    config,
+                    contenders,
+                    cells=cells,
+                    processes=processes,
+                    progress=bar.update,
+                    command=_command_line(),
+                )
+            results.save(out / RESULTS)
+        print(render_table(results, color=sys.stdout.isatty()))
+        names = list(results.families)
+        for number, figure in enumerate(_figures(out, len(names))):
+            if not figure.exists():
+                plot_curves(results, figure, families=names[number * LARGEST :][:LARGEST])
     return results
+
+
+def stopped_results(
+    out: Path,
+    families: Sequence[str],
+    more: Sequence[Path] = (),
+    artifacts: Mapping[str, str] | None = None,
+) -> Results | None:
+    """The results that this very command saved before it was stopped; None if it begins, or got less far.
+
+    Args:
+        out: the folder of results and figures.
+        families: that are compared.
+        more: files that are written after the figures.
+        artifacts: hashes of the contenders, as results name them; if None, they are not looked at.
+
+    Raises:
+        FileExistsError: the folder holds results with all their figures, or another command's.
+    """
+    occupied = FileExistsError(f"{out} already holds results; choose another --out")
+    figures = [path.exists() for path in _figures(out, len(families))]
+    if not (out / RESULTS).exists():
+        if any(figures):
+            raise occupied
+        return None
+    if all([*figures, *(path.exists() for path in more)]):
+        raise occupied
+    try:
+        results = load_results(out / RESULTS)
+    except ValueError as error:
+        raise occupied from error
+    same = results.command == _command_line() and list(results.families) == list(families)
+    if not same or (artifacts is not None and results.artifacts != artifacts):
+        raise occupied
+    return results
+
+
+def _command_line() -> str:
+    """What a user typed to get here."""
+    return shlex.join(["learned-opt", *sys.argv[1:]])
+
+
+def _figures(out: Path, families: int) -> list[Path]:
+    """The figures of so many families, in the order in which they are drawn."""
+    count = max(1, -(-families // LARGEST))
+    return [out / CURVES, *(out / f"curves-{number}.png" for number in range(2, count + 1))]

@@ -7,28 +7,49 @@ from pathlib import Path
 
 from analysis import CompareConfig, Contender
 from learned_opt.artifacts import load_artifact
-from learned_opt.commands.compare import run_comparison, untrained_contender
+from learned_opt.commands.compare import (
+    CELLS,
+    CURVES,
+    RESULTS,
+    run_comparison,
+    stopped_results,
+    untrained_contender,
+)
 from learned_opt.commands.headers import trained_families
-from learned_opt.commands.recipe import check_device, set_threads, train_recipe
+from learned_opt.commands.recipe import check_device, set_threads, train_once
+from learned_opt.leftovers import is_leftover
+from learned_opt.lock import LOCK
 from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.trainer import ARTIFACT
 from learned_opt.meta.verdict import improvements
 
 FAMILIES = ("cartpole", "gridworld", "navigation2d", "pendulum")
 """Families that the demo's rule is trained on, as the shipped one was."""
 UNSEEN = ("lqr", "acrobot", "catch")
 """Families that neither the demo's rule nor the shipped one was trained on."""
+TRAINING = "meta-training"
+"""The folder of the demo's rule, within the demo's own."""
+OWN = {TRAINING, CELLS, RESULTS, CURVES, LOCK}
+"""What a demo that was stopped may have left in its folder."""
 
 
 @dataclass(frozen=True)
 class Demo:
-    """Meta-train a rule by the shipped one's recipe; compare both with SGD, RMSprop and Adam; draw curves."""
+    """Meta-train a rule by the shipped one's recipe; compare both with SGD, RMSprop and Adam; draw curves.
+
+    If it was stopped, the same command goes on where it was.
+    """
 
     out: Path = Path("runs/demo")
-    """Folder for rule, results and curves; must be new or empty."""
+    """Folder for rule, results and curves; must be new, empty, or an unfinished demo's."""
     meta_steps: int = 160
     """Meta-updates of the rule by truncated backpropagation, and as many by evolution strategies."""
+    validation_tasks: int = 10
+    """Tasks a family in each validation of the meta-training."""
     count: int = 32
     """New tasks a family in the comparison."""
+    tuning_count: int = 16
+    """Tuning tasks a family for the baselines; never the ones shown."""
     updates: int = 100
     """Updates a life in the comparison."""
     seed: int = 0
@@ -42,8 +63,7 @@ class Demo:
         """Meta-train, compare, draw, and say where everything lies."""
         check_device(self.device)
         set_threads(self.threads)
-        if self.out.exists() and any(self.out.iterdir()):
-            raise FileExistsError(f"{self.out} already holds a run; choose another --out")
+        self._check_folder()
         shipped = load_artifact("default")
         seen = set(trained_families(shipped)) & set(UNSEEN)
         if seen:
@@ -61,7 +81,7 @@ class Demo:
             meta_weight_decay=0.0,
             average=0.95,
             validate_every=max(self.meta_steps // 2, 1),
-            validation_tasks=10,
+            validation_tasks=self.validation_tasks,
             seed=self.seed,
             device=self.device,
         )
@@ -81,30 +101,43 @@ class Demo:
             trained_on=config.families,
             tasks=self.count,
             updates=self.updates,
-            queries=11,
+            queries=min(11, self.updates + 1),
             baselines=("sgd", "rmsprop", "adam"),
             tuning="global",
-            tuning_tasks=16,
+            tuning_tasks=self.tuning_count,
             seed=self.seed,
             device=self.device,
         )
         print(f"1/2 meta-training on {', '.join(config.families)}")
-        outcome = train_recipe((config, evolution), self.out / "meta-training")
-        if outcome.interrupted:
-            print(f"interrupted; the rule as it stands: {outcome.path}")
+        training = self.out / TRAINING
+        if not train_once((config, evolution), training):
+            print(f"interrupted; the rule as it stands: {training / ARTIFACT}")
+            print("the same command goes on")
             return 130
+        trained = load_artifact(training / ARTIFACT)
         print(f"2/2 comparing on new tasks, and on {', '.join(UNSEEN)}, which no rule was trained on")
         entries: dict[str, Contender] = {
-            "trained here": Contender(outcome.rule, artifact=load_artifact(outcome.path).digest),
+            "trained here": Contender(trained.rule, artifact=trained.digest),
             "default": Contender(shipped.rule, artifact=shipped.digest),
             "untrained": untrained_contender(config),
         }
         run_comparison(comparison, entries, self.out)
-        print(f"\nadaptation curves: {self.out / 'curves.png'}")
-        print(f"results:           {self.out / 'results.json'}")
-        print(f"rule trained here: {outcome.path}")
-        print(f"metrics:           {outcome.path.parent}/stage-* (metrics.csv; TensorBoard)")
-        told = list(improvements(load_artifact(outcome.path).header["provenance"]))
+        print(f"\nadaptation curves: {self.out / CURVES}")
+        print(f"results:           {self.out / RESULTS}")
+        print(f"rule trained here: {training / ARTIFACT}")
+        print(f"metrics:           {training}/stage-* (metrics.csv; TensorBoard)")
+        told = list(improvements(load_artifact(training / ARTIFACT).header["provenance"]))
         if told and not any(told):
             print("meta-training did NOT improve the rule in either stage: it is compared as it began")
         return 0
+
+    def _check_folder(self) -> None:
+        """See that the folder is free, or an unfinished demo's.
+
+        Raises:
+            FileExistsError: it is not.
+        """
+        found = [path.name for path in self.out.iterdir()] if self.out.exists() else []
+        if any(name not in OWN and not is_leftover(name) for name in found):
+            raise FileExistsError(f"{self.out} already holds other files than a demo's; choose another --out")
+        stopped_results(self.out, FAMILIES + UNSEEN)

@@ -10,8 +10,6 @@ from typing import Any, Literal
 from learned_opt.commands.progress import MetaProgress, WorkBar
 from learned_opt.commands.recipe import (
     APART,
-    BORN,
-    STAGE,
     check_device,
     set_threads,
     train_births,
@@ -25,7 +23,7 @@ from learned_opt.meta.config import BIRTH, MetaConfig
 from learned_opt.meta.configuration_file import check_fields, mapping
 from learned_opt.meta.distributed import Ranks, joined, launched_by_torchrun
 from learned_opt.meta.recipe import load_recipe
-from learned_opt.meta.run_folder import CONFIG, holds_run
+from learned_opt.meta.run_folder import BORN, CONFIG, FREE, STAGE, begun, refuse_foreign
 from learned_opt.meta.trainer import Outcome
 from learned_opt.meta.verdict import Verdict
 
@@ -78,8 +76,9 @@ class MetaTrain:
     births: int = 1
     """Train from as many births, of meta-seeds seed, seed + 1, ..., and keep the best on further tasks."""
     resume: bool = False
-    """Go on from the checkpoint in --out, exactly as if never stopped. Under torchrun it may be given from
-    the start, and the restarts that --max-restarts allows then go on too."""
+    """Go on from the checkpoint in --out, exactly as if never stopped; given with the run's settings where
+    none was begun yet, begin. So it may be given from the start, and the restarts that torchrun's
+    --max-restarts allows then go on too."""
     threads: int | None = None
     """CPU threads; torch's choice by default."""
 
@@ -89,10 +88,8 @@ class MetaTrain:
             return self._run(ranks)
 
     def _run(self, ranks: Ranks) -> int:
-        resume = self.resume and not (launched_by_torchrun() and ranks.agree(self._nothing_to_resume))
+        resume = self.resume and ranks.agree(self._is_begun)
         asked = replace(self, resume=resume)
-        if asked.resume and self.config is None and self.algorithm is not None:
-            raise ValueError("a resumed run keeps its own settings: leave --algorithm out")
         if ranks.agree(asked._is_policy):
             if ranks.share.count > 1:
                 raise ValueError("policies with a memory are trained by one process: leave torchrun out")
@@ -109,10 +106,24 @@ class MetaTrain:
             return self._tell(outcome)
         return 130 if outcome.interrupted else 0
 
-    def _nothing_to_resume(self) -> bool:
-        """Whether the run begins here: torchrun repeats a command after a failure, maybe of its start."""
-        folders = (path for path in self.out.rglob("*") if path.is_dir())
-        return not any(map(holds_run, (self.out, *folders)))
+    def _is_begun(self) -> bool:
+        """Whether there is a run to go on with, or it begins here, killed maybe before it wrote anything.
+
+        Raises:
+            FileExistsError: there is none, and the folder holds other files.
+            ValueError: there is none, and no settings are given to begin one with.
+        """
+        if begun(self.out):
+            return True
+        refuse_foreign(self.out)
+        if not (launched_by_torchrun() or self._settings()):
+            raise ValueError(f"{self.out} holds no run to resume: give its settings to begin one there")
+        return False
+
+    def _settings(self) -> dict[str, Any]:
+        """The options given that decide what is learned."""
+        names = {*RULE_FIELDS, "config", "algorithm"} & {item.name for item in fields(self)}
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def _is_policy(self) -> bool:
         own = self.out / CONFIG
@@ -178,6 +189,13 @@ class MetaTrain:
         check_fields(MemoryConfig, data, "the configuration", "")
         return MemoryConfig(**data)
 
+    def _own_stage(self, path: Path) -> MetaConfig:
+        """What a run was begun with; a named algorithm comes first, so that another one is refused."""
+        own, named = mapping(path), dict(ALGORITHMS[self.algorithm] if self.algorithm else {})
+        learner = {**own.get("learner", {}), **named.pop("learner", {})}
+        named = {name: value for name, value in named.items() if name not in FREE}
+        return MetaConfig.from_dict({**own, **named, "learner": learner}, str(path))
+
     def recipe(self) -> tuple[MetaConfig, ...]:
         """The file's stages, with the options given; a resumed run reads its own files."""
         if self.births < 1:
@@ -193,7 +211,7 @@ class MetaTrain:
                 raise ValueError(f"{self.out} holds no run to resume")
             if len(own) > 1 or own[0].parent != folder:
                 raise ValueError(f"{self.out} holds a run of several stages: resume it with its --config")
-            stages = (MetaConfig.load(own[0]),)
+            stages = (self._own_stage(own[0]),)
         else:
             stages = (MetaConfig.from_dict(dict(ALGORITHMS[self.algorithm or "lstm"])),)
         given: dict[str, Any] = {

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis.cells import DAMAGED
 from analysis.probe import Response, Trace, navigation_paths, response, trace
 from analysis.probe_plots import plot_paths, plot_probe
-from analysis.results import encode
+from analysis.results import encode, read_json
 from learned_opt.artifacts import load_artifact, write_atomically
 from learned_opt.commands.recipe import set_threads
+from learned_opt.leftovers import is_leftover
 from learned_opt.rules import Adam, LearnedStart
 from tasks import make_family
 
@@ -45,7 +47,7 @@ class Probe:
     def run(self) -> int:
         """Probe, save, draw."""
         set_threads(self.threads)
-        if self.out.exists() and any(self.out.iterdir()):
+        if self._is_occupied():
             raise FileExistsError(f"{self.out} is not empty; choose another --out")
         for name in self.tasks:
             make_family(name, self.horizon)
@@ -79,10 +81,8 @@ class Probe:
             ),
         }
         self.out.mkdir(parents=True, exist_ok=True)
-        plot_probe(responses, traces, self.out / "probe.png")
-        plot_paths(walks, self.out / "navigation.png")
         content = {
-            "command": shlex.join(["learned-opt", *sys.argv[1:]]),
+            "command": _command_line(),
             "rule": self.rule,
             "artifact": artifact.digest,
             "seed": self.seed,
@@ -91,6 +91,8 @@ class Probe:
             "traces": [_trace(each) for each in traces],
         }
         write_atomically(self.out / "probe.json", json.dumps(content, allow_nan=False).encode())
+        plot_probe(responses, traces, self.out / "probe.png")
+        plot_paths(walks, self.out / "navigation.png")
         for each in traces:
             first, last = (
                 np.exp(np.log(rows.clip(1e-12)).mean()) for rows in (each.rates[:5], each.rates[-5:])
@@ -98,6 +100,23 @@ class Probe:
             print(f"{each.family}: effective learning rate {first:.2g} at first, {last:.2g} in the end")
         print(f"probe: {self.out}")
         return 0
+
+    def _is_occupied(self) -> bool:
+        """Whether the folder holds anything but what this very command left when it was stopped."""
+        found = {path.name for path in self.out.iterdir()} if self.out.exists() else set()
+        found = {name for name in found if not is_leftover(name)}
+        if not found <= {"probe.json", "probe.png"} or "probe.json" not in found:
+            return bool(found)
+        try:
+            stored = read_json(self.out / "probe.json")
+            return bool(stored["command"] != _command_line())
+        except DAMAGED:
+            return True
+
+
+def _command_line() -> str:
+    """What a user typed to get here."""
+    return shlex.join(["learned-opt", *sys.argv[1:]])
 
 
 def _response(each: Response) -> dict[str, object]:

@@ -14,9 +14,10 @@ from learned_opt.artifacts import load_artifact, save_rule, write_atomically
 from learned_opt.commands.progress import MetaProgress, WorkBar
 from learned_opt.meta.birth import new_rule
 from learned_opt.meta.config import CRITERIA, MetaConfig
+from learned_opt.meta.configuration_file import mapping
 from learned_opt.meta.distributed import ALONE, Ranks, claim_device
 from learned_opt.meta.divergence import DivergenceError
-from learned_opt.meta.run_folder import holds_run, is_occupied, refuse_occupied
+from learned_opt.meta.run_folder import BORN, CONFIG, STAGE, holds_run, is_occupied, refuse_occupied
 from learned_opt.meta.trainer import ARTIFACT, MetaTrainer, Outcome
 from learned_opt.meta.validation import Validator
 from learned_opt.meta.verdict import improvements
@@ -24,10 +25,6 @@ from tasks import FAMILIES
 from tasks.metaworld import is_benchmark
 
 APART = "tasks of {}; those of validation, and those that compare and trial show, are drawn apart"
-STAGE = "stage-"
-"""Folders of a recipe's stages: stage-1, stage-2, ..."""
-BORN = "birth-"
-"""Folders of a recipe's births: birth-1, birth-2, ..."""
 DONE = "done"
 """Marks the folder of a recipe that was trained to its end."""
 JUDGED = 3
@@ -67,7 +64,8 @@ def train_recipe(
     """Train stage after stage, each from the rule of the one before, in folders of their own.
 
     A recipe of one stage trains in `out` itself. Otherwise stage i trains in out/stage-i, and the last
-    one's rule is copied to `out`. Resumed, finished stages are left as they are.
+    one's rule is copied to `out`. Resumed, finished stages are left as they are, and stages that were not
+    begun, or killed before their settings were written, begin.
     """
     if len(stages) == 1:
         return train(stages[0], out, resume=resume, threads=threads, ranks=ranks)
@@ -78,10 +76,7 @@ def train_recipe(
         folder = out / f"{STAGE}{number}"
         if ranks.first:
             print(f"stage {number} of {len(stages)}: {stage.estimator}, {stage.meta_steps} meta-steps")
-        begun = ranks.agree(partial(holds_run, folder))
-        outcome = train(
-            replace(stage, start=start), folder, resume=resume and begun, threads=threads, ranks=ranks
-        )
+        outcome = train(replace(stage, start=start), folder, resume=resume, threads=threads, ranks=ranks)
         if outcome.interrupted:
             break
         sentence = outcome.verdict.sentence()
@@ -100,14 +95,28 @@ def train_once(
 
     Returns:
         Whether it came to its end now or before.
+
+    Raises:
+        ValueError: what was begun or done before had other settings.
     """
     done = folder / DONE
-    if ranks.agree(done.exists):
+    if ranks.agree(lambda: done.exists() and _as_before(stages, folder)):
         return True
     begun = ranks.agree(lambda: is_occupied(folder))
     if train_recipe(stages, folder, resume=begun, threads=threads, ranks=ranks).interrupted:
         return False
     ranks.agree(done.touch)
+    return True
+
+
+def _as_before(stages: Sequence[MetaConfig], folder: Path) -> bool:
+    """Whether a recipe that was trained in a folder had these settings, as far as the folder tells."""
+    for number, stage in enumerate(stages, 1):
+        path = (folder / f"{STAGE}{number}" if len(stages) > 1 else folder) / CONFIG
+        if path.exists():
+            before = MetaConfig.from_dict(mapping(path), str(path))
+            if replace(before, start=stage.start) != stage:
+                return False
     return True
 
 
@@ -197,11 +206,15 @@ def train(
     threads: int | None = None,
     ranks: Ranks = ALONE,
 ) -> Outcome:
-    """Run a meta-training; the first rank draws a progress bar."""
+    """Run a meta-training; the first rank draws a progress bar.
+
+    Resumed before anything of it was written, it begins.
+    """
     claim_device(config.device, ranks)
     check_device(config.device)
     set_threads(threads)
-    trainer = MetaTrainer(config, out, resume=resume, ranks=ranks)
+    begun = ranks.agree(partial(holds_run, out))
+    trainer = MetaTrainer(config, out, resume=resume and begun, ranks=ranks)
     if not ranks.first:
         return trainer.run()
     print(APART.format(", ".join(config.families)))

@@ -66,9 +66,10 @@ class Trial:
             command=shlex.join(["learned-opt", *sys.argv[1:]]),
         )
         self.out.mkdir(parents=True, exist_ok=True)
-        results.save(self.out / "trials.json", {label: each.digest for label, each in loaded.items()})
         plot_trials(results, self.out / "trials.png")
         drawn = self._draw_training(loaded)
+        # Last, for it is what refuses another run: one that is stopped before can be repeated.
+        results.save(self.out / "trials.json", {label: each.digest for label, each in loaded.items()})
         table = Table(title=f"{results.family}: {results.episodes} episodes, {self.count} new tasks")
         for heading in ("", "mean total reward", "95 % interval"):
             table.add_column(heading)

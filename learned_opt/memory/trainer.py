@@ -95,6 +95,7 @@ class MemoryTrainer:
             pace = Pace(config.checkpoint_every, config.checkpoint_minutes)
             if not self.validations:
                 self._assess(observer)
+            self._check()  # a resumed run that was stopped for its divergence stays so
             while self.step < config.meta_steps and self.best < config.target:
                 if stop():
                     interrupted = True

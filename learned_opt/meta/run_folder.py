@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from learned_opt.artifacts import PARTIAL, write_atomically
+from learned_opt.artifacts import write_atomically
+from learned_opt.leftovers import clear_leftovers, is_leftover
 from learned_opt.lock import LOCK, exclusive
 from learned_opt.meta.checkpoint import checkpoints, fitting, load_checkpoint, save_checkpoint
 from learned_opt.meta.configuration_file import mapping
@@ -19,7 +20,9 @@ CONFIG = "config.yaml"
 """Written first: a folder that holds it holds a run."""
 FREE = ("meta_steps", "checkpoint_every", "checkpoint_minutes", "divergence_limit")
 """Settings that a resumed run may have changed; the others decide what was learned so far."""
-_LEFTOVER = re.compile(r".*\.\d+-[0-9a-f]{8}" + re.escape(PARTIAL))
+STAGE, BORN = "stage-", "birth-"
+"""Folders of a recipe's stages and births: stage-1, stage-2, ..., birth-1, birth-2, ..."""
+_PART = re.compile(rf"({STAGE}|{BORN})\d+")
 
 Settings = dict[str, Any]
 
@@ -94,9 +97,7 @@ class RunFolder:
         with exclusive(self.path):
             if checkpoints(self.path) != self._known:
                 raise FileExistsError(f"another run has been at work in {self.path} meanwhile: resume it")
-            for path in self.path.glob(f"*{PARTIAL}"):
-                if _LEFTOVER.fullmatch(path.name):
-                    path.unlink(missing_ok=True)
+            clear_leftovers(self.path)
             yield
 
     def save(self, content: dict[str, Any]) -> Path:
@@ -122,6 +123,21 @@ def refuse_occupied(folder: Path) -> None:
         )
 
 
+def refuse_foreign(folder: Path) -> None:
+    """A run that shall begin where there is none to be resumed needs a folder of its own as well.
+
+    Raises:
+        FileExistsError: the path already holds something.
+    """
+    if is_occupied(folder):
+        raise FileExistsError(f"{folder} holds other files, and no run to resume: choose another --out")
+
+
+def begun(folder: Path) -> bool:
+    """Whether a run, or a stage or a birth of a recipe, was begun there."""
+    return holds_run(folder) or any(begun(part) for part in _parts(folder))
+
+
 def holds_run(folder: Path) -> bool:
     """Whether a run was begun there."""
     return (folder / CONFIG).is_file() or bool(checkpoints(folder))
@@ -130,9 +146,21 @@ def holds_run(folder: Path) -> bool:
 def is_occupied(folder: Path) -> bool:
     """Whether the path holds anything but what a run that was killed at once leaves.
 
+    That is a lock, half a file, and folders of stages and births that hold no more than that.
+
     Raises:
         OSError: it is no folder, or cannot be read.
     """
     if not folder.exists():
         return False
-    return any(path.name != LOCK and not _LEFTOVER.fullmatch(path.name) for path in folder.iterdir())
+    parts = _parts(folder)
+    rest = [path for path in folder.iterdir() if path not in parts]
+    return any(path.name != LOCK and not is_leftover(path.name) for path in rest) or any(
+        map(is_occupied, parts)
+    )
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The folders of a recipe's stages or births."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return [path for path in found if _PART.fullmatch(path.name) and path.is_dir()]

@@ -217,6 +217,7 @@ class MetaTrainer:
             pace = Pace(config.checkpoint_every, config.checkpoint_minutes)
             if not self.best:
                 self._assess(log, observer)
+            self._check(log)  # a resumed run that was stopped for its divergence stays so
             while self.step < config.meta_steps and not self._reached():
                 if self.ranks.any(stop()):
                     interrupted = True

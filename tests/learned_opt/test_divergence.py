@@ -234,6 +234,8 @@ def test_a_run_in_which_most_learners_diverge_stops_and_says_why(tmp_path, monke
     with pytest.raises(DivergenceError):
         resumed.run()
     monkeypatch.setattr(CartPole, "transition", transition)
+    with pytest.raises(DivergenceError):  # as before, whatever another meta-step would bring
+        MetaTrainer(TINY, tmp_path / "run", resume=True).run()
     patient = MetaTrainer(replace(TINY, divergence_limit=1.0), tmp_path / "run", resume=True)
     assert patient.run().step == TINY.meta_steps
 

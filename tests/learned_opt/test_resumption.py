@@ -1,0 +1,309 @@
+"""What may lie in a folder when a command is begun there or gone on with, and what of it is cleared away."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from analysis.figure_file import save_figure
+from learned_opt.artifacts import write_atomically
+from learned_opt.cli import main
+from learned_opt.commands.recipe import train_once
+from learned_opt.learner import LearnerConfig
+from learned_opt.leftovers import clear_leftovers, is_leftover
+from learned_opt.lock import LOCK, claim
+from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.run_folder import begun, is_occupied
+
+TINY = MetaConfig(
+    families=("bandit",),
+    hidden=2,
+    learners=2,
+    groups_per_family=1,
+    unroll=2,
+    shortest_life=2,
+    longest_life=4,
+    meta_steps=2,
+    validate_every=1,
+    validation_tasks=2,
+    validation_updates=2,
+    learner=LearnerConfig(width=4, environments=2, outer_environments=1, steps=4),
+)
+COMPARED = "--tasks bandit --baselines adam --count 2 --tuning-count 1 --updates 2 --queries 2"
+HALF = "results.json.4711-0123abcd.partial"
+
+
+def refusal(capsys, *arguments):
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(TINY.to_dict()))
+    return path
+
+
+# --- leftovers --------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_being_written_is_never_cleared_away(tmp_path, monkeypatch):
+    """Another process clears between any two of the writer's steps."""
+    path, sync = tmp_path / "file", os.fsync
+
+    def interfering(descriptor):
+        clear_leftovers(tmp_path)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", interfering)
+    write_atomically(path, b"content")
+    assert path.read_bytes() == b"content"
+
+
+def test_a_file_cleared_away_before_its_writer_has_locked_it_is_made_anew(tmp_path, monkeypatch):
+    cleared = []
+
+    def late(descriptor, *, wait=False):
+        if not cleared:
+            cleared.extend(tmp_path.iterdir())
+            clear_leftovers(tmp_path)
+        claim(descriptor, wait=wait)
+
+    monkeypatch.setattr("learned_opt.leftovers.claim", late)
+    monkeypatch.setattr("learned_opt.leftovers._remove_abandoned", lambda path: path.unlink())
+    write_atomically(tmp_path / "file", b"content")
+    assert len(cleared) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+def test_writing_a_file_removes_what_killed_writers_of_it_left_and_nothing_else(tmp_path):
+    others = ["other.json.4711-0123abcd.partial", "results.json", "results.json.bak", "results.json.partial"]
+    for name in (HALF, *others):
+        (tmp_path / name).write_text("half")
+    write_atomically(tmp_path / "results.json", b"new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
+    assert (tmp_path / "results.json").read_bytes() == b"new"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.from_regex(r"[a-z.]{1,8}(\.[0-9]{0,3}-?[0-9a-g]{6,9})?(\.partial)?[a-z]?", fullmatch=True))
+def test_only_names_that_a_writer_gives_are_cleared_away(tmp_path_factory, name):
+    if name in (".", ".."):
+        return
+    folder = tmp_path_factory.mktemp("names")
+    (folder / name).write_text("")
+    stem, dot, end = name.rpartition(".partial")
+    tag = stem.rpartition(".")[2]
+    number, dash, digits = tag.partition("-")
+    ours = (
+        bool(dot and dash)
+        and end == ""
+        and stem[: -len(tag) - 1] != ""
+        and number.isdecimal()
+        and len(digits) == 8
+        and set(digits) <= set("0123456789abcdef")
+    )
+    assert is_leftover(name) == ours
+    clear_leftovers(folder)
+    assert (folder / name).exists() != ours
+
+
+def test_folders_and_links_are_no_leftovers(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    folder = tmp_path / "folder"
+    (folder / HALF).mkdir(parents=True)
+    (folder / HALF.replace("4711", "1")).symlink_to(precious)
+    clear_leftovers(folder)
+    assert len(list(folder.iterdir())) == 2
+    assert precious.read_text() == "precious"
+
+
+def test_a_figure_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monkeypatch):
+    path = tmp_path / "figure.svg"
+    path.write_text("earlier")
+
+    def full(descriptor):
+        raise OSError("no room")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="untouched"):
+        save_figure(Figure(), path)
+    assert [each.read_text() for each in tmp_path.iterdir()] == ["earlier"]
+
+
+# --- meta-training ----------------------------------------------------------------------------------
+
+
+def test_what_a_run_leaves_that_is_killed_before_its_settings_are_written_is_no_run(tmp_path):
+    part = tmp_path / "birth-1" / "stage-1"
+    part.mkdir(parents=True)
+    (part / LOCK).touch()
+    (part / "config.yaml.4711-0123abcd.partial").write_text("half")
+    assert not is_occupied(tmp_path)
+    assert not begun(tmp_path)
+    (part / "config.yaml").touch()
+    assert is_occupied(tmp_path)
+    assert begun(tmp_path)
+    (part / "config.yaml").rename(part / "thesis.txt")
+    assert is_occupied(tmp_path)
+    assert not begun(tmp_path)
+
+
+@pytest.mark.parametrize("more", [(), ("--births", "2")])
+@pytest.mark.parametrize("found", [(), ("run.lock",), ("birth-1/run.lock", "stage-1/run.lock")])
+def test_with_resume_a_run_begins_where_none_was_begun(found, more, tmp_path, recipe):
+    for name in found:
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).touch()
+    command = ["meta-train", "--config", str(recipe), *more, "--resume"]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "rule.safetensors").exists()
+
+
+def test_without_settings_there_is_nothing_to_begin(tmp_path, capsys):
+    for out in (tmp_path / "mistyped", tmp_path):
+        assert "holds no run to resume" in refusal(capsys, "meta-train", "--out", out, "--resume")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_never_begins_among_other_files(tmp_path, recipe, capsys):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("precious")
+    for more in ((), ("--births", "2"), ("--algorithm", "maml")):
+        said = refusal(capsys, "meta-train", "--config", recipe, "--out", folder, "--resume", *more)
+        assert "no run to resume" in said
+        assert "add --resume" not in said
+    assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
+
+
+def test_the_same_command_with_resume_goes_on_also_where_it_names_an_algorithm(tmp_path, capsys):
+    (tmp_path / "rl2.yaml").write_text("{episodes: 2, validation_tasks: 2}")
+    (tmp_path / "meta-sgd.yaml").write_text("{validation_tasks: 2, learner: {width: 4, environments: 2}}")
+    for algorithm, other in (("rl2", "context"), ("meta-sgd", "maml")):
+        out, config = tmp_path / algorithm, tmp_path / f"{algorithm}.yaml"
+        tiny = ["--families", "bandit", "--learners", "2", "--meta-steps", "1"]
+        command = ["meta-train", "--out", str(out), *tiny]
+        assert main([*command, "--config", str(config), "--algorithm", algorithm]) == 0
+        before = [path.read_bytes() for path in out.glob("*.safetensors")]
+        for options in (["--config", str(config), "--algorithm", algorithm], ["--algorithm", algorithm], []):
+            if algorithm == "rl2" or "--config" in options or not options:
+                assert main([*command, *options, "--resume"]) == 0
+                assert [path.read_bytes() for path in out.glob("*.safetensors")] == before
+        assert "other settings" in refusal(capsys, *command, "--algorithm", other, "--resume")
+
+
+def test_a_finished_recipe_is_kept_for_its_own_settings_alone(tmp_path):
+    first = replace(TINY, hidden=MetaConfig.hidden)
+    second = replace(first, meta_lr=0.002)
+    assert train_once((first, second), tmp_path / "run")
+    before = (tmp_path / "run" / "rule.safetensors").stat().st_mtime_ns
+    assert train_once((first, second), tmp_path / "run")
+    assert (tmp_path / "run" / "rule.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="other settings for seed"):
+        train_once((replace(first, seed=1), replace(second, seed=1)), tmp_path / "run")
+
+
+# --- comparisons ------------------------------------------------------------------------------------
+
+
+def test_results_without_figures_are_gone_on_with_by_the_same_command_alone(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    command = ["compare", "--out", str(out), *COMPARED.split()]
+    monkeypatch.setattr(sys, "argv", ["learned-opt", *command])
+    assert main(command) == 0
+    drawn, saved = (out / "curves.png").read_bytes(), (out / "results.json").read_bytes()
+    assert "already holds results" in refusal(capsys, *command)
+    (out / "curves.png").unlink()
+    (out / "cells" / HALF).write_text("half")
+    other = [*command, "--seed", "1"]
+    monkeypatch.setattr(sys, "argv", ["learned-opt", *other])
+    assert "already holds results" in refusal(capsys, *other)
+    assert not (out / "curves.png").exists()
+    monkeypatch.setattr(sys, "argv", ["learned-opt", *command])
+    assert main(command) == 0
+    assert (out / "curves.png").read_bytes() == drawn
+    assert (out / "results.json").read_bytes() == saved
+    assert not (out / "cells" / HALF).exists()
+
+
+def test_results_that_were_merged_without_figures_are_merged_again(tmp_path, monkeypatch, capsys):
+    for seed in ("0", "1"):
+        out = tmp_path / seed
+        command = ["compare", "--out", str(out), *COMPARED.split(), "--tuning-seed", "0", "--seed", seed]
+        assert main(command) == 0
+    merge = ["merge", str(tmp_path / "0"), str(tmp_path / "1"), "--out", str(tmp_path / "both")]
+    assert main(merge) == 0
+    drawn = (tmp_path / "both" / "curves.png").read_bytes()
+    assert "already holds results" in refusal(capsys, *merge)
+    (tmp_path / "both" / "curves.png").unlink()
+    assert "already holds results" in refusal(
+        capsys, "merge", tmp_path / "1", tmp_path / "0", "--out", tmp_path / "both"
+    )
+    assert main(merge) == 0
+    assert (tmp_path / "both" / "curves.png").read_bytes() == drawn
+
+
+def test_a_probe_that_was_stopped_before_it_drew_is_repeated(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "probe"
+    command = ["probe", "--out", str(out), "--tasks", "bandit", "--updates", "2", "--learners", "2"]
+    monkeypatch.setattr(sys, "argv", ["learned-opt", *command])
+    assert main(command) == 0
+    assert "not empty" in refusal(capsys, *command)
+    for names in (["navigation.png"], ["probe.png", "navigation.png"]):
+        for name in names:
+            (out / name).unlink()
+        assert main(command) == 0
+        assert all((out / name).exists() for name in names)
+        assert "not empty" in refusal(capsys, *command)
+    (out / "navigation.png").unlink()
+    (out / "probe.json").write_text(json.dumps({"command": "another"}))
+    assert "not empty" in refusal(capsys, *command)
+
+
+PARENT = """
+import multiprocessing, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from analysis.parts import _settle
+import os
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_settle) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+def test_the_processes_of_a_killed_comparison_end(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    worker = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    for _ in range(300):
+        try:
+            state = Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return
+        if state == "Z":
+            return
+        time.sleep(0.1)
+    os.kill(worker, 9)
+    raise AssertionError("the worker outlived its parent")
