@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from analysis.figures import Entry, all_as_they_are, as_it_is, legend_below, new_figure, save_figure
 from analysis.plots import contender_styles
 from analysis.report import OVERALL, default_rival, summary_table
 from analysis.results import SPLITS, Results
@@ -18,6 +18,10 @@ from analysis.thresholds import SpeedSummary
 
 LEVELS = np.linspace(-0.25, 1.25, 151)
 """Normalised scores at which profiles are evaluated."""
+LABEL = 2.4
+"""Inches that a label beside or below the axes may take; longer ones get several lines."""
+ROW = 0.12
+"""Inches of a label's line."""
 
 
 def plot_profiles(results: Results, path: str | Path, *, seed: int = 0) -> Figure:
@@ -32,7 +36,8 @@ def plot_profiles(results: Results, path: str | Path, *, seed: int = 0) -> Figur
         seed: of the bootstrap.
     """
     splits = _splits(results)
-    figure = _figure(3.2 * len(splits), 2.7)
+    figure = new_figure(3.2 * len(splits), 2.7)
+    entries: dict[str, Entry] = {}
     styles, generator = contender_styles(results.labels()), np.random.default_rng(seed)
     axes = figure.subplots(1, len(splits), squeeze=False, sharey=True)[0]
     for panel, (split, names) in zip(axes, splits.items(), strict=True):
@@ -40,19 +45,18 @@ def plot_profiles(results: Results, path: str | Path, *, seed: int = 0) -> Figur
         for label in _everywhere(results, names):
             strata = [family[label].areas for family in scores]
             profile = performance_profile(strata, LEVELS, generator=generator)
-            color, dash = styles[label]
-            panel.plot(LEVELS, profile.share, color=color, linestyle=dash, lw=1.4, label=label)
-            panel.fill_between(LEVELS, profile.low, profile.high, color=color, alpha=0.12, linewidth=0)
+            style = styles[label]
+            (line,) = panel.plot(LEVELS, profile.share, **style.line(), label=label)
+            entries.setdefault(label, (line, label))
+            panel.fill_between(LEVELS, profile.low, profile.high, color=style.color, alpha=0.12, linewidth=0)
         panel.set_title(_title(split, names), fontsize=8)
         panel.set_xlabel("normalised area τ", fontsize=8)
         panel.set_xlim(LEVELS[0], LEVELS[-1])
         _tidy(panel)
     axes[0].set_ylabel("share of runs above τ", fontsize=8)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False, fontsize=8
-    )
-    figure.savefig(path, dpi=200)
+    higher = legend_below(figure, list(entries.values()), figure.get_figwidth(), most=4)
+    figure.set_figheight(figure.get_figheight() + higher)
+    save_figure(figure, path)
     return figure
 
 
@@ -63,7 +67,7 @@ def plot_heatmap(results: Results, path: str | Path) -> Figure:
     for row, name in enumerate(names):
         for label, scores in family_scores(results.families[name]).items():
             table[row, labels.index(label)] = interquartile_mean(scores.areas)
-    figure = _figure(1.6 + 0.75 * len(labels), 1.1 + 0.28 * len(names))
+    figure = new_figure(1.6 + 0.75 * len(labels), 1.1 + 0.28 * len(names))
     axes = figure.add_subplot()
     image = axes.imshow(table, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for row, column in zip(*np.nonzero(np.isfinite(table)), strict=True):
@@ -83,11 +87,17 @@ def plot_heatmap(results: Results, path: str | Path) -> Figure:
     axes.set_xticks(range(len(labels)), labels, rotation=35, ha="right", fontsize=7)
     titles = [f"{name} ({results.families[name].split})" for name in names]
     axes.set_yticks(range(len(names)), titles, fontsize=7)
+    wide, lines = all_as_they_are(axes.get_yticklabels(), LABEL)
+    slanted, _ = all_as_they_are(axes.get_xticklabels(), LABEL)
+    figure.set_size_inches(
+        1.6 + 0.75 * len(labels) + max(wide - 1.4, 0),
+        1.1 + max(0.28, ROW * lines) * len(names) + max(0.6 * slanted - 0.5, 0),
+    )
     axes.tick_params(length=0)
     bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
     bar.set_label("normalised area (IQM)", fontsize=7)
     bar.ax.tick_params(labelsize=6)
-    figure.savefig(path, dpi=200)
+    save_figure(figure, path)
     return figure
 
 
@@ -132,7 +142,7 @@ def plot_times(results: Results, path: str | Path, *, rival: str | None = None, 
         medians = {k: overall[split, k] for k in others if (split, k) in overall}
         if medians:
             lines.append((f"median of {split}", dict(medians)))
-    figure = _figure(5.2, 0.9 + 0.3 * max(len(lines), 1))
+    figure = new_figure(5.2, 0.9)
     axes = figure.add_subplot()
     for position, (_, values) in enumerate(lines):
         for index, label in enumerate(others):
@@ -140,7 +150,7 @@ def plot_times(results: Results, path: str | Path, *, rival: str | None = None, 
             if value is None:
                 continue
             place = position + 0.5 * (index / max(len(others) - 1, 1) - 0.5)
-            color, _ = styles[label]
+            color, point = styles[label].color, styles[label].point
             if isinstance(value, SpeedSummary):
                 axes.plot(
                     np.clip([value.low, value.high], 1 / EDGE, EDGE), [place, place], color=color, lw=1.2
@@ -150,12 +160,11 @@ def plot_times(results: Results, path: str | Path, *, rival: str | None = None, 
             axes.plot(
                 min(max(middle, 1 / EDGE), EDGE),
                 place,
-                marker="D" if isinstance(value, SpeedSummary) else "o",
+                marker="D" if isinstance(value, SpeedSummary) and point == "o" else point,
                 markersize=4.5,
                 color=color,
                 markerfacecolor="none" if never else color,
                 linestyle="none",
-                label=label if position == 0 else None,
                 clip_on=False,
             )
     axes.axvline(1, color="0.4", lw=0.8)
@@ -163,22 +172,21 @@ def plot_times(results: Results, path: str | Path, *, rival: str | None = None, 
     axes.set_xlim(1 / EDGE, EDGE)
     axes.set_xticks([0.25, 0.5, 1, 2, 4], ["≤ ¼", "½", "1", "2", "≥ 4"])
     axes.set_yticks(range(len(lines)), [title for title, _ in lines], fontsize=7)
+    _, tall = all_as_they_are(axes.get_yticklabels(), LABEL)
     axes.invert_yaxis()
-    axes.set_xlabel(f"updates to 90 % of {rival}'s final return, relative to {rival}", fontsize=8)
+    meaning = f"updates to 90 % of {rival}'s final return, relative to {rival}"
+    as_it_is(axes.set_xlabel(meaning, fontsize=8), LABEL + 1)
     _tidy(axes)
-    handles = {
-        label: axes.plot([], [], "o", markersize=4.5, color=styles[label][0], label=label)[0]
+    keys: list[Entry] = [
+        (
+            axes.plot([], [], styles[label].point, markersize=4.5, color=styles[label].color, label=label)[0],
+            label,
+        )
         for label in others
-    }
-    figure.legend(
-        list(handles.values()),
-        list(handles),
-        loc="outside lower center",
-        ncols=min(3, len(others)),
-        frameon=False,
-        fontsize=8,
-    )
-    figure.savefig(path, dpi=200)
+    ]
+    higher = legend_below(figure, keys, figure.get_figwidth(), most=3)
+    figure.set_figheight(0.9 + max(0.3, ROW * tall) * max(len(lines), 1) + higher)
+    save_figure(figure, path)
     return figure
 
 
@@ -194,12 +202,6 @@ def _everywhere(results: Results, names: list[str]) -> list[str]:
 
 def _title(split: str, names: list[str]) -> str:
     return f"{split}: {len(names)} {'family' if len(names) == 1 else 'families'}"
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _tidy(axes: Axes) -> None:

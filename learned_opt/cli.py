@@ -20,8 +20,10 @@ from learned_opt.commands.demo import Demo
 from learned_opt.commands.listing import List
 from learned_opt.commands.meta_train import MetaTrain
 from learned_opt.commands.metaworld import MetaWorld
+from learned_opt.commands.options import check_numbers
 from learned_opt.commands.probe import Probe
 from learned_opt.commands.report import Report
+from learned_opt.commands.terminal import abandon_outputs, open_outputs
 from learned_opt.commands.trial import Trial
 from learned_opt.meta.distributed import refuse_torchrun
 from learned_opt.meta.divergence import DivergenceError
@@ -43,7 +45,9 @@ Command = (
     | Annotated[List, tyro.conf.subcommand("list")]
 )
 
-_FRAME = re.compile(r"[╭╮╰╯│─━]+")
+_TITLE = re.compile(r"╭─ (.*?) ─*╮")
+_RULE = re.compile(r"[╭╰]?[─-]{3,}[╮╯]?")
+_OPTION = re.compile(r"--[\w-]+")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,17 +56,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         command = _parse(arguments)
+        check_numbers(command)
         if not isinstance(command, MetaTrain):
             refuse_torchrun()
         code: int = command.run()
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read has seen enough, as `head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        abandon_outputs()
         return 141
-    except (ValueError, OSError, EnvironmentFailedError) as error:
-        return _refuse(str(error))
     except DivergenceError as error:
         return _refuse(str(error), 1)
+    except (ValueError, OSError, EnvironmentFailedError) as error:
+        return _refuse(_reason(error))
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "allocate" in str(error) or "out of memory" in str(error):
+            told = str(error).strip().splitlines() or [type(error).__name__]
+            return _refuse(f"there is not enough memory ({told[0]}): ask for less at once")
+        raise
     except KeyboardInterrupt:
         print("learned-opt: interrupted; finished parts are kept", file=sys.stderr)
         return 130
@@ -91,7 +101,40 @@ def _parse(arguments: Sequence[str] | None) -> Command:
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise ValueError(_FRAME.sub(" ", complaint.getvalue())) from None
+        raise ValueError(_complaint(complaint.getvalue())) from None
+
+
+def _complaint(text: str) -> str:
+    """What the parser says in its frame, as one sentence."""
+    sections: list[list[str]] = [[]]
+    for framed in _TITLE.sub("\\1\n---", text).splitlines():
+        line = framed.strip("│ ")
+        if _RULE.fullmatch(line):
+            sections.append([])
+        elif line:
+            sections[-1].append(line)
+    title, said, *others = [*(section for section in sections if section), [], []]
+    what = " ".join(said).partition("Got errors:")[0].strip()
+    if what.startswith("Missing from"):
+        what = f"{said[0]} {', '.join(line for line in said if _OPTION.match(line))}"
+    elif not what.startswith(("Unrecognized", "Error", "invalid", "Missing")):
+        what = f"{' '.join(title)}: {what}"
+    similar: list[str] = []
+    for lines in filter(None, others):
+        if lines[0].startswith("Available"):
+            what += f"; {' '.join(lines)}"
+        elif not lines[0].startswith(("For full", "Argument helptext")):
+            similar += [found.group() for line in lines if (found := _OPTION.match(line))]
+    if similar:
+        what += f"; similar: {', '.join(dict.fromkeys(similar))}"
+    return f"{what.rstrip('.')}; see learned-opt --help"
+
+
+def _reason(error: Exception) -> str:
+    """An error's sentence; of one that the system raised, without its number."""
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        return f"{error.filename or 'output'}: {error.strerror}"
+    return str(error) or type(error).__name__
 
 
 def _refuse(reason: str, code: int = 2) -> int:
@@ -103,5 +146,9 @@ def _refuse(reason: str, code: int = 2) -> int:
 
 def run() -> None:
     """Entry point of the installed command."""
+    open_outputs()
     settle()
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    finally:
+        abandon_outputs()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 
 import gymnasium
 
@@ -14,6 +13,7 @@ from tasks.cartpole import CartPole
 from tasks.catch import Catch
 from tasks.gridworld import GridWorld, GridWorldSparse
 from tasks.gymnasium_tasks import gymnasium_family
+from tasks.lookup import find_attribute
 from tasks.lqr import LinearQuadratic
 from tasks.metaworld import MetaWorldFamily, is_benchmark
 from tasks.mountain_car import MountainCar, MountainCarContinuous
@@ -101,15 +101,16 @@ def _unknown(name: str) -> str:
 
 
 def _own(name: str) -> TaskFamily:
-    module, _, attribute = name.partition(":")
+    found, module = find_attribute(name)
+    attribute = name.partition(":")[2]
+    if found is None and attribute in gymnasium.registry:
+        return gymnasium_family(name)  # as gymnasium.make("module:Id-v0")
+    if found is None:
+        raise ValueError(f"cannot import the task family {name!r}: {module.__name__} has no {attribute!r}")
     try:
-        imported = import_module(module)
-        if not hasattr(imported, attribute) and attribute in gymnasium.registry:
-            return gymnasium_family(name)  # as gymnasium.make("module:Id-v0")
-        found = getattr(imported, attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"cannot import the task family {name!r}: {error}") from error
-    made = found() if isinstance(found, type) and issubclass(found, TaskFamily) else found
+        made = found() if isinstance(found, type) and issubclass(found, TaskFamily) else found
+    except Exception as error:  # whatever a user's own code raises
+        raise ValueError(f"{name} cannot be made: {type(error).__name__}: {error}") from error
     if not isinstance(made, TaskFamily):
         raise ValueError(f"{name} is no TaskFamily but {type(made).__name__}")
     made.name = name  # type: ignore[misc]
