@@ -76,7 +76,8 @@ def _training(artifact: Artifact, training: Sequence[Mapping[str, Any]]) -> str:
         score = stage.get("validation", {}).get("all", float("nan"))
         measured = CRITERIA.get(configuration.get("criterion", "area"), "score")
         facts = [
-            f"{number}. {code_span(str(configuration.get('estimator', 'tbptt')))}, meta-seed {_told(stage, 'seed')};",
+            f"{number}. {code_span(str(configuration.get('estimator', 'tbptt')))},",
+            f"meta-seed {_told(stage, 'seed')};",
             f"the best of {_told(configuration, 'meta_steps')} meta-steps was number",
             f"{_told(stage, 'meta_steps')}, a {measured} of {score:.3f} on validation tasks;",
             f"lives of {' to '.join(markdown(str(n)) for n in stage.get('lifetimes', ['?']))} updates;",
@@ -158,9 +159,13 @@ def _limits(tables: Mapping[str, Sequence[SummaryRow]], label: str) -> str:
             peers = [r for r in rows if (r.split, r.family) == (row.split, row.family)]
             top = max(peers, key=lambda r: r.area)
             if row.label == label and row.family != OVERALL and not row.best:
-                lost.append(f"{markdown(row.family)} (to {markdown(top.label)}, by {top.area - row.area:.3f})")
+                lost.append(
+                    f"{markdown(row.family)} (to {markdown(top.label)}, by {top.area - row.area:.3f})"
+                )
         broken = sum(row.diverged for row in rows if row.label == label and row.family != OVERALL)
-        lines.append(f"- {markdown(title)}: behind on {', '.join(lost) or 'no family'}; {broken} runs diverged.")
+        lines.append(
+            f"- {markdown(title)}: behind on {', '.join(lost) or 'no family'}; {broken} runs diverged."
+        )
     lines.append(
         "- One artifact of one meta-seed: its figures say nothing of what the recipe gives with another."
     )

@@ -47,7 +47,9 @@ def check_figure(path: str | Path) -> None:
     suffix = Path(path).suffix
     if suffix.lower() not in SUFFIXES:
         told = f"the suffix {suffix!r}" if suffix else "no suffix"
-        raise ValueError(f"{path} has {told}, which would give the figure's format: choose .png, .pdf or .svg")
+        raise ValueError(
+            f"{path} has {told}, which would give the figure's format: choose .png, .pdf or .svg"
+        )
 
 
 def save_figure(figure: Figure, path: str | Path, dpi: float = 200) -> None:

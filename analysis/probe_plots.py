@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures import Entry, as_it_is, legend_below, new_figure, save_figure
-from analysis.probe import Paths, Response, Trace
 from analysis.plots import DASHES
+from analysis.probe import Paths, Response, Trace
 
 LAYER_COLORS = ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#CC79A7", "#000000", "#7F7F7F")
 """Okabe and Ito's palette: an actor's three weights come in cold colours, its critic's in warm ones."""

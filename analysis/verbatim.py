@@ -1,4 +1,4 @@
-"""Names as they are: what users call things is shown in Markdown, HTML and terminals, and never interpreted."""
+"""Names as they are, in Markdown, HTML and terminals: what users call things is shown, never interpreted."""
 
 from __future__ import annotations
 

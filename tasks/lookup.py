@@ -52,7 +52,7 @@ def _working_directory() -> str | None:
 def _missing(name: str, module: str) -> str:
     folders = [entry for entry in dict.fromkeys(map(os.path.abspath, sys.path)) if os.path.isdir(entry)]
     return (
-        f"cannot import {name!r}: no module {module!r} in the folders searched, which are {', '.join(folders)}: "
+        f"cannot import {name!r}: no module {module!r} in the folders searched ({', '.join(folders)}): "
         "run the command where the module lies, or add its folder to PYTHONPATH"
     )
 

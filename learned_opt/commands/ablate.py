@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 from analysis import CompareConfig, Contender
 from learned_opt.artifacts import load_artifact
-from learned_opt.commands.compare import run_comparison
+from learned_opt.commands.compare import refuse_results, run_comparison
+from learned_opt.commands.outputs import check_folder
 from learned_opt.commands.recipe import check_device, set_threads, train_once
 from learned_opt.meta.divergence import DivergenceError
 from learned_opt.meta.recipe import load_variants
 from learned_opt.meta.trainer import ARTIFACT
 from tasks import check_family
+
+LONGEST = 60
+"""Characters of a variant's folder."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,12 @@ class Ablate:
                 f"{names[0]!r} and {others[0]!r} train on different families, and what is new to one is not "
                 "to the other: let all variants train on the same"
             )
+        folders = {name: folder_name(name) for name in names}
+        for name, other in combinations(names, 2):
+            if folders[name].casefold() == folders[other].casefold():
+                raise ValueError(f"variants {name!r} and {other!r} would share a folder: rename one")
+        refuse_results(self.out)
+        check_folder(self.out, "ablate", *(["compare"] if (self.out / "variants").exists() else []))
         config = CompareConfig(
             families=self.tasks or families,
             trained_on=families,
@@ -70,10 +81,13 @@ class Ablate:
         )
         for family in config.families:
             check_family(family)
+        clash = sorted(set(names) & set(config.baselines))
+        if clash:
+            raise ValueError(f"{', '.join(clash)} names both a variant and a baseline: rename the variant")
         contenders = {}
         for name in names:
             recipe = tuple(replace(stage, seed=self.seed, device=self.device) for stage in variants[name])
-            folder = self.out / "variants" / "".join(c if c.isalnum() or c in "=-" else "_" for c in name)
+            folder = self.out / "variants" / folders[name]
             print(f"variant {name!r}")
             try:
                 finished = train_once(recipe, folder)
@@ -89,3 +103,8 @@ class Ablate:
             raise DivergenceError("every variant diverged, and there is nothing to compare")
         run_comparison(config, contenders, self.out)
         return 0
+
+
+def folder_name(variant: str) -> str:
+    """A name that any file system takes: long ones are cut."""
+    return "".join(c if c.isalnum() or c in "=-" else "_" for c in variant)[:LONGEST]

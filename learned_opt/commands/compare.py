@@ -21,12 +21,14 @@ from analysis import (
     render_table,
 )
 from analysis.config import Tuning
+from analysis.figures import check_figure
 from analysis.plots import LARGEST
 from analysis.rendering import check_rendering, render_lives
 from analysis.results import Results
 from analysis.summary_plots import plot_heatmap, plot_profiles, plot_times
 from learned_opt.artifacts import Artifact, load_artifact
 from learned_opt.commands.headers import conditions_left, learner_of, run_of, trained_families
+from learned_opt.commands.outputs import check_file, check_folder
 from learned_opt.commands.progress import WorkBar
 from learned_opt.commands.recipe import check_device, set_threads
 from learned_opt.learner import LearnerConfig, make_learner
@@ -58,6 +60,9 @@ INNER: dict[str, dict[str, Any]] = {
     "q-learning": {"objective": "q-learning", "steps": 8},
 }
 """The inner learner by algorithm: what it changes of `LearnerConfig`'s defaults."""
+
+TERMINAL = 140
+"""Columns of the table in a terminal."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,13 @@ class Compare:
         if self.env and self.tasks != _field_default("tasks"):
             raise ValueError("--env and --tasks name the same thing: give one of them")
         shown = self.env or self.tasks
+        refuse_results(self.out)
+        check_folder(self.out, "compare")
+        if self.cells is not None:
+            check_folder(self.cells, "compare")
         set_threads(self.threads)
+        for name in shown:
+            make_family(name)
         artifacts = {name: load_artifact(name) for name in self.rule}
         policies = {str(path): load_policy(path) for path in self.policy}
         contenders = rule_contenders(artifacts)
@@ -234,14 +245,13 @@ class Merge:
     def run(self) -> int:
         """Merge, save, draw, print."""
         parts = [load_results(path / "results.json" if path.is_dir() else path) for path in self.results]
-        path = self.out / "results.json"
-        if path.exists():
-            raise FileExistsError(f"{self.out} already holds results; choose another --out")
+        refuse_results(self.out)
+        check_folder(self.out)
         merged = merge_results(parts)
         self.out.mkdir(parents=True, exist_ok=True)
-        merged.save(path)
-        plot_curves(merged, self.out / "curves.png")
-        print(render_table(merged, color=sys.stdout.isatty()))
+        merged.save(self.out / "results.json")
+        draw_curves(merged, self.out)
+        print_table(merged)
         return 0
 
 
@@ -270,8 +280,8 @@ class Plot:
         """Draw."""
         results = load_results(self.results / "results.json" if self.results.is_dir() else self.results)
         out = self.out or Path(f"{self.kind}.png")
-        if out.exists():
-            raise FileExistsError(f"{out} exists; choose another --out")
+        check_figure(out)
+        check_file(out)
         if self.kind != "curves" and (self.x, self.y) != ("updates", "returns"):
             raise ValueError(f"--x and --y are of curves, not of {self.kind}")
         if self.kind != "curves" and self.families:
@@ -340,9 +350,7 @@ def run_comparison(
         FileExistsError: `out` already holds results, or another run is at work there.
         OSError: it cannot be written; finished parts are kept.
     """
-    path = out / "results.json"
-    if path.exists() or (out / "curves.png").exists():
-        raise FileExistsError(f"{out} already holds results; choose another --out")
+    refuse_results(out)
     out.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["learned-opt", *sys.argv[1:]])
     with exclusive(out):
@@ -355,10 +363,31 @@ def run_comparison(
                 progress=bar.update,
                 command=command,
             )
-        results.save(path)
-    print(render_table(results, color=sys.stdout.isatty()))
+        results.save(out / "results.json")
+    draw_curves(results, out)
+    print_table(results)
+    return results
+
+
+def refuse_results(out: Path) -> None:
+    """A comparison never replaces another's results.
+
+    Raises:
+        FileExistsError: there are some.
+    """
+    if (out / "results.json").exists() or any(out.glob("curves*.png")):
+        raise FileExistsError(f"{out} already holds results; choose another --out")
+
+
+def draw_curves(results: Results, out: Path) -> None:
+    """All families' curves, in as many figures as that takes."""
     names = list(results.families)
     for first in range(0, len(names), LARGEST):
         name = f"curves-{first // LARGEST + 1}.png" if first else "curves.png"
         plot_curves(results, out / name, families=names[first : first + LARGEST])
-    return results
+
+
+def print_table(results: Results) -> None:
+    """The summary; in a terminal its lines are broken, in a pipe or a file none is."""
+    terminal = sys.stdout.isatty()
+    print(render_table(results, width=TERMINAL if terminal else None, color=terminal))

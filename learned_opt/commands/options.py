@@ -46,9 +46,8 @@ def check_numbers(command: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
         low, high, above = RANGES.get(field.name, COUNT)
-        option = f"--{field.name.replace('_', '-')}"
         if not math.isfinite(value) or value < low or (above and value == low):
             least = f"positive (at least {low:g})" if low == 1 else f"at least {low:g}"
-            raise ValueError(f"{option} must be {'above 0' if above else least}, got {value}")
+            raise ValueError(f"{field.name} must be {'above 0' if above else least}, got {value}")
         if value > high:
-            raise ValueError(f"{option} must be at most {high:g}, got {value:.4g}")
+            raise ValueError(f"{field.name} must be at most {high:g}, got {value:.4g}")

@@ -14,6 +14,7 @@ from analysis.probe import Response, Trace, navigation_paths, response, trace
 from analysis.probe_plots import plot_paths, plot_probe
 from analysis.results import encode
 from learned_opt.artifacts import load_artifact, write_atomically
+from learned_opt.commands.outputs import check_folder, make_folder
 from learned_opt.commands.recipe import set_threads
 from learned_opt.rules import Adam, LearnedStart
 from tasks import make_family
@@ -43,6 +44,7 @@ class Probe:
     def run(self) -> int:
         """Probe, save, draw."""
         set_threads(self.threads)
+        check_folder(self.out)
         if self.out.exists() and any(self.out.iterdir()):
             raise FileExistsError(f"{self.out} is not empty; choose another --out")
         for name in self.tasks:
@@ -55,6 +57,7 @@ class Probe:
                 f"{self.rule} has a learned start for a learner of its own, and what is probed are "
                 "actor-critics from random starts: compare it instead"
             )
+        make_folder(self.out)
         label = f"{self.rule} ({artifact.digest[:12]})"
         adam = Adam()
         responses = {label: response(artifact.rule, seed=self.seed), "adam": response(adam, seed=self.seed)}
@@ -69,7 +72,6 @@ class Probe:
                 adam, moments=moments, seed=self.seed, lr=self.adam_lr
             ),
         }
-        self.out.mkdir(parents=True, exist_ok=True)
         plot_probe(responses, traces, self.out / "probe.png")
         plot_paths(walks, self.out / "navigation.png")
         content = {

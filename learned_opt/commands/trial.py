@@ -7,10 +7,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from analysis.trials import plot_trials, run_trials
+from analysis.verbatim import console, visible
+from learned_opt.commands.outputs import check_folder, make_folder
 from learned_opt.commands.recipe import check_device, set_threads
 from learned_opt.memory import load_policy
 
@@ -38,8 +39,9 @@ class Trial:
         """Play, save, draw, print."""
         check_device(self.device)
         set_threads(self.threads)
-        if (self.out / "trials.json").exists():
+        if (self.out / "trials.json").exists() or (self.out / "trials.png").exists():
             raise FileExistsError(f"{self.out} already holds results; choose another --out")
+        check_folder(self.out)
         if not self.policy:
             raise ValueError("--policy needs at least one file")
         for name, value in (("count", self.count), ("episodes", self.episodes)):
@@ -49,6 +51,7 @@ class Trial:
         if len(loaded) < len(self.policy):
             raise ValueError("two policies lie in folders of the same name, which names them: rename one")
         first = next(iter(loaded.values()))
+        make_folder(self.out)
         results = run_trials(
             {label: artifact.policy for label, artifact in loaded.items()},
             first.policy.family,
@@ -58,14 +61,13 @@ class Trial:
             device=self.device,
             command=shlex.join(["learned-opt", *sys.argv[1:]]),
         )
-        self.out.mkdir(parents=True, exist_ok=True)
         results.save(self.out / "trials.json", {label: each.digest for label, each in loaded.items()})
         plot_trials(results, self.out / "trials.png")
-        table = Table(title=f"{results.family}: {results.episodes} episodes, {self.count} new tasks")
+        table = Table(title=f"{visible(results.family)}: {results.episodes} episodes, {self.count} new tasks")
         for heading in ("", "mean total reward", "95 % interval"):
-            table.add_column(heading)
+            table.add_column(heading, overflow="fold")
         for label, total in results.table().items():
-            table.add_row(label, f"{total.mean:.1f}", f"[{total.low:.1f}, {total.high:.1f}]")
-        Console(markup=False).print(table)
+            table.add_row(visible(label), f"{total.mean:.1f}", f"[{total.low:.1f}, {total.high:.1f}]")
+        console().print(table)
         print(f"curves: {self.out / 'trials.png'}")
         return 0

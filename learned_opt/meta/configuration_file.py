@@ -36,7 +36,7 @@ def mapping(path: Path) -> dict[str, Any]:
     if excess:
         raise ValueError(f"{path} has {excess}: write it out more plainly")
     if repeated:
-        raise ValueError(f"{path}: {repeated}: which of them counts? Leave one out")
+        raise ValueError(f"{path}: {repeated}: leave one of them out")
     if not isinstance(data, dict):
         raise ValueError(f"{path} holds no mapping of field names to values")
     return data
@@ -74,7 +74,8 @@ def _repeated(text: str) -> str:
         for key, value in node.value:
             name, line = _key(loader, key), key.start_mark.line + 1
             if name in lines:
-                found.append((line, f"{shown(str(key.value), prefix)} stands in line {lines[name]} and again in {line}"))
+                twice = f"twice, in line {lines[name]} and in line {line}"
+                found.append((line, f"{shown(str(key.value), prefix)} stands {twice}"))
             lines.setdefault(name, line)
             waiting.append((value, f"{prefix}{shown(key.value).strip(chr(39))}."))
     return min(found, default=(0, ""))[1]
