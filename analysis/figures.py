@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib import font_manager
 from matplotlib.artist import Artist
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.font_manager import FontProperties
@@ -84,11 +86,20 @@ def as_it_is(text: Text, inches: float | None = None) -> Text:
     return text
 
 
-def all_as_they_are(texts: Iterable[Text], inches: float) -> tuple[float, int]:
-    """`as_it_is` of each label of an axis' ticks; the widest one's inches, and the most lines of any."""
-    drawn = [as_it_is(text, inches) for text in texts]
-    widths = [_width(text.get_text(), text.get_fontproperties()) for text in drawn]
-    return max(widths, default=0.0), max((text.get_text().count("\n") + 1 for text in drawn), default=1)
+def label_ticks(
+    axis: Axis, names: Sequence[str], inches: float, *, fontsize: float = 7, **style: Any
+) -> tuple[float, int]:
+    """Put names at the places 0, 1, ... of an axis, in lines of at most so many inches.
+
+    Returns:
+        The widest one's inches, and the most lines of any.
+    """
+    texts = [as_it_is(Text(0, 0, name, fontsize=fontsize), inches) for name in names]
+    axis.set_ticks(range(len(names)), [text.get_text() for text in texts], fontsize=fontsize, **style)
+    for tick in axis.get_ticklabels():
+        as_it_is(tick)
+    widths = [_width(text.get_text(), text.get_fontproperties()) for text in texts]
+    return max(widths, default=0.0), max((text.get_text().count("\n") + 1 for text in texts), default=1)
 
 
 def legend_below(

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures import Entry, all_as_they_are, as_it_is, legend_below, new_figure, save_figure
+from analysis.figures import Entry, as_it_is, label_ticks, legend_below, new_figure, save_figure
 from analysis.plots import contender_styles
 from analysis.report import OVERALL, default_rival, summary_table
 from analysis.results import SPLITS, Results
@@ -84,14 +84,16 @@ def plot_heatmap(results: Results, path: str | Path) -> Figure:
             weight="bold" if best else "normal",
             bbox={"boxstyle": "square,pad=0.25", "fc": "none", "ec": "#D55E00", "lw": 1.2} if best else None,
         )
-    axes.set_xticks(range(len(labels)), labels, rotation=35, ha="right", fontsize=7)
     titles = [f"{name} ({results.families[name].split})" for name in names]
-    axes.set_yticks(range(len(names)), titles, fontsize=7)
-    wide, lines = all_as_they_are(axes.get_yticklabels(), LABEL)
-    slanted, _ = all_as_they_are(axes.get_xticklabels(), LABEL)
+    wide, lines = label_ticks(axes.yaxis, titles, LABEL)
+    long, deep = label_ticks(axes.xaxis, labels, LABEL, rotation=35, ha="right")
+    across, down = 0.8 * long, 0.6 * long + ROW * deep
+    if deep > 3:  # slanted, they would lie on each other
+        label_ticks(axes.xaxis, labels, LABEL, rotation=90, ha="center")
+        across, down = 0.0, long
     figure.set_size_inches(
-        1.6 + 0.75 * len(labels) + max(wide - 1.4, 0),
-        1.1 + max(0.28, ROW * lines) * len(names) + max(0.6 * slanted - 0.5, 0),
+        1.6 + max(0.75, ROW * deep) * len(labels) + max(wide - 1.4, across - 1.4, 0),
+        1.1 + max(0.28, ROW * lines) * len(names) + max(down - 0.5, 0),
     )
     axes.tick_params(length=0)
     bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
@@ -171,11 +173,10 @@ def plot_times(results: Results, path: str | Path, *, rival: str | None = None, 
     axes.set_xscale("log", base=2)
     axes.set_xlim(1 / EDGE, EDGE)
     axes.set_xticks([0.25, 0.5, 1, 2, 4], ["≤ ¼", "½", "1", "2", "≥ 4"])
-    axes.set_yticks(range(len(lines)), [title for title, _ in lines], fontsize=7)
-    _, tall = all_as_they_are(axes.get_yticklabels(), LABEL)
+    wide, tall = label_ticks(axes.yaxis, [title for title, _ in lines], LABEL)
     axes.invert_yaxis()
     meaning = f"updates to 90 % of {rival}'s final return, relative to {rival}"
-    as_it_is(axes.set_xlabel(meaning, fontsize=8), LABEL + 1)
+    as_it_is(axes.set_xlabel(meaning, fontsize=8), figure.get_figwidth() - wide - 0.3)
     _tidy(axes)
     keys: list[Entry] = [
         (
@@ -185,7 +186,7 @@ def plot_times(results: Results, path: str | Path, *, rival: str | None = None, 
         for label in others
     ]
     higher = legend_below(figure, keys, figure.get_figwidth(), most=3)
-    figure.set_figheight(0.9 + max(0.3, ROW * tall) * max(len(lines), 1) + higher)
+    figure.set_figheight(0.9 + max(0.3, ROW * tall, 0.03 * len(others)) * max(len(lines), 1) + higher)
     save_figure(figure, path)
     return figure
 
