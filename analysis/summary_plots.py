@@ -93,7 +93,7 @@ def plot_heatmap(results: Results, path: str | Path) -> Figure:
         across, down = 0.0, long
     figure.set_size_inches(
         1.6 + max(0.75, ROW * deep) * len(labels) + max(wide - 1.4, across - 1.4, 0),
-        1.1 + max(0.28, ROW * lines) * len(names) + max(down - 0.5, 0),
+        1.1 + max(max(0.28, ROW * lines) * len(names), 1.2) + max(down - 0.5, 0),
     )
     axes.tick_params(length=0)
     bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
@@ -176,7 +176,8 @@ def plot_times(results: Results, path: str | Path, *, rival: str | None = None, 
     wide, tall = label_ticks(axes.yaxis, [title for title, _ in lines], LABEL)
     axes.invert_yaxis()
     meaning = f"updates to 90 % of {rival}'s final return, relative to {rival}"
-    as_it_is(axes.set_xlabel(meaning, fontsize=8), figure.get_figwidth() - wide - 0.3)
+    below = as_it_is(axes.set_xlabel(meaning, fontsize=8), figure.get_figwidth() - wide - 0.3)
+    higher = 0.14 * below.get_text().count("\n")
     _tidy(axes)
     keys: list[Entry] = [
         (
@@ -185,7 +186,7 @@ def plot_times(results: Results, path: str | Path, *, rival: str | None = None, 
         )
         for label in others
     ]
-    higher = legend_below(figure, keys, figure.get_figwidth(), most=3)
+    higher += legend_below(figure, keys, figure.get_figwidth(), most=3)
     figure.set_figheight(0.9 + max(0.3, ROW * tall, 0.03 * len(others)) * max(len(lines), 1) + higher)
     save_figure(figure, path)
     return figure

@@ -61,6 +61,13 @@ def escape(text: str) -> str:
     return html.escape(visible(text))
 
 
+class _Console(Console):
+    """Rich would end the process with exit code 1 where nobody reads on: whoever prints decides."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # the error that is being handled
+
+
 def console(
     file: IO[str] | None = None, *, width: int | None = None, color: bool | None = None, stderr: bool = False
 ) -> Console:
@@ -75,7 +82,7 @@ def console(
     target = file or (sys.stderr if stderr else sys.stdout)
     if width is None and not target.isatty():
         width = UNBOUNDED
-    return Console(
+    return _Console(
         file=file,
         stderr=stderr,
         width=width,

@@ -48,6 +48,8 @@ Command = (
 _TITLE = re.compile(r"╭─ (.*?) ─*╮")
 _RULE = re.compile(r"[╭╰]?[─-]{3,}[╮╯]?")
 _OPTION = re.compile(r"--[\w-]+")
+_ALLOCATION = re.compile("allocate memory|out of memory")
+_SIZE = re.compile(r"tried to allocate (\d+(?:\.\d+)? \w+)", re.IGNORECASE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,13 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, EnvironmentFailedError) as error:
         return _refuse(_reason(error))
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "allocate" in str(error) or "out of memory" in str(error):
-            told = str(error).strip().splitlines() or [type(error).__name__]
-            return _refuse(f"there is not enough memory ({told[0]}): ask for less at once")
-        raise
+        if not isinstance(error, MemoryError) and not _ALLOCATION.search(str(error)):
+            raise
+        asked = _SIZE.search(str(error))
+        size = f" for another {asked.group(1)}" if asked else ""
+        return _refuse(f"there is not enough memory{size}: ask for less at once")
     except KeyboardInterrupt:
-        print("learned-opt: interrupted; finished parts are kept", file=sys.stderr)
-        return 130
+        return _refuse("interrupted; finished parts are kept", 130)
     return code
 
 
@@ -113,7 +115,8 @@ def _complaint(text: str) -> str:
             sections.append([])
         elif line:
             sections[-1].append(line)
-    title, said, *others = [*(section for section in sections if section), [], []]
+    filled: list[list[str]] = [*filter(None, sections), [], []]
+    title, said, others = filled[0], filled[1], filled[2:]
     what = " ".join(said).partition("Got errors:")[0].strip()
     if what.startswith("Missing from"):
         what = f"{said[0]} {', '.join(line for line in said if _OPTION.match(line))}"
@@ -140,7 +143,8 @@ def _reason(error: Exception) -> str:
 def _refuse(reason: str, code: int = 2) -> int:
     """One line on standard error, from one process of a machine, and the exit code."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"learned-opt: {' '.join(reason.split())}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # nobody hears it: the exit code says it, too
+            print(f"learned-opt: {' '.join(reason.split())}", file=sys.stderr, flush=True)
     return code
 
 

@@ -16,9 +16,10 @@ class Interval(NamedTuple):
     open: bool = False
 
 
-MOST = 10**9
-"""No count, length or size is larger: it could be neither held nor waited for."""
-COUNT = Interval(1, MOST)
+COUNT = Interval(1, 10**6)
+"""Of what is held in memory side by side: no machine holds more."""
+LENGTH = Interval(1, 10**9)
+"""Of what comes one after the other: nobody waits for more."""
 SEED = Interval(0, 10**15)
 RATE = Interval(0, 1000, open=True)
 SIDE_BY_SIDE = Interval(1, max(256, 8 * (os.cpu_count() or 1)))
@@ -26,7 +27,10 @@ SIDE_BY_SIDE = Interval(1, max(256, 8 * (os.cpu_count() or 1)))
 RANGES = {
     "seed": SEED,
     "tuning_seed": SEED,
-    "meta_steps": Interval(0, MOST),
+    "meta_steps": Interval(0, LENGTH.high),
+    **dict.fromkeys(
+        ("updates", "tuning_updates", "env_steps", "queries", "episodes", "adaptation_steps"), LENGTH
+    ),
     "meta_lr": RATE,
     "adam_lr": RATE,
     "threads": SIDE_BY_SIDE,
