@@ -36,7 +36,8 @@ RANGES = {
     "threads": SIDE_BY_SIDE,
     "processes": SIDE_BY_SIDE,
 }
-"""By option; whatever is not listed counts something."""
+"""By option; whole numbers that are not listed count something, others may be anything finite."""
+FINITE = Interval(-1e300, 1e300)
 
 
 def check_numbers(command: Any) -> None:
@@ -49,7 +50,7 @@ def check_numbers(command: Any) -> None:
         value = getattr(command, field.name)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
-        low, high, above = RANGES.get(field.name, COUNT)
+        low, high, above = RANGES.get(field.name, COUNT if isinstance(value, int) else FINITE)
         if not math.isfinite(value) or value < low or (above and value == low):
             least = f"positive (at least {low:g})" if low == 1 else f"at least {low:g}"
             raise ValueError(f"{field.name} must be {'above 0' if above else least}, got {value}")

@@ -86,7 +86,7 @@ def drawn(name):
 
 @pytest.mark.parametrize("plot", [plot_curves, plot_profiles, plot_heatmap, plot_times])
 @given(data=st.data())
-@examples(5)
+@examples(4)
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_figures_show_every_name_as_it_is_and_whole(plot, data, results, tmp_path):
     labels = data.draw(st.lists(ANY, min_size=3, max_size=4, unique=True))
