@@ -8,6 +8,7 @@ from typing import Any
 from analysis.report import OVERALL, SummaryRow, cautions, default_rival, summary_table
 from analysis.results import Results
 from analysis.statistics import FEWEST, bracketed
+from analysis.verbatim import code_block, code_span, markdown
 from learned_opt.artifacts import Artifact
 from learned_opt.meta.config import CRITERIA
 
@@ -44,13 +45,13 @@ def model_card(
     for title, results in comparisons.items():
         if results.artifacts.get(label) != artifact.digest:
             raise ValueError(f"{title} does not show {label} with the hash {artifact.digest[:12]}")
-    parts = [f"# {label}", _identity(artifact), "## Training", _training(artifact, training)]
+    parts = [f"# {markdown(label)}", _identity(artifact), "## Training", _training(artifact, training)]
     tables = {title: summary_table(results, seed=seed) for title, results in comparisons.items()}
     parts += ["## Results", EXPLAINED]
     for title, rows in tables.items():
         results = comparisons[title]
         rival = default_rival(results)
-        parts += [f"### {title}", _table(rows, label, rival), f"```\n{results.command}\n```"]
+        parts += [f"### {markdown(title)}", _table(rows, label, rival), code_block(results.command)]
     parts += ["## Limits", _limits(tables, comparisons, label)]
     return "\n\n".join(parts) + "\n"
 
@@ -58,13 +59,13 @@ def model_card(
 def _identity(artifact: Artifact) -> str:
     header = artifact.header
     weights = sum(parameter.numel() for parameter in artifact.rule.parameters())
-    config = ", ".join(f"{key} {_number(value)}" for key, value in header["config"].items())
+    config = ", ".join(markdown(f"{key} {_number(value)}") for key, value in header["config"].items())
     return "\n".join(
         [
-            f"- class: `{header['rule']}` ({config}), {weights:,} weights",
+            f"- class: {code_span(header['rule'])} ({config}), {weights:,} weights",
             f"- nominal learning rate: {artifact.rule.nominal_lr:g}",
             f"- SHA-256: `{artifact.digest}`",
-            f"- licence: {header['provenance'].get('licence', 'not stated')}",
+            f"- licence: {markdown(str(header['provenance'].get('licence', 'not stated')))}",
         ]
     )
 
@@ -77,19 +78,20 @@ def _training(artifact: Artifact, training: Sequence[Mapping[str, Any]]) -> str:
         score = stage.get("validation", {}).get("all", float("nan"))
         measured = CRITERIA.get(configuration.get("criterion", "area"), "score")
         found = (
-            f"the best of {configuration.get('meta_steps', '?')} meta-steps was number "
-            f"{stage.get('meta_steps', '?')}, a {measured} of {score:.3f} on validation tasks;"
+            f"the best of {_told(configuration, 'meta_steps')} meta-steps was number "
+            f"{_told(stage, 'meta_steps')}, a {measured} of {score:.3f} on validation tasks;"
         )
         if stage.get("improvement", {}).get("improved") is False:
             found = (
-                f"none of {configuration.get('meta_steps', '?')} meta-steps validated better than the rule "
+                f"none of {_told(configuration, 'meta_steps')} meta-steps validated better than the rule "
                 f"that they began with, a {measured} of {score:.3f} on validation tasks;"
             )
         facts = [
-            f"{number}. `{configuration.get('estimator', 'tbptt')}`, meta-seed {stage.get('seed', '?')};",
+            f"{number}. {code_span(str(configuration.get('estimator', 'tbptt')))},",
+            f"meta-seed {_told(stage, 'seed')};",
             found,
-            f"lives of {' to '.join(map(str, stage.get('lifetimes', ['?'])))} updates;",
-            f"families: {', '.join(stage.get('families', []))}.",
+            f"lives of {' to '.join(markdown(str(n)) for n in stage.get('lifetimes', ['?']))} updates;",
+            f"families: {', '.join(map(markdown, stage.get('families', [])))}.",
         ]
         if number <= len(training):
             spent = training[number - 1]
@@ -111,15 +113,20 @@ def _training(artifact: Artifact, training: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _told(story: Mapping[str, Any], key: str) -> str:
+    return markdown(str(story.get(key, "?")))
+
+
 def _stages(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     earlier = provenance.get("started_from")
     return [*(_stages(earlier) if isinstance(earlier, dict) else []), provenance]
 
 
 def _table(rows: Sequence[SummaryRow], label: str, rival: str | None) -> str:
-    against = "" if rival is None else f" {rival} | P(beats {rival}) | pooled | 90 % at |"
+    other = "" if rival is None else markdown(rival)
+    against = "" if rival is None else f" {other} | P(beats {other}) | pooled | 90 % at |"
     lines = [
-        f"| split | family | {label} | best other |{against} diverged |",
+        f"| split | family | {markdown(label)} | best other |{against} diverged |",
         "|---" * (5 if rival is None else 9) + "|",
     ]
     for row in rows:
@@ -127,8 +134,10 @@ def _table(rows: Sequence[SummaryRow], label: str, rival: str | None) -> str:
             continue
         peers = {r.label: r for r in rows if (r.split, r.family) == (row.split, row.family)}
         top = max((r for name, r in peers.items() if name != label), key=lambda r: r.area, default=None)
-        cells = [row.own or row.split, row.family, _area(row, bold=row.best)]
-        cells.append("" if top is None else f"{top.name} {_area(top, bold=top.best and not row.best)}")
+        cells = [row.own or row.split, markdown(row.family), _area(row, bold=row.best)]
+        cells.append(
+            "" if top is None else f"{markdown(top.name)} {_area(top, bold=top.best and not row.best)}"
+        )
         if rival is not None:
             p, pooled = row.improvement, row.pooled
             cells.append(_area(peers[rival]) if rival in peers else "")
@@ -161,14 +170,18 @@ def _limits(
     lines = []
     for title, rows in tables.items():
         own = [row for row in rows if row.label == label and row.family != OVERALL]
-        lost = [f"{row.family} (to {row.lost_to[0]}, by {row.lost_to[1]:.3f})" for row in own if row.lost_to]
-        few = [row.family for row in own if row.runs < FEWEST]
+        lost = [
+            f"{markdown(row.family)} (to {markdown(row.lost_to[0])}, by {row.lost_to[1]:.3f})"
+            for row in own
+            if row.lost_to
+        ]
+        few = [markdown(row.family) for row in own if row.runs < FEWEST]
         told = [f"behind on {', '.join(lost) or 'no family'}"] if len(few) < len(own) else []
         if few:
             told.append(f"no verdict on {', '.join(few)}, of fewer than {FEWEST} tasks")
         told.append(f"{sum(row.diverged for row in own)} runs diverged")
-        lines.append(f"- {title}: {'; '.join(told)}.")
-        lines += [f"- {title}: {caution}." for caution in cautions(comparisons[title])]
+        lines.append(f"- {markdown(title)}: {'; '.join(told)}.")
+        lines += [f"- {markdown(title)}: {markdown(caution)}." for caution in cautions(comparisons[title])]
     lines.append(
         "- One artifact of one meta-seed: its figures say nothing of what the recipe gives with another."
     )

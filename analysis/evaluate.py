@@ -56,7 +56,7 @@ def compare(
             families' are stacked perceptrons.
 
     Raises:
-        ValueError: a label that is also a baseline's name, nothing to compare, or several processes
+        ValueError: a label that is also a baseline's name, nothing to compare, no process, or several
             without a folder for their cells; tasks that a contender was trained on; policies of a family
             that takes no part, or beside `cells`, which cannot tell one's own code from its next version.
     """
@@ -82,6 +82,8 @@ def compare(
             )
     if not contenders and not config.baselines:
         raise ValueError("nothing to compare: give a contender or a baseline")
+    if processes < 1:
+        raise ValueError(f"processes must be at least 1, got {processes}")
     if processes > 1 and cells is None:
         raise ValueError("several processes meet in a folder of cells: name one")
     store = CellStore(None if cells is None else Path(cells))

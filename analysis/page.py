@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from analysis.plots import plot_curves
+from analysis.figures import Entry, legend_below, new_figure, save_figure
+from analysis.plots import contender_styles, plot_curves
 from analysis.report import OVERALL, SummaryRow, cautions, default_rival, summary_table
 from analysis.results import Results
 from analysis.statistics import bracketed
 from analysis.summary_plots import plot_heatmap, plot_profiles, plot_times
+from analysis.verbatim import escape
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; --win: #2a9d5c33; --loss: #d55e0026; }
@@ -134,24 +133,25 @@ def validation_picture(
     steps: Sequence[int], scores: Mapping[str, Sequence[float]], measured: str = "normalised area"
 ) -> Picture:
     """Validation scores of a meta-training over its meta-steps, one line a family and their mean."""
-    figure = Figure(figsize=(6, 3), layout="constrained")
+    figure = new_figure(6, 3)
     axes = figure.add_subplot()
+    styles, entries = contender_styles([name for name in scores if name != "all"]), list[Entry]()
     for name, values in scores.items():
-        mean = name == "all"
-        axes.plot(
-            steps, values, lw=2.2 if mean else 1.0, color="black" if mean else None,
-            label="mean" if mean else name, marker="o", markersize=3,
-        )  # fmt: skip
+        if name == "all":
+            (line,) = axes.plot(steps, values, lw=2.2, color="black", label="mean", marker="o", markersize=3)
+        else:
+            style = {**styles[name].line(), "lw": 1.0}
+            (line,) = axes.plot(steps, values, **{"marker": "o", "markersize": 3, **style}, label=name)
+        entries.append((line, "mean" if name == "all" else name))
     axes.set_xlabel("meta-step", fontsize=8)
     axes.set_ylabel(measured, fontsize=8)
     axes.tick_params(labelsize=7)
     axes.grid(color="0.92", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=7)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160)
+    figure.set_figheight(3 + legend_below(figure, entries, 6, most=4))
     return Picture(
-        buffer.getvalue(), f"Validation during meta-training: {measured} on fresh tasks of its families."
+        _png(partial(save_figure, figure, dpi=160)),
+        f"Validation during meta-training: {measured} on fresh tasks of its families.",
     )
 
 
@@ -218,4 +218,4 @@ def _time(row: SummaryRow) -> str:
 def _origin(results: Results) -> str:
     lines = [results.command or "(made in Python)", f"seed {results.seed}, {results.updates} updates a life"]
     lines += [f"{label}: SHA-256 {digest}" for label, digest in results.artifacts.items()]
-    return f"<pre>{escape(chr(10).join(lines))}</pre>"
+    return "<pre>" + "\n".join(map(escape, lines)) + "</pre>"

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from analysis.figure_file import save_figure
+from analysis.figures import Entry, as_it_is, legend_below, new_figure, save_figure
 from analysis.results import MIXED, Array, FamilyResults, Results
 from analysis.scores import family_scores
 from analysis.statistics import bootstrap_interval, interquartile_mean
@@ -27,6 +25,7 @@ USUAL = {"adam": "#0072B2", "sgd": "#009E73", "rmsprop": "#E69F00", "adamw": "#5
 OTHERS = ("#D55E00", "#CC79A7", "#000000", "#8C6D31", "#7F7F7F", "#5E3C99", "#882255", "#999933")
 """Colours of all other contenders, in order of appearance."""
 DASHES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p", "h")
 LARGEST = 12
 """Most panels of one figure."""
 LONGEST_TITLE = 30
@@ -35,8 +34,27 @@ PANEL = (2.5, 1.95)
 """Inches, at the size of a printed column."""
 ALONE = (5.0, 3.0)
 """The same of a panel that has a figure for itself."""
-LEGEND_LINE = 0.17
-"""Inches that each line of a legend adds, from the third on."""
+
+
+Key = tuple[Literal["contender", "anchor"], str]
+
+
+class Style(NamedTuple):
+    """How a contender is drawn.
+
+    color, dash, marker: of its lines; no two contenders share all three.
+    point: of its points, where there are no lines; no two share this and the colour.
+    """
+
+    color: str
+    dash: str
+    marker: str
+    point: str
+
+    def line(self) -> dict[str, Any]:
+        """Arguments of matplotlib's plot."""
+        marked = {"marker": self.marker, "markersize": 4.5, "markevery": 0.2} if self.marker else {}
+        return {"color": self.color, "linestyle": self.dash, "lw": 1.4, **marked}
 
 
 def plot_curves(
@@ -79,35 +97,27 @@ def plot_curves(
     columns = _columns(len(names))
     rows = -(-len(names) // columns)
     wide, high = PANEL if len(names) > 1 else ALONE
-    figure = Figure(figsize=(max(wide * columns, 3.6), high * rows + 0.45), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(max(wide * columns, 3.6), high * rows + 0.45)
     styles = contender_styles(results.labels())
     generator = np.random.default_rng(seed)
-    handles: dict[str, Artist] = {}
+    entries: dict[Key, Entry] = {}
     legend, titles = split_names(results, names)
     for index, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, index + 1)
-        _panel(axes, results.families[name], styles, x, y, generator)
+        drawn = _panel(axes, results.families[name], styles, x, y, generator)
         title = titles[name]
-        axes.set_title(title, fontsize=8 if max(map(len, title.split("\n"))) <= LONGEST_TITLE else 6.5)
+        size = 8 if max(map(len, title.split("\n"))) <= LONGEST_TITLE else 6.5
+        as_it_is(axes.set_title(title, fontsize=size), 0.9 * wide)
         if index % columns == 0:
             label = "return per episode" if y == "returns" else "normalised return"
             axes.set_ylabel(label, fontsize=8)
         if index + columns >= len(names):
             axes.set_xlabel("updates" if x == "updates" else "environment steps", fontsize=8)
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(legend.get(label, label), handle)
-    abreast = legend_columns(list(handles), figure.get_figwidth(), 2 * columns + 1)
-    lines = -(-len(handles) // abreast)
-    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * max(lines - 2, 0))
-    figure.legend(
-        list(handles.values()),
-        list(handles),
-        loc="outside lower center",
-        ncols=abreast,
-        frameon=False,
-        fontsize=8,
-    )
+        for key, (line, label) in drawn.items():
+            told = legend.get(label, label) if key[0] == "contender" else label
+            entries.setdefault(key, (line, told))
+    higher = legend_below(figure, list(entries.values()), figure.get_figwidth(), most=2 * columns + 1)
+    figure.set_figheight(figure.get_figheight() + higher)
     save_figure(figure, path)
     return figure
 
@@ -136,39 +146,54 @@ def split_names(results: Results, names: Sequence[str]) -> tuple[dict[str, str],
     return legend, titles
 
 
-def contender_styles(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Colour and dash pattern of each contender; the usual baselines always look the same."""
+def contender_styles(labels: Sequence[str]) -> dict[str, Style]:
+    """How each contender is drawn, no two alike; the usual baselines always look the same."""
     styles, count = {}, 0
     for label in labels:
         if label in USUAL:
-            styles[label] = USUAL[label], "-"
+            styles[label] = Style(USUAL[label], "-", "", "o")
         else:
-            dash = DASHES[count // len(OTHERS) % len(DASHES)]
-            styles[label] = OTHERS[count % len(OTHERS)], dash
+            round_, color = divmod(count, len(OTHERS))
+            styles[label] = Style(
+                OTHERS[color],
+                DASHES[round_ % len(DASHES)],
+                _marker(round_ // len(DASHES) - 1),
+                _marker(round_),
+            )
             count += 1
     return styles
+
+
+def _marker(number: int) -> str:
+    """None before the first; figures of numbers after the last."""
+    if number < 0:
+        return ""
+    return MARKERS[number] if number < len(MARKERS) else f"${number}$"
 
 
 def _panel(
     axes: Axes,
     family: FamilyResults,
-    styles: dict[str, tuple[str, str]],
+    styles: Mapping[str, Style],
     x: X,
     y: Y,
     generator: np.random.Generator,
-) -> None:
+) -> dict[Key, Entry]:
+    """Draw a family; keys and names for the legend, those of contenders apart from those of anchors."""
     moments = family.updates * (family.steps_per_update if x == "steps" else 1)
     edges: list[Array] = []
+    entries: dict[Key, Entry] = {}
     scores = family_scores(family)
     # Drawn back to front, so that the first contender, usually the learned rule, ends on top.
     for depth, (label, runs) in enumerate(scores.items()):
         curves = (runs.returns if y == "returns" else runs.curves).T
         middle = interquartile_mean(curves, axis=0)
         low, high = bootstrap_interval([curves], generator=generator)
-        color, dash = styles[label]
+        style = styles[label]
         order = 3.0 - depth / len(scores)
-        axes.fill_between(moments, low, high, color=color, alpha=0.15, linewidth=0, zorder=order)
-        axes.plot(moments, middle, color=color, linestyle=dash, lw=1.4, label=label, zorder=order + 1)
+        axes.fill_between(moments, low, high, color=style.color, alpha=0.15, linewidth=0, zorder=order)
+        (line,) = axes.plot(moments, middle, **style.line(), label=label, zorder=order + 1)
+        entries["contender", label] = line, label
         edges += [middle] if np.isnan(low).all() else [middle, low, high]
     bottom, top = (float(f([f(edge) for edge in edges])) for f in (np.nanmin, np.nanmax))
     margin = 0.08 * max(top - bottom, 1e-6 * max(1.0, abs(top)))
@@ -179,7 +204,8 @@ def _panel(
     )
     for label, level, dash in anchors:
         if bottom - 2 * margin <= level <= top + 2 * margin:
-            axes.axhline(level, color="0.45", lw=0.7, linestyle=dash, label=label, zorder=1)
+            anchor = axes.axhline(level, color="0.45", lw=0.7, linestyle=dash, label=label, zorder=1)
+            entries["anchor", label] = anchor, label
             bottom, top = min(bottom, level), max(top, level)
     axes.set_ylim(bottom - margin, top + margin)
     axes.set_xlim(moments[0], moments[-1])
@@ -191,12 +217,7 @@ def _panel(
     axes.grid(color="0.92", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def legend_columns(labels: Sequence[str], inches: float, most: int) -> int:
-    """As many as fit side by side, at some 0.075 inches a character beside half an inch for the line."""
-    each = 0.5 + 0.075 * max(map(len, labels))
-    return max(1, min(len(labels), most, int(inches / each)))
+    return entries
 
 
 def _columns(panels: int) -> int:

@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis.figure_file import save_figure
+from analysis.figures import Entry, as_it_is, legend_below, new_figure, save_figure
+from analysis.plots import DASHES
 from analysis.probe import Paths, Response, Trace
 
 LAYER_COLORS = ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#CC79A7", "#000000", "#7F7F7F")
 """Okabe and Ito's palette: an actor's three weights come in cold colours, its critic's in warm ones."""
+
+NARROWEST = 4.5
+"""Inches of a figure's width."""
 
 
 def plot_probe(responses: Mapping[str, Response], traces: Sequence[Trace], path: str | Path) -> Figure:
@@ -27,7 +30,8 @@ def plot_probe(responses: Mapping[str, Response], traces: Sequence[Trace], path:
         path: the figure's file.
     """
     columns = max(len(responses), len(traces))
-    figure = _figure(2.7 * columns, 5.0)
+    width = max(2.7 * columns, NARROWEST)
+    figure = new_figure(width, 5.0)
     rows: Any = figure.subfigures(2, 1)
     top = rows[0].subplots(1, len(responses), squeeze=False, sharey=True)[0]
     limit = max(float(np.nanmax(np.abs(r.update))) for r in responses.values())
@@ -40,7 +44,7 @@ def plot_probe(responses: Mapping[str, Response], traces: Sequence[Trace], path:
             vmin=-limit,
             vmax=limit,
         )
-        axes.set_title(label, fontsize=8)
+        as_it_is(axes.set_title(label, fontsize=8), 0.8 * width / len(responses))
         axes.set_xlabel("gradient g / √v̂", fontsize=8)
         axes.tick_params(labelsize=7)
     top[0].set_ylabel("momentum m̂ / √v̂", fontsize=8)
@@ -48,29 +52,28 @@ def plot_probe(responses: Mapping[str, Response], traces: Sequence[Trace], path:
     bar.set_label("update / lr", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     bottom = rows[1].subplots(1, len(traces), squeeze=False, sharey=True)[0]
-    colors: dict[str, str] = {}
+    styles: dict[str, tuple[str, str]] = {}
+    entries: dict[str, Entry] = {}
     for axes, trace in zip(bottom, traces, strict=True):
         for index, name in enumerate(trace.tensors):
             if name.endswith("bias"):
                 continue
-            color = colors.setdefault(name, LAYER_COLORS[len(colors) % len(LAYER_COLORS)])
+            round_, place = divmod(len(styles), len(LAYER_COLORS))
+            color, dash = styles.setdefault(name, (LAYER_COLORS[place], DASHES[round_ % len(DASHES)]))
             moments = np.arange(1, len(trace.rates) + 1)
             label = name.removesuffix(".weight")
-            axes.plot(moments, trace.rates[:, index], color=color, lw=1.1, label=label)
+            rates = trace.rates[:, index]
+            (line,) = axes.plot(moments, rates, color=color, linestyle=dash, lw=1.1, label=label)
+            entries.setdefault(name, (line, label))
         axes.set_yscale("log")
-        axes.set_title(trace.family, fontsize=8)
+        as_it_is(axes.set_title(trace.family, fontsize=8), 0.8 * width / len(traces))
         axes.set_xlabel("update", fontsize=8)
         axes.grid(color="0.92", linewidth=0.6)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
     bottom[0].set_ylabel("effective learning rate", fontsize=8)
-    handles: dict[str, object] = {}
-    for axes in bottom:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    rows[1].legend(
-        list(handles.values()), list(handles), loc="outside lower center", ncols=7, frameon=False, fontsize=7
-    )
+    higher = legend_below(rows[1], list(entries.values()), width, most=7, fontsize=7)
+    figure.set_figheight(5.0 + higher)
     save_figure(figure, path)
     return figure
 
@@ -83,14 +86,14 @@ def plot_paths(paths: Mapping[str, Paths], path: str | Path) -> Figure:
         path: the figure's file.
     """
     moments = next(iter(paths.values())).updates
-    figure = _figure(2.0 * len(moments) + 0.4, 2.0 * len(paths) + 0.3)
+    figure = new_figure(max(2.0 * len(moments) + 0.4, NARROWEST), 2.0 * len(paths) + 0.3)
     grid = figure.subplots(len(paths), len(moments), squeeze=False, sharex=True, sharey=True)
     for row, (label, found) in zip(grid, paths.items(), strict=True):
         for axes, walks, moment in zip(row, found.positions, found.updates, strict=True):
             _draw_walks(axes, walks, found.goals)
             if row is grid[0]:
                 axes.set_title(f"after {moment} updates" if moment else "before learning", fontsize=8)
-        row[0].set_ylabel(label, fontsize=8)
+        as_it_is(row[0].set_ylabel(label, fontsize=8), 1.9)
     save_figure(figure, path)
     return figure
 
@@ -106,9 +109,3 @@ def _draw_walks(axes: Axes, walks: np.ndarray, goals: np.ndarray) -> None:
     axes.set_ylim(-1, 1)
     axes.set_aspect("equal")
     axes.tick_params(labelsize=6, length=2)
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(max(width, 4.5), height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure

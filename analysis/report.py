@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from analysis.results import MIXED, SPLITS, Array, Results
@@ -25,6 +24,7 @@ from analysis.statistics import (
 )
 from analysis.thresholds import SpeedSummary, speed, speed_summary
 from analysis.tune import EDGE, UNTUNED
+from analysis.verbatim import console, visible
 
 OVERALL = "all families"
 
@@ -196,7 +196,7 @@ def render_table(
     results: Results,
     *,
     rival: str | None = None,
-    width: int = 140,
+    width: int | None = None,
     color: bool = False,
     seed: int = 0,
 ) -> str:
@@ -205,16 +205,16 @@ def render_table(
     Args:
         results: what to summarise.
         rival: as in `summary_table`.
-        width: columns.
+        width: columns; by default as many as it takes to break no line.
         color: whether to emit terminal colours.
         seed: of the bootstrap.
     """
     rival = default_rival(results) if rival is None else rival
     rows = summary_table(results, rival=rival, seed=seed)
     table = Table(title=f"Adaptation over {results.updates} updates", title_justify="left")
-    table.add_column("family")
-    table.add_column("contender")
-    versus = () if rival is None else (f"P(beats {rival})", "pooled", "90 % at")
+    table.add_column("family", overflow="fold")
+    table.add_column("contender", overflow="fold")
+    versus = () if rival is None else (f"P(beats {visible(rival)})", "pooled", "90 % at")
     for header in ("area [95 %]", "final", "return", *versus, "diverged"):
         table.add_column(header, justify="right")
     table.add_column("setting", overflow="fold")
@@ -225,11 +225,11 @@ def render_table(
             table.add_section()
         position, previous = (position + 1 if group == previous else 0), group
         split = row.split if row.split in SPLITS else MIXED
-        title = (row.family, f"({split})")[position] if position < 2 else ""
+        title = (visible(row.family), f"({split})")[position] if position < 2 else ""
         against = [_versus(row.improvement), _chance(row.pooled), _quickness(row)]
         cells = [
             title,
-            f"{row.label}\n({row.own})" if row.own else row.label,
+            f"{visible(row.label)}\n({row.own})" if row.own else visible(row.label),
             f"{row.area:.3f} {bracketed(row.low, row.high)}{' *' if row.best else '  '}",
             f"{row.final:.3f}",
             "" if row.final_return is None else f"{row.final_return:.4g}",
@@ -239,18 +239,11 @@ def render_table(
         ]
         table.add_row(*cells, style="bold" if row.best else None)
     buffer = io.StringIO()
-    console = Console(
-        file=buffer,
-        width=width,
-        force_terminal=color,
-        no_color=not color,
-        markup=False,
-        highlight=False,
-        emoji=False,
-    )
-    console.print(table)
-    for line in [_LEGEND, *_splits(results, rows), *_verdicts(results, rows), *cautions(results)]:
-        console.print(line, soft_wrap=True)
+    printer = console(buffer, width=width, color=color)
+    printer.print(table)
+    told = [*_splits(results, rows), *_verdicts(results, rows), *cautions(results)]
+    for line in [_LEGEND, *map(visible, told)]:
+        printer.print(line, soft_wrap=True)
     return buffer.getvalue()
 
 

@@ -29,6 +29,10 @@ MIXED = "split by rule"
 Array = NDArray[np.float64]
 
 
+class RepeatedKeyError(ValueError):
+    """A JSON file that says something twice."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """One setting of a contender's hyper-parameters.
@@ -222,6 +226,8 @@ def load_results(path: str | Path) -> Results:
     """
     try:
         data = read_json(Path(path))
+    except RepeatedKeyError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
     except (OSError, ValueError, RecursionError) as error:
         reason = type(error).__name__
         raise ValueError(f"{path} is missing, too large, unreadable or no JSON file ({reason})") from error
@@ -245,14 +251,24 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: it is missing or unreadable.
-        ValueError: it is too large, or no JSON.
+        ValueError: it is too large, no JSON, or has a key twice in one mapping.
         RecursionError: it is nested too deeply.
     """
     with open(path, "rb") as file:
         data = file.read(LARGEST + 1)
     if len(data) > LARGEST:
         raise ValueError(f"more than {LARGEST} bytes")
-    return json.loads(data.decode())
+    return json.loads(data.decode(), object_pairs_hook=_once_each)
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON mapping, of whose keys Python would let the last one win."""
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RepeatedKeyError(f"the key {twice!r} stands twice in one mapping")
+    return mapping
 
 
 def encode(array: NDArray[Any]) -> list[Any]:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis.figure_file import save_figure
-from analysis.plots import LEGEND_LINE, contender_styles, legend_columns, split_names
+from analysis.figures import Entry, as_it_is, label_ticks, legend_below, new_figure, save_figure
+from analysis.plots import contender_styles, split_names
 from analysis.report import OVERALL, best_of, default_rival, summary_table
-from analysis.results import MIXED, SPLITS, Results
+from analysis.results import MIXED, Results
 from analysis.scores import family_scores
 from analysis.statistics import FEWEST, interquartile_mean, performance_profile
 from analysis.thresholds import SpeedSummary
 
 LEVELS = np.linspace(-0.25, 1.25, 151)
 """Normalised scores at which profiles are evaluated."""
+LABEL = 2.4
+"""Inches that a label beside or below the axes may take; longer ones get several lines."""
+ROW = 0.12
+"""Inches of a label's line."""
 
 
 def plot_profiles(results: Results, path: str | Path, *, seed: int = 0) -> Figure:
@@ -35,7 +36,8 @@ def plot_profiles(results: Results, path: str | Path, *, seed: int = 0) -> Figur
     """
     splits = results.by_split()
     legend, _ = split_names(results, list(results.families))
-    figure = _figure(3.2 * len(splits), 2.7)
+    figure = new_figure(3.2 * len(splits), 2.7)
+    entries: dict[str, Entry] = {}
     styles, generator = contender_styles(results.labels()), np.random.default_rng(seed)
     axes = figure.subplots(1, len(splits), squeeze=False, sharey=True)[0]
     for panel, (split, names) in zip(axes, splits.items(), strict=True):
@@ -43,18 +45,17 @@ def plot_profiles(results: Results, path: str | Path, *, seed: int = 0) -> Figur
         for label in _everywhere(results, names):
             strata = [family[label].areas for family in scores]
             profile = performance_profile(strata, LEVELS, generator=generator)
-            color, dash = styles[label]
-            panel.plot(LEVELS, profile.share, color=color, linestyle=dash, lw=1.4, label=legend[label])
-            panel.fill_between(LEVELS, profile.low, profile.high, color=color, alpha=0.12, linewidth=0)
-        panel.set_title(_title(split, names, legend), fontsize=8)
+            style = styles[label]
+            (line,) = panel.plot(LEVELS, profile.share, **style.line(), label=label)
+            entries.setdefault(label, (line, legend[label]))
+            panel.fill_between(LEVELS, profile.low, profile.high, color=style.color, alpha=0.12, linewidth=0)
+        as_it_is(panel.set_title(_title(split, names, legend), fontsize=8), 3.0)
         panel.set_xlabel("normalised area τ", fontsize=8)
         panel.set_xlim(LEVELS[0], LEVELS[-1])
         _tidy(panel)
     axes[0].set_ylabel("share of runs above τ", fontsize=8)
-    handles, labels = axes[0].get_legend_handles_labels()
-    abreast = legend_columns(labels, figure.get_figwidth(), 4)
-    _make_room(figure, len(labels), abreast)
-    figure.legend(handles, labels, loc="outside lower center", ncols=abreast, frameon=False, fontsize=8)
+    higher = legend_below(figure, list(entries.values()), figure.get_figwidth(), most=4)
+    figure.set_figheight(figure.get_figheight() + higher)
     save_figure(figure, path)
     return figure
 
@@ -75,7 +76,7 @@ def plot_heatmap(results: Results, path: str | Path) -> Figure:
         if len(family.random) >= FEWEST:
             framed |= {(row, labels.index(label)) for label in best_of(middle)}
     legend, titles = split_names(results, names)
-    figure = _figure(1.6 + 0.75 * len(labels), 1.1 + 0.28 * len(names) * _lines(titles.values()))
+    figure = new_figure(1.6 + 0.75 * len(labels), 1.1 + 0.28 * len(names))
     axes = figure.add_subplot()
     image = axes.imshow(table, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for row, column in zip(*np.nonzero(np.isfinite(table)), strict=True):
@@ -92,8 +93,17 @@ def plot_heatmap(results: Results, path: str | Path) -> Figure:
             weight="bold" if best else "normal",
             bbox={"boxstyle": "square,pad=0.25", "fc": "none", "ec": "#D55E00", "lw": 1.2} if best else None,
         )
-    axes.set_xticks(range(len(labels)), [legend[k] for k in labels], rotation=35, ha="right", fontsize=7)
-    axes.set_yticks(range(len(names)), list(titles.values()), fontsize=7)
+    wide, lines = label_ticks(axes.yaxis, list(titles.values()), LABEL)
+    across_names = [legend[label] for label in labels]
+    long, deep = label_ticks(axes.xaxis, across_names, LABEL, rotation=35, ha="right")
+    across, down = 0.8 * long, 0.6 * long + ROW * deep
+    if deep > 3:  # slanted, they would lie on each other
+        label_ticks(axes.xaxis, across_names, LABEL, rotation=90, ha="center")
+        across, down = 0.0, long
+    figure.set_size_inches(
+        1.6 + max(0.75, ROW * deep) * len(labels) + max(wide - 1.4, across - 1.4, 0),
+        1.1 + max(max(0.28, ROW * lines) * len(names), 1.2) + max(down - 0.5, 0),
+    )
     axes.tick_params(length=0)
     bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
     bar.set_label("normalised area (IQM)", fontsize=7)
@@ -147,8 +157,7 @@ def plot_times(results: Results, path: str | Path, *, rival: str | None = None, 
             mixed = results.families[names[0]].split == MIXED
             title = f"median of {len(names)} families" + (f"\n{below}" if below else "")
             lines.append((title if mixed else f"median of {split}", dict(medians)))
-    height = 0.3 * _lines([title for title, _ in lines])
-    figure = _figure(5.2, 0.9 + height * max(len(lines), 1))
+    figure = new_figure(5.2, 0.9)
     axes = figure.add_subplot()
     for position, (_, values) in enumerate(lines):
         for index, label in enumerate(others):
@@ -156,7 +165,7 @@ def plot_times(results: Results, path: str | Path, *, rival: str | None = None, 
             if value is None:
                 continue
             place = position + 0.5 * (index / max(len(others) - 1, 1) - 0.5)
-            color, _ = styles[label]
+            color, point = styles[label].color, styles[label].point
             if isinstance(value, SpeedSummary):
                 axes.plot(
                     np.clip([value.low, value.high], 1 / EDGE, EDGE), [place, place], color=color, lw=1.2
@@ -166,48 +175,34 @@ def plot_times(results: Results, path: str | Path, *, rival: str | None = None, 
             axes.plot(
                 min(max(middle, 1 / EDGE), EDGE),
                 place,
-                marker="D" if isinstance(value, SpeedSummary) else "o",
+                marker="D" if isinstance(value, SpeedSummary) and point == "o" else point,
                 markersize=4.5,
                 color=color,
                 markerfacecolor="none" if never else color,
                 linestyle="none",
-                label=label if position == 0 else None,
                 clip_on=False,
             )
     axes.axvline(1, color="0.4", lw=0.8)
     axes.set_xscale("log", base=2)
     axes.set_xlim(1 / EDGE, EDGE)
     axes.set_xticks([0.25, 0.5, 1, 2, 4], ["≤ ¼", "½", "1", "2", "≥ 4"])
-    axes.set_yticks(range(len(lines)), [title for title, _ in lines], fontsize=7)
+    wide, tall = label_ticks(axes.yaxis, [title for title, _ in lines], LABEL)
     axes.invert_yaxis()
-    axes.set_xlabel(f"updates to 90 % of {rival}'s final return, relative to {rival}", fontsize=8)
+    meaning = f"updates to 90 % of {rival}'s final return, relative to {rival}"
+    caption = as_it_is(axes.set_xlabel(meaning, fontsize=8), figure.get_figwidth() - wide - 0.3)
+    higher = 0.14 * caption.get_text().count("\n")
     _tidy(axes)
-    handles = {
-        legend[label]: axes.plot([], [], "o", markersize=4.5, color=styles[label][0], label=label)[0]
+    keys: list[Entry] = [
+        (
+            axes.plot([], [], styles[label].point, markersize=4.5, color=styles[label].color, label=label)[0],
+            legend[label],
+        )
         for label in others
-    }
-    abreast = legend_columns(list(handles), figure.get_figwidth(), 3)
-    _make_room(figure, len(handles), abreast)
-    figure.legend(
-        list(handles.values()),
-        list(handles),
-        loc="outside lower center",
-        ncols=abreast,
-        frameon=False,
-        fontsize=8,
-    )
+    ]
+    higher += legend_below(figure, keys, figure.get_figwidth(), most=3)
+    figure.set_figheight(0.9 + max(0.3, ROW * tall, 0.03 * len(others)) * max(len(lines), 1) + higher)
     save_figure(figure, path)
     return figure
-
-
-def _make_room(figure: Figure, entries: int, abreast: int) -> None:
-    """For a legend's lines from the second on."""
-    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * (-(-entries // abreast) - 1))
-
-
-def _lines(titles: Iterable[str]) -> float:
-    """Height of the rows that have these titles, 1 for titles of one line."""
-    return max(1.0, 0.45 * max((1 + title.count("\n") for title in titles), default=1))
 
 
 def _everywhere(results: Results, names: list[str]) -> list[str]:
@@ -221,12 +216,6 @@ def _title(split: str, names: list[str], legend: dict[str, str]) -> str:
         return f"{split}: {count}"
     told = any(label != name for label, name in legend.items())
     return f"{MIXED}: {count}" if told else "\n".join((*split.split("; "), count))
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _tidy(axes: Axes) -> None:

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figure_file import save_figure
-from analysis.plots import OTHERS
+from analysis.figures import Entry, as_it_is, legend_below, new_figure, save_figure
+from analysis.plots import contender_styles
 from learned_opt.meta.metrics import VALIDATIONS, read_rows
 
 SCORE = "mean_total_reward"
@@ -38,27 +37,29 @@ def plot_training(curves: Mapping[str, Sequence[Curve]], title: str, path: Path)
     Raises:
         ValueError: a run without any validation.
     """
-    figure = Figure(figsize=(5.0, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(5.0, 3.2)
     axes = figure.subplots()
-    for (name, runs), color in zip(curves.items(), OTHERS * len(curves), strict=False):
+    styles, entries = contender_styles(list(curves)), list[Entry]()
+    for name, runs in curves.items():
         if not all(runs):
             raise ValueError(f"a run of {name} holds no validation: nothing to draw")
+        color = styles[name].color
         for run in runs:
             alone = len(runs) == 1
-            axes.plot(
-                list(run), list(run.values()), color=color, lw=1.8 if alone else 0.8,
-                alpha=1.0 if alone else 0.6, label=name if alone else None,
-            )  # fmt: skip
+            width, alpha = (1.8, 1.0) if alone else (0.8, 0.6)
+            (line,) = axes.plot(list(run), list(run.values()), color=color, lw=width, alpha=alpha)
+            if alone:
+                entries.append((line, name))
         shared = [step for step in runs[0] if all(step in run for run in runs)]
         if len(runs) > 1 and shared:
             mean = [float(np.mean([run[step] for run in runs])) for step in shared]
-            axes.plot(shared, mean, color=color, lw=2.0, label=f"{name}: mean of {len(runs)} meta-seeds")
+            (line,) = axes.plot(shared, mean, color=color, lw=2.0)
+            entries.append((line, f"{name}: mean of {len(runs)} meta-seeds"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("meta-step")
     axes.set_ylabel("mean total reward of a trial")
-    axes.set_title(title)
+    as_it_is(axes.set_title(title), 4.5)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
-    save_figure(figure, path, dpi=150)
+    figure.set_figheight(3.2 + legend_below(figure, entries, 5.0, most=2))
+    save_figure(figure, path, 150)
     return figure

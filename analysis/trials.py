@@ -11,13 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from analysis.figure_file import save_figure
-from analysis.plots import OTHERS
+from analysis.figures import Entry, as_it_is, legend_below, new_figure, save_figure
+from analysis.plots import contender_styles
 from analysis.reference_learners import REFERENCES
 from analysis.statistics import bootstrap_interval
 from learned_opt.artifacts import write_atomically
@@ -151,23 +150,25 @@ def run_trials(
 
 def plot_trials(results: TrialResults, path: Path) -> Figure:
     """Mean return of the episodes in their order, smoothed over a twentieth of the trial."""
-    figure = Figure(figsize=(5.0, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(5.0, 3.2)
     axes = figure.subplots()
     width = max(1, results.episodes // 20)
-    for (label, values), color in zip(results.returns.items(), OTHERS * 2, strict=False):
+    styles, entries = contender_styles(list(results.returns)), list[Entry]()
+    for label, values in results.returns.items():
         mean = np.convolve(values.mean(0), np.ones(width) / width, mode="valid")
-        axes.plot(np.arange(width, results.episodes + 1), mean, label=label, color=color)
+        moments = np.arange(width, results.episodes + 1)
+        entries.append((axes.plot(moments, mean, **styles[label].line(), label=label)[0], label))
     for label, level in {**results.anchors, "random": results.random}.items():
-        style = ":" if label == "random" else "--"
-        axes.axhline(float(level.mean()), color="0.4", linestyle=style, linewidth=1, label=label)
+        dash = ":" if label == "random" else "--"
+        line = axes.axhline(float(level.mean()), color="0.4", linestyle=dash, linewidth=1, label=label)
+        entries.append((line, label))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("episode of the trial")
     axes.set_ylabel("mean return of an episode")
-    axes.set_title(results.family)
+    as_it_is(axes.set_title(results.family), 4.5)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
-    save_figure(figure, path, dpi=150)
+    figure.set_figheight(3.2 + legend_below(figure, entries, 5.0, most=4))
+    save_figure(figure, path, 150)
     return figure
 
 

@@ -21,8 +21,10 @@ from learned_opt.commands.demo import Demo
 from learned_opt.commands.listing import List
 from learned_opt.commands.meta_train import MetaTrain
 from learned_opt.commands.metaworld import MetaWorld
+from learned_opt.commands.options import check_numbers
 from learned_opt.commands.probe import Probe
 from learned_opt.commands.report import Report
+from learned_opt.commands.terminal import abandon_outputs, open_outputs
 from learned_opt.commands.trial import Trial
 from learned_opt.meta.distributed import refuse_torchrun
 from learned_opt.meta.divergence import DivergenceError
@@ -45,7 +47,11 @@ Command = (
     | Annotated[List, tyro.conf.subcommand("list")]
 )
 
-_FRAME = re.compile(r"[╭╮╰╯│─━]+")
+_TITLE = re.compile(r"╭─ (.*?) ─*╮")
+_RULE = re.compile(r"[╭╰]?[─-]{3,}[╮╯]?")
+_OPTION = re.compile(r"--[\w-]+")
+_ALLOCATION = re.compile("allocate memory|out of memory")
+_SIZE = re.compile(r"tried to allocate (\d+(?:\.\d+)? \w+)", re.IGNORECASE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,20 +60,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         command = _parse(arguments)
+        check_numbers(command)
         if not isinstance(command, MetaTrain):
             refuse_torchrun()
         code: int = command.run()
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read has seen enough, as `head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        abandon_outputs()
         return 141
-    except (ValueError, OSError, EnvironmentFailedError) as error:
-        return _refuse(str(error))
     except DivergenceError as error:
         return _refuse(str(error), 1)
+    except (ValueError, OSError, EnvironmentFailedError) as error:
+        return _refuse(_reason(error))
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _ALLOCATION.search(str(error)):
+            raise
+        asked = _SIZE.search(str(error))
+        size = f" for another {asked.group(1)}" if asked else ""
+        return _refuse(f"there is not enough memory{size}: ask for less at once")
     except KeyboardInterrupt:
-        print("learned-opt: interrupted; finished parts are kept", file=sys.stderr)
-        return 130
+        return _refuse("interrupted; finished parts are kept", 130)
     return code
 
 
@@ -93,17 +105,56 @@ def _parse(arguments: Sequence[str] | None) -> Command:
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise ValueError(_FRAME.sub(" ", complaint.getvalue())) from None
+        raise ValueError(_complaint(complaint.getvalue())) from None
+
+
+def _complaint(text: str) -> str:
+    """What the parser says in its frame, as one sentence."""
+    sections: list[list[str]] = [[]]
+    for framed in _TITLE.sub("\\1\n---", text).splitlines():
+        line = framed.strip("│ ")
+        if _RULE.fullmatch(line):
+            sections.append([])
+        elif line:
+            sections[-1].append(line)
+    filled: list[list[str]] = [*filter(None, sections), [], []]
+    title, said, others = filled[0], filled[1], filled[2:]
+    what = " ".join(said).partition("Got errors:")[0].strip()
+    if what.startswith("Missing from"):
+        what = f"{said[0]} {', '.join(line for line in said if _OPTION.match(line))}"
+    elif not what.startswith(("Unrecognized", "Error", "invalid", "Missing")):
+        what = f"{' '.join(title)}: {what}"
+    similar: list[str] = []
+    for lines in filter(None, others):
+        if lines[0].startswith("Available"):
+            what += f"; {' '.join(lines)}"
+        elif not lines[0].startswith(("For full", "Argument helptext")):
+            similar += [found.group() for line in lines if (found := _OPTION.match(line))]
+    if similar:
+        what += f"; similar: {', '.join(dict.fromkeys(similar))}"
+    return f"{what.rstrip('.')}; see learned-opt --help"
+
+
+def _reason(error: Exception) -> str:
+    """An error's sentence; of one that the system raised, without its number."""
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        return f"{error.filename or 'output'}: {error.strerror}"
+    return str(error) or type(error).__name__
 
 
 def _refuse(reason: str, code: int = 2) -> int:
     """One line on standard error, from one process of a machine, and the exit code."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"learned-opt: {' '.join(reason.split())}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # nobody hears it: the exit code says it, too
+            print(f"learned-opt: {' '.join(reason.split())}", file=sys.stderr, flush=True)
     return code
 
 
 def run() -> None:
     """Entry point of the installed command."""
+    open_outputs()
     settle()
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    finally:
+        abandon_outputs()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from importlib import import_module
 
 import gymnasium
 
@@ -15,6 +14,7 @@ from tasks.cartpole import CartPole
 from tasks.catch import Catch
 from tasks.gridworld import GridWorld, GridWorldSparse
 from tasks.gymnasium_tasks import gymnasium_family
+from tasks.lookup import find_attribute
 from tasks.lqr import LinearQuadratic
 from tasks.metaworld import MetaWorldFamily, is_benchmark
 from tasks.mountain_car import MountainCar, MountainCarContinuous
@@ -136,20 +136,16 @@ def _unknown(name: str) -> str:
 
 
 def _own(name: str, horizon: int | None, reference: float | None) -> TaskFamily:
-    module, _, attribute = name.partition(":")
-    try:
-        imported = import_module(module)
-        if not hasattr(imported, attribute) and attribute in gymnasium.registry:
-            return gymnasium_family(
-                name, horizon=horizon, reference=reference
-            )  # as gymnasium.make("module:Id-v0")
-        found = getattr(imported, attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"cannot import the task family {name!r}: {error}") from error
+    found, module = find_attribute(name)
+    attribute = name.partition(":")[2]
+    if found is None and attribute in gymnasium.registry:  # as gymnasium.make("module:Id-v0")
+        return gymnasium_family(name, horizon=horizon, reference=reference)
+    if found is None:
+        raise ValueError(f"cannot import the task family {name!r}: {module.__name__} has no {attribute!r}")
     try:
         made = found() if isinstance(found, type) and issubclass(found, TaskFamily) else found
     except Exception as error:  # a method that is missing, arguments that it takes: a stranger's code
-        raise ValueError(f"cannot make the task family {name!r}: {error}") from error
+        raise ValueError(f"{name} cannot be made: {type(error).__name__}: {error}") from error
     if not isinstance(made, TaskFamily):
         raise ValueError(f"{name} is no TaskFamily but {type(made).__name__}")
     if horizon is not None or reference is not None:

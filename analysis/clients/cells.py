@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.clients.settings import hyperparameters
+from analysis.results import read_json
 from learned_opt.artifacts import write_atomically
 
 FORMAT = 2
@@ -103,7 +104,7 @@ def read_cells(path: Path) -> list[Cell]:
         ValueError: missing, damaged, of another format, or run with hyper-parameters that are not today's.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
         if data[FORMAT_KEY] != FORMAT:
             raise ValueError(f"its format is {data[FORMAT_KEY]}, this version's {FORMAT}: train it again")
         cells = [_cell(entry) for entry in data["cells"]]

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 from analysis import CompareConfig, Contender
 from learned_opt.artifacts import load_artifact
 from learned_opt.commands.compare import run_comparison, stopped_results
 from learned_opt.commands.headers import trained_families
+from learned_opt.commands.outputs import check_folder
 from learned_opt.commands.recipe import check_device, set_threads, train_once
 from learned_opt.meta.divergence import DivergenceError
 from learned_opt.meta.recipe import load_variants
 from learned_opt.meta.trainer import ARTIFACT
 from learned_opt.meta.verdict import improvements
 from tasks import check_family
+
+LONGEST = 60
+"""Characters of a variant's folder."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,11 @@ class Ablate:
                 f"{names[0]!r} and {others[0]!r} train with different horizons, which one comparison "
                 "cannot have: let all variants train with the same"
             )
+        folders = {name: folder_name(name) for name in names}
+        for name, other in combinations(names, 2):
+            if folders[name].casefold() == folders[other].casefold():
+                raise ValueError(f"variants {name!r} and {other!r} would share a folder: rename one")
+        check_folder(self.out, "ablate", *(["compare"] if (self.out / "variants").exists() else []))
         config = CompareConfig(
             families=self.tasks or families,
             trained_on=tuple(dict.fromkeys(f for name in names for f in variants[name][-1].families)),
@@ -76,12 +86,15 @@ class Ablate:
         )
         for family in config.families:
             check_family(family, horizon)
+        clash = sorted(set(names) & set(config.baselines))
+        if clash:
+            raise ValueError(f"{', '.join(clash)} names both a variant and a baseline: rename the variant")
         stopped_results(self.out, config.families)
         contenders = {}
         idle: list[str] = []
         for name in names:
             recipe = tuple(replace(stage, seed=self.seed, device=self.device) for stage in variants[name])
-            folder = self.out / "variants" / "".join(c if c.isalnum() or c in "=-" else "_" for c in name)
+            folder = self.out / "variants" / folders[name]
             print(f"variant {name!r}")
             try:
                 finished = train_once(recipe, folder)
@@ -105,3 +118,8 @@ class Ablate:
             which = ", ".join(map(repr, idle))
             print(f"meta-training did NOT improve the rule in {which}, which is shown as it began")
         return 0
+
+
+def folder_name(variant: str) -> str:
+    """A name that any file system takes: long ones are cut."""
+    return "".join(c if c.isalnum() or c in "=-" else "_" for c in variant)[:LONGEST]

@@ -8,6 +8,7 @@ from pathlib import Path
 from analysis import load_results
 from analysis.card import model_card
 from learned_opt.artifacts import load_artifact, write_atomically
+from learned_opt.commands.outputs import check_file
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.metrics import read_rows
 from learned_opt.meta.run_folder import STAGE
@@ -32,8 +33,7 @@ class Card:
 
     def run(self) -> int:
         """Read and write."""
-        if self.out.exists():
-            raise FileExistsError(f"{self.out} exists; choose another --out")
+        check_file(self.out)
         artifact = load_artifact(self.rule)
         comparisons = {folder.name: load_results(folder / "results.json") for folder in self.results}
         if len(comparisons) < len(self.results):

@@ -21,12 +21,14 @@ from analysis import (
     render_table,
 )
 from analysis.config import Tuning
+from analysis.figures import check_figure
 from analysis.plots import LARGEST
 from analysis.rendering import check_rendering, render_lives, video_paths
 from analysis.results import Results
 from analysis.summary_plots import plot_heatmap, plot_profiles, plot_times
 from learned_opt.artifacts import Artifact, load_artifact
 from learned_opt.commands.headers import conditions_left, learner_of, run_of, trained_families
+from learned_opt.commands.outputs import check_file, check_folder
 from learned_opt.commands.progress import WorkBar
 from learned_opt.commands.recipe import check_device, set_threads
 from learned_opt.learner import LearnerConfig, make_learner
@@ -61,6 +63,9 @@ INNER: dict[str, dict[str, Any]] = {
     "q-learning": {"objective": "q-learning", "steps": 8},
 }
 """The inner learner by algorithm: what it changes of `LearnerConfig`'s defaults."""
+
+TERMINAL = 140
+"""Columns of the table in a terminal."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,12 @@ class Compare:
         if self.env and self.tasks != _field_default("tasks"):
             raise ValueError("--env and --tasks name the same thing: give one of them")
         shown = self.env or self.tasks
+        check_folder(self.out, "compare")
+        if self.cells is not None:
+            check_folder(self.cells, "compare")
         set_threads(self.threads)
+        for name in shown:
+            make_family(name)
         artifacts = {name: load_artifact(name) for name in self.rule}
         policies = {str(path): load_policy(path) for path in self.policy}
         contenders = rule_contenders(artifacts)
@@ -249,14 +259,15 @@ class Merge:
     def run(self) -> int:
         """Merge, save, draw, print."""
         parts = [load_results(path / "results.json" if path.is_dir() else path) for path in self.results]
+        check_folder(self.out, "compare")
         path, curves = self.out / RESULTS, self.out / CURVES
         merged = merge_results(parts)
         if path.exists() and (curves.exists() or load_results(path).to_json() != merged.to_json()):
             raise FileExistsError(f"{self.out} already holds results; choose another --out")
         self.out.mkdir(parents=True, exist_ok=True)
         merged.save(path)
-        plot_curves(merged, curves)
-        print(render_table(merged, color=sys.stdout.isatty()))
+        draw_curves(merged, self.out)
+        print_table(merged)
         return 0
 
 
@@ -285,8 +296,8 @@ class Plot:
         """Draw."""
         results = load_results(self.results / "results.json" if self.results.is_dir() else self.results)
         out = self.out or Path(f"{self.kind}.png")
-        if out.exists():
-            raise FileExistsError(f"{out} exists; choose another --out")
+        check_figure(out)
+        check_file(out)
         if self.kind != "curves" and (self.x, self.y) != ("updates", "returns"):
             raise ValueError(f"--x and --y are of curves, not of {self.kind}")
         if self.kind != "curves" and self.families:
@@ -384,11 +395,8 @@ def run_comparison(
                     command=_command_line(),
                 )
             results.save(out / RESULTS)
-        print(render_table(results, color=sys.stdout.isatty()))
-        names = list(results.families)
-        for number, figure in enumerate(_figures(out, len(names))):
-            if not figure.exists():
-                plot_curves(results, figure, families=names[number * LARGEST :][:LARGEST])
+        print_table(results)
+        draw_curves(results, out)
     return results
 
 
@@ -425,6 +433,20 @@ def stopped_results(
     if not same or (artifacts is not None and results.artifacts != artifacts):
         raise occupied
     return results
+
+
+def draw_curves(results: Results, out: Path) -> None:
+    """All families' curves, in as many figures as that takes; those that are there stay."""
+    names = list(results.families)
+    for number, figure in enumerate(_figures(out, len(names))):
+        if not figure.exists():
+            plot_curves(results, figure, families=names[number * LARGEST :][:LARGEST])
+
+
+def print_table(results: Results) -> None:
+    """The summary; in a terminal its lines are broken, in a pipe or a file none is."""
+    terminal = sys.stdout.isatty()
+    print(render_table(results, width=TERMINAL if terminal else None, color=terminal))
 
 
 def _command_line() -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gymnasium import spaces
-from rich.console import Console
 from rich.table import Table
 
 from analysis import BASELINES
+from analysis.verbatim import console
 from learned_opt.artifacts import load_artifact, shipped_rules
 from learned_opt.rules import fused
 from tasks import FAMILIES
@@ -21,10 +21,10 @@ class List:
 
     def run(self) -> int:
         """Print families, baselines, rules, and how the rules run here."""
-        console = Console()
+        printer = console()
         families = Table(title="Task families", title_justify="left")
         for heading in ("name", "what", "observation", "actions", "horizon", "varied"):
-            families.add_column(heading, overflow="fold")
+            families.add_column(heading, overflow="fold", no_wrap=heading == "name")
         for name, kind in sorted(FAMILIES.items()):
             families.add_row(
                 name,
@@ -33,14 +33,14 @@ class List:
                 str(kind.horizon),
                 ", ".join(kind.train_range),
             )
-        console.print(families)
-        console.print(
+        printer.print(families)
+        printer.print(
             "Meta-World (extra metaworld): ml10, ml45, ml1-reach-v3 and ml1- with its other environments"
         )
-        console.print(f"Baselines: {', '.join(BASELINES)}")
+        printer.print(f"Baselines: {', '.join(BASELINES)}")
         rules = Table(title="Shipped rules", title_justify="left")
         for heading in ("name", "class", "nominal lr", "trained on", "meta-steps", "SHA-256"):
-            rules.add_column(heading, overflow="fold")
+            rules.add_column(heading, overflow="fold", no_wrap=heading == "name")
         for name in shipped_rules():
             artifact = load_artifact(name)
             provenance = artifact.header["provenance"]
@@ -52,8 +52,8 @@ class List:
                 str(provenance.get("meta_steps", "")),
                 artifact.digest[:12],
             )
-        console.print(rules)
-        console.print(f"Step of an LSTM rule on this CPU: {fused.description()}")
+        printer.print(rules)
+        printer.print(f"Step of an LSTM rule on this CPU: {fused.description()}")
         return 0
 
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from analysis.metaworld import CAVEAT, PUBLISHED, MetaWorldResults, Protocol, SplitResults, evaluate
 from analysis.statistics import bracketed
+from analysis.verbatim import console
 from learned_opt.artifacts import load_artifact
 from learned_opt.commands.headers import learner_of, trained_families
+from learned_opt.commands.outputs import check_folder, make_folder
 from learned_opt.commands.progress import WorkBar
 from learned_opt.commands.recipe import check_device, set_threads
 from learned_opt.learner import LearnerConfig
@@ -61,6 +62,7 @@ class MetaWorld:
         path = self.out / "results.json"
         if path.exists():
             raise FileExistsError(f"{self.out} already holds results; choose another --out")
+        check_folder(self.out)
         if not is_benchmark(self.benchmark):
             raise ValueError(
                 f"{self.benchmark!r} is no benchmark of Meta-World; choose ml10, ml45 or ml1-<environment>"
@@ -79,6 +81,7 @@ class MetaWorld:
         if isinstance(artifact.rule, LearnedStart):
             learner = learner_of({self.rule: artifact})
         family = MetaWorldFamily(self.benchmark)
+        make_folder(self.out)
         splits: dict[str, SplitResults] = {}
         for split in self.splits:
             with WorkBar(f"{split} split", "goals") as bar:
@@ -95,7 +98,6 @@ class MetaWorld:
         command = shlex.join(["learned-opt", *sys.argv[1:]])
         trained_on = trained_families(artifact)
         results = MetaWorldResults(self.benchmark, protocol, splits, trained_on, self.seed, command)
-        self.out.mkdir(parents=True, exist_ok=True)
         results.save(path, self.rule, artifact.digest)
         _print(results)
         print(f"results: {path}")
@@ -103,7 +105,7 @@ class MetaWorld:
 
 
 def _print(results: MetaWorldResults) -> None:
-    console = Console(markup=False)
+    printer = console()
     for split, found in results.splits.items():
         title = f"{results.benchmark}, {split} split ({results.level(split)}): {len(found.diverged)} goals"
         table = Table(title=title, title_justify="left")
@@ -113,11 +115,11 @@ def _print(results: MetaWorldResults) -> None:
             rate, before = found.rate("success", name), found.rate("success before", name)
             interval = bracketed(rate.low, rate.high, ".1%")
             table.add_row(name or "all", f"{rate.mean:.1%}", interval, f"{before.mean:.1%}")
-        console.print(table)
+        printer.print(table)
     for figure in PUBLISHED:
         if figure["benchmark"] == results.benchmark:
-            console.print(
+            printer.print(
                 f"published: {figure['algorithm']} {figure['train']:.1%} train, {figure['test']:.1%} test "
                 f"({figure['source']})"
             )
-            console.print(CAVEAT)
+            printer.print(CAVEAT)

@@ -15,6 +15,7 @@ from analysis.probe import Response, Trace, navigation_paths, response, trace
 from analysis.probe_plots import plot_paths, plot_probe
 from analysis.results import encode, read_json
 from learned_opt.artifacts import load_artifact, write_atomically
+from learned_opt.commands.outputs import check_folder, make_folder
 from learned_opt.commands.recipe import set_threads
 from learned_opt.leftovers import is_leftover
 from learned_opt.rules import Adam, LearnedStart
@@ -47,6 +48,7 @@ class Probe:
     def run(self) -> int:
         """Probe, save, draw."""
         set_threads(self.threads)
+        check_folder(self.out, "probe")
         if self._is_occupied():
             raise FileExistsError(f"{self.out} is not empty; choose another --out")
         for name in self.tasks:
@@ -59,6 +61,7 @@ class Probe:
                 f"{self.rule} has a learned start for a learner of its own, and what is probed are "
                 "actor-critics from random starts: compare it instead"
             )
+        make_folder(self.out)
         label = f"{self.rule} ({artifact.digest[:12]})"
         adam = Adam()
         responses = {label: response(artifact.rule, seed=self.seed), "adam": response(adam, seed=self.seed)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -14,32 +13,33 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from analysis.verbatim import console, visible
+
 
 class WorkBar:
     """A progress bar over units of work; `what` says which part is running."""
 
     def __init__(self, title: str, unit: str) -> None:
-        self._console = Console(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn(unit + "  {task.fields[note]}"),
+            TextColumn(unit + "  {task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=False),
-            console=self._console,
+            console=console(stderr=True),
             refresh_per_second=2,
         )
         self._task = self._progress.add_task(title, total=None, note="")
 
     def update(self, done: int, total: int, note: str) -> None:
         """`done` of `total` units are behind us."""
-        self._progress.update(self._task, completed=done, total=total, note=note)
+        self._progress.update(self._task, completed=done, total=total, note=visible(note))
 
     def say(self, line: str) -> None:
         """A line above the bar."""
-        self._progress.console.print(line, highlight=False)
+        self._progress.console.print(visible(line), soft_wrap=True)
 
     def __enter__(self) -> WorkBar:
         self._progress.start()

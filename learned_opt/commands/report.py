@@ -11,6 +11,7 @@ from analysis import load_results
 from analysis.page import Picture, Section, page, validation_picture
 from analysis.training_curves import validation_curve
 from learned_opt.artifacts import write_atomically
+from learned_opt.commands.outputs import check_file
 from learned_opt.meta.metrics import VALIDATIONS, read_rows
 from learned_opt.meta.verdict import ALIKE, Verdict
 
@@ -38,8 +39,7 @@ class Report:
 
     def run(self) -> int:
         """Read, draw, write."""
-        if self.out.exists():
-            raise FileExistsError(f"{self.out} exists; choose another --out")
+        check_file(self.out)
         if not self.folders:
             raise ValueError("name at least one folder that compare, probe or meta-train wrote")
         sections = [section_of(folder) for folder in self.folders]

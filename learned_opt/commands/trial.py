@@ -7,12 +7,13 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from analysis.statistics import bracketed
 from analysis.training_curves import Curve, plot_training, validation_curve
 from analysis.trials import plot_trials, run_trials
+from analysis.verbatim import console, visible
+from learned_opt.commands.outputs import check_folder, make_folder
 from learned_opt.commands.recipe import check_device, set_threads
 from learned_opt.memory import PolicyArtifact, load_policy
 from learned_opt.memory.config import MemoryConfig
@@ -47,6 +48,7 @@ class Trial:
         set_threads(self.threads)
         if (self.out / "trials.json").exists():
             raise FileExistsError(f"{self.out} already holds results; choose another --out")
+        check_folder(self.out, "trial")
         if not self.policy:
             raise ValueError("--policy needs at least one file")
         for name, value in (("count", self.count), ("episodes", self.episodes)):
@@ -56,6 +58,7 @@ class Trial:
         if len(loaded) < len(self.policy):
             raise ValueError("two policies lie in folders of the same name, which names them: rename one")
         first = next(iter(loaded.values()))
+        make_folder(self.out)
         results = run_trials(
             {label: artifact.policy for label, artifact in loaded.items()},
             first.policy.family,
@@ -70,12 +73,12 @@ class Trial:
         drawn = self._draw_training(loaded)
         # Last, for it is what refuses another run: one that is stopped before can be repeated.
         results.save(self.out / "trials.json", {label: each.digest for label, each in loaded.items()})
-        table = Table(title=f"{results.family}: {results.episodes} episodes, {self.count} new tasks")
+        table = Table(title=f"{visible(results.family)}: {results.episodes} episodes, {self.count} new tasks")
         for heading in ("", "mean total reward", "95 % interval"):
-            table.add_column(heading)
+            table.add_column(heading, overflow="fold")
         for label, total in results.table().items():
-            table.add_row(label, f"{total.mean:.1f}", bracketed(total.low, total.high, ".1f"))
-        Console(markup=False).print(table)
+            table.add_row(visible(label), f"{total.mean:.1f}", bracketed(total.low, total.high, ".1f"))
+        console().print(table)
         print(f"curves: {self.out / 'trials.png'}" + (f", {drawn}" if drawn else ""))
         return 0
 

@@ -39,6 +39,8 @@ def load_variants(path: Path) -> dict[str, Recipe]:
     variants = common.pop("variants", None)
     if not isinstance(variants, dict) or not all(isinstance(each, dict) for each in variants.values()):
         raise ValueError(f"{path}: variants must be a mapping of names to mappings of fields")
+    if len(set(map(str, variants))) < len(variants):
+        raise ValueError(f"{path}: two variants are called alike: {', '.join(map(repr, variants))}")
     return {str(name): recipe_from({**common, **each}, f"{path}: {name}") for name, each in variants.items()}
 
 

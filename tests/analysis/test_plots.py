@@ -48,6 +48,20 @@ def test_a_contender_has_its_own_colour_and_adam_the_same_everywhere():
     assert contender_styles(["adam"])["adam"] == styles["adam"]
 
 
+def test_of_a_thousand_contenders_no_two_look_the_same():
+    styles = contender_styles(["adam", "sgd", *map(str, range(1000))])
+    assert len({style[:3] for style in styles.values()}) == len(styles)
+    assert len({(style.color, style.point) for style in styles.values()}) == len(styles)
+    assert all(style.marker == "" for style in list(styles.values())[:34])
+
+
+def test_contenders_beyond_the_dashes_are_drawn_apart(tmp_path, results):
+    figure = plot_curves(results(1, [f"contender {i}" for i in range(70)]), tmp_path / "a.png")
+    lines = [line for line in figure.axes[0].lines if line.get_label().startswith("contender")]
+    looks = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines}
+    assert len(looks) == len(lines) == 70
+
+
 def test_plotting_leaves_matplotlib_as_it_was(tmp_path, results):
     before = dict(matplotlib.rcParams)
     plot_curves(results(1), tmp_path / "a.png")

@@ -56,6 +56,11 @@ def test_pictures_are_drawn(tmp_path):
     traces = [trace(adam, "pendulum", updates=3, learners=2)]
     figure = plot_probe({"adam": response(adam)}, traces, tmp_path / "probe.png")
     assert {axes.get_title() for axes in figure.axes} >= {"adam", "pendulum"}
+    (legend,) = figure.subfigs[1].legends
+    figure.draw_without_rendering()
+    box = legend.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1, "of one family, too, the legend is within the figure"
+    assert len(legend.get_texts()) == 7
     paths = navigation_paths(adam, moments=(0, 2), tasks=2, walks=1)
     plot_paths({"adam": paths, "again": paths}, tmp_path / "paths.png")
     for name in ("probe.png", "paths.png"):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from analysis.figure_file import save_figure
+from analysis.figures import save_figure
 from learned_opt.artifacts import write_atomically
 from learned_opt.cli import main
 from learned_opt.commands.recipe import train_once

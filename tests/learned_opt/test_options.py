@@ -1,0 +1,239 @@
+"""Numbers, files and folders that commands are given: sensible, or refused in a sentence before any work."""
+
+import dataclasses
+import re
+import typing
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import yaml
+
+from analysis import CompareConfig, Contender, compare
+from analysis.results import Adaptation, FamilyResults, Results, Setting
+from learned_opt import Adam
+from learned_opt.cli import Command, main
+from learned_opt.commands.options import COUNT, FINITE, RANGES, check_numbers
+from learned_opt.commands.outputs import MARKS
+
+COMMANDS = {}
+for member in typing.get_args(Command):
+    kind, told = typing.get_args(member)[:2]
+    COMMANDS[told.name] = kind
+NEEDED = {
+    "metaworld": ["--benchmark", "ml1-reach-v3"],
+    "ablate": ["--config", "variants.yaml"],
+    "trial": ["--policy", "p.safetensors"],
+    **{name: ["r"] for name in ("plot", "report", "merge")},
+}
+WITHOUT_OUT = ("list", "check")
+NUMBERS = [
+    (name, field.name)
+    for name, kind in COMMANDS.items()
+    for field in dataclasses.fields(kind)
+    if re.search(r"\b(int|float)\b", str(field.type)) and "tuple" not in str(field.type)
+]
+
+
+def refusal(capsys, *arguments):
+    """The one line on standard error that a command is refused with."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("learned-opt: ")
+    assert error.count("\n") == 1
+    return error.strip()
+
+
+def given(name, out):
+    return [name, *NEEDED.get(name, []), *([] if name in WITHOUT_OUT else ["--out", str(out)])]
+
+
+@pytest.mark.parametrize(("name", "field"), NUMBERS)
+def test_a_number_that_an_option_cannot_mean_is_refused_before_any_work(
+    name, field, tmp_path, capsys, monkeypatch
+):
+    ran = []
+    monkeypatch.setattr(COMMANDS[name], "run", lambda self: ran.append(getattr(self, field)) or 0)
+    option = f"--{field.replace('_', '-')}"
+    whole = "int" in str(COMMANDS[name].__annotations__[field])
+    low, high, above = RANGES.get(field, COUNT if whole else FINITE)
+    wrong = ["nan", "inf", "-inf", "1e400", "", "x"]
+    wrong += [value for value in ("-1", "-0.5", "0") if float(value) < low or (above and float(value) <= low)]
+    wrong += [str(10**30)] if high < 10**30 else []
+    for value in wrong:
+        said = refusal(capsys, *given(name, tmp_path / "out"), f"{option}={value}")
+        assert field in said.replace("-", "_")
+    assert not ran
+    assert not (tmp_path / "out").exists()
+    for value in (high, 0.5 if above else low):
+        value = int(value) if whole else value
+        assert main([*given(name, tmp_path / "out"), option, str(value)]) == 0
+        assert ran.pop() == value
+
+
+def test_every_number_has_a_range_and_switches_have_none():
+    @dataclasses.dataclass
+    class Given:
+        resume: bool = False
+        count: int = 0
+
+    with pytest.raises(ValueError, match=r"count must be positive \(at least 1\), got 0"):
+        check_numbers(Given())
+    check_numbers(Given(count=1))
+    assert len(NUMBERS) > 40
+
+
+def test_a_comparison_takes_at_least_one_process():
+    with pytest.raises(ValueError, match="processes must be at least 1, got 0"):
+        compare(CompareConfig(("bandit",)), {"mine": Contender(Adam())}, processes=0)
+
+
+FOLDERS = ("meta-train", "compare", "merge", "demo", "probe", "trial", "metaworld", "ablate")
+
+
+@pytest.mark.parametrize(
+    ("name", "owner", "mark"),
+    [
+        (name, owner, mark.replace("*", "1"))
+        for name in FOLDERS
+        for owner, marks in MARKS.items()
+        for mark in marks
+        if name != owner
+    ],
+)
+def test_no_command_writes_into_the_folder_of_another(name, owner, mark, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "variants.yaml").write_text(yaml.safe_dump({"variants": {"full": {}}}))
+    saved(tmp_path / "r", 0)
+    out = tmp_path / "out"
+    (out / mark).mkdir(parents=True)
+    (out / mark / "precious").write_text("precious")
+    assert "choose another --out" in refusal(capsys, *given(name, out))
+    assert [path.name for path in out.iterdir()] == [mark]
+    assert [path.name for path in (out / mark).iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_file_is_no_folder(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "variants.yaml").write_text(yaml.safe_dump({"variants": {"full": {}}}))
+    saved(tmp_path / "r", 0)
+    out = tmp_path / "out"
+    out.write_text("precious")
+    assert str(out) in refusal(capsys, *given(name, out))
+    assert out.read_text() == "precious"
+
+
+def test_parts_of_a_comparison_are_not_kept_in_the_folder_of_a_training(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("")
+    options = ["--tasks", "bandit", "--out", tmp_path / "out", "--cells", tmp_path / "run"]
+    assert "as meta-train leaves it" in refusal(capsys, "compare", *options)
+
+
+def test_an_ablation_is_refused_before_it_trains(tmp_path, capsys):
+    path, out = tmp_path / "variants.yaml", tmp_path / "out"
+
+    def reason(variants):
+        path.write_text(yaml.safe_dump({"variants": variants}))
+        return refusal(capsys, "ablate", "--config", path, "--out", out)
+
+    assert "would share a folder" in reason({"a b": {}, "a/b": {"hidden": 4}})
+    assert "would share a folder" in reason({"Full": {}, "full": {"hidden": 4}})
+    assert "would share a folder" in reason({"a" * 80: {}, "a" * 81: {"hidden": 4}})
+    assert "called alike" in reason({1: {}, "1": {"hidden": 4}})
+    assert "adam names both a variant and a baseline" in reason({"adam": {}})
+    assert not out.exists()
+    (out / "variants").mkdir(parents=True)
+    (out / "results.json").write_text("precious")
+    assert "already holds results" in reason({"full": {}})
+    assert list((out / "variants").iterdir()) == []
+
+
+def saved(folder, seed):
+    """Results of two contenders in a folder."""
+    returns = np.arange(8.0).reshape(4, 2)
+    run = Adaptation(Setting(0.01), "given", returns, returns, np.zeros(2, bool))
+    family = FamilyResults("new family", np.zeros(2), np.ones(2), 8, np.arange(4), {"mine": run, "adam": run})
+    folder.mkdir()
+    Results("", seed, 3, {}, {"bandit": family}).save(folder / "results.json")
+    return folder
+
+
+def test_a_merge_overwrites_no_curves(tmp_path, capsys):
+    parts, out = [saved(tmp_path / str(seed), seed) for seed in (0, 1)], tmp_path / "out"
+    out.mkdir()
+    (out / "curves.png").write_text("precious")
+    assert "already holds results" in refusal(capsys, "merge", *parts, "--out", out)
+    assert (out / "curves.png").read_text() == "precious"
+
+
+def test_a_plot_is_the_file_that_is_told_or_none(tmp_path, monkeypatch, capsys):
+    folder = saved(tmp_path / "versus", 0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fig.png").write_text("precious")
+    for kind in ("curves", "profiles", "heatmap", "times"):
+        plot = ("plot", folder, "--kind", kind, "--out")
+        for name in ("fig", "fig.gif", "fig.", "versus"):
+            assert "choose .png, .pdf or .svg" in refusal(capsys, *plot, name)
+        assert "fig.png exists" in refusal(capsys, *plot, "fig.png")
+        assert "there is no folder nowhere" in refusal(capsys, "plot", folder, "--out", "nowhere/a.png")
+        assert main(["plot", str(folder), "--kind", kind, "--out", f"{kind}.SVG"]) == 0
+        assert capsys.readouterr().out == f"{kind}: {kind}.SVG\n"
+        assert "<svg" in (tmp_path / f"{kind}.SVG").read_text()
+    assert (tmp_path / "fig.png").read_text() == "precious"
+    assert {path.suffix for path in tmp_path.iterdir()} == {"", ".png", ".SVG"}
+
+
+@pytest.mark.parametrize("name", ["report", "card"])
+def test_a_page_without_a_folder_is_refused_before_anything_is_read(name, tmp_path, capsys):
+    said = refusal(capsys, *given(name, tmp_path / "nowhere" / "page"))
+    assert "there is no folder" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["fly"], "Unrecognized options: fly; Available subcommands: demo, "),
+        ([], "Missing subcommand: Expected one of {demo, "),
+        (["meta-train"], "Missing from learned-opt meta-train: --out PATH; see learned-opt --help"),
+        (
+            ["plot", "r", "--sed", "3"],
+            "Unrecognized options: --sed, 3; similar: --seed; see learned-opt --help",
+        ),
+        (["meta-train", "--out", "x", "--meta-lr", "abc"], "Error parsing --meta-lr: no type matching "),
+        (
+            ["compare", "--out", "x", "--algorithm", "foo"],
+            "invalid choice 'foo' for argument '--algorithm'. ",
+        ),
+        (
+            ["meta-train", "--out", "x", "--config", "nowhere"],
+            "cannot read the configuration nowhere: No such",
+        ),
+        (["plot", "/dev/null/x"], "/dev/null/x is missing, too large, unreadable or no JSON file"),
+    ],
+)
+def test_nothing_is_said_twice(arguments, told, capsys):
+    said = refusal(capsys, *arguments)
+    assert said.startswith(f"learned-opt: {told}")
+    words = re.findall(r"[\w'-]+", said.partition("; see")[0].casefold())
+    pairs = list(pairwise(words))
+    assert len(set(pairs)) == len(pairs), said
+
+
+def test_too_little_memory_is_a_sentence(capsys, monkeypatch):
+    errors = [
+        RuntimeError("a fault of ours"),
+        MemoryError(),
+        RuntimeError("can't allocate memory: you tried to allocate 64 bytes. Error code 12"),
+    ]
+
+    def run(self):
+        raise errors.pop()
+
+    monkeypatch.setattr(COMMANDS["list"], "run", run)
+    assert "not enough memory for another 64 bytes: ask for less" in refusal(capsys, "list")
+    assert "not enough memory: ask for less" in refusal(capsys, "list")
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        main(["list"])
