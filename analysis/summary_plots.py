@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures import Entry, as_it_is, label_ticks, legend_below, new_figure, save_figure
 from analysis.plots import contender_styles, split_names
 from analysis.report import OVERALL, best_of, default_rival, summary_table
-from analysis.results import MIXED, Results
+from analysis.results import MIXED, SPLITS, Results
 from analysis.scores import family_scores
 from analysis.statistics import FEWEST, interquartile_mean, performance_profile
 from analysis.thresholds import SpeedSummary
