@@ -149,7 +149,7 @@ def test_a_profile_of_few_runs_has_no_band():
 
 
 def test_the_total_of_one_trial_has_no_interval_and_is_sound_json(tmp_path):
-    made = TrialResults("bandit", {"mine": np.ones((1, 4))}, np.ones(1), np.zeros(1))
+    made = TrialResults("bandit", {"mine": np.ones((1, 4))}, np.zeros(1), {"optimum": np.ones(1)})
     assert math.isnan(made.table()["mine"].low)
     made.save(tmp_path / "trials.json")
     stored = json.loads((tmp_path / "trials.json").read_text(), parse_constant=pytest.fail)

@@ -138,7 +138,7 @@ def changes(draw):
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "actor-critic": {"steps": 4},
-    "ppo": {"steps": 4},
+    "ppo": {"steps": 4, "minibatches": 2},
     "reinforce": {"advantage_scale": "batch", "baseline": False, "trace": 1.0},
     "q-learning": {"steps": 4, "minibatch": 4},
 }
