@@ -157,7 +157,7 @@ def about(
 def kinds(tensors: Iterable[Any]) -> list[Any] | None:
     """What two answers of a function have in common if both are right or both wrong; None tells nothing."""
     try:
-        return [(x.shape, x.dtype, x.device) for x in tensors]
+        return [(x.shape, x.dtype, x.device, x.layout) for x in tensors]
     except (AttributeError, RuntimeError, TypeError):  # no tensor, a nested one, or nothing that has parts
         return None
 

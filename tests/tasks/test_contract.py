@@ -193,14 +193,24 @@ def test_start_states_of_several_steps_are_held_to_the_promise_as_well():
         environments.step(torch.zeros(3, 4, 1))
 
 
-def test_what_changes_its_shape_later_is_refused_at_that_step():
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda reward: reward[:, :1], r"of shape \(3, 1\)"),
+        (lambda reward: reward.to_sparse(), "as a tensor that is torch.sparse_coo"),
+        (lambda reward: reward.to("meta"), "on the device meta"),
+        (lambda reward: reward.to(torch.complex64), "of type torch.complex64"),
+        (lambda reward: None, "as None"),
+    ],
+)
+def test_what_is_of_another_kind_later_is_refused_at_that_step(change, told):
     family = Slope()
     environments = environments_of(family)
     environments.step(torch.zeros(3, 4, 1))
     family.transition = changed(
-        "transition", lambda made: made._replace(reward=made.reward[:, :1])
+        "transition", lambda made: made._replace(reward=change(made.reward))
     ).transition
-    with pytest.raises(ValueError, match=r"transition returned rewards of shape \(3, 1\)"):
+    with pytest.raises(ValueError, match=f"^family slope: transition returned rewards {told}"):
         environments.step(torch.zeros(3, 4, 1))
 
 
