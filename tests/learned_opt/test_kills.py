@@ -41,7 +41,7 @@ SHOWN = "--count 2 --updates 4"
 COMMANDS = {
     "births": ("meta-train --config stages.yaml --births 2", "--resume"),
     "births by options": (
-        "meta-train --families bandit --learners 2 --hidden 2 --meta-steps 2 --births 2",
+        "meta-train --algorithm meta-sgd --families bandit --learners 2 --meta-steps 2 --births 2",
         "--resume",
     ),
     "one stage": ("meta-train --config run.yaml", "--resume"),
