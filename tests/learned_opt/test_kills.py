@@ -146,7 +146,6 @@ def plain(value):
     [
         ("births", r"before os.mkdir birth-2/stage-1"),
         ("births", r"half written birth-1/stage-2/metrics.csv"),
-        ("births by options", r"before os.rename birth-1/config.yaml"),
         ("rl2", r"before os.rename config.yaml"),
         ("compare", r"half written cells/show-"),
         ("compare", r"before open curves.png"),
