@@ -175,7 +175,7 @@ def test_with_resume_a_run_begins_where_none_was_begun(found, more, tmp_path, re
 
 
 def test_births_whose_settings_are_options_begin_again_where_the_first_left_a_lock(tmp_path, monkeypatch):
-    """They cannot be read from the first birth's folder yet; nor does that folder keep them from beginning."""
+    """Nothing can be read from the first birth's folder yet, nor does it keep anything from beginning."""
     (tmp_path / "birth-1").mkdir()
     (tmp_path / "birth-1" / LOCK).touch()
     called = []
