@@ -41,7 +41,7 @@ SHOWN = "--count 2 --updates 4"
 COMMANDS = {
     "births": ("meta-train --config stages.yaml --births 2", "--resume"),
     "births by options": (
-        "meta-train --families bandit --learners 2 --hidden 2 --meta-steps 2 --births 2",
+        "meta-train --algorithm meta-sgd --families bandit --learners 2 --meta-steps 2 --births 2",
         "--resume",
     ),
     "one stage": ("meta-train --config run.yaml", "--resume"),
@@ -146,7 +146,6 @@ def plain(value):
     [
         ("births", r"before os.mkdir birth-2/stage-1"),
         ("births", r"half written birth-1/stage-2/metrics.csv"),
-        ("births by options", r"before os.rename birth-1/config.yaml"),
         ("rl2", r"before os.rename config.yaml"),
         ("compare", r"half written cells/show-"),
         ("compare", r"before open curves.png"),

@@ -22,7 +22,7 @@ from learned_opt.learner import LearnerConfig
 from learned_opt.leftovers import clear_leftovers, is_leftover
 from learned_opt.lock import LOCK, claim
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.run_folder import begun, is_occupied
+from learned_opt.meta.run_folder import begun, is_occupied, refuse_occupied
 
 TINY = MetaConfig(
     families=("bandit",),
@@ -172,6 +172,24 @@ def test_with_resume_a_run_begins_where_none_was_begun(found, more, tmp_path, re
     command = ["meta-train", "--config", str(recipe), *more, "--resume"]
     assert main([*command, "--out", str(tmp_path / "run")]) == 0
     assert (tmp_path / "run" / "rule.safetensors").exists()
+
+
+def test_births_whose_settings_are_options_begin_again_where_the_first_left_a_lock(tmp_path, monkeypatch):
+    """Nothing can be read from the first birth's folder yet, nor does it keep anything from beginning."""
+    (tmp_path / "birth-1").mkdir()
+    (tmp_path / "birth-1" / LOCK).touch()
+    called = []
+
+    def train(recipe, out, births, *, resume, threads, ranks):
+        refuse_occupied(out)
+        called.append((recipe[0].families, recipe[0].hidden, births, resume))
+        return True
+
+    monkeypatch.setattr("learned_opt.commands.meta_train.train_births", train)
+    command = ["meta-train", "--families", "bandit", "--hidden", "3", "--births", "2", "--out", str(tmp_path)]
+    assert main([*command, "--resume"]) == 0
+    assert main(command) == 0
+    assert called == [(("bandit",), 3, 2, False)] * 2
 
 
 def test_without_settings_there_is_nothing_to_begin(tmp_path, capsys):
