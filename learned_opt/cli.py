@@ -121,7 +121,7 @@ def _complaint(text: str) -> str:
     title, said, others = filled[0], filled[1], filled[2:]
     what = " ".join(said).partition("Got errors:")[0].strip()
     if what.startswith("Missing from"):
-        what = f"{said[0]} {', '.join(line for line in said if _OPTION.match(line))}"
+        what = f"{said[0]} {', '.join(line for line in said if _OPTION.match(line) or line.isupper())}"
     elif not what.startswith(("Unrecognized", "Error", "invalid", "Missing")):
         what = f"{' '.join(title)}: {what}"
     similar: list[str] = []

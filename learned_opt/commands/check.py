@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import tyro
@@ -30,14 +31,16 @@ LONGEST = 10_000
 class Check:
     """Try a task family and tell what is wrong with it, what it is, and what of it runs compiled."""
 
-    family: tyro.conf.Positional[str]
+    family: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FAMILY")]
     """A name of `learned-opt list`, a gymnasium id, a benchmark of Meta-World, or module:attribute."""
+    horizon: int | None = None
+    """Steps after which episodes of a gymnasium id are truncated; its own limit by default."""
     seed: int = 0
     """Seed of everything random."""
 
     def run(self) -> int:
         """Print all there is to say; 0 if the family can be used."""
-        family = make_family(self.family)
+        family = make_family(self.family, self.horizon)
         print(f"family {self.family} ({type(family).__name__})")
         findings = inspect(family, self.seed)
         for line in _outcomes(findings):

@@ -152,7 +152,7 @@ class Compare:
             check_folder(self.cells, "compare")
         set_threads(self.threads)
         for name in shown:
-            make_family(name)
+            make_family(name, self.horizon, self.reference)
         artifacts = {name: load_artifact(name) for name in self.rule}
         policies = {str(path): load_policy(path) for path in self.policy}
         contenders = rule_contenders(artifacts)
@@ -259,10 +259,11 @@ class Merge:
     def run(self) -> int:
         """Merge, save, draw, print."""
         parts = [load_results(path / "results.json" if path.is_dir() else path) for path in self.results]
-        check_folder(self.out, "compare")
         path, curves = self.out / RESULTS, self.out / CURVES
+        if not path.is_file():
+            check_folder(self.out)
         merged = merge_results(parts)
-        if path.exists() and (curves.exists() or load_results(path).to_json() != merged.to_json()):
+        if path.is_file() and (curves.exists() or load_results(path).to_json() != merged.to_json()):
             raise FileExistsError(f"{self.out} already holds results; choose another --out")
         self.out.mkdir(parents=True, exist_ok=True)
         merged.save(path)

@@ -138,6 +138,7 @@ class Demo:
             FileExistsError: it is not.
         """
         found = [path.name for path in self.out.iterdir()] if self.out.exists() else []
-        if any(name not in OWN and not is_leftover(name) for name in found):
+        rest = [name for name in found if not is_leftover(name)]
+        if not OWN.issuperset(rest) or (set(rest) - {LOCK} and TRAINING not in rest):
             raise FileExistsError(f"{self.out} already holds other files than a demo's; choose another --out")
         stopped_results(self.out, FAMILIES + UNSEEN)

@@ -51,7 +51,9 @@ def check_numbers(command: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
         low, high, above = RANGES.get(field.name, COUNT if isinstance(value, int) else FINITE)
-        if not math.isfinite(value) or value < low or (above and value == low):
+        if not math.isfinite(value):
+            raise ValueError(f"{field.name} must be finite, got {value}")
+        if value < low or (above and value == low):
             least = f"positive (at least {low:g})" if low == 1 else f"at least {low:g}"
             raise ValueError(f"{field.name} must be {'above 0' if above else least}, got {value}")
         if value > high:

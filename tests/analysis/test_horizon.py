@@ -104,9 +104,9 @@ def test_families_with_a_horizon_of_their_own_are_refused_by_name(arguments, tmp
     ("arguments", "complaint"),
     [
         (["--env", ENDLESS], "has no time limit of its own: give a horizon, by --horizon"),
-        (["--env", ENDLESS, "--horizon", 0], "horizon must be a positive number of steps, got 0"),
-        (["--env", ENDLESS, "--horizon", -3], "horizon must be a positive number of steps, got -3"),
-        (["--env", "CartPole-v1", "--reference", "nan"], "reference must be a finite return, got nan"),
+        (["--env", ENDLESS, "--horizon", 0], "horizon must be positive (at least 1), got 0"),
+        (["--env", ENDLESS, "--horizon", -3], "horizon must be positive (at least 1), got -3"),
+        (["--env", "CartPole-v1", "--reference", "nan"], "reference must be finite, got nan"),
         (["--env", "CartPole-v1", "Taxi-v4", "--reference", 3], "reference is a return of one family"),
     ],
 )

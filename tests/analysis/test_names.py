@@ -227,7 +227,7 @@ def test_metrics_keep_names_to_the_character(name, tmp_path):
 
 def test_more_players_than_colours_are_all_drawn(tmp_path):
     returns = {f"_policy {i}": np.full((3, 40), float(i)) for i in range(20)}
-    results = TrialResults("$bandit$", returns, np.full(3, 30.0), np.zeros(3))
+    results = TrialResults("$bandit$", returns, np.zeros(3), {"optimum": np.full(3, 30.0)})
     figure = plot_trials(results, tmp_path / "trials.png")
     texts = list(texts_of(figure))
     assert {*returns, "optimum", "random", "$bandit$"} <= {text for text, _, _ in texts}

@@ -25,6 +25,7 @@ NEEDED = {
     "ablate": ["--config", "variants.yaml"],
     "trial": ["--policy", "p.safetensors"],
     **{name: ["r"] for name in ("plot", "report", "merge")},
+    "check": ["cartpole"],
 }
 WITHOUT_OUT = ("list", "check")
 NUMBERS = [
