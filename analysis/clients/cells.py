@@ -17,7 +17,8 @@ from typing import Any
 from analysis.clients.settings import hyperparameters
 from learned_opt.artifacts import write_atomically
 
-FORMAT = 1
+FORMAT = 2
+"""Since 2, runs of several environments have random streams of their own."""
 FORMAT_KEY = "learned_opt_clients"
 QUERIES = 100
 """Moments at which a curve is read, evenly spaced, the last at the end."""
@@ -99,12 +100,12 @@ def read_cells(path: Path) -> list[Cell]:
     """The cells of one file.
 
     Raises:
-        ValueError: missing, damaged, of a later format, or run with hyper-parameters that are not today's.
+        ValueError: missing, damaged, of another format, or run with hyper-parameters that are not today's.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        if data[FORMAT_KEY] > FORMAT:
-            raise ValueError(f"format {data[FORMAT_KEY]} is later than {FORMAT}: upgrade learned_opt")
+        if data[FORMAT_KEY] != FORMAT:
+            raise ValueError(f"its format is {data[FORMAT_KEY]}, this version's {FORMAT}: train it again")
         cells = [_cell(entry) for entry in data["cells"]]
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]

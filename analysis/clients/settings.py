@@ -28,6 +28,8 @@ GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 """Adam's learning rates, half a decade apart."""
 SELECTION = 1000
 """Seeds from here on choose the learning rate, and are never shown."""
+SEED_STRIDE = 1000
+"""Distance of the library's seeds of two runs with several environments; no run has as many."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,14 @@ def has_setting(algorithm: str, setting: str, environment: str) -> bool:
 def hyperparameters(algorithm: str, setting: str, environment: str) -> Hyperparameters:
     """Of a setting that `has_setting` affirms."""
     return Hyperparameters() if setting == "defaults" else ZOO[algorithm, environment].hyperparameters
+
+
+def library_seed(seed: int, environments: int) -> int:
+    """What Stable-Baselines3 is given for a run's `seed`.
+
+    It seeds environment i by seed + i, so that consecutive seeds would share all streams but one.
+    """
+    return seed * SEED_STRIDE if environments > 1 else seed
 
 
 def contenders(algorithm: str, setting: str, environment: str) -> tuple[Contender, ...]:

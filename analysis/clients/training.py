@@ -22,7 +22,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from analysis.clients.cells import QUERIES, Cell, Run, cell_path, write_cells
-from analysis.clients.settings import hyperparameters
+from analysis.clients.settings import hyperparameters, library_seed
 from analysis.clients.zoo import Hyperparameters
 from learned_opt import LearnedOptimizer
 from learned_opt.artifacts import load_artifact
@@ -94,7 +94,7 @@ def build(run: Run, rule: str) -> BaseAlgorithm:
         "MlpPolicy",
         environments(run, setting),
         learning_rate=linear(run.lr) if run.decay else run.lr,
-        seed=run.seed,
+        seed=library_seed(run.seed, setting.environments),  # it seeds the environments anew
         device="cpu",
         policy_kwargs=network,
         **arguments,
@@ -103,7 +103,8 @@ def build(run: Run, rule: str) -> BaseAlgorithm:
 
 def environments(run: Run, setting: Hyperparameters) -> VecEnv:
     """The environments, each with a Monitor that sees raw rewards."""
-    vector = make_vec_env(run.environment, n_envs=setting.environments, seed=run.seed)
+    seed = library_seed(run.seed, setting.environments)
+    vector = make_vec_env(run.environment, n_envs=setting.environments, seed=seed)
     if not setting.normalize:
         return vector
     return VecNormalize(vector, gamma=setting.arguments.get("gamma", 0.99))

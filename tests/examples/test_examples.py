@@ -23,11 +23,18 @@ def last_return(output: str) -> float:
     return float(output.splitlines()[-1].split("return ")[1])
 
 
-def test_plain_pytorch():
-    lines = run(EXAMPLES / "plain_pytorch.py", "--steps", 150).splitlines()
-    losses = [float(line.split("loss ")[1].split()[0]) for line in lines]
+def test_the_rule_is_ahead_of_every_learning_rate_of_adam_in_short_training():
+    lines = run(EXAMPLES / "actor_critic.py", "--seeds", 1, "--learning-rates", 3e-4, 1e-3).splitlines()[1:]
+    ends = [float(line[33:].split()[0]) for line in lines]
+    assert len(ends) == 3
+    assert ends[0] > max(ends[1:])
+
+
+def test_a_plain_loop_is_ahead_of_adam_at_its_default():
+    lines = run(EXAMPLES / "plain_pytorch.py", "--learning-rates", 1e-3).splitlines()[1:]
+    losses = [float(line.split("loss ")[1]) for line in lines]
     assert len(losses) == 2
-    assert max(losses) < 0.3
+    assert losses[0] < losses[1] / 3
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "a2c", "dqn"])

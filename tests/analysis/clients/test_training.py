@@ -24,7 +24,7 @@ from analysis.clients.__main__ import Train
 from analysis.clients.cells import gather_cells
 from analysis.clients.plan import Client
 from analysis.clients.running import missing_environment, perform
-from analysis.clients.settings import DEFAULTS, LEARNED, contenders
+from analysis.clients.settings import DEFAULTS, LEARNED, SELECTION, contenders
 from analysis.clients.training import build, learning_curve, train
 from analysis.clients.zoo import ZOO
 from learned_opt import LearnedOptimizer
@@ -71,6 +71,17 @@ def test_a_deleted_cell_is_run_again_to_the_same_curve_and_the_others_stay(tmp_p
     assert kept.stat().st_mtime_ns == stamp
     for cell in gather_cells([tmp_path]):
         assert cell.curve == first[cell.run.optimizer].curve
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "a2c"])
+@pytest.mark.parametrize("environment", ["CartPole-v1", "Acrobot-v1", "Pendulum-v1"])
+def test_runs_of_several_environments_share_no_random_stream(algorithm, environment):
+    firsts = []
+    for seed in (0, 1, 2, SELECTION - 1, SELECTION):
+        run = replace(run_of(algorithm=algorithm, setting="zoo", environment=environment), seed=seed)
+        vector = build(run, "default").get_env()
+        firsts.extend(getattr(vector, "venv", vector).reset().round(6).tolist())
+    assert len({tuple(first) for first in firsts}) == len(firsts) > 5
 
 
 def test_contenders_meet_the_same_episodes_until_the_first_update(tmp_path):
