@@ -166,7 +166,7 @@ def test_a_merge_overwrites_no_curves(tmp_path, capsys):
     parts, out = [saved(tmp_path / str(seed), seed) for seed in (0, 1)], tmp_path / "out"
     out.mkdir()
     (out / "curves.png").write_text("precious")
-    assert "already holds results" in refusal(capsys, "merge", *parts, "--out", out)
+    assert "already holds curves.png" in refusal(capsys, "merge", *parts, "--out", out)
     assert (out / "curves.png").read_text() == "precious"
 
 
