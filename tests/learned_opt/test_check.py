@@ -148,7 +148,7 @@ def test_what_is_no_family_yet_is_refused_in_one_line(checked, capsys):
     assert main(["check", "families_to_check:Abstract"]) == 2
     error = capsys.readouterr().err.splitlines()
     assert len(error) == 1
-    assert "cannot make the task family 'families_to_check:Abstract'" in error[0]
+    assert "families_to_check:Abstract cannot be made: TypeError" in error[0]
     code, lines = checked("families_to_check:Listed")
     assert code == 1
     assert told(lines, "FAULT") == ["train_range is list, and a dict is asked for"]

@@ -106,42 +106,42 @@ def test_an_optimizer_of_one_number(monkeypatch):
 
 
 class Blind(BatchedFamily):
-    """Shows nothing, and has no state; the reward is the action and the task's number."""
+    """Shows its task alone, and has no state; the reward is the action and the task's number."""
 
     name = "blind"
     horizon = 2
     defaults = {"shift": 0.5}  # noqa: RUF012
-    observation_space = spaces.Box(-1.0, 1.0, (0,), np.float32)
+    observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
     action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
 
     def initial_state(self, constants, environments, noise):
         return torch.zeros(len(constants["shift"]), environments, 0)
 
     def observe(self, constants, state):
-        return state
+        return constants["shift"].unsqueeze(-1).expand(*state.shape[:2], 1)
 
     def transition(self, constants, state, action, noise):
         reward = action[..., 0] + constants["shift"]
         return Transition(state, reward, torch.zeros_like(reward, dtype=torch.bool))
 
 
-def test_environments_without_state_or_observations_are_run():
+def test_environments_without_state_are_run():
     family = Blind()
     source = noise()
     tasks = family.sample_tasks(2, source)
     program = dynamics_of(family.environments(tasks, 3, source)).program
-    assert (program.states, program.observations) == (0, 0)
+    assert (program.states, program.observations) == (0, 1)
     actor = journey.Actor(None, 1, torch.ones(2, 1))
     draws, standing = (
         torch.randn(2, 4, 3, 1, generator=torch.Generator().manual_seed(0)),
-        (torch.zeros(2, 3, 0), torch.zeros(2, 3), torch.zeros(2, 3, 0)),
+        (torch.zeros(2, 3, 0), torch.zeros(2, 3), torch.full((2, 3, 1), 0.5)),
     )
     starts, limit = [torch.zeros(2, 3, 0)] * 4, torch.tensor(2.0)
     packed = program.packed(family.constants(tasks), 2)
     made = journey.run(program, packed, actor, draws, None, starts, limit, standing)
     torch.testing.assert_close(made.rewards, draws[..., 0] + 0.5)
     assert made.truncated.any((0, 2)).tolist() == [False, True, False, True]
-    assert made.observations.shape == (2, 4, 3, 0)
+    assert (made.observations == 0.5).all()
 
 
 @pytest.mark.parametrize(("batch", "environments", "steps"), [(1, 1, 1), (1, 1, 5), (3, 1, 2), (1, 17, 1)])
@@ -184,7 +184,7 @@ def test_rollouts_of_one_step_or_environment_or_learner(
 @pytest.mark.parametrize("family", ["cartpole", "pendulum"])
 @pytest.mark.parametrize("scale", ["batch", "returns"])
 @pytest.mark.parametrize(
-    ("batch", "inner", "outer", "steps"), [(1, 1, 0, 2), (1, 1, 1, 2), (2, 2, 1, 1), (1, 17, 0, 1)]
+    ("batch", "inner", "outer", "steps"), [(1, 1, 0, 2), (1, 1, 1, 2), (2, 2, 2, 1), (1, 17, 0, 1)]
 )
 def test_gradients_of_few_rows(family, scale, batch, inner, outer, steps, monkeypatch):
     config = LearnerConfig(
