@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tasks.base import BatchedFamily, Tasks, Transition
 from tasks.noise import Noise
-from tasks.promises import OF_TASKS, Finite, about, about_tasks, blamed, kinds, refuse
+from tasks.promises import MISTAKES, OF_TASKS, Finite, about, about_tasks, blamed, kinds, refuse
 from tasks.references import random_action
 
 
@@ -126,11 +126,11 @@ class Contract:
         generator = torch.Generator(here.device).manual_seed(0)
         noise = Noise(generator, replicas=here.replicas, dtype=here.dtype, share=here.share)
         action = random_action(self.family.action_space, (self.batch, self.environments), noise)
-        given = state.clone(memory_format=torch.contiguous_format)
-        self.observe(constants, given)
-        refuse(self.family, about_changes("observe", given, state))
-        made = self.transition(constants, given, action, noise)
-        refuse(self.family, about_changes("transition", given, state))
+        before = state.clone()
+        self.observe(constants, state)
+        refuse(self.family, about_changes("observe", state, before))
+        made = self.transition(constants, state, action, noise)
+        refuse(self.family, about_changes("transition", state, before))
         del self._accepted["observe"]  # what is seen of the next state is looked at in full as well
         self.observe(constants, made.state)
         if id(self.family) not in _proven:
@@ -182,7 +182,7 @@ class Contract:
         function = getattr(self.family, method)
         if method in self._accepted:
             return function(*given)
-        with blamed(self.family, method):
+        with blamed(self.family, method, (ValueError, *MISTAKES)):
             return function(*given)
 
     def _hold(self, what: str, found: list[Any] | None, complaints: Iterator[str]) -> None:

@@ -131,18 +131,18 @@ class _Trial:
         return state, [f"{line} (E = {copies})" for line in told]
 
     def _seen(self, constants: Tasks, state: Tensor) -> list[str]:
-        given = state.clone(memory_format=torch.contiguous_format)
-        seen, told = _attempt(self.family, "observe", constants, given)
+        before = state.clone()
+        seen, told = _attempt(self.family, "observe", constants, state)
         told = told or list(self.contract.about_observation(seen))
-        return told + list(about_changes("observe", given, state))
+        return told + list(about_changes("observe", state, before))
 
     def _moved(self, constants: Tasks, state: Tensor) -> tuple[list[str], Tensor | None]:
         """Complaints about a transition, and where it leads."""
         action = random_action(self.family.action_space, (self.batch, self.environments), self.noise)
-        given = state.clone(memory_format=torch.contiguous_format)
-        made, told = _attempt(self.family, "transition", constants, given, action, self.noise)
+        before = state.clone()
+        made, told = _attempt(self.family, "transition", constants, state, action, self.noise)
         told = told or list(self.contract.about_transition(made))
-        told += about_changes("transition", given, state)
+        told += about_changes("transition", state, before)
         sound = isinstance(made, Transition) and not any("states" in line for line in told)
         return told, made.state if sound else None
 

@@ -49,17 +49,19 @@ def refuse(family: TaskFamily, complaints: Iterable[str]) -> None:
 
 
 @contextmanager
-def blamed(family: TaskFamily, method: str) -> Iterator[None]:
+def blamed(
+    family: TaskFamily, method: str, mistakes: tuple[type[Exception], ...] = MISTAKES
+) -> Iterator[None]:
     """Say which method of a family it was that failed within.
 
     Raises:
-        ValueError: one sentence, in place of what `MISTAKES` lists; other exceptions stay as they are.
+        ValueError: one sentence, in place of the exceptions that are `mistakes`; others stay as they are.
     """
     try:
         yield
     except torch.OutOfMemoryError:
         raise
-    except MISTAKES as error:
+    except mistakes as error:
         told = " ".join(str(error).split())
         raise ValueError(
             f"family {name_of(family)}: {method} failed with {type(error).__name__}: {told}"

@@ -138,6 +138,9 @@ def _check(program: Program, distribution: ActionDistribution, family: BatchedFa
     constants = contract.constants(some)
     packed = program.packed(constants, batch)
     start = contract.initial_state(constants, copies, noise).clone(memory_format=torch.contiguous_format)
+    sizes = start.shape[2], math.prod(family.observation_space.shape)
+    if (program.states, program.observations) != sizes or not compiled.plain((start, packed)):
+        raise UntraceableError("they return other sizes or types for one environment than for many")
     never = start.new_full((), float("inf"))
     deviation = None if distribution.discrete else start.new_ones(batch, distribution.actions)
     actor = journey.Actor(None, distribution.actions, deviation)

@@ -6,6 +6,7 @@ import torch
 from gymnasium import spaces
 
 from learned_opt.learner import LearnerConfig, journey, make_learner, why_in_torch
+from learned_opt.learner.dynamics import dynamics_of
 from learned_opt.learner.policies import ActorCritic
 from learned_opt.memory.policies import RecurrentPolicy
 from learned_opt.memory.trial import play
@@ -162,6 +163,11 @@ BREACHES = {
         "constants",
         lambda made: {**made, "mass": 2.0},
         "constants returned an entry 'mass' as float",
+    ),
+    "a method that fails": (
+        "initial_state",
+        lambda state: state.numpy().transpose(3, 2, 1, 0),
+        "initial_state failed with ValueError: axes don't match array",
     ),
     "constants that do not fit": (
         "constants",
@@ -495,6 +501,35 @@ def test_families_are_compiled_only_if_they_keep_their_promise_with_any_number_o
     learner = make_learner(family, 3, noise(), LearnerConfig(environments=4, steps=4))
     assert learner.gradient(learner.initial_parameters()).inner.isfinite().all()
     assert why_in_torch(Slope()) is None
+
+
+@pytest.mark.skipif(journey.library() is None, reason="no C compiler at installation")
+@pytest.mark.parametrize(
+    ("method", "change"),
+    [
+        ("initial_state", lambda state: state.half()),
+        ("initial_state", lambda state: state[..., :1]),
+        ("initial_state", lambda state: torch.cat((state, state), -1)),
+        ("observe", lambda seen: seen[..., :1]),
+        ("observe", lambda seen: torch.cat((seen, seen), -1)),
+    ],
+)
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_family_that_is_another_one_when_it_is_traced_stays_in_torch(method, change, alone):
+    """It keeps its promise for the environments at hand, but not for the few or many that tracing tries."""
+
+    def apart(numbers):
+        return (
+            change(numbers)
+            if numbers.shape[1] not in (4, 128) and alone == (numbers.shape[1] == 1)
+            else numbers
+        )
+
+    family = changed(method, apart)
+    environments = environments_of(family)
+    assert dynamics_of(environments) is None
+    learner = make_learner(family, 3, noise(), LearnerConfig(environments=4, steps=4))
+    assert learner.gradient(learner.initial_parameters()).inner.isfinite().all()
 
 
 def test_inspection_finds_all_that_is_wrong_and_not_the_first_alone():
