@@ -8,11 +8,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-HALVINGS = 60
-"""Of the unit interval, by which a quantile is found: to float64's precision."""
-TERMS = 10_000
-"""Most terms of a continued fraction; those of the shares of a million runs need a few hundred."""
-TINY = 1e-300
+from scipy.special import betaincinv
 
 
 class ShareInterval(NamedTuple):
@@ -46,51 +42,7 @@ def share_interval(share: float, count: float, confidence: float = 0.95) -> Shar
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
     tail, wins = (1 - confidence) / 2, share * count
     losses = count - wins
-    low = beta_quantile(tail, wins, losses + 1) if wins > 0 else 0.0
-    high = beta_quantile(1 - tail, wins + 1, losses) if losses > 0 else 1.0
+    low = float(betaincinv(wins, losses + 1, tail)) if wins > 0 else 0.0
+    high = float(betaincinv(wins + 1, losses, 1 - tail)) if losses > 0 else 1.0
     # Less than one win, or loss, in all can come of scores alone: the quantiles then may miss the mean.
     return ShareInterval(min(low, share), max(high, share))
-
-
-def beta_quantile(probability: float, a: float, b: float) -> float:
-    """Where the beta distribution's I_x(a, b) is `probability`, x; a, b > 0."""
-    low, high = 0.0, 1.0
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        if incomplete_beta(middle, a, b) < probability:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
-
-
-def incomplete_beta(x: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function I_x(a, b), DLMF 8.17.22 by Lentz's method."""
-    if x <= 0 or x >= 1:
-        return float(x >= 1)
-    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    front = math.exp(log_front)
-    if x > (a + 1) / (a + b + 2):  # where the fraction converges faster on the other side
-        return 1 - front / (b * _continued_fraction(1 - x, b, a))
-    return front / (a * _continued_fraction(x, a, b))
-
-
-def _continued_fraction(x: float, a: float, b: float) -> float:
-    """1 + d₁ / (1 + d₂ / (1 + …)), evaluated forwards."""
-    value, upper, lower = 1.0, 1.0, 0.0
-    for index in range(1, TERMS):
-        m, odd = divmod(index, 2)
-        if odd:
-            term = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        else:
-            term = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        lower = 1 / _away_from_zero(1 + term * lower)
-        upper = _away_from_zero(1 + term / upper)
-        value *= upper * lower
-        if abs(upper * lower - 1) < 1e-16:
-            break
-    return value
-
-
-def _away_from_zero(x: float) -> float:
-    return x if abs(x) > TINY else TINY

@@ -6,22 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import special, stats
+from scipy import stats
 
-from analysis.shares import beta_quantile, incomplete_beta, share_interval
+from analysis.shares import share_interval
 from analysis.statistics import mean_share, paired_improvement, probability_of_improvement
-
-SIZES = st.floats(1e-3, 1e5)
-
-
-@given(x=st.floats(0, 1, allow_subnormal=False), a=SIZES, b=SIZES)
-def test_the_incomplete_beta_function_is_scipys(x, a, b):
-    assert incomplete_beta(x, a, b) == pytest.approx(special.betainc(a, b, x), abs=1e-9)
-
-
-@given(p=st.floats(0.001, 0.999), a=st.floats(0.5, 1e4), b=st.floats(0.5, 1e4))
-def test_beta_quantiles_are_scipys(p, a, b):
-    assert beta_quantile(p, a, b) == pytest.approx(stats.beta.ppf(p, a, b), rel=1e-6, abs=1e-9)
 
 
 @given(data=st.data(), count=st.integers(1, 3000), confidence=st.sampled_from((0.8, 0.95, 0.99)))
