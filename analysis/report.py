@@ -300,9 +300,11 @@ def _loss(row: SummaryRow) -> str:
 
 def cautions(results: Results) -> list[str]:
     """A sentence for each baseline that was tuned to its grid's edge, or could not be tuned, and for each
-    family whose random policy is as good as its reference on some tasks, which then tell nothing.
+    family whose random policy is as good as its reference on some tasks, which then tell nothing, or whose
+    reference was not known.
     """
-    found = []
+    measured = dict(results.conditions.get("measured references", {}))
+    found = [f"warning: 1 on {name} is no reference but {what}" for name, what in measured.items()]
     for name, family in results.families.items():
         for label, run in family.contenders.items():
             if EDGE in run.tuned:

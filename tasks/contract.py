@@ -96,17 +96,17 @@ class Contract:
         self._state = state.shape[2], state.dtype
 
     def observe(self, constants: Tasks, state: Tensor) -> Tensor:
-        """The family's observations (B, E, *O), as floats.
+        """The family's observations (B, E, *O), as floats of their own: it may fill the same tensor again.
 
         Raises:
             ValueError: they are not what is promised.
         """
         seen: Tensor = self._answer("observe", constants, state)
         self._hold("observe", kinds([seen]), self.about_observation(seen))
-        return seen.to(self.noise.dtype)
+        return seen.to(self.noise.dtype, copy=True)
 
     def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
-        """The family's transition, rewards as floats and endings as booleans.
+        """The family's transition, rewards as floats and endings as booleans, both of their own.
 
         Raises:
             ValueError: it is not what is promised.
@@ -114,7 +114,10 @@ class Contract:
         made: Transition = self._answer("transition", constants, state, action, noise)
         found = kinds(made) if isinstance(made, Transition) else None
         self._hold("transition", found, self.about_transition(made))
-        return Transition(made.state, made.reward.to(self.noise.dtype), made.terminated.to(torch.bool))
+        if made.terminated.dtype is not torch.bool:  # any step may bring a number that is no truth
+            refuse(self.family, self._about_terminated(made.terminated))
+        reward = made.reward.to(self.noise.dtype, copy=True)
+        return Transition(made.state, reward, made.terminated.to(torch.bool, copy=True))
 
     def rehearse(self, constants: Tasks, state: Tensor) -> None:
         """Take one transition by random actions and forget it, so that what is wrong shows before it counts.
@@ -126,11 +129,12 @@ class Contract:
         generator = torch.Generator(here.device).manual_seed(0)
         noise = Noise(generator, replicas=here.replicas, dtype=here.dtype, share=here.share)
         action = random_action(self.family.action_space, (self.batch, self.environments), noise)
-        before = state.clone()
+        given = {"": state, **constants}
+        before = {key: value.clone() for key, value in given.items()}
         self.observe(constants, state)
-        refuse(self.family, about_changes("observe", state, before))
+        refuse(self.family, about_changes("observe", given, before))
         made = self.transition(constants, state, action, noise)
-        refuse(self.family, about_changes("transition", state, before))
+        refuse(self.family, about_changes("transition", given, before))
         del self._accepted["observe"]  # what is seen of the next state is looked at in full as well
         self.observe(constants, made.state)
         if id(self.family) not in _proven:
@@ -168,8 +172,11 @@ class Contract:
         yield from self._about_state("transition returned states", made.state, self.environments)
         told = "transition returned rewards"
         yield from about(told, made.reward, "(B, E)", both, self.noise, finite=self._finite)
-        told = "transition returned terminated"
-        yield from about(told, made.terminated, "(B, E)", both, self.noise, truth=True)
+        yield from self._about_terminated(made.terminated)
+
+    def _about_terminated(self, terminated: object) -> Iterator[str]:
+        both, told = (self.batch, self.environments), "transition returned terminated"
+        yield from about(told, terminated, "(B, E)", both, self.noise, truth=True)
 
     def _about_state(self, told: str, state: object, copies: int) -> Iterator[str]:
         size, dtype = self._state or (None, None)
@@ -196,7 +203,16 @@ _proven: set[int] = set()
 """Identities of families that were rehearsed; they need not be hashable."""
 
 
-def about_changes(method: str, given: Tensor, before: Tensor) -> Iterator[str]:
-    """Complaints about a method that was given a state, which was something else `before`."""
-    if not bool(((given == before) | (given.isnan() & before.isnan())).all()):
-        yield f"{method} modified the state that it was given, and another tensor is asked for"
+def about_changes(method: str, given: Tasks, before: Tasks) -> Iterator[str]:
+    """Complaints about a method that modified what it was given.
+
+    Args:
+        method: of the family.
+        given: the state, under no name, and entries of `constants` under theirs.
+        before: copies of these from before the call.
+    """
+    for key, value in given.items():
+        same = (value == before[key]) | (value.isnan() & before[key].isnan())
+        if not bool(same.all()):
+            what = f"the entry {key!r} of constants" if key else "the state"
+            yield f"{method} modified {what} that it was given, and another tensor is asked for"

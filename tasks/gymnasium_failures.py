@@ -31,4 +31,6 @@ def named(
     except Exception as error:
         reason = " ".join(str(error).split())
         told = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
-        raise kind(f"{environment} {what}: {told}") from error
+        # Of a RuntimeError caused by a StopIteration, contextlib takes the StopIteration for the error.
+        cause = None if isinstance(error, StopIteration) else error
+        raise kind(f"{environment} {what}: {told}") from cause

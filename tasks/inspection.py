@@ -131,18 +131,18 @@ class _Trial:
         return state, [f"{line} (E = {copies})" for line in told]
 
     def _seen(self, constants: Tasks, state: Tensor) -> list[str]:
-        before = state.clone()
+        given, before = _copied(constants, state)
         seen, told = _attempt(self.family, "observe", constants, state)
         told = told or list(self.contract.about_observation(seen))
-        return told + list(about_changes("observe", state, before))
+        return told + list(about_changes("observe", given, before))
 
     def _moved(self, constants: Tasks, state: Tensor) -> tuple[list[str], Tensor | None]:
         """Complaints about a transition, and where it leads."""
         action = random_action(self.family.action_space, (self.batch, self.environments), self.noise)
-        before = state.clone()
+        given, before = _copied(constants, state)
         made, told = _attempt(self.family, "transition", constants, state, action, self.noise)
         told = told or list(self.contract.about_transition(made))
-        told += about_changes("transition", state, before)
+        told += about_changes("transition", given, before)
         sound = isinstance(made, Transition) and not any("states" in line for line in told)
         return told, made.state if sound else None
 
@@ -214,3 +214,9 @@ def _of_environments(family: TaskFamily, seed: int) -> Iterable[Finding]:
         told = [f"environments failed at a step with {_told(error)}"]
     yield Finding("environments", tuple(told))
     yield from _of_returns(family, seed)
+
+
+def _copied(constants: Tasks, state: Tensor) -> tuple[Tasks, Tasks]:
+    """What a method is given, as `about_changes` has it, and a copy of that."""
+    given = {"": state, **constants}
+    return given, {key: value.clone() for key, value in given.items()}

@@ -69,6 +69,12 @@ class MemoryConfig:
             value = getattr(self, item.name)
             if item.name != "target" and isinstance(value, (int, float)) and not 0 <= value < 1e15:
                 raise ValueError(f"{item.name} must be finite and not negative, got {value}")
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.type == "int" and (isinstance(value, bool) or not isinstance(value, int)):
+                raise ValueError(f"{item.name} must be a whole number, got {value!r}")
+        if math.isnan(self.target):
+            raise ValueError("target must be a number, got nan")
         positive = (
             "hidden trials epochs meta_lr clip max_gradient_norm validate_every validation_tasks "
             "checkpoint_every"
@@ -78,6 +84,11 @@ class MemoryConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if max(self.discount, self.trace, self.divergence_limit) > 1:
             raise ValueError("discount, trace and divergence_limit must be at most 1")
+        if self.trials * self.steps() == 1:
+            raise ValueError(
+                "one trial of one step is one transition, whose centred advantage is 0, so that the policy "
+                "would never learn: set more trials or episodes"
+            )
 
     def trial_episodes(self) -> int:
         """Episodes of a trial."""

@@ -134,6 +134,7 @@ def test_a_comparison_runs_without_a_known_reference_and_says_what_it_counts_fro
     stored = load_results(tmp_path / "results.json")
     assert stored.conditions["horizon"] == 9
     assert stored.conditions["measured references"] == {ENDLESS: BEST_SEEN}
+    assert f"1 on {ENDLESS} is no reference but the best return" in render_table(stored, width=None)
     family = stored.families[ENDLESS]
     best = max(run.returns.max() for run in family.contenders.values())
     assert family.reference.tolist() == [best]

@@ -212,3 +212,17 @@ def test_environments_and_observations_that_a_memory_cannot_meet_are_refused():
         play(policy, family.sample_tasks(2, noise), 3, noise)
     with pytest.raises(ValueError, match="observations that are vectors"):
         RecurrentPolicy("tests.learned_opt.test_module_policy:ImageCatch", 8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"episodes": 1, "trials": 1}, "one trial of one step is one transition"),
+        ({"trials": 1.5}, "trials must be a whole number"),
+        ({"trials": True}, "trials must be a whole number"),
+        ({"target": float("nan")}, "target must be a number"),
+    ],
+)
+def test_settings_that_cannot_train_a_policy_are_refused(settings, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        MemoryConfig(family="bandit", **settings)

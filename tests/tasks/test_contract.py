@@ -307,6 +307,52 @@ def test_methods_that_modify_the_state_are_refused(method):
         environments_of(family)
 
 
+@pytest.mark.parametrize("field", ["reward", "terminated"])
+def test_a_family_may_fill_the_same_tensor_at_every_step(field):
+    class Filling(Slope):
+        kept = None
+
+        def transition(self, constants, state, action, noise):
+            made = super().transition(constants, state, action, noise)
+            value = getattr(made, field)
+            if self.kept is None or self.kept.shape != value.shape:
+                self.kept = value.clone()
+            return made._replace(**{field: self.kept.copy_(value)})
+
+    told = []
+    for family in (Slope(), Filling()):
+        world = environments_of(family)
+        steps = [world.step(torch.ones(3, 4, 1)) for _ in range(3)]
+        told.append(torch.stack([getattr(step, field).float() for step in steps]))
+    assert torch.equal(*told)
+
+
+def test_a_transition_that_modifies_constants_is_refused():
+    class Heating(Slope):
+        def transition(self, constants, state, action, noise):
+            made = super().transition(constants, state, action, noise)
+            constants["speed"].add_(1.0)
+            return made
+
+    with pytest.raises(ValueError, match="slope: transition modified the entry 'speed' of constants"):
+        environments_of(Heating())
+
+
+def test_an_ending_that_is_no_truth_is_refused_at_whatever_step():
+    class Doubtful(Slope):
+        calls = 0
+
+        def transition(self, constants, state, action, noise):
+            self.calls += 1
+            made = super().transition(constants, state, action, noise)
+            return made._replace(terminated=torch.full(state.shape[:2], 0.0 if self.calls < 4 else 0.3))
+
+    world = environments_of(Doubtful())
+    with pytest.raises(ValueError, match="slope: transition returned terminated"):
+        for _ in range(4):
+            world.step(torch.ones(3, 4, 1))
+
+
 def test_the_rehearsal_draws_nothing_from_the_environments_noise():
     class Counting(Slope):
         calls = 0

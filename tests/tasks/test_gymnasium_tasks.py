@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from tasks import EnvironmentFailedError, Noise, gymnasium_family, make_family
@@ -254,6 +255,25 @@ def test_a_failure_inside_an_environment_names_it_and_the_step():
     told = "CounterNextStep-v0 failed at step 3: RuntimeError: the motor broke"
     with pytest.raises(EnvironmentFailedError, match=told):
         advance(environments, 3)
+
+
+def test_an_environment_that_runs_out_of_data_is_named_too():
+    class Out(gymnasium.Env):
+        observation_space, action_space = spaces.Box(-1, 1, (3,), np.float32), spaces.Discrete(2)
+
+        def __init__(self, **_):
+            pass
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(3, np.float32), {}
+
+        def step(self, action):
+            return next(iter(()))
+
+    family = gymnasium_family(EnvSpec("Out-v0", entry_point=Out), horizon=5)
+    environments = family.environments(family.sample_tasks(1, noise()), 1, noise())
+    with pytest.raises(EnvironmentFailedError, match="Out-v0 failed at step 1: StopIteration"):
+        environments.step(torch.zeros(1, 1, dtype=torch.long))
 
 
 def test_a_process_that_dies_names_the_environment_and_the_step():
