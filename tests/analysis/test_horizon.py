@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from analysis import CompareConfig, Contender, compare, load_results, merge_results
+from analysis import CompareConfig, Contender, compare, load_results, merge_results, render_table
 from analysis.scores import BEST_SEEN, best_seen, score
 from learned_opt.artifacts import load_artifact
 from learned_opt.cli import main

@@ -347,10 +347,11 @@ def test_an_ending_that_is_no_truth_is_refused_at_whatever_step():
             made = super().transition(constants, state, action, noise)
             return made._replace(terminated=torch.full(state.shape[:2], 0.0 if self.calls < 4 else 0.3))
 
-    world = environments_of(Doubtful())
+    world, push = environments_of(Doubtful()), torch.ones(3, 4, 1)
+    world.step(push)
+    world.step(push)
     with pytest.raises(ValueError, match="slope: transition returned terminated"):
-        for _ in range(4):
-            world.step(torch.ones(3, 4, 1))
+        world.step(push)
 
 
 def test_the_rehearsal_draws_nothing_from_the_environments_noise():
