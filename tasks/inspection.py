@@ -182,18 +182,23 @@ def _episode(family: BatchedFamily, seed: int) -> tuple[tuple[str, ...], tuple[s
 
 
 def _of_returns(family: TaskFamily, seed: int) -> Iterator[Finding]:
-    """What the family says of returns."""
-    batch = SIZES[0][0]
+    """What the family says of returns, for each number of tasks."""
     noise = Noise(torch.Generator().manual_seed(seed))
     for method in ("reference_returns", "random_returns"):
-        tasks, failed = _attempt(family, "sample_tasks", batch, noise)
-        if failed or list(about_tasks("", tasks, batch, noise)):
-            yield Finding(method, skipped=True)
-            continue
-        returns, told = _attempt(family, method, tasks, noise)
-        if told or returns is not None:
-            told = told or list(about_returns(f"{method} returned", returns, batch, noise))
-            yield Finding(method, tuple(told))
+        found = None
+        for batch, _ in SIZES:
+            tasks, failed = _attempt(family, "sample_tasks", batch, noise)
+            if failed or list(about_tasks("", tasks, batch, noise)):
+                found = Finding(method, skipped=True)
+                break
+            returns, told = _attempt(family, method, tasks, noise)
+            if told or returns is not None:
+                told = told or list(about_returns(f"{method} returned", returns, batch, noise))
+                found = Finding(method, tuple(told))
+            if told:
+                break
+        if found is not None:
+            yield found
 
 
 def _of_environments(family: TaskFamily, seed: int) -> Iterable[Finding]:

@@ -605,6 +605,14 @@ def test_inspection_finds_all_that_is_wrong_and_not_the_first_alone():
         assert sum(line.startswith(start) for line in told) == 1, (start, told)
 
 
+@pytest.mark.parametrize("tasks", [1, 3, 4])
+def test_inspection_asks_for_the_returns_of_several_numbers_of_tasks(tasks):
+    family = type("Fixed", (Slope,), {"reference_returns": lambda self, given, noise: torch.ones(tasks)})()
+    told = [line for finding in inspect(family) for line in finding.broken]
+    assert len(told) == 1
+    assert told[0].startswith("reference_returns returned returns of shape")
+
+
 def test_inspection_notes_what_no_promise_forbids():
     class Loose(Slope):
         def observe(self, constants, state):
