@@ -129,8 +129,7 @@ class Contract:
         generator = torch.Generator(here.device).manual_seed(0)
         noise = Noise(generator, replicas=here.replicas, dtype=here.dtype, share=here.share)
         action = random_action(self.family.action_space, (self.batch, self.environments), noise)
-        given = {"": state, **constants}
-        before = {key: value.clone() for key, value in given.items()}
+        given, before = with_copies(constants, state)
         self.observe(constants, state)
         refuse(self.family, about_changes("observe", given, before))
         made = self.transition(constants, state, action, noise)
@@ -216,3 +215,9 @@ def about_changes(method: str, given: Tasks, before: Tasks) -> Iterator[str]:
         if not bool(same.all()):
             what = f"the entry {key!r} of constants" if key else "the state"
             yield f"{method} modified {what} that it was given, and another tensor is asked for"
+
+
+def with_copies(constants: Tasks, state: Tensor) -> tuple[Tasks, Tasks]:
+    """What a method is given, as `about_changes` has it, and copies of these tensors from before the call."""
+    given = {"": state, **constants}
+    return given, {key: value.clone() for key, value in given.items()}

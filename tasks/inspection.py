@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tasks.base import BatchedFamily, TaskFamily, Tasks, Transition
-from tasks.contract import Contract, about_changes
+from tasks.contract import Contract, about_changes, with_copies
 from tasks.declaration import about_declaration
 from tasks.environments import AHEAD
 from tasks.noise import Noise
@@ -131,7 +131,7 @@ class _Trial:
         return state, [f"{line} (E = {copies})" for line in told]
 
     def _seen(self, constants: Tasks, state: Tensor) -> list[str]:
-        given, before = _copied(constants, state)
+        given, before = with_copies(constants, state)
         seen, told = _attempt(self.family, "observe", constants, state)
         told = told or list(self.contract.about_observation(seen))
         return told + list(about_changes("observe", given, before))
@@ -139,7 +139,7 @@ class _Trial:
     def _moved(self, constants: Tasks, state: Tensor) -> tuple[list[str], Tensor | None]:
         """Complaints about a transition, and where it leads."""
         action = random_action(self.family.action_space, (self.batch, self.environments), self.noise)
-        given, before = _copied(constants, state)
+        given, before = with_copies(constants, state)
         made, told = _attempt(self.family, "transition", constants, state, action, self.noise)
         told = told or list(self.contract.about_transition(made))
         told += about_changes("transition", given, before)
@@ -219,9 +219,3 @@ def _of_environments(family: TaskFamily, seed: int) -> Iterable[Finding]:
         told = [f"environments failed at a step with {_told(error)}"]
     yield Finding("environments", tuple(told))
     yield from _of_returns(family, seed)
-
-
-def _copied(constants: Tasks, state: Tensor) -> tuple[Tasks, Tasks]:
-    """What a method is given, as `about_changes` has it, and a copy of that."""
-    given = {"": state, **constants}
-    return given, {key: value.clone() for key, value in given.items()}

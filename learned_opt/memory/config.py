@@ -67,12 +67,10 @@ class MemoryConfig:
         make_family(self.family, self.horizon)
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.name != "target" and isinstance(value, (int, float)) and not 0 <= value < 1e15:
-                raise ValueError(f"{item.name} must be finite and not negative, got {value}")
-        for item in fields(self):
-            value = getattr(self, item.name)
             if item.type == "int" and (isinstance(value, bool) or not isinstance(value, int)):
                 raise ValueError(f"{item.name} must be a whole number, got {value!r}")
+            if item.name != "target" and isinstance(value, (int, float)) and not 0 <= value < 1e15:
+                raise ValueError(f"{item.name} must be finite and not negative, got {value}")
         if math.isnan(self.target):
             raise ValueError("target must be a number, got nan")
         positive = (
