@@ -9,7 +9,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 
 FLAGS = ["-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
 THREADS = ["-fopenmp"] if sys.platform == "linux" else []
@@ -17,29 +17,41 @@ SANITIZERS = ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize
 # For .ci/sanitizers: code that ends its process at the first access outside of what it was given.
 SANITIZED = [*SANITIZERS, "-O1", "-g"] if os.environ.get("LEARNED_OPT_SANITIZE") else []
 VARIANTS = {"generic": []}
-CODE = {"fused": "rules", "actor_critic": "learner", "perceptron": "learner", "rollout": "learner"}
-checksum = runpy.run_path("learned_opt/sources.py")["checksum"]
+KERNELS = Path("learned_opt/kernels")
+SOURCES = ("lstm_step", "actor_critic", "mlp", "rollout")
+checksum = runpy.run_path("learned_opt/kernels/sources.py")["checksum"]
 if platform.machine().lower() in ("x86_64", "amd64"):
     VARIANTS["avx2"] = ["-mavx2", "-mfma"]
     VARIANTS["avx512"] = ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma"]
 
+# The folders tasks/ and analysis/ are installed inside learned_opt: users have modules of these names.
+INSIDE = ("tasks", "analysis")
 
 setup(
+    packages=[
+        *find_packages(include=["learned_opt", "learned_opt.*"]),
+        *(
+            f"learned_opt.{name}"
+            for folder in INSIDE
+            for name in find_packages(include=[folder, f"{folder}.*"])
+        ),
+    ],
+    package_dir={f"learned_opt.{folder}": folder for folder in INSIDE},
     ext_modules=[
         Extension(
-            f"learned_opt.{folder}._{source}_{name}",
-            [f"learned_opt/{folder}/{source}.c"],
-            depends=["learned_opt/vectors.h", "learned_opt/learner/perceptron.h"],
+            f"learned_opt.kernels._{source}_{name}",
+            [str(KERNELS / f"{source}.c")],
+            depends=[str(KERNELS / "vectors.h"), str(KERNELS / "mlp.h")],
             extra_compile_args=[
                 *(*FLAGS, *THREADS, *flags, *SANITIZED),
-                f"-DSOURCE={checksum(Path('learned_opt', folder, source + '.c'))}",
+                f"-DSOURCE={checksum(KERNELS / f'{source}.c')}",
             ],
             extra_link_args=[*THREADS, *SANITIZED],
             libraries=["m"],
             optional=True,
         )
-        for source, folder in CODE.items()
+        for source in SOURCES
         for name, flags in VARIANTS.items()
         if sys.platform != "win32"
-    ]
+    ],
 )

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from learned_opt.learner import closed_form, journey, perceptron
-from learned_opt.rules import fused
+from learned_opt.algorithms import a2c_gradients
+from learned_opt.kernels import lstm_step, mlp, rollout
 
 FAULTS = {"overflow": "heap-buffer-overflow", "misaligned": "misaligned address"}
 """What the sanitizers say of each of the faults below."""
@@ -18,7 +18,7 @@ FAULTS = {"overflow": "heap-buffer-overflow", "misaligned": "misaligned address"
 
 def check_loaded(tree: Path) -> None:
     """See that all code was compiled in `tree` for the best instruction set there is, with sanitizers."""
-    for module in (closed_form, journey, perceptron, fused):
+    for module in (a2c_gradients, rollout, mlp, lstm_step):
         library = module.library()
         assert library is not None, f"{module.__name__}: nothing was compiled"
         assert Path(library._name).is_relative_to(tree), f"{library._name} is not of {tree}"
@@ -29,16 +29,16 @@ def check_loaded(tree: Path) -> None:
 
 def commit(fault: str) -> None:
     """Have C do what the sanitizers are to find."""
-    library = perceptron.library()
+    library = mlp.library()
     assert library is not None
     layer = (torch.zeros(1, 2, 3), torch.zeros(1, 2))
-    network = perceptron.Perceptron([layer], "tanh", torch.zeros(3), torch.ones(3))
+    network = mlp.Perceptron([layer], "tanh", torch.zeros(3), torch.ones(3))
     record, observations, outputs = network.address, torch.zeros(1, 5, 3), torch.zeros(1, 5, 2)
     rows = 5
     if fault == "overflow":
         rows = 500
     if fault == "misaligned":
-        copy = np.zeros(len(perceptron.NETWORK) + 1, np.int64)
+        copy = np.zeros(len(mlp.NETWORK) + 1, np.int64)
         record = copy.ctypes.data + 4
     library.learned_opt_perceptron(record, observations.data_ptr(), 1, rows, outputs.data_ptr(), 1)
 

@@ -1,13 +1,13 @@
 """What update rules are worth: tuned baselines, fair comparison, honest intervals, plots."""
 
-from analysis.config import CompareConfig
-from analysis.contender import Contender
-from analysis.evaluate import compare
-from analysis.merge import merge_results
-from analysis.plots import plot_curves
-from analysis.report import render_table, summary_table
-from analysis.results import Results, load_results
-from analysis.tune import BASELINES
+from learned_opt.analysis.comparison.compare import compare
+from learned_opt.analysis.comparison.config import CompareConfig
+from learned_opt.analysis.comparison.merge import merge_results
+from learned_opt.analysis.comparison.method import Contender
+from learned_opt.analysis.comparison.results import Results, load_results
+from learned_opt.analysis.comparison.tuning import BASELINES
+from learned_opt.analysis.reporting.curves import plot_curves
+from learned_opt.analysis.reporting.table import render_table, summary_table
 
 __all__ = [
     "BASELINES",

@@ -14,15 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from analysis.statistics import bootstrap_interval, mean_share
-from learned_opt.artifacts import write_atomically
-from learned_opt.learner import LearnerConfig, make_learner
-from learned_opt.learner.life import live
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms.inner_loop import live
+from learned_opt.analysis.statistics.intervals import bootstrap_interval, mean_share
+from learned_opt.files import write_atomically
 from learned_opt.rules import UpdateRule
-from learned_opt.seeding import derive_noise, derive_seed
-from tasks import MetaWorldFamily, Tasks
-from tasks.metaworld import BENCHMARK_SEED
-from tasks.metaworld_env import SPLITS
+from learned_opt.tasks import MetaWorldFamily, Tasks
+from learned_opt.tasks.metaworld import BENCHMARK_SEED
+from learned_opt.tasks.metaworld_env import SPLITS
+from learned_opt.tasks.random import derive_noise, derive_seed
 
 FORMAT = 1
 PUBLISHED: tuple[dict[str, Any], ...] = (

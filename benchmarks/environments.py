@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from tasks import BatchedEnvironments, Noise, make_family
+from learned_opt.tasks import BatchedEnvironments, Noise, make_family
 
 SIZES = (16, 256, 4096, 16384)
 REFERENCE_SIZE = 4096

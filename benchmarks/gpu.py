@@ -15,13 +15,13 @@ from typing import Literal
 import torch
 import tyro
 
-from learned_opt.learner import LearnerConfig
-from learned_opt.learner.recording import Recorder
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.cuda_graphs import Recorder
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.evolution import EvolutionGroup
-from learned_opt.meta.group import LearnerGroup, View
+from learned_opt.meta.estimators.base import LearnerGroup, View
+from learned_opt.meta.estimators.es import EvolutionGroup
+from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.trainer import new_rule
-from learned_opt.meta.truncated import TruncatedGroup
 from learned_opt.rules import UpdateRule
 
 Estimator = Literal["tbptt", "es"]

@@ -17,14 +17,15 @@ from typing import Any
 import torch
 import tyro
 
-from learned_opt.learner import LearnerConfig, acting
-from learned_opt.meta import unroll as unroll_module
+from learned_opt.algorithms import on_environments
+from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.group import View
+from learned_opt.meta.estimators import unroll as unroll_module
+from learned_opt.meta.estimators.base import View
+from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.trainer import new_rule
-from learned_opt.meta.truncated import TruncatedGroup
-from learned_opt.process import settle
 from learned_opt.rules.features import FEATURES
+from learned_opt.runs.allocator import settle
 
 
 @dataclass
@@ -89,14 +90,14 @@ def parts(group: TruncatedGroup, rule: torch.nn.Module) -> dict[str, float]:
         return wrapper
 
     kind = type(group.learner)
-    originals = acting.collect, kind.gradient, unroll_module.functional_call
-    acting.collect = timed("rollouts", originals[0])
+    originals = on_environments.collect, kind.gradient, unroll_module.functional_call
+    on_environments.collect = timed("rollouts", originals[0])
     kind.gradient = timed("inner and outer gradients", originals[1])  # type: ignore[method-assign]
     unroll_module.functional_call = timed("rule forward", originals[2])
     try:
         total = elapsed(lambda: group.advance(rule))  # type: ignore[arg-type]
     finally:
-        acting.collect, kind.gradient, unroll_module.functional_call = originals  # type: ignore[method-assign]
+        on_environments.collect, kind.gradient, unroll_module.functional_call = originals  # type: ignore[method-assign]
     spent["inner and outer gradients"] -= spent["rollouts"]
     return {**spent, "window": total}
 

@@ -17,9 +17,12 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from learned_opt.learner import ActorCritic, LearnerConfig, ModulePolicy, RLLearner, make_learner
-from learned_opt.seeding import derive_noise
-from tasks import make_family
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.factory import RLLearner, make_learner
+from learned_opt.policies.mlp import ActorCritic
+from learned_opt.policies.module import ModulePolicy
+from learned_opt.tasks import make_family
+from learned_opt.tasks.random import derive_noise
 
 WIDTH = 32
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from tasks import Noise, make_family
+from learned_opt.tasks import Noise, make_family
 
 BODIES = {
     "halfcheetah_dir": "HalfCheetah-v5",

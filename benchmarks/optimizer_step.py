@@ -20,7 +20,7 @@ import tyro
 from torch import Tensor, nn
 
 from learned_opt import CoordinatewiseLSTM, LearnedOptimizer, load_rule
-from learned_opt.rules import fused
+from learned_opt.kernels import lstm_step
 
 WIDTHS = {"5k": 44, "70k": 180, "1M": 715}
 OWN_FEATURES = 7
@@ -114,7 +114,7 @@ def step_table(options: Options) -> None:
         f"{'parameters':>12}{'Adam ms':>9}{'ours ms':>9}{'× Adam':>8}{'× floor':>9}"
         f"{'torch × Adam':>14}{'plain LSTM × Adam':>19}{'bytes a parameter':>19}"
     )
-    compiled = fused.library
+    compiled = lstm_step.library
     for width in WIDTHS.values():
         parameters = actor_critic(width)
         size = sum(parameter.numel() for parameter in parameters)
@@ -124,9 +124,9 @@ def step_table(options: Options) -> None:
         ours = median_ms(optimizer.step, repeats)
         state: list[Tensor] = [entry for state in optimizer.state.values() for entry in state.values()]
         memory = sum(entry.numel() * entry.element_size() for entry in state) / size
-        fused.library = lambda: None  # type: ignore[assignment]
+        lstm_step.library = lambda: None  # type: ignore[assignment]
         slow = median_ms(LearnedOptimizer(parameters, lr=1e-5, rule=rule).step, max(repeats // 4, 3))
-        fused.library = compiled
+        lstm_step.library = compiled
         plain = median_ms(PlainLSTM(parameters).step, max(repeats // 10, 3))
         floor = 1e3 * 2 * size * multiply_adds / speed
         print(

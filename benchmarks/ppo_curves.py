@@ -30,13 +30,14 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from learned_opt.artifacts import write_atomically
-from learned_opt.learner import LearnerConfig, make_learner
-from learned_opt.learner.life import live
-from learned_opt.learner.policies import ActorCritic
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms.inner_loop import live
+from learned_opt.files import write_atomically
+from learned_opt.policies.mlp import ActorCritic
 from learned_opt.rules import Adam
-from learned_opt.seeding import derive_noise
-from tasks import make_family
+from learned_opt.tasks import make_family
+from learned_opt.tasks.random import derive_noise
 
 
 @dataclass

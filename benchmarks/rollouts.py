@@ -16,8 +16,11 @@ from dataclasses import dataclass
 import torch
 import tyro
 
-from learned_opt.learner import ActorCritic, collect, journey, why_in_torch
-from tasks import FAMILIES, Noise, make_family
+from learned_opt.kernels import rollout
+from learned_opt.policies.mlp import ActorCritic
+from learned_opt.rollouts.collect import collect
+from learned_opt.tasks import FAMILIES, Noise, make_family
+from learned_opt.tracing.verify import why_in_torch
 
 ENVIRONMENTS, STEPS, TURNS = 16, 32, 40
 TORCH_ALONE: Callable[[], None] = lambda: None  # noqa: E731
@@ -35,7 +38,9 @@ class Options:
 
 def main(options: Options) -> None:
     torch.set_num_threads(1)
-    names = options.families or [name for name, f in FAMILIES.items() if f.__module__ != "tasks.mujoco"]
+    names = options.families or [
+        name for name, f in FAMILIES.items() if f.__module__ != "learned_opt.tasks.mujoco"
+    ]
     print(f"environment steps a second, {options.learners} learners × {ENVIRONMENTS} environments × {STEPS}:")
     for name in names:
         reason = why_in_torch(make_family(name))
@@ -48,16 +53,16 @@ def main(options: Options) -> None:
 
 def measured(name: str, learners: int) -> tuple[float, float]:
     """Environment steps a second, compiled and in torch."""
-    ways = {"compiled": journey.library, "torch": TORCH_ALONE}
+    ways = {"compiled": rollout.library, "torch": TORCH_ALONE}
     rollouts = {way: rollout_of(name, learners) for way in ways}
     best = dict.fromkeys(ways, float("inf"))
     for _ in range(TURNS):
         for way, library in ways.items():
-            journey.library, kept = library, journey.library  # type: ignore[assignment]
+            rollout.library, kept = library, rollout.library  # type: ignore[assignment]
             start = time.process_time()
             rollouts[way]()
             best[way] = min(best[way], time.process_time() - start)
-            journey.library = kept
+            rollout.library = kept
     steps = learners * ENVIRONMENTS * STEPS
     return steps / best["compiled"], steps / best["torch"]
 

@@ -22,14 +22,14 @@ import numpy as np
 import torch
 import tyro
 
-from learned_opt.learner import LearnerConfig
+from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.distributed import ALONE, Ranks, joined
-from learned_opt.meta.group import View
+from learned_opt.meta.estimators.base import View
+from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.trainer import new_rule
-from learned_opt.meta.truncated import TruncatedGroup
-from learned_opt.process import settle
 from learned_opt.rules import UpdateRule
+from learned_opt.runs.allocator import settle
 
 LEARNERS = (16, 64, 256, 1024)
 WIDTHS = (18, 32, 64, 220)

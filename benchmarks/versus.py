@@ -24,14 +24,14 @@ import torch
 import tyro
 from meta_training import matrix_speed
 
-from learned_opt.learner import LearnerConfig
+from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.group import View
+from learned_opt.meta.estimators.base import View
+from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.trainer import new_rule
-from learned_opt.meta.truncated import TruncatedGroup
-from learned_opt.process import settle
 from learned_opt.rules import UpdateRule
 from learned_opt.rules.features import FEATURES
+from learned_opt.runs.allocator import settle
 
 UNROLL, HIDDEN, WIDTH, STEPS, ENVIRONMENTS = 20, 16, 32, 32, 16
 

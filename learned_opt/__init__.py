@@ -4,6 +4,12 @@
 >>> rule = load_rule("default")
 """
 
+from pathlib import Path
+
+if not Path(__file__).with_name("tasks").is_dir():
+    # A checkout, where the packages that are installed inside this one stand beside it.
+    __path__.append(str(Path(__file__).resolve().parents[1]))
+
 from learned_opt.artifacts import ArtifactError, load_rule, save_rule
 from learned_opt.environment_ids import register_ids
 from learned_opt.layout import ParameterLayout, TensorSpec

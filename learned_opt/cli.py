@@ -28,8 +28,8 @@ from learned_opt.commands.terminal import abandon_outputs, open_outputs
 from learned_opt.commands.trial import Trial
 from learned_opt.meta.distributed import refuse_torchrun
 from learned_opt.meta.divergence import DivergenceError
-from learned_opt.process import settle
-from tasks import EnvironmentFailedError
+from learned_opt.runs.allocator import settle
+from learned_opt.tasks import EnvironmentFailedError
 
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]

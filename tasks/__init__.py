@@ -1,7 +1,7 @@
 """Task families: distributions over environments, as batched torch functions.
 
 >>> import torch
->>> from tasks import BatchedEnvironments, Noise, make_family
+>>> from learned_opt.tasks import BatchedEnvironments, Noise, make_family
 >>> noise = Noise(torch.Generator().manual_seed(0))
 >>> family = make_family("cartpole")
 >>> environments = BatchedEnvironments(family, family.sample_tasks(8, noise), 16, noise)
@@ -9,14 +9,14 @@
 torch.Size([8, 16, 4])
 """
 
-from tasks.base import BatchedFamily, TaskFamily, Tasks, Transition
-from tasks.environments import BatchedEnvironments, Environments, Step
-from tasks.gymnasium_env import TaskEnv, TaskVectorEnv, register
-from tasks.gymnasium_failures import EnvironmentFailedError
-from tasks.gymnasium_tasks import GymnasiumFamily, gymnasium_family
-from tasks.metaworld import MetaWorldFamily
-from tasks.noise import WHOLE, Noise, Share
-from tasks.registry import FAMILIES, check_family, is_gymnasium_id, make_family, needs_import
+from learned_opt.tasks.base import BatchedFamily, TaskFamily, Tasks, Transition
+from learned_opt.tasks.environments import BatchedEnvironments, Environments, Step
+from learned_opt.tasks.gymnasium_env import TaskEnv, TaskVectorEnv, register
+from learned_opt.tasks.gymnasium_failures import EnvironmentFailedError
+from learned_opt.tasks.gymnasium_tasks import GymnasiumFamily, gymnasium_family
+from learned_opt.tasks.metaworld import MetaWorldFamily
+from learned_opt.tasks.random import WHOLE, Noise, Share
+from learned_opt.tasks.registry import FAMILIES, check_family, is_gymnasium_id, make_family, needs_import
 
 __all__ = [
     "FAMILIES",

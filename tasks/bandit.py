@@ -7,8 +7,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from tasks.base import BatchedFamily, Tasks, Transition
-from tasks.noise import Noise
+from learned_opt.tasks.base import BatchedFamily, Tasks, Transition
+from learned_opt.tasks.random import Noise
 
 
 class BernoulliBandit(BatchedFamily):

@@ -22,10 +22,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from tasks.noise import Noise
+from learned_opt.tasks.random import Noise
 
 if TYPE_CHECKING:
-    from tasks.environments import Environments
+    from learned_opt.tasks.environments import Environments
 
 Tasks = dict[str, Tensor]
 """B tasks: each entry is a tensor whose first axis is B; a scalar property has shape (B, 1), never (B,)."""
@@ -188,14 +188,14 @@ class TaskFamily(ABC):
     def reference_returns(self, tasks: Tasks, noise: Noise) -> Tensor | None:
         """Undiscounted episodic return of an optimal or long-tuned policy per task, shape (B,).
 
-        None when no analytic value is known: then `tasks.references` holds a long-tuned one.
+        None when no analytic value is known: then `learned_opt.tasks.references` holds a long-tuned one.
         """
         return None
 
     def random_returns(self, tasks: Tasks, noise: Noise) -> Tensor | None:
         """Undiscounted episodic return of the random policy per task, shape (B,), if it is on record.
 
-        None where it is to be played for: see `tasks.references.random_returns`.
+        None where it is to be played for: see `learned_opt.tasks.references.random_returns`.
         """
         return None
 
@@ -204,8 +204,9 @@ class BatchedFamily(TaskFamily):
     """A family whose dynamics are functions of B × E states at once.
 
     What the functions return is held against the shapes below when environments are made, by a transition of
-    random actions that is then forgotten; `tasks.contract.Contract` says what is asked for and what is
-    converted. A family that breaks its promise is refused with a ValueError that names it and the method.
+    random actions that is then forgotten; `learned_opt.tasks.contract.Contract` says what is asked for and
+    what is converted. A family that breaks its promise is refused with a ValueError that names it
+    and the method.
     """
 
     def check_declaration(self) -> None:
@@ -214,8 +215,8 @@ class BatchedFamily(TaskFamily):
         Raises:
             ValueError: one sentence that names family and attribute.
         """
-        from tasks.declaration import about_declaration
-        from tasks.promises import refuse
+        from learned_opt.tasks.declaration import about_declaration
+        from learned_opt.tasks.promises import refuse
 
         refuse(self, about_declaration(self))
 
@@ -231,7 +232,7 @@ class BatchedFamily(TaskFamily):
         self, tasks: Tasks, environments: int, noise: Noise, *, staggered: bool = False
     ) -> Environments:
         """As every family's; nothing but `tasks.BatchedEnvironments` over the functions below."""
-        from tasks.environments import BatchedEnvironments
+        from learned_opt.tasks.environments import BatchedEnvironments
 
         return BatchedEnvironments(self, tasks, environments, noise, staggered=staggered)
 

@@ -9,10 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tasks.base import BatchedFamily, Tasks, Transition
-from tasks.noise import Noise
-from tasks.promises import MISTAKES, OF_TASKS, Finite, about, about_tasks, blamed, kinds, refuse
-from tasks.references import random_action
+from learned_opt.tasks.base import BatchedFamily, Tasks, Transition
+from learned_opt.tasks.promises import (
+    MISTAKES,
+    OF_TASKS,
+    Finite,
+    about,
+    about_tasks,
+    blamed,
+    kinds,
+    refuse,
+)
+from learned_opt.tasks.random import Noise
+from learned_opt.tasks.references import random_action
 
 
 class Contract:

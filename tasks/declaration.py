@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from tasks.base import BatchedFamily, TaskFamily, check_ranges
+from learned_opt.tasks.base import BatchedFamily, TaskFamily, check_ranges
 
 
 def about_declaration(family: BatchedFamily) -> Iterator[str]:

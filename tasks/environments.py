@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from tasks.base import BatchedFamily, Tasks
-from tasks.constants import constant
-from tasks.contract import Contract
-from tasks.noise import Noise
+from learned_opt.tasks.base import BatchedFamily, Tasks
+from learned_opt.tasks.constants import constant
+from learned_opt.tasks.contract import Contract
+from learned_opt.tasks.random import Noise
 
 AHEAD = 32
 """Steps whose start states are drawn at once: a draw costs more than its numbers."""
@@ -82,7 +82,7 @@ class BatchedEnvironments:
             limits do not end all episodes at once and a rollout meets every phase of an episode.
 
     Raises:
-        ValueError: the family does not keep what it promises (see `tasks.contract.Contract`); reset, steps
+        ValueError: the family does not keep what it promises (see `contract.Contract`); reset, steps
             and other tasks raise it as well, where what it returns has changed its shape or type.
     """
 

@@ -15,12 +15,12 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tasks.base import BatchedFamily, TaskFamily, Tasks
-from tasks.contract import Contract
-from tasks.environments import BatchedEnvironments
-from tasks.noise import Noise
-from tasks.promises import sampled_tasks
-from tasks.registry import FAMILIES, make_family
+from learned_opt.tasks.base import BatchedFamily, TaskFamily, Tasks
+from learned_opt.tasks.contract import Contract
+from learned_opt.tasks.environments import BatchedEnvironments
+from learned_opt.tasks.promises import sampled_tasks
+from learned_opt.tasks.random import Noise
+from learned_opt.tasks.registry import FAMILIES, make_family
 
 Task = Mapping[str, Any]
 """One task: a number per scalar property, an array or tensor per other property."""
@@ -256,8 +256,8 @@ def register() -> None:
         if identifier not in gymnasium.registry:
             gymnasium.register(
                 identifier,
-                entry_point="tasks.gymnasium_env:TaskEnv",
-                vector_entry_point="tasks.gymnasium_env:TaskVectorEnv",
+                entry_point="learned_opt.tasks.gymnasium_env:TaskEnv",
+                vector_entry_point="learned_opt.tasks.gymnasium_env:TaskVectorEnv",
                 kwargs={"family": name},
                 max_episode_steps=FAMILIES[name].horizon,
             )

@@ -13,10 +13,10 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tasks.base import Tasks
-from tasks.environments import Step
-from tasks.gymnasium_failures import EnvironmentFailedError, named
-from tasks.gymnasium_returns import (
+from learned_opt.tasks.base import Tasks
+from learned_opt.tasks.environments import Step
+from learned_opt.tasks.gymnasium_failures import EnvironmentFailedError, named
+from learned_opt.tasks.gymnasium_returns import (
     Returned,
     WrongReturnError,
     flags,
@@ -25,11 +25,11 @@ from tasks.gymnasium_returns import (
     step_of,
     successes_of,
 )
-from tasks.noise import Noise
-from tasks.variation import Apply
+from learned_opt.tasks.random import Noise
+from learned_opt.tasks.variation import Apply
 
 if TYPE_CHECKING:
-    from tasks.gymnasium_tasks import GymnasiumFamily
+    from learned_opt.tasks.gymnasium_tasks import GymnasiumFamily
 
 SEEDS = 2**24
 """Environments are seeded with numbers below this, as many as float32 tells apart."""

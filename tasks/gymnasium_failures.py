@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tasks.gymnasium_returns import WrongReturnError
-from tasks.gymnasium_spaces import SpaceError
+from learned_opt.tasks.gymnasium_returns import WrongReturnError
+from learned_opt.tasks.gymnasium_spaces import SpaceError
 
 
 class EnvironmentFailedError(RuntimeError):

@@ -11,7 +11,7 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tasks.gymnasium_returns import NUMBERS
+from learned_opt.tasks.gymnasium_returns import NUMBERS
 
 
 class SpaceError(ValueError):

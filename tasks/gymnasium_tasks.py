@@ -16,13 +16,13 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tasks.base import Range, TaskFamily, Tasks, check_ranges, source_digest
-from tasks.gymnasium_environments import GymnasiumEnvironments
-from tasks.gymnasium_failures import named
-from tasks.gymnasium_spaces import actions_of, check_vector, native, observations_of
-from tasks.noise import Noise
-from tasks.thresholds import check_statistics, misfit
-from tasks.variation import Apply, VariedEnv, apply_variation
+from learned_opt.tasks.base import Range, TaskFamily, Tasks, check_ranges, source_digest
+from learned_opt.tasks.gymnasium_environments import GymnasiumEnvironments
+from learned_opt.tasks.gymnasium_failures import named
+from learned_opt.tasks.gymnasium_spaces import actions_of, check_vector, native, observations_of
+from learned_opt.tasks.random import Noise
+from learned_opt.tasks.thresholds import check_statistics, misfit
+from learned_opt.tasks.variation import Apply, VariedEnv, apply_variation
 
 Vectorization = Literal["sync", "async", "vector_entry_point"]
 LIMIT = "max_episode_steps"
@@ -48,7 +48,8 @@ def gymnasium_family(
     Args:
         environment: a gymnasium id, such as "Hopper-v5", or the specification of one not registered.
         vary: training range per varied property, by the names that `apply` knows; see
-            `tasks.variation.apply_variation`. Nothing varies by default: then tasks differ in their seeds.
+            `learned_opt.tasks.variation.apply_variation`. Nothing varies by default: then tasks differ in
+            their seeds.
         wrappers: put around each environment, the first one innermost.
         shifted: wider range per varied property, for shifted tasks.
         vectorization: "sync" steps environments one after another, "async" in a process each, and
@@ -226,7 +227,7 @@ class GymnasiumFamily(TaskFamily):
             self._idle.setdefault(vector.num_envs, []).append(vector)
 
     def native(self, action: Tensor) -> NDArray[Any]:
-        """Actions as the environment's own space has them: see `tasks.gymnasium_spaces.native`."""
+        """Actions as the environment's own space has them: see `gymnasium_spaces.native`."""
         return native(self.action_space, action)
 
     def close(self) -> None:

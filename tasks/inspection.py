@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tasks.base import BatchedFamily, TaskFamily, Tasks, Transition
-from tasks.contract import Contract, about_changes, with_copies
-from tasks.declaration import about_declaration
-from tasks.environments import AHEAD
-from tasks.noise import Noise
-from tasks.promises import about_returns, about_tasks
-from tasks.references import random_action
+from learned_opt.tasks.base import BatchedFamily, TaskFamily, Tasks, Transition
+from learned_opt.tasks.contract import Contract, about_changes, with_copies
+from learned_opt.tasks.declaration import about_declaration
+from learned_opt.tasks.environments import AHEAD
+from learned_opt.tasks.promises import about_returns, about_tasks
+from learned_opt.tasks.random import Noise
+from learned_opt.tasks.references import random_action
 
 SIZES = ((3, 5), (1, 1), (4, 2))
 """Tasks B and environments E that functions are tried with: what fits one by chance does not fit all."""

@@ -9,8 +9,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from tasks.base import BatchedFamily, Range, Tasks, Transition
-from tasks.noise import Noise
+from learned_opt.tasks.base import BatchedFamily, Range, Tasks, Transition
+from learned_opt.tasks.random import Noise
 
 
 class LinearQuadratic(BatchedFamily):

@@ -10,11 +10,11 @@ import torch
 from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 
-from tasks.base import Tasks
-from tasks.gymnasium_tasks import GymnasiumFamily, Vectorization
-from tasks.metaworld_env import SPLITS, Goals, MetaWorldEnv, draw_goals, give_goal
-from tasks.noise import Noise
-from tasks.references import stored_references
+from learned_opt.tasks.base import Tasks
+from learned_opt.tasks.gymnasium_tasks import GymnasiumFamily, Vectorization
+from learned_opt.tasks.metaworld_env import SPLITS, Goals, MetaWorldEnv, draw_goals, give_goal
+from learned_opt.tasks.random import Noise
+from learned_opt.tasks.references import stored_references
 
 BENCHMARK_SEED = 0
 """Goals are drawn with this. It is fixed: ML1 draws its test goals with the next one, so another seed's

@@ -122,7 +122,7 @@ class MetaWorldEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
 
 def give_goal(environment: MetaWorldEnv, task: Mapping[str, float]) -> None:
-    """`set_task` by the entries of a task of `tasks.metaworld.MetaWorldFamily`."""
+    """`set_task` by the entries of a task of `learned_opt.tasks.metaworld.MetaWorldFamily`."""
     environment.set_task(int(task["split"]), int(task["environment"]), int(task["goal"]))
 
 

@@ -17,8 +17,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tasks.base import BatchedFamily, Range, Tasks, Transition
-from tasks.noise import Noise
+from learned_opt.tasks.base import BatchedFamily, Range, Tasks, Transition
+from learned_opt.tasks.random import Noise
 
 if TYPE_CHECKING:
     import mujoco

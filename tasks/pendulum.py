@@ -10,9 +10,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from tasks.base import BatchedFamily, Range, Tasks, Transition
-from tasks.constants import constant
-from tasks.noise import Noise
+from learned_opt.tasks.base import BatchedFamily, Range, Tasks, Transition
+from learned_opt.tasks.constants import constant
+from learned_opt.tasks.random import Noise
 
 
 class Pendulum(BatchedFamily):

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tasks.base import TaskFamily, Tasks
-from tasks.noise import Noise
+from learned_opt.tasks.base import TaskFamily, Tasks
+from learned_opt.tasks.random import Noise
 
 NUMBERS = (
     *(torch.float32, torch.float64, torch.float16, torch.bfloat16),

@@ -11,9 +11,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from tasks.base import TaskFamily, Tasks, is_bounded
-from tasks.noise import Noise
-from tasks.promises import about_returns, blamed, refuse
+from learned_opt.tasks.base import TaskFamily, Tasks, is_bounded
+from learned_opt.tasks.promises import about_returns, blamed, refuse
+from learned_opt.tasks.random import Noise
 
 _STORED = Path(__file__).with_name("references.json")
 

@@ -7,18 +7,18 @@ import sys
 
 import gymnasium
 
-from tasks.acrobot import Acrobot
-from tasks.bandit import BernoulliBandit
-from tasks.base import BatchedFamily, TaskFamily
-from tasks.cartpole import CartPole
-from tasks.catch import Catch
-from tasks.gridworld import GridWorld, GridWorldSparse
-from tasks.gymnasium_tasks import gymnasium_family
-from tasks.lookup import find_attribute
-from tasks.lqr import LinearQuadratic
-from tasks.metaworld import MetaWorldFamily, is_benchmark
-from tasks.mountain_car import MountainCar, MountainCarContinuous
-from tasks.mujoco import (
+from learned_opt.tasks.acrobot import Acrobot
+from learned_opt.tasks.bandit import BernoulliBandit
+from learned_opt.tasks.base import BatchedFamily, TaskFamily
+from learned_opt.tasks.cartpole import CartPole
+from learned_opt.tasks.catch import Catch
+from learned_opt.tasks.gridworld import GridWorld, GridWorldSparse
+from learned_opt.tasks.gymnasium_tasks import gymnasium_family
+from learned_opt.tasks.lookup import find_attribute
+from learned_opt.tasks.lqr import LinearQuadratic
+from learned_opt.tasks.metaworld import MetaWorldFamily, is_benchmark
+from learned_opt.tasks.mountain_car import MountainCar, MountainCarContinuous
+from learned_opt.tasks.mujoco import (
     AntDir,
     AntVel,
     HalfCheetahDir,
@@ -26,9 +26,9 @@ from tasks.mujoco import (
     HopperRandom,
     Walker2dRandom,
 )
-from tasks.navigation import Navigation2D, Navigation2DSparse
-from tasks.pendulum import Pendulum
-from tasks.tabular_mdp import TabularMDP
+from learned_opt.tasks.navigation import Navigation2D, Navigation2DSparse
+from learned_opt.tasks.pendulum import Pendulum
+from learned_opt.tasks.tabular_mdp import TabularMDP
 
 FAMILIES: dict[str, type[BatchedFamily]] = {
     family.name: family

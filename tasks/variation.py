@@ -9,8 +9,16 @@ from typing import Any
 import gymnasium
 from numpy.typing import NDArray
 
-from tasks.gymnasium_returns import flag_of, flattened, observed, reset_of, reward_of, step_of, told
-from tasks.gymnasium_spaces import actions_of, observations_of
+from learned_opt.tasks.gymnasium_returns import (
+    flag_of,
+    flattened,
+    observed,
+    reset_of,
+    reward_of,
+    step_of,
+    told,
+)
+from learned_opt.tasks.gymnasium_spaces import actions_of, observations_of
 
 Apply = Callable[[Any, Mapping[str, float]], None]
 """Gives an environment, unwrapped, the properties of a task."""

@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
-from analysis import CompareConfig, Contender
+from learned_opt.analysis import CompareConfig, Contender
 from learned_opt.artifacts import load_artifact
 from learned_opt.commands.compare import run_comparison, stopped_results
-from learned_opt.commands.headers import trained_families
 from learned_opt.commands.outputs import check_folder
-from learned_opt.commands.recipe import check_device, set_threads, train_once
+from learned_opt.commands.rule_conditions import trained_families
+from learned_opt.commands.training import check_device, set_threads, train_once
 from learned_opt.meta.divergence import DivergenceError
-from learned_opt.meta.recipe import load_variants
+from learned_opt.meta.stages import load_variants
 from learned_opt.meta.trainer import ARTIFACT
 from learned_opt.meta.verdict import improvements
-from tasks import check_family
+from learned_opt.tasks import check_family
 
 LONGEST = 60
 """Characters of a variant's folder."""

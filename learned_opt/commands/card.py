@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis import load_results
-from analysis.card import model_card
-from learned_opt.artifacts import load_artifact, write_atomically
+from learned_opt.analysis import load_results
+from learned_opt.analysis.reporting.model_card import model_card
+from learned_opt.artifacts import load_artifact
 from learned_opt.commands.outputs import check_file
+from learned_opt.files import write_atomically
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.metrics import read_rows
-from learned_opt.meta.run_folder import STAGE
+from learned_opt.runs.folder import STAGE
+from learned_opt.runs.metrics import read_rows
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ import torch
 import tyro
 from torch import Tensor
 
-from learned_opt.learner import closed_form, perceptron
-from learned_opt.learner.dynamics import why_in_torch
-from learned_opt.rules import fused
-from learned_opt.seeding import derive_noise
-from tasks import BatchedFamily, TaskFamily, make_family
-from tasks.inspection import Finding, inspect
-from tasks.promises import sampled_tasks
-from tasks.references import random_returns, reference_returns
+from learned_opt.algorithms import a2c_gradients
+from learned_opt.kernels import lstm_step, mlp
+from learned_opt.tasks import BatchedFamily, TaskFamily, make_family
+from learned_opt.tasks.inspection import Finding, inspect
+from learned_opt.tasks.promises import sampled_tasks
+from learned_opt.tasks.random import derive_noise
+from learned_opt.tasks.references import random_returns, reference_returns
+from learned_opt.tracing.verify import why_in_torch
 
 TASKS, EPISODES = 3, 16
 """Tasks, and episodes of each, whose random return is told; of batched families."""
@@ -122,7 +122,7 @@ def _engines(family: TaskFamily) -> Iterator[tuple[str, str]]:
     dynamics = "compiled" if reason is None else f"in torch: {reason}"
     yield "dynamics", dynamics if isinstance(family, BatchedFamily) else "as gymnasium steps them"
     missing = "in torch: there was no C compiler when this package was installed"
-    networks, gradients = perceptron.library(), closed_form.library()
+    networks, gradients = mlp.library(), a2c_gradients.library()
     yield "networks", "compiled, those of the default policy" if networks else missing
     yield "gradients", "compiled, the actor-critic's; others in torch" if gradients else missing
-    yield "LSTM rule", fused.description()
+    yield "LSTM rule", lstm_step.description()

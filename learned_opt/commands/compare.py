@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 import tyro
 
-from analysis import (
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.factory import make_learner
+from learned_opt.analysis import (
     CompareConfig,
     Contender,
     compare,
@@ -20,28 +22,27 @@ from analysis import (
     plot_curves,
     render_table,
 )
-from analysis.config import Tuning
-from analysis.figures import check_figure
-from analysis.plots import LARGEST
-from analysis.rendering import check_rendering, render_lives, video_paths
-from analysis.results import Results
-from analysis.summary_plots import plot_heatmap, plot_profiles, plot_times
+from learned_opt.analysis.comparison.config import Tuning
+from learned_opt.analysis.comparison.results import Results
+from learned_opt.analysis.reporting.curves import LARGEST
+from learned_opt.analysis.reporting.figures import check_figure
+from learned_opt.analysis.reporting.summary_plots import plot_heatmap, plot_profiles, plot_times
+from learned_opt.analysis.reporting.videos import check_rendering, render_lives, video_paths
 from learned_opt.artifacts import Artifact, load_artifact
-from learned_opt.commands.headers import conditions_left, learner_of, run_of, trained_families
 from learned_opt.commands.outputs import check_file, check_folder
-from learned_opt.commands.progress import WorkBar
-from learned_opt.commands.recipe import check_device, set_threads
-from learned_opt.learner import LearnerConfig, make_learner
-from learned_opt.leftovers import clear_leftovers
-from learned_opt.lock import exclusive
-from learned_opt.memory import PolicyArtifact, load_policy
-from learned_opt.meta.birth import new_rule
+from learned_opt.commands.rule_conditions import conditions_left, learner_of, run_of, trained_families
+from learned_opt.commands.training import check_device, set_threads
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.configuration_file import check_fields, mapping
+from learned_opt.meta.initial_rule import new_rule
 from learned_opt.meta.trainer import ARTIFACT
+from learned_opt.progress import WorkBar
+from learned_opt.rl2.artifact import PolicyArtifact, load_policy
 from learned_opt.rules import LearnedStart
-from learned_opt.seeding import derive_noise
-from tasks import make_family
+from learned_opt.runs.config_file import check_fields, mapping
+from learned_opt.runs.leftovers import clear_leftovers
+from learned_opt.runs.lock import exclusive
+from learned_opt.tasks import make_family
+from learned_opt.tasks.random import derive_noise
 
 RESULTS, CURVES, CELLS = "results.json", "curves.png", "cells"
 """What a comparison leaves in its folder."""

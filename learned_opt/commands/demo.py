@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from analysis import CompareConfig, Contender
+from learned_opt.analysis import CompareConfig, Contender
 from learned_opt.artifacts import load_artifact
 from learned_opt.commands.compare import (
     CELLS,
@@ -15,13 +15,13 @@ from learned_opt.commands.compare import (
     stopped_results,
     untrained_contender,
 )
-from learned_opt.commands.headers import trained_families
-from learned_opt.commands.recipe import check_device, set_threads, train_once
-from learned_opt.leftovers import is_leftover
-from learned_opt.lock import LOCK
+from learned_opt.commands.rule_conditions import trained_families
+from learned_opt.commands.training import check_device, set_threads, train_once
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.trainer import ARTIFACT
 from learned_opt.meta.verdict import improvements
+from learned_opt.runs.leftovers import is_leftover
+from learned_opt.runs.lock import LOCK
 
 FAMILIES = ("cartpole", "gridworld", "navigation2d", "pendulum")
 """Families that the demo's rule is trained on, as the shipped one was."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from gymnasium import spaces
 from rich.table import Table
 
-from analysis import BASELINES
-from analysis.verbatim import console
+from learned_opt.analysis import BASELINES
 from learned_opt.artifacts import load_artifact, shipped_rules
-from learned_opt.rules import fused
-from tasks import FAMILIES
-from tasks.base import BatchedFamily
+from learned_opt.kernels import lstm_step
+from learned_opt.tasks import FAMILIES
+from learned_opt.tasks.base import BatchedFamily
+from learned_opt.verbatim import console
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class List:
                 artifact.digest[:12],
             )
         printer.print(rules)
-        printer.print(f"Step of an LSTM rule on this CPU: {fused.description()}")
+        printer.print(f"Step of an LSTM rule on this CPU: {lstm_step.description()}")
         return 0
 
 

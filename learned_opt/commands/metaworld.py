@@ -10,19 +10,26 @@ from typing import Literal
 
 from rich.table import Table
 
-from analysis.metaworld import CAVEAT, PUBLISHED, MetaWorldResults, Protocol, SplitResults, evaluate
-from analysis.statistics import bracketed
-from analysis.verbatim import console
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.analysis.metaworld import (
+    CAVEAT,
+    PUBLISHED,
+    MetaWorldResults,
+    Protocol,
+    SplitResults,
+    evaluate,
+)
+from learned_opt.analysis.statistics.intervals import bracketed
 from learned_opt.artifacts import load_artifact
-from learned_opt.commands.headers import learner_of, trained_families
 from learned_opt.commands.outputs import check_folder, make_folder
-from learned_opt.commands.progress import WorkBar
-from learned_opt.commands.recipe import check_device, set_threads
-from learned_opt.learner import LearnerConfig
-from learned_opt.meta.algorithms import ALGORITHMS
+from learned_opt.commands.rule_conditions import learner_of, trained_families
+from learned_opt.commands.training import check_device, set_threads
+from learned_opt.meta.presets import ALGORITHMS
+from learned_opt.progress import WorkBar
 from learned_opt.rules import LearnedStart
-from tasks import MetaWorldFamily
-from tasks.metaworld import is_benchmark
+from learned_opt.tasks import MetaWorldFamily
+from learned_opt.tasks.metaworld import is_benchmark
+from learned_opt.verbatim import console
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.cells import DAMAGED
-from analysis.probe import Response, Trace, navigation_paths, response, trace
-from analysis.probe_plots import plot_paths, plot_probe
-from analysis.results import encode, read_json
-from learned_opt.artifacts import load_artifact, write_atomically
+from learned_opt.analysis.comparison.cache import DAMAGED
+from learned_opt.analysis.comparison.results import encode, read_json
+from learned_opt.analysis.interpret.probe import Response, Trace, navigation_paths, response, trace
+from learned_opt.analysis.interpret.probe_plots import plot_paths, plot_probe
+from learned_opt.artifacts import load_artifact
 from learned_opt.commands.outputs import check_folder, make_folder
-from learned_opt.commands.recipe import set_threads
-from learned_opt.leftovers import is_leftover
+from learned_opt.commands.training import set_threads
+from learned_opt.files import write_atomically
 from learned_opt.rules import Adam, LearnedStart
-from tasks import make_family
+from learned_opt.runs.leftovers import is_leftover
+from learned_opt.tasks import make_family
 
 
 @dataclass(frozen=True)

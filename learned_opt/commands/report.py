@@ -7,13 +7,13 @@ from pathlib import Path
 
 import tyro
 
-from analysis import load_results
-from analysis.page import Picture, Section, page, validation_picture
-from analysis.training_curves import validation_curve
-from learned_opt.artifacts import write_atomically
+from learned_opt.analysis import load_results
+from learned_opt.analysis.reporting.html import Picture, Section, page, validation_picture
+from learned_opt.analysis.reporting.training_curves import validation_curve
 from learned_opt.commands.outputs import check_file
-from learned_opt.meta.metrics import VALIDATIONS, read_rows
+from learned_opt.files import write_atomically
 from learned_opt.meta.verdict import ALIKE, Verdict
+from learned_opt.runs.metrics import VALIDATIONS, read_rows
 
 PROBES = {
     "probe.png": (

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from rich.table import Table
 
-from analysis.statistics import bracketed
-from analysis.training_curves import Curve, plot_training, validation_curve
-from analysis.trials import plot_trials, run_trials
-from analysis.verbatim import console, visible
+from learned_opt.analysis.reporting.training_curves import Curve, plot_training, validation_curve
+from learned_opt.analysis.rl2.trials import plot_trials, run_trials
+from learned_opt.analysis.statistics.intervals import bracketed
 from learned_opt.commands.outputs import check_folder, make_folder
-from learned_opt.commands.recipe import check_device, set_threads
-from learned_opt.memory import PolicyArtifact, load_policy
-from learned_opt.memory.config import MemoryConfig
+from learned_opt.commands.training import check_device, set_threads
+from learned_opt.rl2.artifact import PolicyArtifact, load_policy
+from learned_opt.rl2.config import MemoryConfig
+from learned_opt.verbatim import console, visible
 
 
 @dataclass(frozen=True)

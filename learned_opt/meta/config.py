@@ -6,11 +6,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from learned_opt.learner import LearnerConfig
-from learned_opt.learner.config import FOREIGN
-from learned_opt.meta.configuration_file import check_fields, mapping
+from learned_opt.algorithms.config import FOREIGN, LearnerConfig
 from learned_opt.rules.features import GROUPS
-from tasks import check_family
+from learned_opt.runs.config_file import check_fields, mapping
+from learned_opt.tasks import check_family
 
 RULES = ("lstm", "classic", "sgd", "adam", "meta-sgd", "meta-lstm")
 INITIALISATIONS = ("random", "learned")

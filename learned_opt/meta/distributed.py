@@ -22,8 +22,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from learned_opt.tasks import WHOLE, Share
 from learned_opt.trees import mapped
-from tasks import WHOLE, Share
 
 T = TypeVar("T")
 PATIENCE = timedelta(minutes=30)

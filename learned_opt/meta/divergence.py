@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from learned_opt.meta.group import Window
+from learned_opt.meta.estimators.base import Window
 
 STRETCH = 50
 """Meta-steps back that the share of diverged learners is taken over."""

@@ -7,9 +7,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from learned_opt.artifacts import Artifact
-from learned_opt.learner.policy import Policies
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.group import LearnerGroup
+from learned_opt.meta.estimators.base import LearnerGroup
+from learned_opt.policies.base import Policies
 
 
 def provenance(

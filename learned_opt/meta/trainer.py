@@ -16,27 +16,27 @@ import torch
 from torch import Tensor
 
 from learned_opt.artifacts import load_artifact, save_rule
-from learned_opt.learner.policy import Policies, check_names
-from learned_opt.meta.birth import new_rule
-from learned_opt.meta.calibration import CALIBRATION, calibrate
-from learned_opt.meta.checkpoint import check_fits, fitting, load_optimizer
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.distributed import ALONE, Ranks
 from learned_opt.meta.divergence import DivergenceError, Health, contained
-from learned_opt.meta.evolution import EvolutionGroup
-from learned_opt.meta.group import LearnerGroup, View, Window
-from learned_opt.meta.interrupts import interrupts
-from learned_opt.meta.metrics import MetricsLog
-from learned_opt.meta.pace import Pace, attempt
+from learned_opt.meta.estimators.base import LearnerGroup, View, Window
+from learned_opt.meta.estimators.es import EvolutionGroup
+from learned_opt.meta.estimators.reptile import ReptileGroup
+from learned_opt.meta.estimators.tbptt import TruncatedGroup
+from learned_opt.meta.initial_rule import new_rule
+from learned_opt.meta.lr_calibration import CALIBRATION, calibrate
 from learned_opt.meta.provenance import provenance
-from learned_opt.meta.reptile import ReptileGroup
-from learned_opt.meta.run_folder import RunFolder
 from learned_opt.meta.schedule import cosine
-from learned_opt.meta.truncated import TruncatedGroup
 from learned_opt.meta.validation import Validator
 from learned_opt.meta.verdict import ALIKE, Verdict
+from learned_opt.policies.base import Policies, check_names
 from learned_opt.rules import CoordinatewiseLSTM, LearnedStart, UpdateRule
-from learned_opt.seeding import derive_seed
+from learned_opt.runs.checkpoint import check_fits, fitting, load_optimizer
+from learned_opt.runs.checkpoint_schedule import Pace, attempt
+from learned_opt.runs.folder import RunFolder
+from learned_opt.runs.interrupts import interrupts
+from learned_opt.runs.metrics import MetricsLog
+from learned_opt.tasks.random import derive_seed
 
 ARTIFACT = "rule.safetensors"
 GROUPS: dict[str, type[LearnerGroup]] = {

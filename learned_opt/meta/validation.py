@@ -8,16 +8,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from learned_opt.learner import Policies, make_learner
-from learned_opt.learner.life import live
-from learned_opt.learner.policy import policy_for
+from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms.inner_loop import live
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.distributed import ALONE, Ranks
+from learned_opt.policies.base import Policies, policy_for
 from learned_opt.rules.base import UpdateRule
-from learned_opt.seeding import derive_noise, derive_seed
-from tasks import make_family
-from tasks.promises import sampled_tasks
-from tasks.references import (
+from learned_opt.tasks import make_family
+from learned_opt.tasks.promises import sampled_tasks
+from learned_opt.tasks.random import derive_noise, derive_seed
+from learned_opt.tasks.references import (
     LOWEST,
     normalised_score,
     random_returns,

@@ -3,10 +3,10 @@
 from learned_opt.rules.base import RuleState, UpdateRule
 from learned_opt.rules.classic import ClassicLSTM
 from learned_opt.rules.handcrafted import SGD, Adam, RMSprop
+from learned_opt.rules.learned_init import LearnedStart
 from learned_opt.rules.lstm import CoordinatewiseLSTM
 from learned_opt.rules.meta_lstm import MetaLSTM
 from learned_opt.rules.meta_sgd import MetaSGD
-from learned_opt.rules.start import LearnedStart
 
 __all__ = [
     "SGD",

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from learned_opt.kernels.lstm_cell import lstm_cell
 from learned_opt.layout import ParameterLayout
 from learned_opt.rules.base import RuleState, Scalar, UpdateRule, batched
-from learned_opt.rules.cell import lstm_cell
 
 Preprocessing = Literal["log-sign", "identity"]
 

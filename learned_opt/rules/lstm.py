@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from learned_opt.kernels import lstm_step
+from learned_opt.kernels.lstm_cell import lstm_cell
 from learned_opt.layout import ParameterLayout
-from learned_opt.rules import fused
 from learned_opt.rules.base import RuleState, Scalar, UpdateRule, batched, is_usable, where_usable
-from learned_opt.rules.cell import lstm_cell
-from learned_opt.rules.dice import initial_dice, normal
+from learned_opt.rules.counter_rng import initial_dice, normal
 from learned_opt.rules.features import FEATURES, GROUPS, init_moments, observe, share_of_life
 
 
@@ -142,9 +142,9 @@ class CoordinatewiseLSTM(UpdateRule):
         recurrent = {name: tensors[name] for name in ("hidden", "cell")}
         fixed = [tensor for name, tensor in tensors.items() if name not in recurrent]
         free = (*recurrent.values(), *phi.values())
-        if self._fusible and fused.applies(self.hidden, fixed, free, given):
+        if self._fusible and lstm_step.applies(self.hidden, fixed, free, given):
             numbers = {**self._numbers(lr), **_time(state["step"], total_steps)}
-            new = fused.update(layout, tensors, phi, numbers)
+            new = lstm_step.update(layout, tensors, phi, numbers)
             return new.pop("update"), new
         batch = gradient.shape[0]
         usable = is_usable(gradient, parameters)
@@ -192,11 +192,11 @@ class CoordinatewiseLSTM(UpdateRule):
         phi = {"cell_weight": self.cell_weight, "head": self.head}
         given = [x for x in (lr, total_steps) if isinstance(x, Tensor)]
         kept = None
-        if self._fusible and fused.applies(
+        if self._fusible and lstm_step.applies(
             self.hidden, phi.values(), given=(*gradients, *parameters, *given)
         ):
             scratch = {} if scratch is None else scratch
-            kept = fused.segments(layout, gradients, parameters, states, self.hidden, scratch)
+            kept = lstm_step.segments(layout, gradients, parameters, states, self.hidden, scratch)
         if kept is None:
             return super().step_tensors(
                 gradients, parameters, states, lr, layout=layout, total_steps=total_steps
@@ -205,7 +205,7 @@ class CoordinatewiseLSTM(UpdateRule):
         if total_steps is not None:
             step = torch.stack([state["step"] for state in states])
             numbers |= _time(step, total_steps.view(1))
-        return fused.step_tensors(kept, phi, numbers)
+        return lstm_step.step_tensors(kept, phi, numbers)
 
     @property
     def _fusible(self) -> bool:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from learned_opt.kernels.lstm_cell import lstm_cell
 from learned_opt.layout import ParameterLayout
 from learned_opt.rules.base import RuleState, Scalar, UpdateRule, batched
-from learned_opt.rules.cell import lstm_cell
 from learned_opt.rules.classic import log_sign
 
 EXPONENT = 10.0

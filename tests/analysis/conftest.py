@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from analysis.results import Adaptation, FamilyResults, Results, Setting
+from learned_opt.analysis.comparison.results import Adaptation, FamilyResults, Results, Setting
 
 UPDATES = np.array([0, 10, 20, 30])
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.config import CompareConfig
-from analysis.evaluate import ONCE, Contender, compare, total_updates
-from analysis.report import render_table
-from analysis.results import GridScores, Setting
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.analysis.comparison.compare import ONCE, Contender, compare, total_updates
+from learned_opt.analysis.comparison.config import CompareConfig
+from learned_opt.analysis.comparison.results import GridScores, Setting
+from learned_opt.analysis.reporting.table import render_table
 from learned_opt.artifacts import load_artifact
-from learned_opt.commands.headers import conditions_left
-from learned_opt.learner import LearnerConfig
+from learned_opt.commands.rule_conditions import conditions_left
 from learned_opt.rules import SGD, Adam, CoordinatewiseLSTM
 
 CONFIG = CompareConfig(
@@ -186,7 +186,7 @@ def test_a_cell_of_another_setting_seed_or_rule_is_not_reused(tmp_path):
 def test_a_cell_of_other_code_is_not_reused(tmp_path, monkeypatch):
     """Neither of the package's nor of a family's own."""
     compare(ALONE, {"a": Contender(Adam())}, cells=tmp_path / "package")
-    monkeypatch.setattr("analysis.cells._code", lambda: "another revision")
+    monkeypatch.setattr("learned_opt.analysis.comparison.cache._code", lambda: "another revision")
     compare(ALONE, {"a": Contender(Adam())}, cells=tmp_path / "package")
     assert len(list((tmp_path / "package").iterdir())) == 4
 
@@ -272,7 +272,7 @@ def test_rules_that_are_not_told_how_long_a_life_is_live_otherwise(tmp_path):
 
 def test_a_baseline_that_could_not_be_tuned_is_named_so(monkeypatch):
     monkeypatch.setattr(
-        "analysis.parts.score_grid",
+        "learned_opt.analysis.comparison.jobs.score_grid",
         lambda baseline, problem, budget, tick: GridScores(
             baseline.name, problem.family.name, baseline.grid(), [0.0] * len(baseline.grid())
         ),

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.card import model_card
-from analysis.merge import merge_results
-from analysis.metaworld import MetaWorldResults, Protocol, SplitResults
-from analysis.page import Section, page
-from analysis.plots import plot_curves
-from analysis.report import render_table, summary_table
-from analysis.results import Adaptation, FamilyResults, Results, Setting
-from analysis.statistics import FEWEST, bootstrap_interval, performance_profile
-from analysis.summary_plots import plot_heatmap, plot_profiles, plot_times
-from analysis.trials import TrialResults
+from learned_opt.analysis.comparison.merge import merge_results
+from learned_opt.analysis.comparison.results import Adaptation, FamilyResults, Results, Setting
+from learned_opt.analysis.metaworld import MetaWorldResults, Protocol, SplitResults
+from learned_opt.analysis.reporting.curves import plot_curves
+from learned_opt.analysis.reporting.html import Section, page
+from learned_opt.analysis.reporting.model_card import model_card
+from learned_opt.analysis.reporting.summary_plots import plot_heatmap, plot_profiles, plot_times
+from learned_opt.analysis.reporting.table import render_table, summary_table
+from learned_opt.analysis.rl2.trials import TrialResults
+from learned_opt.analysis.statistics.intervals import FEWEST, bootstrap_interval, performance_profile
 from learned_opt.artifacts import load_artifact
 
 UPDATES = np.array([0, 10, 20, 30])

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from analysis import CompareConfig, Contender, compare, load_results, merge_results
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.analysis import CompareConfig, Contender, compare, load_results, merge_results
 from learned_opt.cli import main
-from learned_opt.learner import LearnerConfig
 from learned_opt.rules import SGD, Adam
-from tasks import EnvironmentFailedError
+from learned_opt.tasks import EnvironmentFailedError
 
 SMALL = LearnerConfig(objective="ppo", width=8, depth=1, environments=2, steps=8, epochs=1, minibatches=2)
 CONFIG = CompareConfig(

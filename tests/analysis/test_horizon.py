@@ -6,16 +6,23 @@ import numpy as np
 import pytest
 import yaml
 
-from analysis import CompareConfig, Contender, compare, load_results, merge_results, render_table
-from analysis.scores import BEST_SEEN, best_seen, score
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.analysis import (
+    CompareConfig,
+    Contender,
+    compare,
+    load_results,
+    merge_results,
+    render_table,
+)
+from learned_opt.analysis.statistics.scores import BEST_SEEN, best_seen, score
 from learned_opt.artifacts import load_artifact
 from learned_opt.cli import main
-from learned_opt.commands.headers import conditions_left
-from learned_opt.learner import LearnerConfig
-from learned_opt.memory import load_policy
+from learned_opt.commands.rule_conditions import conditions_left
 from learned_opt.meta.config import MetaConfig
+from learned_opt.rl2.artifact import load_policy
 from learned_opt.rules import SGD, Adam
-from tasks import GymnasiumFamily, make_family
+from learned_opt.tasks import GymnasiumFamily, make_family
 
 ENDLESS = "CliffWalking-v1"
 LEARNER = {"width": 4, "depth": 1, "environments": 2, "steps": 4}

@@ -15,19 +15,19 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from matplotlib.ticker import ScalarFormatter
 
-from analysis.card import model_card
-from analysis.figures import new_figure, save_figure
-from analysis.page import Section, page
-from analysis.plots import plot_curves
-from analysis.report import render_table
-from analysis.results import load_results
-from analysis.summary_plots import plot_heatmap, plot_profiles, plot_times
-from analysis.trials import TrialResults, plot_trials
-from analysis.verbatim import console, visible
+from learned_opt.analysis.comparison.results import load_results
+from learned_opt.analysis.reporting.curves import plot_curves
+from learned_opt.analysis.reporting.figures import new_figure, save_figure
+from learned_opt.analysis.reporting.html import Section, page
+from learned_opt.analysis.reporting.model_card import model_card
+from learned_opt.analysis.reporting.summary_plots import plot_heatmap, plot_profiles, plot_times
+from learned_opt.analysis.reporting.table import render_table
+from learned_opt.analysis.rl2.trials import TrialResults, plot_trials
 from learned_opt.artifacts import load_artifact, save_rule
-from learned_opt.commands.progress import WorkBar
-from learned_opt.meta.metrics import MetricsLog, read_rows
+from learned_opt.progress import WorkBar
 from learned_opt.rules import CoordinatewiseLSTM
+from learned_opt.runs.metrics import MetricsLog, read_rows
+from learned_opt.verbatim import console, visible
 
 MANY = int(os.environ.get("EXAMPLES", "0"))
 ODD = (
@@ -166,7 +166,7 @@ class _Cells(HTMLParser):
 @given(names=st.lists(ANY, min_size=2, max_size=2, unique=True), family=ANY, title=ANY)
 @examples(60)
 def test_a_page_says_names_as_they_are(names, family, title, results, monkeypatch):
-    monkeypatch.setattr("analysis.page.comparison_pictures", lambda *given, **named: [])
+    monkeypatch.setattr("learned_opt.analysis.reporting.html.comparison_pictures", lambda *given, **named: [])
     parser = _Cells()
     text = page(title, [Section(title, named(results, names, [family]))])
     text.encode()

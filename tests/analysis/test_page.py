@@ -2,7 +2,7 @@ import base64
 import re
 from html.parser import HTMLParser
 
-from analysis.page import Picture, Section, page, validation_picture
+from learned_opt.analysis.reporting.html import Picture, Section, page, validation_picture
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 

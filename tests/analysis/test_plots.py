@@ -1,7 +1,7 @@
 import matplotlib
 import pytest
 
-from analysis.plots import contender_styles, plot_curves
+from learned_opt.analysis.reporting.curves import contender_styles, plot_curves
 
 
 @pytest.mark.parametrize("panels", [1, 5, 12])

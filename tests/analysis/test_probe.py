@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.probe import navigation_paths, response, trace
-from analysis.probe_plots import plot_paths, plot_probe
+from learned_opt.analysis.interpret.probe import navigation_paths, response, trace
+from learned_opt.analysis.interpret.probe_plots import plot_paths, plot_probe
 from learned_opt.rules import SGD, Adam, CoordinatewiseLSTM
 
 

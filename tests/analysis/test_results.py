@@ -4,8 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from analysis.report import OVERALL, default_rival, render_table, summary_table
-from analysis.results import (
+from learned_opt.analysis.comparison.results import (
     Adaptation,
     FamilyResults,
     GridScores,
@@ -13,8 +12,9 @@ from analysis.results import (
     Setting,
     load_results,
 )
-from analysis.scores import broken_runs, family_scores
-from tasks.references import HIGHEST
+from learned_opt.analysis.reporting.table import OVERALL, default_rival, render_table, summary_table
+from learned_opt.analysis.statistics.scores import broken_runs, family_scores
+from learned_opt.tasks.references import HIGHEST
 
 UPDATES = np.array([0, 5, 10])
 

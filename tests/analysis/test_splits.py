@@ -10,15 +10,30 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import CompareConfig, Contender, compare, load_results, merge_results, plot_curves
-from analysis.card import model_card
-from analysis.page import Section, page
-from analysis.report import OVERALL, render_table, summary_table
-from analysis.results import MIXED, SPLITS, Adaptation, FamilyResults, Results, Setting, common_split
-from analysis.summary_plots import plot_heatmap, plot_profiles, plot_times
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.analysis import (
+    CompareConfig,
+    Contender,
+    compare,
+    load_results,
+    merge_results,
+    plot_curves,
+)
+from learned_opt.analysis.comparison.results import (
+    MIXED,
+    SPLITS,
+    Adaptation,
+    FamilyResults,
+    Results,
+    Setting,
+    common_split,
+)
+from learned_opt.analysis.reporting.html import Section, page
+from learned_opt.analysis.reporting.model_card import model_card
+from learned_opt.analysis.reporting.summary_plots import plot_heatmap, plot_profiles, plot_times
+from learned_opt.analysis.reporting.table import OVERALL, render_table, summary_table
 from learned_opt.artifacts import load_artifact, save_rule
 from learned_opt.cli import main
-from learned_opt.learner import LearnerConfig
 from learned_opt.rules import SGD, Adam, CoordinatewiseLSTM
 
 FAMILIES = ("bandit", "navigation2d", "gridworld_sparse")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.statistics import (
+from learned_opt.analysis.statistics.intervals import (
     bootstrap_interval,
     interquartile_mean,
     paired_improvement,
@@ -168,7 +168,7 @@ def straightforward(strata, statistic, *, generator, resamples):
 @pytest.mark.parametrize("chunk", [1, 700, 10**7])
 @pytest.mark.parametrize("shapes", [[(8,)], [(30, 5), (7, 5), (64, 5)], [(20, 2, 3)]])
 def test_resampling_in_parts_changes_no_bit(chunk, shapes, monkeypatch):
-    monkeypatch.setattr("analysis.statistics.CHUNK", chunk)
+    monkeypatch.setattr("learned_opt.analysis.statistics.intervals.CHUNK", chunk)
     strata = [generator(i).normal(size=shape) for i, shape in enumerate(shapes)]
     for statistic in (interquartile_mean, lambda x, axis: x.mean(axis)):
         made = bootstrap_interval(strata, statistic, generator=generator(9), resamples=101)

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from analysis.results import Adaptation, FamilyResults, Results, Setting
-from analysis.scores import family_scores
-from analysis.thresholds import speed, speed_summary, updates_to_target
+from learned_opt.analysis.comparison.results import Adaptation, FamilyResults, Results, Setting
+from learned_opt.analysis.statistics.scores import family_scores
+from learned_opt.analysis.statistics.time_to_target import speed, speed_summary, updates_to_target
 
 UPDATES = np.array([0, 10, 20, 40])
 

@@ -2,10 +2,16 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.lives import LARGEST_BATCH, Budget, draw_problem, run_lives
-from analysis.results import GridScores, Setting
-from analysis.tune import BASELINES, choose, half_decades, make_baseline, score_grid
-from learned_opt.learner import LearnerConfig
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.analysis.comparison.results import GridScores, Setting
+from learned_opt.analysis.comparison.runs import LARGEST_BATCH, Budget, draw_problem, run_lives
+from learned_opt.analysis.comparison.tuning import (
+    BASELINES,
+    choose,
+    half_decades,
+    make_baseline,
+    score_grid,
+)
 
 SMALL = LearnerConfig(width=8, depth=1, environments=4, steps=8)
 BUDGET = Budget(updates=4, queries=3, query_episodes=2, seed=1, device="cpu", learner=SMALL)
@@ -40,7 +46,7 @@ def test_a_large_grid_in_chunks_equals_its_parts(monkeypatch):
     problem = draw_problem("bandit", "tuning tasks", 2, seed=1)
     grid = make_baseline("sgd").grid()[:5]
     whole = run_lives(problem, make_baseline("sgd").make, grid, BUDGET)
-    monkeypatch.setattr("analysis.lives.LARGEST_BATCH", 4)
+    monkeypatch.setattr("learned_opt.analysis.comparison.runs.LARGEST_BATCH", 4)
     sizes = []
     chunks = run_lives(problem, make_baseline("sgd").make, grid, BUDGET, sizes.append)
     assert set(sizes) == {4, 2}

@@ -15,19 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learned_opt import CoordinatewiseLSTM, LearnedOptimizer, ParameterLayout
-from learned_opt.addresses import address, address_of_array, addresses_of_pieces, fits
-from learned_opt.learner import LearnerConfig, closed_form, journey, make_learner, perceptron
-from learned_opt.learner.advantages import ReturnScale
-from learned_opt.learner.distribution import ActionDistribution
-from learned_opt.learner.perceptron import Perceptron
-from learned_opt.learner.policies import ActorCritic
-from learned_opt.learner.program import trace
-from learned_opt.learner.rollout import Rollout
-from learned_opt.rules import fused
-from tasks import Noise, make_family
+from learned_opt.algorithms import a2c_gradients
+from learned_opt.algorithms.advantages import ReturnScale
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.factory import make_learner
+from learned_opt.kernels import lstm_step, mlp, rollout
+from learned_opt.kernels.addresses import address, address_of_array, addresses_of_pieces, fits
+from learned_opt.kernels.mlp import Perceptron
+from learned_opt.policies.distribution import ActionDistribution
+from learned_opt.policies.mlp import ActorCritic
+from learned_opt.rollouts.collect import Rollout
+from learned_opt.tasks import Noise, make_family
+from learned_opt.tracing.lowering import trace
 
-SOURCES = Path(closed_form.__file__).parents[1]
-LIBRARIES = (closed_form, fused, journey, perceptron)
+SOURCES = Path(a2c_gradients.__file__).parents[1]
+LIBRARIES = (a2c_gradients, lstm_step, rollout, mlp)
 pytestmark = pytest.mark.skipif(
     any(module.library() is None for module in LIBRARIES), reason="no C compiler at installation"
 )
@@ -93,7 +95,7 @@ def of_gradients(family, batch=B, steps=T, inner=3, outer=1):
         names = ("observations", "actions", "rewards", "terminated", "truncated", "final_observations")
         rollout = Rollout(*(x[name] for name in names), x["observations"], x["final_observations"])
         scale = ReturnScale(x["mean"], x["square"], x["weight"])
-        made = closed_form.gradients(policy, x["parameters"], rollout, scale, config)
+        made = a2c_gradients.gradients(policy, x["parameters"], rollout, scale, config)
         return None if made is None else [*made, scale.mean, scale.square, scale.weight]
 
     return Entry(("learned_opt_actor_critic",), arguments, call)
@@ -127,10 +129,10 @@ def of_rollouts(family, batch=B, steps=T, environments=E, **limit):
 
     def call(x):
         network, moments = policy.network(tensors, "actor"), (x["mean"], x["spread"])
-        actor = journey.Actor(network, distribution.actions, x.get("deviation"), moments)
+        actor = rollout.Actor(network, distribution.actions, x.get("deviation"), moments)
         standing = tuple(_copy(x[name]) for name in ("state", "elapsed", "observation"))
         starts = [x["starts"]] * (steps - 1) + [x["starts"].clone()]
-        made = journey.run(
+        made = rollout.run(
             program, x["packed"], actor, x["draws"], x.get("numbers"), starts, x["limit"], standing
         )
         return [*made, *standing]
@@ -154,7 +156,7 @@ def of_updates(batch=B, hidden=3, skip=True):
     def call(x):
         x = {name: _free(value) if name in ("hidden", "cell", *own) else value for name, value in x.items()}
         tensors = {name: value for name, value in x.items() if name not in own}
-        new = fused.update(LAYOUT, tensors, {name: x[name] for name in own}, numbers)
+        new = lstm_step.update(LAYOUT, tensors, {name: x[name] for name in own}, numbers)
         loss = sum(new[name].square().sum() for name in ("update", "hidden", "cell"))
         by = torch.autograd.grad(loss, [x[name] for name in ("hidden", "cell", *own)])
         return [*(value.detach() for value in new.values()), *by]
@@ -186,10 +188,10 @@ def of_steps(hidden=3, skip=False):
         places = range(len(layouts))
         own = [{name: x[f"{name} {place}"] for name in state} for place, state in enumerate(states)]
         gradients, parameters = ([x[f"{name} {p}"] for p in places] for name in ("gradient", "parameters"))
-        kept = fused.segments(LAYOUT, gradients, parameters, own, hidden, {})
+        kept = lstm_step.segments(LAYOUT, gradients, parameters, own, hidden, {})
         if kept is None:
             return None
-        return [fused.step_tensors(kept, {name: x[name] for name in phi}, numbers)]
+        return [lstm_step.step_tensors(kept, {name: x[name] for name in phi}, numbers)]
 
     return Entry(("learned_opt_observe", "learned_opt_advance"), {**arguments, **phi}, call)
 
@@ -391,14 +393,14 @@ def test_records_of_another_kind_are_refused(array):
 
 
 def test_more_hidden_units_than_c_has_room_for_are_refused():
-    entry = of_updates(hidden=fused.MAX_HIDDEN + 1)
+    entry = of_updates(hidden=lstm_step.MAX_HIDDEN + 1)
     with pytest.raises(ValueError, match="1 to 64 hidden units, got 65"):
         entry.call(dict(entry.arguments))
-    records = np.zeros((1, 1), fused.SEGMENT)
+    records = np.zeros((1, 1), lstm_step.SEGMENT)
     with pytest.raises(ValueError, match="hidden units"):
-        fused.run_backward(records, np.zeros((1, 1, 5), np.uint64), 0, [])
+        lstm_step.run_backward(records, np.zeros((1, 1, 5), np.uint64), 0, [])
     with pytest.raises(ValueError, match="records must be an array"):
-        fused.run(records, 3)
+        lstm_step.run(records, 3)
 
 
 def test_a_rule_whose_weights_were_replaced_by_others_is_refused_by_its_optimizer():

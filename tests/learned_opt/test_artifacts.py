@@ -24,7 +24,7 @@ from learned_opt import (
 )
 from learned_opt.artifacts import HEADER_KEY, load_artifact, shipped_rules
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.recipe import load_recipe
+from learned_opt.meta.stages import load_recipe
 
 
 @pytest.mark.parametrize("rule", [CoordinatewiseLSTM(5, nominal_lr=2e-3), ClassicLSTM((4, 3))])

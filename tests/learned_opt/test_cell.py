@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from learned_opt.rules.cell import BLOCK, lstm_cell
+from learned_opt.kernels.lstm_cell import BLOCK, lstm_cell
 
 
 def random_cell(batch, features, hidden, coordinates, dtype=torch.float64):

@@ -5,13 +5,13 @@ import sys
 import pytest
 
 from learned_opt.cli import main
-from learned_opt.learner import journey
+from learned_opt.kernels import rollout
 
 FAMILIES = """
 import numpy as np
 import torch
 from gymnasium import spaces
-from tasks import BatchedFamily, Transition
+from learned_opt.tasks import BatchedFamily, Transition
 
 
 class Right(BatchedFamily):
@@ -106,7 +106,7 @@ def test_a_family_that_is_right_is_told_as_what_it_is(checked):
     assert float(told(lines, "random return")[0].split(",")[0]) > 0
 
 
-@pytest.mark.skipif(journey.library() is None, reason="no C compiler at installation")
+@pytest.mark.skipif(rollout.library() is None, reason="no C compiler at installation")
 def test_what_keeps_dynamics_in_torch_is_told(checked):
     assert told(checked("families_to_check:Right")[1], "dynamics") == ["compiled"]
     assert told(checked("families_to_check:Sorted")[1], "dynamics") == [

@@ -11,12 +11,12 @@ import pytest
 import torch
 import yaml
 
-from analysis import load_results
-from analysis.card import model_card
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.analysis import load_results
+from learned_opt.analysis.reporting.model_card import model_card
 from learned_opt.artifacts import load_artifact, save_rule
 from learned_opt.cli import main
-from learned_opt.commands.headers import run_of
-from learned_opt.learner import LearnerConfig
+from learned_opt.commands.rule_conditions import run_of
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.divergence import DivergenceError
 from learned_opt.meta.trainer import MetaTrainer

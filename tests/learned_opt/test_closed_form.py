@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from learned_opt import compiled
-from learned_opt.learner import LearnerConfig, actor_critic, closed_form, make_learner
-from tasks import Noise, make_family
+from learned_opt.algorithms import a2c, a2c_gradients
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.factory import make_learner
+from learned_opt.kernels import native
+from learned_opt.tasks import Noise, make_family
 
-needs_compiled = pytest.mark.skipif(closed_form.library() is None, reason="no C compiler at installation")
+needs_compiled = pytest.mark.skipif(a2c_gradients.library() is None, reason="no C compiler at installation")
 
 
 def gradients(family, monkeypatch, *, by_c, batch=3, updates=3, change=None, **config):
@@ -18,10 +20,10 @@ def gradients(family, monkeypatch, *, by_c, batch=3, updates=3, change=None, **c
         made = []
 
         def told(*given):
-            made.append(closed_form.gradients(*given) if by_c else None)
+            made.append(a2c_gradients.gradients(*given) if by_c else None)
             return made[-1]
 
-        patch.setattr(actor_critic, "gradients", told)
+        patch.setattr(a2c, "gradients", told)
         noise = Noise(torch.Generator().manual_seed(0))
         sizes = {"environments": 7, "outer_environments": 4, "steps": 45, "entropy_coefficient": 0.03}
         learner = make_learner(make_family(family), batch, noise, LearnerConfig(**{**sizes, **config}))
@@ -97,12 +99,12 @@ def test_threads_and_company_change_nothing_and_instruction_sets_next_to_nothing
     torch.set_num_threads(before)
     for index, (one, other) in enumerate(zip(*results, strict=True)):
         assert torch.equal(one, other) or index == 2  # the norm, which is torch's
-    for name in compiled.instruction_sets():
-        chosen = closed_form.load(name)
+    for name in native.instruction_sets():
+        chosen = a2c_gradients.load(name)
         if chosen is None:
             continue
         with monkeypatch.context() as patch:
-            patch.setattr(closed_form, "library", lambda chosen=chosen: chosen)
+            patch.setattr(a2c_gradients, "library", lambda chosen=chosen: chosen)
             made = gradients("cartpole", monkeypatch, by_c=True, batch=6, updates=1, **sizes)
         first = gradients("cartpole", monkeypatch, by_c=True, batch=6, updates=1, **sizes)
         for mine, yours in zip(made, first, strict=True):
@@ -124,7 +126,7 @@ def test_what_is_not_finite_stays_with_its_learner(monkeypatch):
 
 @needs_compiled
 def test_second_order_and_own_policies_are_left_to_autograd(monkeypatch):
-    monkeypatch.setattr(closed_form, "_run", None)  # not to be called
+    monkeypatch.setattr(a2c_gradients, "_run", None)  # not to be called
     noise = Noise(torch.Generator().manual_seed(0))
     learner = make_learner(make_family("cartpole"), 2, noise, LearnerConfig(outer_environments=2))
     parameters = learner.initial_parameters().requires_grad_()

@@ -13,19 +13,19 @@ import pytest
 import torch
 import yaml
 
+from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.cli import main
 from learned_opt.commands import meta_train
-from learned_opt.learner import LearnerConfig
-from learned_opt.meta.checkpoint import checkpoints, load_checkpoint
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.distributed import Ranks, claim_device
-from learned_opt.meta.evolution import EvolutionGroup
-from learned_opt.meta.group import View
+from learned_opt.meta.estimators.base import View
+from learned_opt.meta.estimators.es import EvolutionGroup
+from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.trainer import MetaTrainer, new_rule
-from learned_opt.meta.truncated import TruncatedGroup
-from learned_opt.rules.dice import initial_dice
-from learned_opt.seeding import derive_noise
-from tasks import Noise, Share
+from learned_opt.rules.counter_rng import initial_dice
+from learned_opt.runs.checkpoint import checkpoints, load_checkpoint
+from learned_opt.tasks import Noise, Share
+from learned_opt.tasks.random import derive_noise
 
 TOLD = View(roles=True, critic_first=False)
 TINY = MetaConfig(
@@ -55,7 +55,7 @@ TWO_RANKS = """
 import json, sys
 from pathlib import Path
 import torch
-from learned_opt.meta.checkpoint import checkpoints, load_checkpoint
+from learned_opt.runs.checkpoint import checkpoints, load_checkpoint
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.distributed import joined
 from learned_opt.meta.trainer import MetaTrainer

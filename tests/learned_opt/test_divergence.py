@@ -7,21 +7,22 @@ import torch
 import yaml
 
 from learned_opt import CoordinatewiseLSTM, load_rule
+from learned_opt.algorithms.base import GradientSample
+from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.cli import main
-from learned_opt.commands.progress import MetaProgress
-from learned_opt.learner import LearnerConfig, journey
-from learned_opt.learner.base import GradientSample
-from learned_opt.learner.dynamics import dynamics_of
-from learned_opt.memory.trainer import MemoryConfig, MemoryTrainer
-from learned_opt.meta.checkpoint import load_checkpoint
+from learned_opt.kernels import rollout
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.divergence import EARLIEST, DivergenceError, Health, contained
-from learned_opt.meta.group import View, Window
-from learned_opt.meta.metrics import read_rows
+from learned_opt.meta.estimators.base import View, Window
+from learned_opt.meta.estimators.unroll import _above_siblings
 from learned_opt.meta.trainer import GROUPS, MetaTrainer, new_rule
-from learned_opt.meta.unroll import _above_siblings
-from tasks.cartpole import CartPole
-from tasks.navigation import Navigation2D
+from learned_opt.progress import MetaProgress
+from learned_opt.rl2.trainer import MemoryConfig, MemoryTrainer
+from learned_opt.runs.checkpoint import load_checkpoint
+from learned_opt.runs.metrics import read_rows
+from learned_opt.tasks.cartpole import CartPole
+from learned_opt.tasks.navigation import Navigation2D
+from learned_opt.tracing.verify import dynamics_of
 
 ACTOR_CRITIC = LearnerConfig(width=4, environments=2, outer_environments=2, steps=5)
 REINFORCE = LearnerConfig(objective="reinforce", width=4, environments=2, advantage_scale="batch")
@@ -147,7 +148,7 @@ def test_one_learners_bad_numbers_never_reach_another_nor_the_rule(run, what, va
     assert bool(group.parameters.isfinite().all())
 
 
-@pytest.mark.skipif(journey.library() is None, reason="no C compiler at installation")
+@pytest.mark.skipif(rollout.library() is None, reason="no C compiler at installation")
 @pytest.mark.parametrize("what", ["reward", "observation"])
 def test_what_is_poisoned_here_is_compiled(what, monkeypatch):
     poison = Poison(monkeypatch, CartPole, what, float("nan"))

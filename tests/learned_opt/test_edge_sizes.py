@@ -11,18 +11,20 @@ import torch
 from gymnasium import spaces
 
 from learned_opt import CoordinatewiseLSTM, LearnedOptimizer, ParameterLayout
-from learned_opt.learner import LearnerConfig, actor_critic, closed_form, journey, make_learner, perceptron
-from learned_opt.learner.advantages import ReturnScale
-from learned_opt.learner.dynamics import dynamics_of
-from learned_opt.learner.normalisation import ObservationScale, RunningMoments
-from learned_opt.learner.perceptron import Perceptron
-from learned_opt.learner.policies import ActorCritic
-from learned_opt.learner.rollout import Rollout, collect
-from learned_opt.rules import fused
-from tasks import Noise, make_family
-from tasks.base import BatchedFamily, Transition
+from learned_opt.algorithms import a2c, a2c_gradients
+from learned_opt.algorithms.advantages import ReturnScale
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.factory import make_learner
+from learned_opt.kernels import lstm_step, mlp, rollout
+from learned_opt.kernels.mlp import Perceptron
+from learned_opt.policies.mlp import ActorCritic
+from learned_opt.rollouts.collect import Rollout, collect
+from learned_opt.rollouts.normalization import ObservationScale, RunningMoments
+from learned_opt.tasks import Noise, make_family
+from learned_opt.tasks.base import BatchedFamily, Transition
+from learned_opt.tracing.verify import dynamics_of
 
-LIBRARIES = (closed_form, fused, journey, perceptron)
+LIBRARIES = (a2c_gradients, lstm_step, rollout, mlp)
 pytestmark = pytest.mark.skipif(
     any(module.library() is None for module in LIBRARIES), reason="no C compiler at installation"
 )
@@ -68,11 +70,11 @@ def test_networks_of_no_inputs_or_one_unit(batch, widths, rows, monkeypatch):
         outputs = network(x)
         return outputs, *torch.autograd.grad(outputs.sin().sum(), flat)
 
-    assert_close(*both_ways(monkeypatch, [perceptron], run))
+    assert_close(*both_ways(monkeypatch, [mlp], run))
 
 
 @pytest.mark.parametrize("batch", [0, 1, 2])
-@pytest.mark.parametrize("hidden", [1, fused.MAX_HIDDEN])
+@pytest.mark.parametrize("hidden", [1, lstm_step.MAX_HIDDEN])
 @pytest.mark.parametrize("shapes", [((),), ((1,), (0, 3), ()), ((0,), (2,))])
 def test_steps_of_one_coordinate_and_of_tensors_without_any(shapes, hidden, batch, monkeypatch):
     layout = ParameterLayout.of({str(place): shape for place, shape in enumerate(shapes)})
@@ -89,7 +91,7 @@ def test_steps_of_one_coordinate_and_of_tensors_without_any(shapes, hidden, batc
         slopes = torch.autograd.grad(parameters.square().sum(), rule.parameters(), allow_unused=True)
         return parameters.detach(), *(x.detach() for x in state.values()), *slopes
 
-    assert_close(*both_ways(monkeypatch, [fused], run))
+    assert_close(*both_ways(monkeypatch, [lstm_step], run))
 
 
 def test_an_optimizer_of_one_number(monkeypatch):
@@ -102,7 +104,7 @@ def test_an_optimizer_of_one_number(monkeypatch):
             optimizer.step()
         return (parameter.detach(),)
 
-    assert_close(*both_ways(monkeypatch, [fused], run))
+    assert_close(*both_ways(monkeypatch, [lstm_step], run))
 
 
 class Blind(BatchedFamily):
@@ -131,14 +133,14 @@ def test_environments_without_state_are_run():
     tasks = family.sample_tasks(2, source)
     program = dynamics_of(family.environments(tasks, 3, source)).program
     assert (program.states, program.observations) == (0, 1)
-    actor = journey.Actor(None, 1, torch.ones(2, 1))
+    actor = rollout.Actor(None, 1, torch.ones(2, 1))
     draws, standing = (
         torch.randn(2, 4, 3, 1, generator=torch.Generator().manual_seed(0)),
         (torch.zeros(2, 3, 0), torch.zeros(2, 3), torch.full((2, 3, 1), 0.5)),
     )
     starts, limit = [torch.zeros(2, 3, 0)] * 4, torch.tensor(2.0)
     packed = program.packed(family.constants(tasks), 2)
-    made = journey.run(program, packed, actor, draws, None, starts, limit, standing)
+    made = rollout.run(program, packed, actor, draws, None, starts, limit, standing)
     torch.testing.assert_close(made.rewards, draws[..., 0] + 0.5)
     assert made.truncated.any((0, 2)).tolist() == [False, True, False, True]
     assert (made.observations == 0.5).all()
@@ -178,7 +180,7 @@ def test_rollouts_of_one_step_or_environment_or_learner(
         )
         return [*(x.float() for x in rollout if x is not None), made.state, made.elapsed, made.observation]
 
-    assert_close(*both_ways(monkeypatch, [journey], run))
+    assert_close(*both_ways(monkeypatch, [rollout], run))
 
 
 @pytest.mark.parametrize("family", ["cartpole", "pendulum"])
@@ -197,17 +199,17 @@ def test_gradients_of_few_rows(family, scale, batch, inner, outer, steps, monkey
     made = []
 
     def told(*arguments):
-        made.append(closed_form.gradients(*arguments))
+        made.append(a2c_gradients.gradients(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(actor_critic, "gradients", told)
+    monkeypatch.setattr(a2c, "gradients", told)
 
     def run():
         learner = make_learner(make_family(family), batch, noise(), config)
         sample = learner.gradient(learner.initial_parameters())
         return sample.inner, sample.outer, learner.scale.mean, learner.scale.square
 
-    assert_close(*both_ways(monkeypatch, [closed_form], run))
+    assert_close(*both_ways(monkeypatch, [a2c_gradients], run))
     assert [one is not None for one in made] == [True, False]
 
 
@@ -219,6 +221,6 @@ def test_gradients_of_one_transition_are_finite():
     rollout = Rollout(seen, actions, one, never, never, seen, seen, seen)
     scale = ReturnScale.zeros(1, torch.device("cpu"), torch.float32)
     parameters = policy.initial_parameters(1, noise())
-    made = closed_form.gradients(policy, parameters, rollout, scale, config)
+    made = a2c_gradients.gradients(policy, parameters, rollout, scale, config)
     assert all(bool(x.isfinite().all()) for x in made)
     assert math.isclose(scale.weight.item(), 0.05, rel_tol=1e-5)

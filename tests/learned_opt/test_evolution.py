@@ -10,13 +10,13 @@ import torch
 from scipy import stats
 
 from learned_opt import CoordinatewiseLSTM
+from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.artifacts import load_artifact
-from learned_opt.learner import LearnerConfig
-from learned_opt.meta.checkpoint import load_checkpoint
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.evolution import SCORES, Perturbations, perturbed, rank_scores, sign_scores
+from learned_opt.meta.estimators.es import SCORES, Perturbations, perturbed, rank_scores, sign_scores
 from learned_opt.meta.trainer import MetaTrainer, new_rule
-from tasks import Noise
+from learned_opt.runs.checkpoint import load_checkpoint
+from learned_opt.tasks import Noise
 
 TINY = MetaConfig(
     families=("navigation2d", "bandit"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from learned_opt import CoordinatewiseLSTM, LearnedOptimizer, ParameterLayout, load_rule, save_rule
-from learned_opt.rules.dice import initial_dice, normal
+from learned_opt.rules.counter_rng import initial_dice, normal
 
 LAYOUT = ParameterLayout.of({"weight": (20, 30), "bias": (20,)})
 

@@ -15,7 +15,7 @@ from learned_opt.artifacts import load_artifact
 ROOT = Path(learned_opt.__file__).parents[1]
 HOSTILE = "raise RuntimeError('a file of the user was imported')\n"
 FAMILY = """
-from tasks.lqr import LinearQuadratic
+from learned_opt.tasks.lqr import LinearQuadratic
 
 
 class DoubleIntegrator(LinearQuadratic):

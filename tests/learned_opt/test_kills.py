@@ -15,8 +15,8 @@ import pytest
 import torch
 import yaml
 
-from learned_opt.lock import LOCK
-from learned_opt.meta.checkpoint import read_checkpoint
+from learned_opt.runs.checkpoint import read_checkpoint
+from learned_opt.runs.lock import LOCK
 
 RUN = {
     "families": ["navigation2d", "bandit"],

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from learned_opt import ParameterLayout
-from learned_opt.meta.group import View
+from learned_opt.meta.estimators.base import View
 
 LAYOUT = ParameterLayout.of({"conv": (4, 3, 2), "bias": (4,), "scale": ()}, {"bias": "critic"})
 

@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from learned_opt import Adam, CoordinatewiseLSTM
-from learned_opt.learner import ActorCritic, ActorCriticLearner, LearnerConfig, episodic_returns
-from learned_opt.learner.advantages import FLOOR, ReturnScale, generalised_advantages, normalised
-from learned_opt.learner.life import live
-from learned_opt.learner.rollout import collect
-from learned_opt.seeding import derive_noise
-from tasks import BatchedEnvironments, Noise, make_family
+from learned_opt.algorithms.a2c import ActorCriticLearner
+from learned_opt.algorithms.advantages import FLOOR, ReturnScale, generalised_advantages, normalised
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.inner_loop import live
+from learned_opt.policies.mlp import ActorCritic
+from learned_opt.rollouts.collect import collect, episodic_returns
+from learned_opt.tasks import BatchedEnvironments, Noise, make_family
+from learned_opt.tasks.random import derive_noise
 
 SMALL = LearnerConfig(width=8, environments=3, outer_environments=2, steps=12)
 

@@ -5,8 +5,8 @@ import torch
 from torch.func import functional_call
 
 from learned_opt import Adam, ClassicLSTM, CoordinatewiseLSTM, ParameterLayout
-from learned_opt.learner.quadratic import QuadraticLearner
-from learned_opt.meta.unroll import clip_per_learner, replicate, unroll
+from learned_opt.algorithms.quadratic import QuadraticLearner
+from learned_opt.meta.estimators.unroll import clip_per_learner, replicate, unroll
 
 BATCH, STEPS, LR = 2, 4, 0.05
 LAYOUT = ParameterLayout.of({"weight": (2, 2), "bias": (2,)}, {"weight": "actor"})

@@ -5,14 +5,15 @@ import dataclasses
 import pytest
 import torch
 
-from learned_opt.learner import LearnerConfig, make_learner
-from learned_opt.learner.life import live
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms.inner_loop import live
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.trainer import MetaTrainer
 from learned_opt.meta.validation import Validator
 from learned_opt.rules import Adam, CoordinatewiseLSTM
-from learned_opt.seeding import derive_noise
-from tasks import make_family
+from learned_opt.tasks import make_family
+from learned_opt.tasks.random import derive_noise
 
 SMALL = {"environments": 2, "steps": 4, "width": 8}
 

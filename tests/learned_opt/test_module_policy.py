@@ -7,11 +7,15 @@ from gymnasium import spaces
 from torch import nn
 
 from learned_opt import Adam
-from learned_opt.learner import ActorCritic, LearnerConfig, ModulePolicy, episodic_returns, make_learner
-from learned_opt.learner.distribution import INITIAL_LOG_STD
-from learned_opt.seeding import derive_noise
-from tasks import Noise, make_family
-from tasks.catch import Catch
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.factory import make_learner
+from learned_opt.policies.distribution import INITIAL_LOG_STD
+from learned_opt.policies.mlp import ActorCritic
+from learned_opt.policies.module import ModulePolicy
+from learned_opt.rollouts.collect import episodic_returns
+from learned_opt.tasks import Noise, make_family
+from learned_opt.tasks.catch import Catch
+from learned_opt.tasks.random import derive_noise
 
 SETTINGS = {
     "actor-critic": LearnerConfig(width=8, environments=3, outer_environments=2, steps=12),

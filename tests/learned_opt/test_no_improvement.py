@@ -6,18 +6,18 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from analysis.card import model_card
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.analysis.reporting.model_card import model_card
 from learned_opt.artifacts import load_artifact
 from learned_opt.cli import main
 from learned_opt.commands.report import section_of
-from learned_opt.learner import LearnerConfig
-from learned_opt.memory.config import MemoryConfig
-from learned_opt.memory.trainer import MemoryTrainer
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.divergence import DivergenceError
 from learned_opt.meta.trainer import MetaTrainer
 from learned_opt.meta.validation import Validator
 from learned_opt.meta.verdict import Verdict, improvements
+from learned_opt.rl2.config import MemoryConfig
+from learned_opt.rl2.trainer import MemoryTrainer
 
 TINY = MetaConfig(
     families=("bandit",),

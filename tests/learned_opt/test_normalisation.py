@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from learned_opt.learner import LearnerConfig, make_learner
-from learned_opt.learner.life import live
-from learned_opt.learner.normalisation import CLIP, RunningMoments
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms.inner_loop import live
+from learned_opt.rollouts.normalization import CLIP, RunningMoments
 from learned_opt.rules import Adam
-from tasks import Noise, gymnasium_family, make_family
+from learned_opt.tasks import Noise, gymnasium_family, make_family
 
 
 def noise(seed=0):

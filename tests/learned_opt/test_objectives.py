@@ -4,13 +4,15 @@ import pytest
 import torch
 
 from learned_opt import Adam
-from learned_opt.learner import LearnerConfig, QLearner, ReinforceLearner, episodic_returns
-from learned_opt.learner.policies import ActorCritic
-from learned_opt.learner.reinforce import fitted_baseline
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.dqn import QLearner
+from learned_opt.algorithms.reinforce import ReinforceLearner, fitted_baseline
+from learned_opt.policies.mlp import ActorCritic
+from learned_opt.rollouts.collect import episodic_returns
 from learned_opt.rules import UpdateRule
-from learned_opt.seeding import derive_noise
-from tasks import make_family
-from tasks.bandit import BernoulliBandit
+from learned_opt.tasks import make_family
+from learned_opt.tasks.bandit import BernoulliBandit
+from learned_opt.tasks.random import derive_noise
 
 EPISODES = {"objective": "reinforce", "advantage_scale": "batch"}
 

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learned_opt.learner import LearnerConfig, make_learner
-from tasks import Noise, make_family
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.factory import make_learner
+from learned_opt.tasks import Noise, make_family
 
 REINFORCE = {"objective": "reinforce", "environments": 1, "trace": 1.0, "entropy_coefficient": 0.0}
 

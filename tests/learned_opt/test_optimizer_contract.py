@@ -825,7 +825,7 @@ def test_distributed_checkpoint_round_trip(kind, tmp_path):
 
 def test_malicious_pickle_is_refused_as_state_and_as_rule(tmp_path):
     from learned_opt import ArtifactError, load_rule
-    from learned_opt.meta.checkpoint import CHECKPOINT, load_checkpoint
+    from learned_opt.runs.checkpoint import CHECKPOINT, load_checkpoint
 
     trace = tmp_path / "executed"
 

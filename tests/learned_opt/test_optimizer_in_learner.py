@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from learned_opt import LearnedOptimizer, load_rule
-from learned_opt.learner import ActorCriticLearner, LearnerConfig
-from learned_opt.learner.life import live
+from learned_opt.algorithms.a2c import ActorCriticLearner
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.inner_loop import live
 from learned_opt.rules.base import UpdateRule
-from learned_opt.seeding import derive_noise
-from tasks import make_family
+from learned_opt.tasks import make_family
+from learned_opt.tasks.random import derive_noise
 
 BATCH, UPDATES = 3, 12
 

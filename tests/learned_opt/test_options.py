@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
-from analysis import CompareConfig, Contender, compare
-from analysis.results import Adaptation, FamilyResults, Results, Setting
 from learned_opt import Adam
+from learned_opt.analysis import CompareConfig, Contender, compare
+from learned_opt.analysis.comparison.results import Adaptation, FamilyResults, Results, Setting
 from learned_opt.cli import Command, main
 from learned_opt.commands.options import COUNT, FINITE, RANGES, check_numbers
 from learned_opt.commands.outputs import MARKS

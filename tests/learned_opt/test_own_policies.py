@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.config import CompareConfig
-from analysis.evaluate import Contender, compare
 from learned_opt import Adam
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.analysis.comparison.compare import Contender, compare
+from learned_opt.analysis.comparison.config import CompareConfig
 from learned_opt.artifacts import load_artifact
-from learned_opt.learner import LearnerConfig, ModulePolicy
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.trainer import MetaTrainer
+from learned_opt.policies.module import ModulePolicy
 
 RUN = MetaConfig(
     families=("bandit", "navigation2d"),

@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from learned_opt import compiled
-from learned_opt.learner import perceptron
-from learned_opt.learner.perceptron import Perceptron
+from learned_opt.kernels import mlp, native
+from learned_opt.kernels.mlp import Perceptron
 
-needs_compiled = pytest.mark.skipif(perceptron.library() is None, reason="no C compiler at installation")
+needs_compiled = pytest.mark.skipif(mlp.library() is None, reason="no C compiler at installation")
 
 
 def stacked(batch, widths, dtype=torch.float32):
@@ -47,7 +46,7 @@ def observations(batch, rows, inputs, dtype=torch.float32):
 
 
 def without_kernel(monkeypatch):
-    monkeypatch.setattr(perceptron, "library", lambda: None)
+    monkeypatch.setattr(mlp, "library", lambda: None)
 
 
 @pytest.mark.parametrize("compiled", [pytest.param(True, marks=needs_compiled), False])
@@ -107,18 +106,17 @@ def test_no_learner_or_row_touches_another_and_threads_change_nothing(monkeypatc
 @needs_compiled
 @pytest.mark.parametrize("name", ["generic", "avx2", "avx512"])
 def test_every_instruction_set_gives_the_same(name, monkeypatch):
-    from learned_opt import compiled
 
-    if name not in compiled.instruction_sets():
+    if name not in native.instruction_sets():
         pytest.skip(f"this processor has no {name}")
-    chosen = perceptron.load(name)
+    chosen = mlp.load(name)
     if chosen is None:
         pytest.skip(f"{name} was not compiled")
     vector, layers = stacked(2, [5, 19, 6, 3])
     x = observations(2, 77, 5)
     results = []
     for library in (chosen, None):
-        monkeypatch.setattr(perceptron, "library", lambda library=library: library)
+        monkeypatch.setattr(mlp, "library", lambda library=library: library)
         outputs = network(layers)(x)
         results.append((outputs, *torch.autograd.grad(outputs.sin().sum(), vector)))
     for ours, theirs in zip(*results, strict=True):
@@ -189,7 +187,7 @@ def test_layers_that_do_not_fit_are_left_to_torch_which_refuses_them():
 
 
 def test_that_nothing_is_compiled_is_logged(caplog, tmp_path):
-    assert compiled.best_of(lambda instructions: None, tmp_path / "_made") is None
+    assert native.best_of(lambda instructions: None, tmp_path / "_made") is None
     assert [record.message.partition(":")[0] for record in caplog.records] == [
         f"no compiled made beside {tmp_path}"
     ]
@@ -197,20 +195,20 @@ def test_that_nothing_is_compiled_is_logged(caplog, tmp_path):
 
 @needs_compiled
 def test_code_of_other_sources_is_not_loaded(tmp_path, monkeypatch):
-    there, here = Path(perceptron.__file__).parent, tmp_path / "learner"
+    there, here = Path(mlp.__file__).parent, tmp_path / "learner"
     here.mkdir()
-    for path in (there / "perceptron.c", *there.glob("*.h"), *compiled_files()):
+    for path in (there / "mlp.c", *there.glob("*.h"), *compiled_files()):
         (here / path.name).write_bytes(path.read_bytes())
     (tmp_path / "vectors.h").write_bytes((there.parent / "vectors.h").read_bytes())
-    monkeypatch.setattr(perceptron, "_STEM", here / "_perceptron")
-    monkeypatch.setattr(perceptron, "__file__", str(here / "perceptron.py"))
-    for changed in ("perceptron.c", "perceptron.h", "../vectors.h"):
-        assert perceptron.load("generic") is not None
+    monkeypatch.setattr(mlp, "_STEM", here / "_mlp")
+    monkeypatch.setattr(mlp, "__file__", str(here / "perceptron.py"))
+    for changed in ("mlp.c", "mlp.h", "vectors.h"):
+        assert mlp.load("generic") is not None
         text = (here / changed).read_bytes()
         (here / changed).write_bytes(text + b"/* of another version */")
-        assert perceptron.load("generic") is None
+        assert mlp.load("generic") is None
         (here / changed).write_bytes(text)
 
 
 def compiled_files():
-    return Path(perceptron.__file__).parent.glob("_perceptron_generic*")
+    return Path(mlp.__file__).parent.glob("_mlp_generic*")

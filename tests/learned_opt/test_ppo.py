@@ -5,10 +5,12 @@ from itertools import pairwise
 import pytest
 import torch
 
-from learned_opt.learner import LearnerConfig, PPOLearner, make_learner
-from learned_opt.learner.life import live
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms.inner_loop import live
+from learned_opt.algorithms.ppo import PPOLearner
 from learned_opt.rules import SGD, Adam
-from tasks import Noise, make_family
+from learned_opt.tasks import Noise, make_family
 
 
 def ppo(family="cartpole", batch=2, seed=0, **changes):

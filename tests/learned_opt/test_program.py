@@ -14,21 +14,24 @@ import torch
 import torch.nn.functional as F
 from gymnasium import spaces
 
-from learned_opt.learner import LearnerConfig, dynamics, journey, make_learner
-from learned_opt.learner.distribution import ActionDistribution
-from learned_opt.learner.dynamics import dynamics_of, why_in_torch
-from learned_opt.learner.policies import ActorCritic
-from learned_opt.learner.policy import EpsilonGreedy
-from learned_opt.learner.program import trace
-from learned_opt.learner.rollout import collect, play_episodes
-from learned_opt.learner.symbols import CODES, UntraceableError
-from tasks import Noise, make_family
-from tasks.base import BatchedFamily, Transition
-from tasks.registry import FAMILIES
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.factory import make_learner
+from learned_opt.kernels import native, rollout
+from learned_opt.kernels.program import CODES, UntraceableError
+from learned_opt.policies.base import EpsilonGreedy
+from learned_opt.policies.distribution import ActionDistribution
+from learned_opt.policies.mlp import ActorCritic
+from learned_opt.rollouts.collect import collect, play_episodes
+from learned_opt.tasks import Noise, make_family
+from learned_opt.tasks.base import BatchedFamily, Transition
+from learned_opt.tasks.registry import FAMILIES
+from learned_opt.tracing import verify
+from learned_opt.tracing.lowering import trace
+from learned_opt.tracing.verify import dynamics_of, why_in_torch
 
-needs_compiled = pytest.mark.skipif(journey.library() is None, reason="no C compiler at installation")
+needs_compiled = pytest.mark.skipif(rollout.library() is None, reason="no C compiler at installation")
 
-SIMULATED = [name for name, family in FAMILIES.items() if family.__module__ == "tasks.mujoco"]
+SIMULATED = [name for name, family in FAMILIES.items() if family.__module__ == "learned_opt.tasks.mujoco"]
 SHIPPED = [name for name in FAMILIES if name not in SIMULATED]
 DRAWING = ["bandit", "catch", "gridworld", "gridworld_sparse", "lqr", "tabular_mdp"]
 """Families whose transitions draw random numbers, which programs draw for several steps at once."""
@@ -71,16 +74,16 @@ class Calculator(BatchedFamily):
 @contextmanager
 def running(monkeypatch, *, compiled):
     """C runs what happens within, or torch does; None leaves that to the package."""
-    runs, run = [], journey.run
+    runs, run = [], rollout.run
 
     def counted(*given):
         runs.append(given)
         return run(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(journey, "run", counted)
+        patch.setattr(rollout, "run", counted)
         if compiled is False:
-            patch.setattr(journey, "library", lambda: None)
+            patch.setattr(rollout, "library", lambda: None)
         yield
     assert compiled is None or bool(runs) == compiled
 
@@ -250,7 +253,6 @@ def test_fresh_episodes_bring_what_they_bring_in_torch(name, deterministic, monk
 
 @needs_compiled
 def test_threads_company_and_instruction_sets_change_nothing(monkeypatch):
-    from learned_opt import compiled
 
     family, before = make_family("cartpole"), torch.get_num_threads()
     results = []
@@ -261,11 +263,11 @@ def test_threads_company_and_instruction_sets_change_nothing(monkeypatch):
     for one, other in zip(*results, strict=True):
         for mine, yours in zip(one, other, strict=True):
             assert mine is None or torch.equal(mine, yours)
-    for name in compiled.instruction_sets():
-        chosen = journey.load(name)
+    for name in native.instruction_sets():
+        chosen = rollout.load(name)
         if chosen is not None:
             with monkeypatch.context() as patch:
-                patch.setattr(journey, "library", lambda chosen=chosen: chosen)
+                patch.setattr(rollout, "library", lambda chosen=chosen: chosen)
                 made, _ = collected(family, monkeypatch, compiled=True, batch=40, copies=70)
             assert_alike(made, results[0])
 
@@ -322,13 +324,13 @@ def test_families_are_forgotten_with_their_programs_and_need_no_hash():
     class Unhashable(Calculator):
         __hash__ = None
 
-    family, before = Unhashable(lambda x, y, s: x + y), len(dynamics._programs)
+    family, before = Unhashable(lambda x, y, s: x + y), len(verify._programs)
     environments = environments_of(family)
     assert dynamics_of(environments) is not None
-    assert len(dynamics._programs) == before + 1
+    assert len(verify._programs) == before + 1
     del family, environments
     gc.collect()
-    assert len(dynamics._programs) == before
+    assert len(verify._programs) == before
 
 
 @needs_compiled
@@ -388,8 +390,8 @@ def test_exploration_at_random_is_torchs(exploration, monkeypatch):
     policy = EpsilonGreedy(ActorCritic(family, 8, values=False, value_gain=1.0), exploration)
     tensors = policy.layout().split(policy.initial_parameters(3, noise()))
     made = []
-    for library in (journey.library, lambda: None):
-        monkeypatch.setattr(journey, "library", library)
+    for library in (rollout.library, lambda: None):
+        monkeypatch.setattr(rollout, "library", library)
         environments = environments_of(family)
         made.append(
             [collect(policy, tensors, environments, 40, noise(), deterministic=d) for d in (False, True)]
@@ -450,12 +452,12 @@ def test_simulators_cannot_be_traced(name):
 
 
 def test_why_dynamics_run_in_torch_is_told(monkeypatch):
-    if journey.library() is not None:
+    if rollout.library() is not None:
         assert why_in_torch(make_family("cartpole")) is None
     assert "no BatchedEnvironments" in (why_in_torch(make_family("CartPole-v1")) or "") or (
-        journey.library() is None
+        rollout.library() is None
     )
-    monkeypatch.setattr(journey, "library", lambda: None)
+    monkeypatch.setattr(rollout, "library", lambda: None)
     assert "no C compiler" in why_in_torch(make_family("cartpole"))
 
 
@@ -642,7 +644,7 @@ def test_constants_whose_shape_follows_the_tasks_run_in_torch():
     few, many = ({"shift": torch.full((3, 1), value)} for value in (0.3, 0.7))
     assert dynamics_of(family.environments(few, 2, source)) is not None
     assert dynamics_of(family.environments(many, 2, source)) is None
-    assert "changes its shape with the tasks" in dynamics._programs[id(family)].reason
+    assert "changes its shape with the tasks" in verify._programs[id(family)].reason
 
 
 @needs_compiled

@@ -8,18 +8,19 @@ import pytest
 import torch
 
 from learned_opt import load_rule
-from learned_opt.learner import LearnerConfig, make_learner
-from learned_opt.learner.life import live
-from learned_opt.learner.recording import Recorder
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.cuda_graphs import Recorder
+from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms.inner_loop import live
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.evolution import EvolutionGroup
-from learned_opt.meta.group import View
+from learned_opt.meta.estimators.base import View
+from learned_opt.meta.estimators.es import EvolutionGroup
+from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.trainer import new_rule
-from learned_opt.meta.truncated import TruncatedGroup
-from learned_opt.seeding import derive_noise
+from learned_opt.tasks import make_family
+from learned_opt.tasks.environments import AHEAD
+from learned_opt.tasks.random import derive_noise
 from learned_opt.trees import leaves, mapped
-from tasks import make_family
-from tasks.environments import AHEAD
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 LEARNER = LearnerConfig(environments=2, outer_environments=2, steps=8)
@@ -68,8 +69,8 @@ def test_each_part_of_a_rollout_is_recorded_by_itself_at_its_third_turn(monkeypa
         recorded.append(mine.phase)
         return Tape(function)
 
-    monkeypatch.setattr("learned_opt.learner.recording._watched", watch)
-    monkeypatch.setattr("learned_opt.learner.recording._record", record)
+    monkeypatch.setattr("learned_opt.algorithms.cuda_graphs._watched", watch)
+    monkeypatch.setattr("learned_opt.algorithms.cuda_graphs._record", record)
     theta = mine.initial_parameters()
     for _ in range(20):
         recorder(mine.gradient, theta)
@@ -84,7 +85,7 @@ def test_what_cannot_be_recorded_runs_as_it_is_for_good(monkeypatch):
     recorder = Recorder(learner())
     recorder._possible = True
     monkeypatch.setattr(
-        "learned_opt.learner.recording._watched", lambda function, inputs: (function(*inputs), False)
+        "learned_opt.algorithms.cuda_graphs._watched", lambda function, inputs: (function(*inputs), False)
     )
     calls = []
     for _ in range(5):
@@ -148,7 +149,7 @@ def test_recorded_lives_are_those_that_run(config, tapes, monkeypatch):
             made.append(Recorder(learner, active=active))
             return made[-1]
 
-        monkeypatch.setattr("learned_opt.learner.life.Recorder", noted)
+        monkeypatch.setattr("learned_opt.algorithms.inner_loop.Recorder", noted)
         mine = learner("gridworld", "cuda", config)
         life = live(mine, rule, updates=24, queries=3, query_seed=0, query_episodes=2)
         ends.append([life.returns, life.last])

@@ -7,10 +7,13 @@ from gymnasium import spaces
 from torch import nn
 
 from learned_opt import Adam
-from learned_opt.learner import LearnerConfig, ModulePolicy, episodic_returns, make_learner
-from learned_opt.learner.recurrent_cells import write_out_cells
-from learned_opt.seeding import derive_noise
-from tasks import BatchedFamily, Noise, Transition, make_family
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.factory import make_learner
+from learned_opt.policies.module import ModulePolicy
+from learned_opt.policies.recurrent_cells import write_out_cells
+from learned_opt.rollouts.collect import episodic_returns
+from learned_opt.tasks import BatchedFamily, Noise, Transition, make_family
+from learned_opt.tasks.random import derive_noise
 
 LENGTH = 4
 

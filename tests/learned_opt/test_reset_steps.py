@@ -7,10 +7,11 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from learned_opt.learner import LearnerConfig, make_learner
-from learned_opt.learner.advantages import ReturnScale, mean
-from learned_opt.learner.normalisation import RewardScale, RunningMoments
-from tasks import Noise, gymnasium_family
+from learned_opt.algorithms.advantages import ReturnScale, mean
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.factory import make_learner
+from learned_opt.rollouts.normalization import RewardScale, RunningMoments
+from learned_opt.tasks import Noise, gymnasium_family
 
 LENGTH = 2
 PAID = 1.0

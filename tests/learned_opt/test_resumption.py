@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from analysis.figures import save_figure
-from learned_opt.artifacts import write_atomically
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.analysis.reporting.figures import save_figure
 from learned_opt.cli import main
-from learned_opt.commands.recipe import train_once
-from learned_opt.learner import LearnerConfig
-from learned_opt.leftovers import clear_leftovers, is_leftover
-from learned_opt.lock import LOCK, claim
+from learned_opt.commands.training import train_once
+from learned_opt.files import write_atomically
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.run_folder import begun, is_occupied, refuse_occupied
+from learned_opt.runs.folder import begun, is_occupied, refuse_occupied
+from learned_opt.runs.leftovers import clear_leftovers, is_leftover
+from learned_opt.runs.lock import LOCK, claim
 
 TINY = MetaConfig(
     families=("bandit",),
@@ -81,8 +81,8 @@ def test_a_file_cleared_away_before_its_writer_has_locked_it_is_made_anew(tmp_pa
             clear_leftovers(tmp_path)
         claim(descriptor, wait=wait)
 
-    monkeypatch.setattr("learned_opt.leftovers.claim", late)
-    monkeypatch.setattr("learned_opt.leftovers._remove_abandoned", lambda path: path.unlink())
+    monkeypatch.setattr("learned_opt.runs.leftovers.claim", late)
+    monkeypatch.setattr("learned_opt.runs.leftovers._remove_abandoned", lambda path: path.unlink())
     write_atomically(tmp_path / "file", b"content")
     assert len(cleared) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -296,7 +296,7 @@ def test_a_probe_that_was_stopped_before_it_drew_is_repeated(tmp_path, monkeypat
 PARENT = """
 import multiprocessing, sys, time
 from concurrent.futures import ProcessPoolExecutor
-from analysis.parts import _settle
+from learned_opt.analysis.comparison.jobs import _settle
 import os
 
 if __name__ == "__main__":

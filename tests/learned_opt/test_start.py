@@ -16,23 +16,24 @@ from learned_opt import (
     load_rule,
     save_rule,
 )
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms.quadratic import QuadraticLearner
 from learned_opt.artifacts import ArtifactError
 from learned_opt.cli import main
-from learned_opt.commands.recipe import train_recipe
-from learned_opt.learner import LearnerConfig, make_learner
-from learned_opt.learner.quadratic import QuadraticLearner
-from learned_opt.meta.algorithms import ALGORITHMS
-from learned_opt.meta.birth import new_rule
-from learned_opt.meta.checkpoint import load_checkpoint
+from learned_opt.commands.training import train_recipe
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.group import View
-from learned_opt.meta.recipe import load_recipe
-from learned_opt.meta.reptile import ReptileGroup
+from learned_opt.meta.estimators.base import View
+from learned_opt.meta.estimators.reptile import ReptileGroup
+from learned_opt.meta.estimators.unroll import replicate, unroll
+from learned_opt.meta.initial_rule import new_rule
+from learned_opt.meta.presets import ALGORITHMS
+from learned_opt.meta.stages import load_recipe
 from learned_opt.meta.trainer import MetaTrainer
-from learned_opt.meta.unroll import replicate, unroll
-from learned_opt.seeding import derive_noise
-from tasks import make_family
-from tasks.bandit import BernoulliBandit
+from learned_opt.runs.checkpoint import load_checkpoint
+from learned_opt.tasks import make_family
+from learned_opt.tasks.bandit import BernoulliBandit
+from learned_opt.tasks.random import derive_noise
 
 BATCH, LR = 3, 0.1
 LAYOUT = ParameterLayout.of({"weight": (2, 2), "bias": (2,)})
@@ -353,7 +354,7 @@ def test_reptile_finds_a_start_from_which_bandits_of_one_kind_are_known(tmp_path
     def sample(self, batch, noise, *, shifted=False):
         return {"probability": torch.eye(self.arms)[3].expand(batch, self.arms).clone()}
 
-    monkeypatch.setattr("tasks.bandit.BernoulliBandit.sample_tasks", sample)
+    monkeypatch.setattr("learned_opt.tasks.bandit.BernoulliBandit.sample_tasks", sample)
     config = MetaConfig(**{**vars(REPTILE), "meta_steps": 200, "nominal_lr": 0.03, "meta_lr": 0.03})
     outcome = MetaTrainer(config, tmp_path / "run").run()
     learner = make_learner(make_family("bandit"), 1, derive_noise(0, "x"), config.learner)

@@ -7,11 +7,13 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from learned_opt.learner import LearnerConfig, make_learner, play_episodes
-from learned_opt.learner.life import live
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms.inner_loop import live
+from learned_opt.rollouts.collect import play_episodes
 from learned_opt.rules import SGD
-from learned_opt.seeding import derive_noise
-from tasks import gymnasium_family, make_family
+from learned_opt.tasks import gymnasium_family, make_family
+from learned_opt.tasks.random import derive_noise
 
 LENGTH = 5
 

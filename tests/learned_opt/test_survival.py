@@ -16,13 +16,16 @@ import pytest
 import torch
 import yaml
 
-from learned_opt.artifacts import write_atomically
+from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.cli import main
-from learned_opt.learner import LearnerConfig
-from learned_opt.lock import LOCK, exclusive
-from learned_opt.memory.trainer import MemoryConfig, MemoryTrainer
-from learned_opt.meta.birth import new_rule
-from learned_opt.meta.checkpoint import (
+from learned_opt.files import write_atomically
+from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.estimators.base import View
+from learned_opt.meta.estimators.tbptt import TruncatedGroup
+from learned_opt.meta.initial_rule import new_rule
+from learned_opt.meta.trainer import MetaTrainer
+from learned_opt.rl2.trainer import MemoryConfig, MemoryTrainer
+from learned_opt.runs.checkpoint import (
     CHECKPOINT,
     KEPT,
     MAGIC,
@@ -32,12 +35,9 @@ from learned_opt.meta.checkpoint import (
     save_checkpoint,
     step_of,
 )
-from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.group import View
-from learned_opt.meta.metrics import MetricsLog, read_rows
-from learned_opt.meta.trainer import MetaTrainer
-from learned_opt.meta.truncated import TruncatedGroup
-from tasks import FAMILIES
+from learned_opt.runs.lock import LOCK, exclusive
+from learned_opt.runs.metrics import MetricsLog, read_rows
+from learned_opt.tasks import FAMILIES
 
 TINY = MetaConfig(
     families=("navigation2d", "bandit"),
@@ -426,7 +426,7 @@ def test_a_read_only_folder_is_refused_in_one_sentence(tmp_path, capsys):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from learned_opt.lock import exclusive
+from learned_opt.runs.lock import exclusive
 with exclusive(Path(sys.argv[1])):
     print("locked", flush=True)
     time.sleep(60)

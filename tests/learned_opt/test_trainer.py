@@ -9,18 +9,18 @@ import pytest
 import torch
 
 from learned_opt import CoordinatewiseLSTM, ParameterLayout, load_rule
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.quadratic import QuadraticLearner
 from learned_opt.artifacts import load_artifact
-from learned_opt.learner import LearnerConfig
-from learned_opt.learner.quadratic import QuadraticLearner
-from learned_opt.meta.calibration import calibrate
-from learned_opt.meta.checkpoint import checkpoints
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.group import View
+from learned_opt.meta.estimators.base import View
+from learned_opt.meta.estimators.tbptt import TruncatedGroup
+from learned_opt.meta.estimators.unroll import replicate, unroll
+from learned_opt.meta.lr_calibration import calibrate
 from learned_opt.meta.trainer import MetaTrainer, new_rule
-from learned_opt.meta.truncated import TruncatedGroup
-from learned_opt.meta.unroll import replicate, unroll
 from learned_opt.rules import Adam
-from learned_opt.seeding import derive_noise, derive_seed
+from learned_opt.runs.checkpoint import checkpoints
+from learned_opt.tasks.random import derive_noise, derive_seed
 
 TOLD = View(roles=True, critic_first=False)
 TINY = MetaConfig(

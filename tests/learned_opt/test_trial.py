@@ -9,15 +9,16 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.lives import Budget, draw_problem, run_policy
-from analysis.trials import plot_trials, run_trials
+from learned_opt.analysis.comparison.runs import Budget, draw_problem, run_policy
+from learned_opt.analysis.rl2.trials import plot_trials, run_trials
 from learned_opt.cli import main
-from learned_opt.memory import ContextPolicy, RecurrentPolicy, play
-from learned_opt.memory.trainer import MemoryConfig, MemoryTrainer
-from learned_opt.meta.metrics import MetricsLog, read_rows
-from learned_opt.seeding import derive_noise
-from tasks import BatchedFamily, make_family
-from tasks.base import Transition
+from learned_opt.rl2.policies import ContextPolicy, RecurrentPolicy
+from learned_opt.rl2.trainer import MemoryConfig, MemoryTrainer
+from learned_opt.rl2.trial import play
+from learned_opt.runs.metrics import MetricsLog, read_rows
+from learned_opt.tasks import BatchedFamily, make_family
+from learned_opt.tasks.base import Transition
+from learned_opt.tasks.random import derive_noise
 
 KINDS = [RecurrentPolicy, ContextPolicy]
 
@@ -326,7 +327,7 @@ def test_in_comparisons_a_memory_stays_as_it_is_once_the_trial_is_over(kind, mon
             whole.append(trial)
         return trial
 
-    monkeypatch.setattr("analysis.lives.play", spy)
+    monkeypatch.setattr("learned_opt.analysis.comparison.runs.play", spy)
     lives = run_policy(problem, policy, 1000, budget)
     assert np.isfinite(lives.returns).all()
     (trial,) = whole
@@ -349,7 +350,7 @@ def test_comparisons_judge_whole_episodes_where_a_task_is_longer_than_its_family
             lengths.append(trial.steps.unique().tolist())
         return trial
 
-    monkeypatch.setattr("analysis.lives.play", spy)
+    monkeypatch.setattr("learned_opt.analysis.comparison.runs.play", spy)
     object.__setattr__(problem, "tasks", longer)
     run_policy(problem, policy, 10, Budget(updates=1, queries=2, query_episodes=1, seed=0, device="cpu"))
     assert lengths == [[2 * problem.family.horizon]] * 4

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from learned_opt import CoordinatewiseLSTM, LearnedOptimizer, ParameterLayout, load_rule, save_rule
-from learned_opt.meta.birth import new_rule
 from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.initial_rule import new_rule
 
 LAYOUT = ParameterLayout.of({"weight": (4, 5), "bias": (4,)})
 BORN = MetaConfig(families=("bandit",), hidden=4, normalised=False, nominal_lr=0.1, momentum=1e-9)

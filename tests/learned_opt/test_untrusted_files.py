@@ -21,20 +21,28 @@ import pytest
 import torch
 import yaml
 
-from analysis.cells import CellStore
-from analysis.results import Adaptation, FamilyResults, GridScores, Results, Setting, load_results
 from learned_opt import ArtifactError, ClassicLSTM, CoordinatewiseLSTM, LearnedStart, MetaSGD, save_rule
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.analysis.comparison.cache import CellStore
+from learned_opt.analysis.comparison.results import (
+    Adaptation,
+    FamilyResults,
+    GridScores,
+    Results,
+    Setting,
+    load_results,
+)
 from learned_opt.artifacts import DEEPEST, HEADER_KEY, LARGEST, load_artifact, write_tensors
-from learned_opt.commands.headers import learner_of, run_of
-from learned_opt.learner import LearnerConfig
-from learned_opt.memory import RecurrentPolicy, load_policy, save_policy
-from learned_opt.memory.config import MemoryConfig
-from learned_opt.meta.checkpoint import CHECKPOINT, MAGIC, checkpoint_name, read_checkpoint
+from learned_opt.commands.rule_conditions import learner_of, run_of
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.configuration_file import ALIASES, mapping
-from learned_opt.meta.metrics import read_rows
-from learned_opt.meta.recipe import load_recipe, load_variants
+from learned_opt.meta.stages import load_recipe, load_variants
 from learned_opt.meta.trainer import MetaTrainer
+from learned_opt.rl2.artifact import load_policy, save_policy
+from learned_opt.rl2.config import MemoryConfig
+from learned_opt.rl2.policies import RecurrentPolicy
+from learned_opt.runs.checkpoint import CHECKPOINT, MAGIC, checkpoint_name, read_checkpoint
+from learned_opt.runs.config_file import ALIASES, mapping
+from learned_opt.runs.metrics import read_rows
 
 MEMORY = 2**30
 """Bytes that loading one of these files, all below 200 KiB, may ask for beyond what the process has."""

@@ -14,7 +14,7 @@ from gymnasium.wrappers import vector as wrappers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import BatchedFamily, TaskEnv, TaskVectorEnv, Transition
+from learned_opt.tasks import BatchedFamily, TaskEnv, TaskVectorEnv, Transition
 
 EXAMPLES = int(os.environ.get("HYPOTHESIS_EXAMPLES", "60"))
 MODES = list(AutoresetMode)

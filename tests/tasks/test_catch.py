@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from tasks.catch import Catch
-from tasks.environments import BatchedEnvironments
-from tasks.noise import Noise
+from learned_opt.tasks.catch import Catch
+from learned_opt.tasks.environments import BatchedEnvironments
+from learned_opt.tasks.random import Noise
 
 
 def make_noise(dtype=torch.float32):

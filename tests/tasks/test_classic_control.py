@@ -16,7 +16,7 @@ from gymnasium.envs.classic_control import (
     PendulumEnv,
 )
 
-from tasks import Noise, make_family
+from learned_opt.tasks import Noise, make_family
 
 
 def cartpole(task):

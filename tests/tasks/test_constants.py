@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.constants import constant
+from learned_opt.tasks.constants import constant
 
 CPU = torch.device("cpu")
 

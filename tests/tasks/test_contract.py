@@ -5,15 +5,25 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from learned_opt.learner import LearnerConfig, journey, make_learner, why_in_torch
-from learned_opt.learner.dynamics import dynamics_of
-from learned_opt.learner.policies import ActorCritic
-from learned_opt.memory.policies import RecurrentPolicy
-from learned_opt.memory.trial import play
-from tasks import FAMILIES, BatchedFamily, Noise, TaskEnv, TaskVectorEnv, Transition, make_family
-from tasks.inspection import inspect
-from tasks.promises import sampled_tasks
-from tasks.references import random_returns, reference_returns
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.factory import make_learner
+from learned_opt.kernels import rollout
+from learned_opt.policies.mlp import ActorCritic
+from learned_opt.rl2.policies import RecurrentPolicy
+from learned_opt.rl2.trial import play
+from learned_opt.tasks import (
+    FAMILIES,
+    BatchedFamily,
+    Noise,
+    TaskEnv,
+    TaskVectorEnv,
+    Transition,
+    make_family,
+)
+from learned_opt.tasks.inspection import inspect
+from learned_opt.tasks.promises import sampled_tasks
+from learned_opt.tasks.references import random_returns, reference_returns
+from learned_opt.tracing.verify import dynamics_of, why_in_torch
 
 
 def noise(seed=0):
@@ -183,7 +193,7 @@ def test_a_breach_is_refused_with_family_method_and_shapes(breach, compiled, mon
     """When environments are made, whether their steps would be compiled or not."""
     method, change, sentence = BREACHES[breach]
     if not compiled:
-        monkeypatch.setattr(journey, "library", lambda: None)
+        monkeypatch.setattr(rollout, "library", lambda: None)
     with pytest.raises(ValueError, match=f"^family slope: {sentence}"):
         environments_of(changed(method, change))
     with pytest.raises(ValueError, match=f"^family slope: {method}|failed with RuntimeError"):
@@ -538,7 +548,7 @@ def test_policies_with_a_memory_refuse_what_others_refuse(monkeypatch):
         play(policy, tasks, 4, noise(), environments=4)
 
 
-@pytest.mark.skipif(journey.library() is None, reason="no C compiler at installation")
+@pytest.mark.skipif(rollout.library() is None, reason="no C compiler at installation")
 def test_families_are_compiled_only_if_they_keep_their_promise_with_any_number_of_environments():
     """A reward of (B, 4) whatever E is right with four environments, and they run in torch."""
     family = changed("transition", lambda made: made._replace(reward=made.reward[:, :1].expand(-1, 4) * 0))
@@ -550,7 +560,7 @@ def test_families_are_compiled_only_if_they_keep_their_promise_with_any_number_o
     assert why_in_torch(Slope()) is None
 
 
-@pytest.mark.skipif(journey.library() is None, reason="no C compiler at installation")
+@pytest.mark.skipif(rollout.library() is None, reason="no C compiler at installation")
 @pytest.mark.parametrize(
     ("method", "change"),
     [

@@ -5,10 +5,12 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from learned_opt.learner import LearnerConfig, episodic_returns, make_learner
-from learned_opt.learner.policies import ActorCritic
-from tasks import FAMILIES, BatchedEnvironments, BatchedFamily, Noise, Transition, make_family
-from tasks.references import random_returns
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.factory import make_learner
+from learned_opt.policies.mlp import ActorCritic
+from learned_opt.rollouts.collect import episodic_returns
+from learned_opt.tasks import FAMILIES, BatchedEnvironments, BatchedFamily, Noise, Transition, make_family
+from learned_opt.tasks.references import random_returns
 
 
 class Countdown(BatchedFamily):

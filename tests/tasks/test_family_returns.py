@@ -18,12 +18,15 @@ from gymnasium import spaces
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
-from learned_opt.learner import LearnerConfig, closed_form, journey, make_learner, perceptron
-from learned_opt.seeding import derive_noise
-from tasks import BatchedFamily, TaskEnv, TaskVectorEnv, Transition
-from tasks.inspection import SIZES, inspect
-from tasks.promises import NUMBERS, sampled_tasks
-from tasks.references import random_returns, reference_returns
+from learned_opt.algorithms import a2c_gradients
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.factory import make_learner
+from learned_opt.kernels import mlp, rollout
+from learned_opt.tasks import BatchedFamily, TaskEnv, TaskVectorEnv, Transition
+from learned_opt.tasks.inspection import SIZES, inspect
+from learned_opt.tasks.promises import NUMBERS, sampled_tasks
+from learned_opt.tasks.random import derive_noise
+from learned_opt.tasks.references import random_returns, reference_returns
 
 EXAMPLES = int(os.environ.get("LEARNED_OPT_EXAMPLES", "200"))
 
@@ -200,9 +203,9 @@ class Drift(BatchedFamily):
 def in_torch():
     """Nothing is compiled."""
     with (
-        mock.patch.multiple(journey, library=lambda: None),
-        mock.patch.multiple(closed_form, library=lambda: None),
-        mock.patch.multiple(perceptron, library=lambda: None),
+        mock.patch.multiple(rollout, library=lambda: None),
+        mock.patch.multiple(a2c_gradients, library=lambda: None),
+        mock.patch.multiple(mlp, library=lambda: None),
     ):
         yield
 

@@ -3,9 +3,9 @@ from functools import cache
 import pytest
 import torch
 
-from tasks.environments import BatchedEnvironments
-from tasks.gridworld import GridWorld, GridWorldSparse
-from tasks.noise import Noise
+from learned_opt.tasks.environments import BatchedEnvironments
+from learned_opt.tasks.gridworld import GridWorld, GridWorldSparse
+from learned_opt.tasks.random import Noise
 
 UP, DOWN, LEFT, RIGHT = range(4)
 

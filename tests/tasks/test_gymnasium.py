@@ -10,8 +10,8 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from tasks import FAMILIES, TaskEnv, TaskVectorEnv
-from tasks.gymnasium_env import environment_id, register
+from learned_opt.tasks import FAMILIES, TaskEnv, TaskVectorEnv
+from learned_opt.tasks.gymnasium_env import environment_id, register
 
 STANDARD = [name for name, family in FAMILIES.items() if family.defaults]
 DETERMINISTIC = [

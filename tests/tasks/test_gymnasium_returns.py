@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from tasks import EnvironmentFailedError, Noise, gymnasium_family
-from tasks.gymnasium_spaces import native
+from learned_opt.tasks import EnvironmentFailedError, Noise, gymnasium_family
+from learned_opt.tasks.gymnasium_spaces import native
 
 EXAMPLES = int(os.environ.get("HYPOTHESIS_EXAMPLES", "200"))
 E, LENGTH = 2, 5

@@ -13,8 +13,8 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from tasks import EnvironmentFailedError, Noise, gymnasium_family, make_family
-from tasks.gymnasium_tasks import GymnasiumFamily
+from learned_opt.tasks import EnvironmentFailedError, Noise, gymnasium_family, make_family
+from learned_opt.tasks.gymnasium_tasks import GymnasiumFamily
 
 
 def noise(seed=0):

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tasks import make_family
+from learned_opt.tasks import make_family
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from tasks.environments import BatchedEnvironments
-from tasks.lqr import LinearQuadratic
-from tasks.noise import Noise
+from learned_opt.tasks.environments import BatchedEnvironments
+from learned_opt.tasks.lqr import LinearQuadratic
+from learned_opt.tasks.random import Noise
 
 
 def make_noise(dtype=torch.float32, seed=0):

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from analysis import CompareConfig
-from analysis.metaworld import Protocol, SplitResults, evaluate
-from analysis.scripted_policies import play_script
+from experiments.references.scripted_policies import play_script
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.analysis import CompareConfig
+from learned_opt.analysis.metaworld import Protocol, SplitResults, evaluate
 from learned_opt.cli import main
-from learned_opt.learner import LearnerConfig
 from learned_opt.rules import SGD
-from tasks import MetaWorldFamily, Noise, check_family, make_family
-from tasks.metaworld import _goals
-from tasks.metaworld_env import MetaWorldEnv, check_apart, draw_goals
-from tasks.references import random_returns, reference_returns, stored_references
+from learned_opt.tasks import MetaWorldFamily, Noise, check_family, make_family
+from learned_opt.tasks.metaworld import _goals
+from learned_opt.tasks.metaworld_env import MetaWorldEnv, check_apart, draw_goals
+from learned_opt.tasks.references import random_returns, reference_returns, stored_references
 
 metaworld = pytest.importorskip("metaworld", reason="the metaworld extra is not installed")
 REACH = "ml1-reach-v3"
@@ -201,7 +201,7 @@ def test_rates_weigh_goals_alike_and_resample_them_within_environments():
 
 
 def test_meta_training_then_the_protocol(tmp_path, monkeypatch):
-    monkeypatch.setattr("tasks.metaworld.HORIZON", 6)
+    monkeypatch.setattr("learned_opt.tasks.metaworld.HORIZON", 6)
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(
         "{unroll: 1, shortest_life: 1, longest_life: 1, learners: 2, validate_every: 2, validation_tasks: 1,"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks import Noise, make_family
+from learned_opt.tasks import Noise, make_family
 
 mujoco = pytest.importorskip("mujoco", reason="the mujoco extra is not installed")
 

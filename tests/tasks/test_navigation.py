@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
-from tasks.environments import BatchedEnvironments
-from tasks.navigation import Navigation2D, Navigation2DSparse
-from tasks.noise import Noise
-from tasks.references import random_returns
+from learned_opt.tasks.environments import BatchedEnvironments
+from learned_opt.tasks.navigation import Navigation2D, Navigation2DSparse
+from learned_opt.tasks.random import Noise
+from learned_opt.tasks.references import random_returns
 
 
 def make_noise(dtype=torch.float32):

@@ -8,16 +8,16 @@ import pytest
 import torch
 from gymnasium import spaces
 
-import tasks.references
-from tasks.acrobot import Acrobot
-from tasks.bandit import BernoulliBandit
-from tasks.base import BatchedFamily, Transition
-from tasks.cartpole import CartPole
-from tasks.catch import Catch
-from tasks.lqr import LinearQuadratic
-from tasks.metaworld import is_benchmark
-from tasks.noise import Noise
-from tasks.references import (
+import learned_opt.tasks
+from learned_opt.tasks.acrobot import Acrobot
+from learned_opt.tasks.bandit import BernoulliBandit
+from learned_opt.tasks.base import BatchedFamily, Transition
+from learned_opt.tasks.cartpole import CartPole
+from learned_opt.tasks.catch import Catch
+from learned_opt.tasks.lqr import LinearQuadratic
+from learned_opt.tasks.metaworld import is_benchmark
+from learned_opt.tasks.random import Noise
+from learned_opt.tasks.references import (
     normalised_score,
     random_returns,
     reference_returns,
@@ -93,7 +93,7 @@ def test_random_actions_in_an_unbounded_box_are_standard_normal():
 
 
 def tasks_actions(space, dtype):
-    return tasks.references.random_action(space, (4, 5000), make_noise(dtype))
+    return learned_opt.tasks.references.random_action(space, (4, 5000), make_noise(dtype))
 
 
 def test_the_random_policy_balances_a_pole_for_about_twenty_steps():
@@ -111,7 +111,7 @@ def test_an_analytic_reference_is_preferred():
 def test_a_stored_reference_depends_on_the_split(tmp_path, monkeypatch):
     stored = tmp_path / "references.json"
     stored.write_text(json.dumps({"echo": {"train": 7, "shifted": -3, "horizon": 4, "command": "measure"}}))
-    monkeypatch.setattr(tasks.references, "_STORED", stored)
+    monkeypatch.setattr(learned_opt.tasks.references, "_STORED", stored)
     family, noise = Echo(spaces.Discrete(2)), make_noise(torch.float64)
     drawn = family.default_tasks(3, noise)
     train = reference_returns(family, drawn, noise)
@@ -163,9 +163,9 @@ def test_a_random_policy_as_good_as_the_reference_is_warned_of():
 
 
 def test_every_stored_reference_names_a_family_and_the_command_that_measured_it():
-    path = Path(tasks.references.__file__).with_name("references.json")
+    path = Path(learned_opt.tasks.references.__file__).with_name("references.json")
     stored = json.loads(path.read_text())
     for name, entry in stored.items():
-        tasks.check_family(name)
+        learned_opt.tasks.check_family(name)
         beside = {"random", "success"} if is_benchmark(name) else {"horizon"}
         assert {"train", "command", *beside} <= set(entry) <= {"train", "shifted", "command", *beside}

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-import tasks
+import learned_opt.tasks
 
-ROOT = str(Path(tasks.__file__).parents[1])
+ROOT = str(Path(learned_opt.tasks.__file__).parents[1])
 
 
 def run(code, folder, **more):

@@ -7,9 +7,9 @@ import torch
 from gymnasium import wrappers
 from gymnasium.envs.classic_control import CartPoleEnv
 
-from tasks import gymnasium_family
-from tasks.noise import Noise
-from tasks.references import random_returns, reference_returns
+from learned_opt.tasks import gymnasium_family
+from learned_opt.tasks.random import Noise
+from learned_opt.tasks.references import random_returns, reference_returns
 
 
 class Doubled(gymnasium.Wrapper):

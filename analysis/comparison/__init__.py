@@ -1,0 +1,1 @@
+"""The experiment: rules and tuned baselines on the same tasks."""

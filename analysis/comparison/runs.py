@@ -1,0 +1,311 @@
+"""Whole lives of learners on drawn tasks: the one experiment behind tuning and comparing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms.inner_loop import Life, live
+from learned_opt.analysis.comparison.results import Array, Setting
+from learned_opt.policies.base import Policies, Policy, policy_for
+from learned_opt.rl2.policies import MemoryPolicy
+from learned_opt.rl2.trial import play
+from learned_opt.rules import UpdateRule
+from learned_opt.rules.base import Scalar
+from learned_opt.tasks import BatchedFamily, TaskFamily, Tasks, make_family
+from learned_opt.tasks.promises import sampled_tasks
+from learned_opt.tasks.random import derive_noise, derive_seed
+from learned_opt.tasks.references import (
+    NoReferenceError,
+    random_returns,
+    reference_returns,
+    warn_of_reached_references,
+)
+
+LARGEST_BATCH = 512
+"""A grid runs in chunks of at most this many learners (or of one setting)."""
+
+MANY, FEW = 64, 8
+"""Episodes behind a random return, of batched environments and of gymnasium's."""
+
+MakeRule = Callable[[Mapping[str, Scalar]], UpdateRule]
+"""A rule from its options by name, each a number or (B, 1)."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Length of a life and how it is judged; see `learned_opt.algorithms.inner_loop.live`."""
+
+    updates: int
+    queries: int
+    query_episodes: int
+    seed: int
+    device: str
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """n tasks of a family with their anchors.
+
+    purpose: "shown tasks" or "tuning tasks"; it seeds the tasks and everything drawn on them.
+    random, reference: (n,).
+    parts: problems of one task each, where learners run by themselves: gymnasium's environments.
+    policy: the learners' networks, if not the stacked perceptrons.
+    """
+
+    family: TaskFamily
+    purpose: str
+    tasks: Tasks
+    count: int
+    random: Array
+    reference: Array
+    parts: tuple[Problem, ...] = ()
+    policy: Policy | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Lives:
+    """G settings on the same n tasks: returns (G, Q, n), diverged (G, n), updates (Q,)."""
+
+    updates: NDArray[np.int64]
+    returns: Array
+    mean_action_returns: Array
+    diverged: NDArray[np.bool_]
+    steps_per_update: float
+
+
+def draw_problem(
+    name: str,
+    purpose: str,
+    count: int,
+    *,
+    seed: int,
+    device: str = "cpu",
+    shifted: bool = False,
+    policies: Policies | None = None,
+    horizon: int | None = None,
+    reference: float | None = None,
+) -> Problem:
+    """Draw n = `count` tasks of a family, and their anchors; each purpose has its own seeds.
+
+    The reference of gymnasium environments for which none is known is NaN: then scores count from the best
+    return that is seen.
+
+    Tasks of gymnasium environments are problems of their own, whose seeds do not depend on n: they can
+    run side by side in processes, and more of them can be added later.
+    """
+    family = make_family(name, horizon, reference)
+    problem = _problem(family, purpose, count, seed, device, policies, shifted=shifted)
+    warn_of_reached_references(name, torch.as_tensor(problem.random), torch.as_tensor(problem.reference))
+    return problem
+
+
+def _problem(
+    family: TaskFamily,
+    purpose: str,
+    count: int,
+    seed: int,
+    device: str,
+    policies: Policies | None,
+    *,
+    shifted: bool,
+) -> Problem:
+    policy = policy_for(family, policies)
+    if not isinstance(family, BatchedFamily):
+        alone = [
+            _draw(family, f"{purpose} {i}", 1, seed, device, shifted=shifted, episodes=FEW)
+            for i in range(count)
+        ]
+        return Problem(
+            family,
+            purpose,
+            {key: torch.cat([part.tasks[key] for part in alone]) for key in alone[0].tasks},
+            count,
+            np.concatenate([part.random for part in alone]),
+            np.concatenate([part.reference for part in alone]),
+            tuple(replace(part, policy=policy) for part in alone),
+            policy,
+        )
+    return replace(_draw(family, purpose, count, seed, device, shifted=shifted), policy=policy)
+
+
+def _draw(
+    family: TaskFamily,
+    purpose: str,
+    count: int,
+    seed: int,
+    device: str,
+    *,
+    shifted: bool,
+    episodes: int = MANY,
+) -> Problem:
+    name = family.name
+    noise = derive_noise(seed, purpose, name, device=device)
+    tasks = sampled_tasks(family, count, noise, shifted=shifted)
+    anchors = derive_noise(seed, purpose, "anchors", name, device=device)
+    floor = random_returns(family, tasks, anchors, episodes)
+    try:
+        reference = reference_returns(family, tasks, anchors, shifted=shifted)
+    except NoReferenceError:
+        if isinstance(family, BatchedFamily):
+            raise
+        reference = torch.full_like(floor, torch.nan)
+    return Problem(
+        family,
+        purpose,
+        tasks,
+        count,
+        floor.double().cpu().numpy(),
+        reference.double().cpu().numpy(),
+    )
+
+
+def joined(parts: Sequence[Lives]) -> Lives:
+    """The same settings on the tasks of several problems, one after another."""
+    first = parts[0]
+    return Lives(
+        first.updates,
+        np.concatenate([part.returns for part in parts], axis=-1),
+        np.concatenate([part.mean_action_returns for part in parts], axis=-1),
+        np.concatenate([part.diverged for part in parts], axis=-1),
+        first.steps_per_update,
+    )
+
+
+def run_lives(
+    problem: Problem,
+    make_rule: MakeRule,
+    settings: Sequence[Setting],
+    budget: Budget,
+    on_update: Callable[[int], None] | None = None,
+    *,
+    told: bool = True,
+) -> Lives:
+    """Train G settings of a rule on the same n tasks with common random numbers, as one batch.
+
+    Every setting, and every rule given the same problem and budget, meets the same tasks, initial
+    parameters, environment and query randomness, whatever the size of the grid.
+
+    Args:
+        problem: the tasks.
+        make_rule: the rule from its options; must read no others than the settings have.
+        settings: G of them, with the same option names.
+        budget: length of the lives.
+        on_update: called after each update of a batch with its number of learners.
+        told: whether the rule knows how long lives are.
+    """
+    chunk = max(1, LARGEST_BATCH // problem.count)
+    lives = [
+        _run_chunk(problem, make_rule, settings[start : start + chunk], budget, on_update, told=told)
+        for start in range(0, len(settings), chunk)
+    ]
+
+    def gather(column: Callable[[Life], torch.Tensor]) -> NDArray[np.float64]:
+        parts = [column(life).double().cpu().numpy() for life in lives]
+        joined = np.concatenate(parts, axis=-1)
+        return joined.reshape(*joined.shape[:-1], len(settings), problem.count)
+
+    return Lives(
+        lives[0].updates.cpu().numpy().astype(np.int64),
+        gather(lambda life: life.returns).swapaxes(0, 1),
+        gather(lambda life: life.mean_action_returns).swapaxes(0, 1),
+        gather(lambda life: life.diverged).astype(np.bool_),
+        lives[0].steps_per_update,
+    )
+
+
+@torch.no_grad()
+def run_policy(problem: Problem, policy: MemoryPolicy, trial: int, budget: Budget) -> Lives:
+    """Let a policy with a memory live on the same n tasks: Lives of G = 1.
+
+    Where a learner has taken u updates, the policy has played as many environment steps, in one stream,
+    but no more than the episodes that T = `trial` steps hold at full length, the longest trial that it was
+    trained for; its memory then stays as it is. It is judged like everybody else, on fresh episodes from
+    that memory.
+    """
+    path = (problem.purpose, "lives", problem.family.name)
+    noise = derive_noise(budget.seed, *path, device=budget.device)
+    policy = policy.to(budget.device)
+    per_update = make_learner(problem.family, 1, noise, budget.learner).steps_per_update
+    moments = torch.linspace(0, budget.updates, budget.queries).round().long()
+    whole = play(policy, problem.tasks, trial, noise)
+    rows = torch.cat((whole.rows, whole.last), 1)
+    columns: dict[bool, list[torch.Tensor]] = {False: [], True: []}
+    for moment in moments.tolist():
+        memory, row = _remembered(policy, rows, whole.steps.clamp(max=int(moment * per_update)))
+        copies = budget.query_episodes
+        seen = memory.repeat_interleave(copies, 0), row.repeat_interleave(copies, 0)
+        for deterministic, column in columns.items():
+            mode = str(deterministic)
+            query = derive_noise(budget.seed, *path, "queries", moment, mode, device=budget.device)
+            episodes = play(
+                policy,
+                problem.tasks,
+                None,
+                query,
+                episodes=1,
+                environments=copies,
+                after=seen if moment else None,
+                deterministic=deterministic,
+            )
+            column.append(episodes.rewards.sum(1).view(problem.count, -1).mean(1))
+    sampled, mean = (torch.stack(columns[key]).double().cpu().numpy()[None] for key in (False, True))
+    healthy = np.zeros((1, problem.count), dtype=np.bool_)
+    return Lives(moments.numpy().astype(np.int64), sampled, mean, healthy, per_update)
+
+
+def _remembered(
+    policy: MemoryPolicy, rows: torch.Tensor, steps: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The memory (n, M) after so many `steps` (n,) of trials' rows (n, T + 1, I), and the next row."""
+    memory = policy.initial_memory(len(rows))
+    for count in sorted(set(steps.tolist())):
+        if count:
+            those = steps == count
+            _, _, memory[those] = policy(rows[those, :count], memory[those])
+    return memory, rows[torch.arange(len(rows), device=rows.device), steps].unsqueeze(1)
+
+
+def _run_chunk(
+    problem: Problem,
+    make_rule: MakeRule,
+    settings: Sequence[Setting],
+    budget: Budget,
+    on_update: Callable[[int], None] | None,
+    *,
+    told: bool,
+) -> Life:
+    replicas, batch = len(settings), len(settings) * problem.count
+    path = (problem.purpose, "lives", problem.family.name)
+    noise = derive_noise(budget.seed, *path, device=budget.device, replicas=replicas)
+    tasks = {key: value.repeat(replicas, *[1] * (value.dim() - 1)) for key, value in problem.tasks.items()}
+    learner = make_learner(problem.family, batch, noise, budget.learner, tasks=tasks, policy=problem.policy)
+
+    def after_update() -> None:
+        if on_update is not None:
+            on_update(batch)
+
+    def column(numbers: Sequence[float]) -> torch.Tensor:
+        values = torch.tensor(numbers, device=budget.device, dtype=torch.float32)
+        return values.repeat_interleave(problem.count).unsqueeze(1)
+
+    options = {key: column([s.options[key] for s in settings]) for key in settings[0].options}
+    return live(
+        learner,
+        make_rule(options).to(budget.device),
+        updates=budget.updates,
+        queries=budget.queries,
+        query_seed=derive_seed(budget.seed, *path, "queries"),
+        query_episodes=budget.query_episodes,
+        lr=column([setting.lr for setting in settings]),
+        decay=column([float(setting.decay) for setting in settings]),
+        told=torch.full((batch,), told),
+        on_update=after_update,
+    )

@@ -1,0 +1,1 @@
+"""What a rule does: its response curves."""

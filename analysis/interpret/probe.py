@@ -1,0 +1,281 @@
+"""What a rule has learned: its response to gradient and momentum, and the learning rates it amounts to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from learned_opt.algorithms.a2c import ActorCriticLearner
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.inner_loop import live
+from learned_opt.analysis.comparison.results import Array
+from learned_opt.layout import ParameterLayout
+from learned_opt.rules import Adam, UpdateRule
+from learned_opt.rules.base import RuleState, Scalar
+from learned_opt.tasks import make_family
+from learned_opt.tasks.navigation import Navigation2D
+from learned_opt.tasks.random import derive_noise, derive_seed
+
+LAYER = (128, 160)
+"""Shape of the synthetic weight whose coordinates' responses are sampled."""
+WARM_UP = 60
+"""Updates with synthetic gradients before the response is read off."""
+UNIT_EDGES = np.linspace(-3, 3, 25)
+MOMENTUM_EDGES = np.linspace(-1, 1, 21)
+
+
+@dataclass(frozen=True, eq=False)
+class Response:
+    """Mean update over lr in bins of the current gradient and the momentum, both over √v̂.
+
+    unit_edges: (U + 1,) of g / √v̂.
+    momentum_edges: (M + 1,) of m̂ / √v̂.
+    update: (U, M), NaN where no coordinate fell.
+    """
+
+    unit_edges: Array
+    momentum_edges: Array
+    update: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """How a rule moved the tensors of learners of one family over whole lives.
+
+    family: by name.
+    tensors: names, in the layout's order.
+    rates: (T, L) the learning rate at which Adam's step on the same gradients would have been as
+        long, median over learners.
+    alignment: (T, L) cosine between the update and Adam's step, mean over learners.
+    """
+
+    family: str
+    tensors: tuple[str, ...]
+    rates: Array
+    alignment: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Paths:
+    """Walks of agents in 2-D navigation before, during and after adaptation.
+
+    updates: (Q,) numbers of updates after which they walked.
+    goals: (n, 2).
+    positions: (Q, n, W, T + 1, 2) of W walks a task; a walk that arrived stays where it is.
+    """
+
+    updates: tuple[int, ...]
+    goals: Array
+    positions: Array
+
+
+def response(rule: UpdateRule, *, seed: int = 0) -> Response:
+    """Feed a weight synthetic gradients, signal μ_i plus unit noise, and bin what the rule answers.
+
+    Args:
+        rule: which.
+        seed: of the gradients.
+    """
+    layout = ParameterLayout.of({"weight": LAYER})
+    generator = torch.Generator().manual_seed(seed)
+    signal = torch.rand(1, layout.size, generator=generator) * 3 - 1.5
+    parameters = torch.randn(1, layout.size, generator=generator) / LAYER[1] ** 0.5
+    adam = Adam()
+    states = [each.init_state(layout, 1) for each in (rule, adam)]
+    total = torch.full((1, 1), float(2 * WARM_UP))
+    with torch.no_grad():
+        for _ in range(WARM_UP):
+            gradient = signal + torch.randn(1, layout.size, generator=generator)
+            update, states[0] = rule(
+                gradient, parameters, states[0], rule.nominal_lr, layout=layout, total_steps=total
+            )
+            step, states[1] = adam(gradient, parameters, states[1], 1.0, layout=layout)
+            parameters = parameters + update
+    root = (states[1]["square"] / (1 - adam.beta2**WARM_UP)).sqrt()
+    unit, momentum = (gradient / root).flatten().numpy(), -step.flatten().numpy()
+    value = (update / rule.nominal_lr).flatten().numpy()
+    edges = [UNIT_EDGES, MOMENTUM_EDGES]
+    total_update, *_ = np.histogram2d(unit, momentum, edges, weights=value)
+    count, *_ = np.histogram2d(unit, momentum, edges)
+    mean = np.full(count.shape, np.nan)
+    np.divide(total_update, count, out=mean, where=count > 0)
+    return Response(UNIT_EDGES, MOMENTUM_EDGES, mean)
+
+
+def trace(
+    rule: UpdateRule,
+    family: str,
+    *,
+    updates: int = 150,
+    learners: int = 16,
+    seed: int = 0,
+    lr: Scalar | None = None,
+    config: LearnerConfig | None = None,
+    horizon: int | None = None,
+) -> Trace:
+    """Watch a rule through whole lives on new tasks of a family; `horizon` is a gymnasium id's."""
+    learner = _learner(family, learners, seed, config, horizon)
+    watched = _Watched(rule)
+    live(learner, watched, updates=updates, queries=2, query_seed=seed, query_episodes=1, lr=lr)
+    names = tuple(spec.name for spec in learner.layout.specs)
+    rates = torch.stack(watched.rates).median(1).values.numpy().astype(np.float64)
+    alignment = torch.stack(watched.alignment).mean(1).numpy().astype(np.float64)
+    return Trace(family, names, rates, alignment)
+
+
+def navigation_paths(
+    rule: UpdateRule,
+    *,
+    moments: tuple[int, ...] = (0, 10, 100),
+    tasks: int = 3,
+    walks: int = 5,
+    seed: int = 0,
+    lr: Scalar | None = None,
+) -> Paths:
+    """Let agents learn 2-D navigation, and record walks after the given numbers of updates.
+
+    Raises:
+        ValueError: moments that do not increase from 0.
+    """
+    if list(moments) != sorted(set(moments)) or moments[0] != 0 or len(moments) < 2:
+        raise ValueError(f"moments must increase from 0, got {moments}")
+    learner = _learner("navigation2d", tasks, seed, None)
+    catcher = _Catcher(rule, moments)
+    live(
+        learner,
+        catcher,
+        updates=moments[-1] + 1,
+        queries=2,
+        query_seed=seed,
+        query_episodes=1,
+        lr=lr,
+    )
+    constants = Navigation2D().constants(learner.environments.tasks)
+    positions = [_walk(learner, parameters, walks, seed) for parameters in catcher.caught]
+    return Paths(tuple(moments), constants["goal"][:, 0].numpy(), np.stack(positions))
+
+
+def _learner(
+    family: str, count: int, seed: int, config: LearnerConfig | None, horizon: int | None = None
+) -> ActorCriticLearner:
+    noise = derive_noise(seed, "probe", family)
+    return ActorCriticLearner(make_family(family, horizon), count, noise, config or LearnerConfig())
+
+
+@torch.no_grad()
+def _walk(learner: ActorCriticLearner, parameters: Tensor, walks: int, seed: int) -> Array:
+    """Positions (n, W, T + 1, 2) of one episode each."""
+    policy, tasks = learner.policy, learner.environments.tasks
+    noise = derive_noise(derive_seed(seed, "probe", "walks"))
+    environments = policy.family.environments(tasks, walks, noise)
+    tensors = policy.layout().split(parameters)
+    actor, log_std = policy.network(tensors, "actor"), policy.log_std(tensors)
+    here = environments.observation
+    path, arrived = [here], torch.zeros(here.shape[:2], dtype=torch.bool)
+    for _ in range(policy.family.horizon):
+        draw = policy.draw(noise, environments.batch, 1, walks)[0]
+        action = policy.act(actor(environments.observation), log_std, draw)
+        step = environments.step(policy.to_environment(action))
+        here = torch.where(arrived.unsqueeze(-1), here, step.final_observation)
+        arrived = arrived | step.terminated | step.truncated
+        path.append(here)
+    return torch.stack(path, dim=2).double().numpy()
+
+
+class _Wrapper(UpdateRule):
+    """A rule that lives as the one inside it does."""
+
+    def __init__(self, inner: UpdateRule) -> None:
+        super().__init__()
+        self.inner, self.nominal_lr = inner, inner.nominal_lr
+
+    def config(self) -> dict[str, Any]:
+        return {"inner": self.inner.identity()}
+
+    def init_state(
+        self,
+        layout: ParameterLayout,
+        batch: int,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> RuleState:
+        return self.inner.init_state(layout, batch, device=device, dtype=dtype)
+
+    def update(
+        self,
+        gradient: Tensor,
+        parameters: Tensor,
+        state: RuleState,
+        lr: Scalar,
+        *,
+        layout: ParameterLayout,
+        total_steps: Tensor | None = None,
+    ) -> tuple[Tensor, RuleState]:
+        return self.inner.update(gradient, parameters, state, lr, layout=layout, total_steps=total_steps)
+
+
+class _Catcher(_Wrapper):
+    """Keeps the parameters as they are before the given updates."""
+
+    def __init__(self, inner: UpdateRule, moments: tuple[int, ...]) -> None:
+        super().__init__(inner)
+        self.moments, self.count = set(moments), 0
+        self.caught: list[Tensor] = []
+
+    def update(
+        self,
+        gradient: Tensor,
+        parameters: Tensor,
+        state: RuleState,
+        lr: Scalar,
+        *,
+        layout: ParameterLayout,
+        total_steps: Tensor | None = None,
+    ) -> tuple[Tensor, RuleState]:
+        if self.count in self.moments:
+            self.caught.append(parameters.clone())
+        self.count += 1
+        return super().update(gradient, parameters, state, lr, layout=layout, total_steps=total_steps)
+
+
+class _Watched(_Wrapper):
+    """Measures each tensor's update against the step that Adam takes on the same gradients."""
+
+    def __init__(self, inner: UpdateRule) -> None:
+        super().__init__(inner)
+        self.adam = Adam()
+        self.shadow: RuleState | None = None
+        self.rates: list[Tensor] = []
+        self.alignment: list[Tensor] = []
+
+    def update(
+        self,
+        gradient: Tensor,
+        parameters: Tensor,
+        state: RuleState,
+        lr: Scalar,
+        *,
+        layout: ParameterLayout,
+        total_steps: Tensor | None = None,
+    ) -> tuple[Tensor, RuleState]:
+        if self.shadow is None:
+            self.shadow = self.adam.init_state(layout, len(gradient))
+        step, self.shadow = self.adam(gradient, parameters, self.shadow, 1.0, layout=layout)
+        update, state = super().update(
+            gradient, parameters, state, lr, layout=layout, total_steps=total_steps
+        )
+        ours, theirs, together = (_sums(x, layout) for x in (update.square(), step.square(), update * step))
+        self.rates.append((ours / theirs.clamp_min(1e-20)).sqrt())
+        self.alignment.append(together / (ours * theirs).clamp_min(1e-30).sqrt())
+        return update, state
+
+
+def _sums(x: Tensor, layout: ParameterLayout) -> Tensor:
+    """Sum over each tensor: (B, N) to (B, L)."""
+    zeros = x.new_zeros(len(x), len(layout.specs))
+    return zeros.index_add(1, layout.segments(x.device), x)

@@ -1,0 +1,1 @@
+"""Trials of policies that adapt in context, and reference learners beside them."""

@@ -1,0 +1,1 @@
+"""Intervals, scores, shares and times to a target."""

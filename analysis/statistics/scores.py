@@ -1,0 +1,93 @@
+"""From returns to scores: normalised curves and areas, with diverged runs counted as the worst.
+
+A score is that of `learned_opt.tasks.references.normalised_score`: 0 is the random policy, 1 the reference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from learned_opt.analysis.comparison.results import Array, FamilyResults
+from learned_opt.tasks.references import LOWEST, normalised_score
+
+BEST_SEEN = "the best return of a sound run at any query, on each task"
+"""What a reference is where none is known."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Runs on n tasks judged at Q queries, of C contenders or of one; everything is finite.
+
+    curves: (C, Q, n) or (Q, n) normalised returns.
+    returns: the same shape, raw.
+    worst: the score that diverged runs got.
+    """
+
+    curves: Array
+    returns: Array
+    worst: float
+
+    @property
+    def areas(self) -> Array:
+        """(C, n) or (n,) normalised area under the curve: the mean over queries after update 0."""
+        return np.asarray(self.curves[..., 1:, :].mean(-2))
+
+    @property
+    def finals(self) -> Array:
+        """(C, n) or (n,) normalised return at the last query."""
+        return np.asarray(self.curves[..., -1, :])
+
+
+def score(returns: Array, diverged: NDArray[np.bool_], random: Array, reference: Array) -> Scores:
+    """Normalise the returns of C contenders on the same n tasks.
+
+    A run that diverged, or whose returns are not all finite, scores at every query the worst score
+    that any sound run of any contender had at any query, and at most 0; its raw returns become
+    what that score stands for.
+
+    Args:
+        returns: (C, Q, n).
+        diverged: (C, n).
+        random: (n,).
+        reference: (n,); NaN where none is known, and the best return seen on that task takes its place.
+    """
+    reference = best_seen(returns, diverged, reference)
+    reference = np.where(np.isfinite(reference), reference, random)
+    span = reference - random
+    curves = normalised_score(*map(torch.as_tensor, (returns, random, reference))).numpy()
+    broken = diverged | ~np.isfinite(returns).all(1)
+    sound = curves[np.broadcast_to(~broken[:, None], curves.shape)]
+    worst = min(0.0, float(sound.min())) if sound.size else LOWEST
+    broken = np.broadcast_to(broken[:, None], curves.shape)
+    raw = np.where(broken, random + worst * np.maximum(span, 0.0), returns)
+    return Scores(np.where(broken, worst, curves), raw, worst)
+
+
+def best_seen(returns: Array, diverged: NDArray[np.bool_], reference: Array) -> Array:
+    """References (n,), where they are NaN the best of the sound runs' returns (C, Q, n); -inf without any."""
+    broken = diverged | ~np.isfinite(returns).all(1)
+    best = np.where(broken[:, None], -np.inf, returns).max((0, 1))
+    return np.where(np.isnan(reference), best, reference)
+
+
+def family_scores(family: FamilyResults) -> dict[str, Scores]:
+    """The scores of each contender of a family, by label; the worst is taken among them all."""
+    runs = family.contenders.values()
+    together = score(
+        np.stack([run.returns for run in runs]),
+        np.stack([run.diverged for run in runs]),
+        family.random,
+        family.reference,
+    )
+    rows = zip(family.contenders, together.curves, together.returns, strict=True)
+    return {label: Scores(curves, raw, together.worst) for label, curves, raw in rows}
+
+
+def broken_runs(family: FamilyResults, label: str) -> int:
+    """How many of a contender's runs diverged or gave returns that are not finite."""
+    run = family.contenders[label]
+    return int((run.diverged | ~np.isfinite(run.returns).all(0)).sum())

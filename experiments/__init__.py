@@ -1,0 +1,1 @@
+"""Studies and makers of stored data, outside the installed package."""

@@ -1,0 +1,1 @@
+"""Makers of the reference returns that task families store."""

@@ -1,0 +1,143 @@
+"""Which runs a comparison needs, and Adam's learning rate chosen from those that are never shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from experiments.sb3.cells import Cell, Run
+from experiments.sb3.scores import sound_curves
+from experiments.sb3.settings import (
+    GRID,
+    SELECTION,
+    Contender,
+    ContenderName,
+    budget,
+    contenders,
+    has_setting,
+)
+
+
+class Grid(NamedTuple):
+    """Mean area of each learning rate, and how many selection seeds it is the mean over."""
+
+    areas: dict[float, float]
+    seeds: int
+
+    @property
+    def best(self) -> float:
+        """The learning rate with the largest area; of equals, and of all alike, the one amid the grid."""
+        rates, top = sorted(self.areas), max(self.areas.values())
+        middle = (len(rates) - 1) / 2
+        equals = [place for place, lr in enumerate(rates) if self.areas[lr] == top]
+        return rates[min(equals, key=lambda place: (abs(place - middle), place))]
+
+    @property
+    def untuned(self) -> bool:
+        """Whether all areas are alike, and so tell no learning rate from another."""
+        return len(set(self.areas.values())) == 1
+
+
+@dataclass(frozen=True)
+class Client:
+    """What contenders share: the algorithm and its setting, the environment, and the budget in steps."""
+
+    algorithm: str
+    setting: str
+    environment: str
+    steps: int
+
+    def run(self, contender: Contender, lr: float, seed: int, artifact: str = "") -> Run:
+        """A contender's run; the artifact's hash counts for the learned rule alone."""
+        return Run(
+            **vars(self),
+            optimizer=contender.optimizer,
+            lr=lr,
+            decay=contender.decay,
+            artifact=artifact if contender.optimizer == "learned" else "",
+            seed=seed,
+        )
+
+    def contenders(self) -> tuple[Contender, ...]:
+        """Who runs here."""
+        return contenders(self.algorithm, self.setting, self.environment)
+
+
+def clients(
+    algorithms: Sequence[str], settings: Sequence[str], environments: Sequence[str], steps: int | None
+) -> list[Client]:
+    """All combinations that exist; None steps takes each environment's own budget."""
+    return [
+        Client(algorithm, setting, name, budget(setting, name) if steps is None else steps)
+        for setting in settings
+        for algorithm in algorithms
+        for name in environments
+        if has_setting(algorithm, setting, name)
+    ]
+
+
+def fixed_runs(
+    chosen: Sequence[Client],
+    names: Sequence[ContenderName],
+    seeds: Sequence[int],
+    selection: Sequence[int],
+    *,
+    nominal_lr: float,
+    artifact: str,
+) -> list[Run]:
+    """Runs that depend on no other: seed by seed those that are shown, then the grids.
+
+    Args:
+        chosen: where to run.
+        names: of the contenders that take part.
+        seeds: that are shown.
+        selection: seeds of the grids.
+        nominal_lr: of the learned rule.
+        artifact: its hash.
+    """
+    shown = [
+        client.run(contender, nominal_lr if contender.lr is None else contender.lr, seed, artifact)
+        for seed in seeds
+        for client in chosen
+        for contender in client.contenders()
+        if contender.name in names and contender.name != "tuned"
+    ]
+    grids = [
+        client.run(contender, lr, seed)
+        for seed in selection
+        for client in chosen
+        for contender in client.contenders()
+        if contender.name == "tuned" and "tuned" in names
+        for lr in GRID
+    ]
+    return [*shown, *grids]
+
+
+def tuned_runs(chosen: Sequence[Client], seeds: Sequence[int], cells: Sequence[Cell]) -> list[Run]:
+    """Adam's shown runs at the learning rate of each client's grid, where the grid is complete."""
+    runs = []
+    for client in chosen:
+        for contender in client.contenders():
+            found = grid_scores(client, cells) if contender.name == "tuned" else None
+            if found is not None:
+                runs += [client.run(contender, found.best, seed) for seed in seeds]
+    return runs
+
+
+def grid_scores(client: Client, cells: Iterable[Cell]) -> Grid | None:
+    """The grid over the selection seeds that all its learning rates have.
+
+    None while a learning rate has no such run. A diverged run has the worst value of all.
+    """
+    stored: dict[float, dict[int, Cell]] = {lr: {} for lr in GRID}
+    for cell in cells:
+        run = cell.run
+        here = (run.algorithm, run.setting, run.environment, run.steps) == tuple(vars(client).values())
+        if here and run.optimizer == "adam" and not run.decay and run.lr in stored and run.seed >= SELECTION:
+            stored[run.lr][run.seed] = cell
+    common = set.intersection(*(set(runs) for runs in stored.values()))
+    if not common:
+        return None
+    curves = sound_curves({lr: [stored[lr][seed] for seed in sorted(common)] for lr in GRID})
+    return Grid({lr: float(values.mean()) for lr, values in curves.items()}, len(common))

@@ -1,0 +1,106 @@
+"""What runs against what: environments, budgets, contenders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from experiments.sb3.zoo import ZOO, Hyperparameters, OptimizerName
+
+Algorithm = Literal["ppo", "a2c"]
+SettingName = Literal["defaults", "zoo"]
+ContenderName = Literal["learned", "exchanged", "default", "adam", "tuned", "zoo"]
+
+ENVIRONMENTS = (
+    "CartPole-v1",
+    "Acrobot-v1",
+    "Pendulum-v1",
+    "LunarLander-v3",
+    "Hopper-v5",
+    "HalfCheetah-v5",
+)
+SHORT, LONG = 50_000, 100_000
+BUDGETS = dict.fromkeys(ENVIRONMENTS[:3], SHORT) | dict.fromkeys(ENVIRONMENTS[3:], LONG)
+"""Environment steps under Stable-Baselines3's own hyper-parameters; RL Zoo's always get LONG, which is what
+PPO's on CartPole and Pendulum were tuned for. The others were tuned for 2 to 10 times as many."""
+
+GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+"""Adam's learning rates, half a decade apart."""
+SELECTION = 1000
+"""Seeds from here on choose the learning rate, and are never shown."""
+SEED_STRIDE = 1000
+"""Distance of the library's seeds of two runs with several environments; no run has as many."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """An optimizer at a learning rate.
+
+    name: on the command line.
+    label: in tables and figures.
+    optimizer: "learned", "adam" (ε = 1e-5) or "rmsprop" (α = 0.99, ε = 1e-5), as the library sets them.
+    lr: None is the rule's nominal one, or the one that selection seeds choose.
+    decay: whether it falls linearly to 0.
+    """
+
+    name: ContenderName
+    label: str
+    optimizer: OptimizerName
+    lr: float | None
+    decay: bool = False
+
+
+LEARNED = Contender("learned", "learned rule", "learned", None)
+EXCHANGED = "learned rule, the others' lr"
+"""Label of the learned rule where nothing but the optimizer's class was exchanged."""
+TUNED = Contender("tuned", "Adam, best of the grid", "adam", None)
+DEFAULTS = {
+    "ppo": (
+        LEARNED,
+        Contender("exchanged", EXCHANGED, "learned", 3e-4),
+        Contender("default", "Adam 3e-4 (default)", "adam", 3e-4),
+        TUNED,
+    ),
+    "a2c": (
+        LEARNED,
+        Contender("exchanged", EXCHANGED, "learned", 7e-4),
+        Contender("default", "RMSprop 7e-4 (default)", "rmsprop", 7e-4),
+        Contender("adam", "Adam 7e-4", "adam", 7e-4),
+        TUNED,
+    ),
+}
+PUBLISHED = {"adam": "Adam, RL Zoo's lr", "rmsprop": "RMSprop, RL Zoo's lr"}
+"""Labels of RL Zoo's optimizers."""
+
+
+def has_setting(algorithm: str, setting: str, environment: str) -> bool:
+    """Whether the set of hyper-parameters is known for this algorithm and environment."""
+    return setting == "defaults" or (algorithm, environment) in ZOO
+
+
+def hyperparameters(algorithm: str, setting: str, environment: str) -> Hyperparameters:
+    """Of a setting that `has_setting` affirms."""
+    return Hyperparameters() if setting == "defaults" else ZOO[algorithm, environment].hyperparameters
+
+
+def library_seed(seed: int, environments: int) -> int:
+    """What Stable-Baselines3 is given for a run's `seed`.
+
+    It seeds environment i by seed + i, so that consecutive seeds would share all streams but one.
+    """
+    return seed * SEED_STRIDE if environments > 1 else seed
+
+
+def contenders(algorithm: str, setting: str, environment: str) -> tuple[Contender, ...]:
+    """Who runs under this setting, the learned rule first."""
+    if setting == "defaults":
+        return DEFAULTS[algorithm]
+    tuned = ZOO[algorithm, environment]
+    exchanged = Contender("exchanged", EXCHANGED, "learned", tuned.lr, tuned.decay)
+    published = Contender("zoo", PUBLISHED[tuned.optimizer], tuned.optimizer, tuned.lr, tuned.decay)
+    return LEARNED, exchanged, published
+
+
+def budget(setting: str, environment: str) -> int:
+    """Environment steps of a run, where the command names none."""
+    return LONG if setting == "zoo" else BUDGETS.get(environment, LONG)

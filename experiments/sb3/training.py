@@ -1,0 +1,162 @@
+"""One run of Stable-Baselines3, in a process of its own: the library seeds the global generators.
+
+python -m experiments.sb3.training < job.json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from experiments.sb3.cells import QUERIES, Cell, Run, cell_path, write_cells
+from experiments.sb3.settings import hyperparameters, library_seed
+from experiments.sb3.zoo import Hyperparameters
+from learned_opt import LearnedOptimizer
+from learned_opt.artifacts import load_artifact
+
+ALGORITHMS: dict[str, type[PPO] | type[A2C]] = {"ppo": PPO, "a2c": A2C}
+PACKAGES = ("stable-baselines3", "gymnasium", "torch", "numpy")
+WINDOW = 0.1
+"""A curve's point is the mean over episodes that ended within this share of the budget before it."""
+BROKEN = "Expected parameter"
+"""How torch.distributions begins its complaint about parameters that are not finite."""
+
+
+def train(run: Run, rule: str, command: str) -> Cell:
+    """Train from scratch, and measure what the episodes of training earned.
+
+    Args:
+        run: what to run.
+        rule: the learned rule's name or file; its hash must be the run's.
+        command: recorded in the cell.
+
+    Raises:
+        ValueError: no episode ended within the budget, or the rule is not the one that the run names.
+    """
+    torch.set_num_threads(1)
+    model = build(run, rule)
+    episodes = Episodes()
+    began = time.perf_counter()
+    diverged = False
+    try:
+        model.learn(run.steps, callback=episodes)
+    except ValueError as error:
+        if BROKEN not in str(error):
+            raise
+        diverged = True
+    seconds = time.perf_counter() - began
+    diverged |= not all(bool(p.isfinite().all()) for p in model.policy.parameters())
+    finite = [(moment, earned) for moment, earned in episodes.ended if np.isfinite(earned)]
+    diverged |= len(finite) < len(episodes.ended)
+    if not finite and not diverged:
+        raise ValueError(f"no episode of {run.environment} ended within {run.steps} steps: give more --steps")
+    versions = {name: version(name) for name in PACKAGES}
+    curve = learning_curve(finite, run.steps) if finite else ()
+    return Cell(run, curve, diverged, seconds, run.hyperparameters(), versions, command)
+
+
+def build(run: Run, rule: str) -> BaseAlgorithm:
+    """The algorithm with its environments and the run's optimizer.
+
+    Raises:
+        ValueError: the rule's hash is not the run's, or RMSprop where the algorithm does not offer it.
+    """
+    setting = hyperparameters(run.algorithm, run.setting, run.environment)
+    arguments: dict[str, Any] = dict(setting.arguments)
+    for name in setting.decaying:
+        arguments[name] = linear(arguments[name])
+    network = dict(arguments.pop("policy_kwargs", {}))
+    if "activation_fn" in network:
+        network["activation_fn"] = getattr(torch.nn, network["activation_fn"])
+    if run.optimizer == "learned":
+        artifact = load_artifact(rule)
+        if artifact.digest != run.artifact:
+            raise ValueError(f"rule {rule} is no longer the one whose hash begins with {run.artifact[:12]}")
+        network |= {"optimizer_class": LearnedOptimizer, "optimizer_kwargs": {"rule": artifact.rule}}
+    elif run.algorithm == "a2c":
+        arguments["use_rms_prop"] = run.optimizer == "rmsprop"
+    elif run.optimizer != "adam":
+        raise ValueError(f"{run.algorithm} has no option for {run.optimizer}")
+    return ALGORITHMS[run.algorithm](
+        "MlpPolicy",
+        environments(run, setting),
+        learning_rate=linear(run.lr) if run.decay else run.lr,
+        seed=library_seed(run.seed, setting.environments),  # it seeds the environments anew
+        device="cpu",
+        policy_kwargs=network,
+        **arguments,
+    )
+
+
+def environments(run: Run, setting: Hyperparameters) -> VecEnv:
+    """The environments, each with a Monitor that sees raw rewards."""
+    seed = library_seed(run.seed, setting.environments)
+    vector = make_vec_env(run.environment, n_envs=setting.environments, seed=seed)
+    if not setting.normalize:
+        return vector
+    return VecNormalize(vector, gamma=setting.arguments.get("gamma", 0.99))
+
+
+def linear(initial: float) -> Schedule:
+    """From `initial` at the start, where all progress remains, to 0."""
+
+    def value(remaining: float) -> float:
+        return initial * remaining
+
+    return value
+
+
+class Episodes(BaseCallback):
+    """Collects (environment steps so far, raw return) of every episode that ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended: list[tuple[int, float]] = []
+
+    def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            if "episode" in info:
+                self.ended.append((self.num_timesteps, float(info["episode"]["r"])))
+        return True
+
+
+def learning_curve(ended: list[tuple[int, float]], steps: int) -> tuple[float, ...]:
+    """Mean return of the episodes that ended in the WINDOW before each of QUERIES moments.
+
+    Where none did, the value before it stands; before the first episode's end, that episode's return.
+
+    Args:
+        ended: (environment steps, return) of each episode, in order; at least one.
+        steps: the budget; episodes that end beyond it do not count, unless there are no others.
+    """
+    moments, returns = (np.array(column) for column in zip(*ended, strict=True))
+    curve, value = [], float(returns[0])
+    for query in np.arange(1, QUERIES + 1) * (steps / QUERIES):
+        recent = returns[(moments > query - WINDOW * steps) & (moments <= query)]
+        value = float(recent.mean()) if recent.size else value
+        curve.append(value)
+    return tuple(curve)
+
+
+def main() -> None:
+    """Read a job from standard input, run it, store its cell."""
+    job = json.load(sys.stdin)
+    run, folder = Run(**job["run"]), Path(job["folder"])
+    write_cells(cell_path(folder, run), [train(run, job["rule"], job["command"])])
+
+
+if __name__ == "__main__":
+    main()

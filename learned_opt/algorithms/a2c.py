@@ -1,0 +1,197 @@
+"""The reinforcement learner: batched advantage actor-critic on B tasks."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from learned_opt.algorithms.a2c_gradients import gradients
+from learned_opt.algorithms.advantages import ReturnScale, generalised_advantages, mean, normalised
+from learned_opt.algorithms.base import GradientSample
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.on_environments import ActingLearner
+from learned_opt.policies.base import Network, Policy, Tensors
+from learned_opt.policies.mlp import ActorCritic
+from learned_opt.rollouts.collect import Rollout
+from learned_opt.tasks import Noise, TaskFamily, Tasks
+
+
+class _Losses(NamedTuple):
+    inner: Tensor
+    outer: Tensor | None
+
+
+class ActorCriticLearner(ActingLearner):
+    """B independent advantage actor-critics (Mnih et al. 2016) on B tasks of one family, side by side.
+
+    The inner loss is −E[ratio · Â] + c_v · value loss − c_e · entropy, with advantages by GAE(γ, λ)
+    normalised per learner, values in units of a running scale of returns, and the gradient clipped
+    per learner. The ratio π_θ(a|s) / π_θ(a|s).detach() has the gradient of log π and, unlike log π,
+    the curvature that second-order meta-gradients need: it is the low-variance curvature estimator
+    of Rothfuss et al. 2019 (arXiv 1810.06784), exact for one-step problems; over longer episodes it
+    leaves out cross terms between steps. The outer loss is the policy objective
+    alone, on environments that the inner loss never sees, with λ = 1.
+
+    Args:
+        family: what the tasks are drawn from.
+        batch: B.
+        noise: source of every random number: tasks, initial parameters, environments, actions.
+        config: hyper-parameters.
+        tasks: the tasks themselves, if not to be drawn from the family's training distribution.
+        policy: the networks; by default stacked perceptrons of the configured width and depth.
+
+    Raises:
+        ValueError: the policy is of another family, or has no critic.
+    """
+
+    carries_memory: ClassVar[bool] = True
+    recordable: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        family: TaskFamily,
+        batch: int,
+        noise: Noise,
+        config: LearnerConfig | None = None,
+        *,
+        tasks: Tasks | None = None,
+        policy: Policy | None = None,
+    ) -> None:
+        config = config or LearnerConfig()
+        policy = policy or ActorCritic(family, config.width, config.depth, config.activation)
+        if not policy.values:
+            raise ValueError("the actor-critic needs values: let the policy's module return (output, value)")
+        super().__init__(family, batch, noise, config, policy, tasks, staggered=True)
+        self.scale = ReturnScale.zeros(batch, noise.device, noise.dtype)
+        traces = [config.trace] * config.environments + [1.0] * config.outer_environments
+        self._traces = torch.tensor(traces, device=noise.device, dtype=noise.dtype)
+
+    def restart(self, rows: Tensor, tasks: Tasks | None = None) -> None:
+        """As of every acting learner, and forget the scale of returns."""
+        super().restart(rows, tasks)
+        self.scale.forget(rows)
+
+    def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
+        """One rollout at θ (B, N), and both gradients from it."""
+        rollout, metrics = self.experience(parameters, self.config.steps)
+        if not second_order:
+            made = gradients(self.policy, parameters.detach(), rollout, self.scale, self.config)
+            if made is not None:
+                inner, norm = self.clipped(made.inner)
+                return GradientSample(inner, made.outer, {**metrics, "gradient_norm": norm})
+            parameters = parameters.detach().requires_grad_()
+        with torch.enable_grad():
+            losses = self._losses(parameters, rollout)
+        outer = torch.zeros_like(parameters)
+        if losses.outer is not None:
+            (outer,) = torch.autograd.grad(losses.outer, parameters, retain_graph=True)
+        (inner,) = torch.autograd.grad(losses.inner, parameters, create_graph=second_order)
+        inner, norm = self.clipped(inner)
+        return GradientSample(inner, outer.detach(), {**metrics, "gradient_norm": norm})
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes as learners live, beside their parameters; for checkpoints."""
+        scale = self.scale
+        return {**super().state_dict(), "scale": [scale.mean, scale.square, scale.weight]}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        super().load_state_dict(saved)
+        self.scale.mean, self.scale.square, self.scale.weight = saved["scale"]
+
+    def _losses(self, parameters: Tensor, rollout: Rollout) -> _Losses:
+        """Inner and outer losses, summed over learners (which share no parameters)."""
+        config = self.config
+        tensors = self._layout.split(parameters)
+        log_std = None if self.policy.discrete else self.policy.log_std(tensors)
+        critic = self.policy.network(tensors, "critic")
+        columns = (slice(0, config.environments), slice(config.environments, None))
+        inner, outer = (rollout.columns(some) for some in columns)
+        output, unit_values = self._read(inner, tensors)
+        seen = unit_values.detach()
+        trace: float | Tensor = config.trace
+        if config.outer_environments:
+            outer_output, outer_values = self._read(outer, tensors)
+            shape = rollout.rewards.shape[:2]
+            seen = torch.cat((seen.view(*shape, -1), outer_values.detach().view(*shape, -1)), 2).flatten(1)
+            trace = self._traces
+        estimates = [x.view_as(rollout.rewards) for x in self._advantages(critic, rollout, seen, trace)]
+        advantages, targets = (x[:, :, columns[0]].flatten(1) for x in estimates)
+        share = inner.share()
+        self.scale.observe(targets, share)
+        center, scale = self._units()
+        divisor = self._divisor()
+
+        ratio = self._ratio(output, log_std, inner)
+        error = unit_values - (targets - center) / scale
+        inner_loss = (
+            -mean(ratio * normalised(advantages, divisor, share), share)
+            + config.value_coefficient * mean(error.square(), share)
+            - config.entropy_coefficient * self.policy.entropy(output, log_std, share)
+        )
+        if not config.outer_environments:
+            return _Losses(inner_loss.sum(), None)
+        ratio = self._ratio(outer_output, log_std, outer)
+        outer_share = outer.share()
+        outer_advantages = estimates[0][:, :, columns[1]].flatten(1)
+        outer_loss = -mean(ratio * normalised(outer_advantages, divisor, outer_share), outer_share)
+        return _Losses(inner_loss.sum(), outer_loss.sum())
+
+    def _units(self) -> tuple[Tensor, Tensor]:
+        """Center and scale of the critic's values, (B, 1) each."""
+        center, scale = self.scale.center_and_scale()
+        if self.config.value_units == "rewards":
+            return torch.zeros_like(center), torch.ones_like(scale)
+        return center, scale
+
+    def _divisor(self) -> Tensor | None:
+        """What advantages are divided by, (B, 1), or None for their own deviation."""
+        return self.scale.center_and_scale()[1] if self.config.advantage_scale == "returns" else None
+
+    def _read(self, rollout: Rollout, tensors: Tensors) -> tuple[Tensor, Tensor]:
+        """Outputs (B, T · E, A) and values (B, T · E) of the visited states."""
+        output, values = rollout.read(self.policy, tensors)
+        assert values is not None  # there is a critic
+        return output, values
+
+    def _ratio(self, output: Tensor, log_std: Tensor | None, rollout: Rollout) -> Tensor:
+        """π_θ(a|s) over itself detached, (B, T · E): equal to 1, with the derivatives of π."""
+        log_prob = self.policy.log_prob(output, log_std, rollout.actions.flatten(1, 2))
+        return (log_prob - log_prob.detach()).exp()
+
+    @torch.no_grad()
+    def _advantages(
+        self, critic: Network, rollout: Rollout, unit_values: Tensor, trace: float | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Advantages and λ-returns, (B, T · E) each, from the critic's values of the visited states.
+
+        λ is one number for all environments, or one each, (E,).
+        """
+        center, scale = (x.unsqueeze(-1) for x in self._units())
+        values = center + scale * unit_values.view_as(rollout.rewards)
+        advantages = generalised_advantages(
+            rollout.rewards,
+            values,
+            self._next_values(critic, rollout, values, center, scale),
+            rollout.terminated,
+            rollout.truncated,
+            discount=self.config.discount,
+            trace=trace,
+        )
+        return advantages.flatten(1), (advantages + values).flatten(1)
+
+    @torch.no_grad()
+    def _next_values(
+        self, critic: Network, rollout: Rollout, values: Tensor, center: Tensor, scale: Tensor
+    ) -> Tensor:
+        """V of what each step led to, (B, T, E): the next row's value, save at truncations and the end."""
+        # Looking whether anything was truncated is free on the CPU and would stall a GPU.
+        if rollout.truncated.device.type != "cpu" or bool(rollout.truncated.any()):
+            reached = critic(*rollout.reached()).view_as(values)
+            reached = center + scale * reached
+            shifted = torch.cat((values[:, 1:], reached[:, -1:]), dim=1)
+            return torch.where(rollout.truncated, reached, shifted)
+        last = center.squeeze(-1) + scale.squeeze(-1) * critic(*rollout.reached(slice(-1, None))).squeeze(-1)
+        return torch.cat((values[:, 1:], last.unsqueeze(1)), dim=1)

@@ -1,0 +1,160 @@
+"""Q-learning with replay and target parameters, batched over tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from learned_opt.algorithms.advantages import mean
+from learned_opt.algorithms.base import GradientSample
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.on_environments import ActingLearner
+from learned_opt.policies.base import EpsilonGreedy, Policy
+from learned_opt.policies.mlp import ActorCritic
+from learned_opt.rollouts.collect import Rollout
+from learned_opt.tasks import Noise, TaskFamily, Tasks
+
+Transitions = dict[str, Tensor]
+"""R transitions a learner: observation and following (B, R, *S), action, reward, terminated and
+weight (B, R): 0 where no step was taken."""
+
+
+class QLearner(ActingLearner):
+    """B deep Q-networks (Mnih et al. 2015) on B tasks, side by side.
+
+    The inner loss is the Huber loss of r + γ max_a Q⁻(s′, a) − Q(s, a) on a minibatch from replay, Q⁻
+    with target parameters that follow θ as an exponential average. The outer loss is the same on
+    transitions that were just collected at θ, in environments that feed no replay.
+
+    Args:
+        family: what the tasks are drawn from.
+        batch: B.
+        noise: source of every random number.
+        config: hyper-parameters.
+        tasks: the tasks themselves, if not to be drawn from the family's training distribution.
+        policy: whose outputs are action values; by default stacked perceptrons of the configured width
+            and depth.
+
+    Raises:
+        ValueError: the family's actions are continuous, or the policy is recurrent or of another family.
+    """
+
+    def __init__(
+        self,
+        family: TaskFamily,
+        batch: int,
+        noise: Noise,
+        config: LearnerConfig,
+        *,
+        tasks: Tasks | None = None,
+        policy: Policy | None = None,
+    ) -> None:
+        policy = policy or ActorCritic(family, config.width, config.depth, config.activation, values=False)
+        greedy = EpsilonGreedy(policy, config.exploration)
+        super().__init__(family, batch, noise, config, greedy, tasks, staggered=True)
+        device, observation = noise.device, family.observation_space.shape
+        shape = (batch, config.replay)
+        self.replay: Transitions = {
+            "observation": torch.zeros(*shape, *observation, device=device, dtype=noise.dtype),
+            "following": torch.zeros(*shape, *observation, device=device, dtype=noise.dtype),
+            "action": torch.zeros(shape, device=device, dtype=torch.long),
+            "reward": torch.zeros(shape, device=device, dtype=noise.dtype),
+            "terminated": torch.zeros(shape, device=device, dtype=torch.bool),
+            "weight": torch.zeros(shape, device=device, dtype=noise.dtype),
+        }
+        self.stored = torch.zeros(batch, 1, device=device, dtype=torch.long)
+        self.target = torch.zeros(batch, self._layout.size, device=device, dtype=noise.dtype)
+
+    def restart(self, rows: Tensor, tasks: Tasks | None = None) -> None:
+        """As of every acting learner, with an empty replay."""
+        super().restart(rows, tasks)
+        column = rows.unsqueeze(1)
+        self.stored = torch.where(column, 0, self.stored)
+        # The next target is θ, but interpolated from this one: a NaN here would stay for good.
+        self.target = torch.where(column, 0.0, self.target)
+
+    def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
+        """One rollout at θ (B, N), stored in replay, and both gradients."""
+        theta = parameters.detach()
+        rate = torch.where(self.stored > 0, self.config.target_rate, 1.0).to(theta.dtype)
+        self.target = torch.lerp(self.target, theta, rate)
+        rollout, metrics = self.unscaled_experience(theta, self.config.steps)
+        self._store(_transitions(rollout.columns(slice(0, self.config.environments))))
+        fresh = rollout.columns(slice(self.config.environments, None))
+        remembered = self._scaled(self._draw())
+        if not second_order:
+            parameters = theta.requires_grad_()
+        with torch.enable_grad():
+            inner_loss = self._loss(parameters, remembered).sum()
+            (inner,) = torch.autograd.grad(inner_loss, parameters, create_graph=second_order)
+            outer = torch.zeros_like(theta)
+            if self.config.outer_environments:
+                outer_loss = self._loss(parameters, self._scaled(_transitions(fresh))).sum()
+                (outer,) = torch.autograd.grad(outer_loss, parameters)
+        inner, norm = self.clipped(inner)
+        return GradientSample(inner, outer.detach(), {**metrics, "gradient_norm": norm})
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes as learners live, beside their parameters; for checkpoints."""
+        return {
+            **super().state_dict(),
+            "replay": self.replay,
+            "stored": self.stored,
+            "target": self.target,
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        super().load_state_dict(saved)
+        self.replay, self.stored, self.target = saved["replay"], saved["stored"], saved["target"]
+
+    def _loss(self, parameters: Tensor, seen: Transitions) -> Tensor:
+        """Huber loss (B,) of the temporal-difference errors."""
+        with torch.no_grad():
+            ahead = self.policy.actor(self._layout.split(self.target), seen["following"]).amax(-1)
+            goal = seen["reward"] + self.config.discount * torch.where(seen["terminated"], 0.0, ahead)
+        values = self.policy.actor(self._layout.split(parameters), seen["observation"])
+        chosen = values.gather(-1, seen["action"].unsqueeze(-1)).squeeze(-1)
+        losses = F.smooth_l1_loss(chosen, goal, reduction="none")
+        return mean(losses, seen["weight"] / seen["weight"].sum(1, keepdim=True).clamp_min(1.0))
+
+    def _store(self, fresh: Transitions) -> None:
+        """Into the ring; the oldest are overwritten."""
+        count = fresh["reward"].shape[1]
+        places = (self.stored + torch.arange(count, device=self.stored.device)) % self.config.replay
+        for name, old in self.replay.items():
+            index = places.view(*places.shape, *[1] * (old.dim() - 2)).expand(-1, -1, *old.shape[2:])
+            self.replay[name] = old.scatter(1, index, fresh[name])
+        self.stored = self.stored + count
+
+    def _draw(self) -> Transitions:
+        """A minibatch, uniformly with replacement."""
+        held = self.stored.clamp(max=self.config.replay)
+        places = (self.noise.uniform(self._batch, self.config.minibatch) * held).long().clamp(max=held - 1)
+        rows = torch.arange(self._batch, device=places.device).unsqueeze(1)
+        return {name: value[rows, places] for name, value in self.replay.items()}
+
+    def _scaled(self, met: Transitions) -> Transitions:
+        """Transitions normalised as the policy sees them now, which is not how it saw old ones."""
+        if self.observation_scale is not None:
+            seen = {name: self.observation_scale(met[name]) for name in ("observation", "following")}
+            met = {**met, **seen}
+        if self.reward_scale is not None:
+            met = {**met, "reward": self.reward_scale(met["reward"].unsqueeze(1)).squeeze(1)}
+        return met
+
+
+def _transitions(rollout: Rollout) -> Transitions:
+    """What was met, before any normalisation."""
+    rewards = rollout.rewards.flatten(1, 2)
+    return {
+        "observation": rollout.unscaled.flatten(1, 2),
+        "following": rollout.final_unscaled.flatten(1, 2),
+        "action": rollout.actions.flatten(1, 2),
+        "reward": rewards,
+        "terminated": rollout.terminated.flatten(1, 2),
+        "weight": torch.ones_like(rewards) if rollout.valid is None else rollout.valid.flatten(1).to(rewards),
+    }

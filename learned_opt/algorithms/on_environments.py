@@ -1,0 +1,194 @@
+"""What learners that act in environments have in common."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from learned_opt.algorithms.advantages import mean
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.layout import ParameterLayout
+from learned_opt.policies.base import Policy
+from learned_opt.rollouts.collect import Episodes, Rollout, collect, play_episodes
+from learned_opt.rollouts.normalization import ObservationScale, RewardScale, RunningMoments
+from learned_opt.tasks import Noise, TaskFamily, Tasks
+from learned_opt.tasks.promises import OF_TASKS, about_tasks, refuse, sampled_tasks
+
+
+class ActingLearner:
+    """B learners with networks of one architecture, in B × E environments of one family.
+
+    Args:
+        family: what the tasks are drawn from.
+        batch: B.
+        noise: source of every random number: tasks, initial parameters, environments, actions.
+        config: hyper-parameters.
+        policy: the networks.
+        tasks: the tasks themselves, if not to be drawn from the family's training distribution.
+        staggered: see `tasks.BatchedEnvironments`.
+
+    Raises:
+        ValueError: the policy is of another family, or has a memory that this learner cannot carry.
+    """
+
+    carries_memory: ClassVar[bool] = False
+    """Whether recurrent policies can be trained."""
+    recordable: ClassVar[bool] = False
+    """Whether all that a gradient changes is what `state_dict` holds, in other tensors than before."""
+
+    def __init__(
+        self,
+        family: TaskFamily,
+        batch: int,
+        noise: Noise,
+        config: LearnerConfig,
+        policy: Policy,
+        tasks: Tasks | None,
+        *,
+        staggered: bool,
+    ) -> None:
+        if policy.family is not family:
+            raise ValueError(
+                f"the policy was made for another family than the learner's {family.name}: give both the same"
+            )
+        if policy.recurrent and not self.carries_memory:
+            raise ValueError(
+                f"{type(self).__name__} learns from single steps and cannot train a recurrent policy: "
+                "take the actor-critic or REINFORCE, or a module without initial_memory"
+            )
+        self.family, self.noise, self._batch, self.config = family, noise, batch, config
+        self.policy, self._layout = policy, policy.layout()
+        total = config.environments + config.outer_environments
+        if tasks is None:
+            tasks = sampled_tasks(family, batch, noise)
+        refuse(family, about_tasks(OF_TASKS, tasks, batch, noise))
+        self.environments = family.environments(tasks, total, noise, staggered=staggered)
+        self.memory = policy.initial_memory(self.environments.observation)
+        self.observation_scale: ObservationScale | None = None
+        self.reward_scale: RewardScale | None = None
+        device, dtype = noise.device, noise.dtype
+        if config.normalise_observations:
+            shape = family.observation_space.shape
+            units = policy.normalisation(self.environments.observation)
+            nothing = RunningMoments.nothing(batch, shape, device, dtype)
+            self.observation_scale = ObservationScale(nothing, *units)
+            self.observation_scale.moments.observe(self.environments.observation)
+        if config.normalise_rewards:
+            running = torch.zeros(batch, total, device=device, dtype=dtype)
+            self.reward_scale = RewardScale(RunningMoments.nothing(batch, (), device, dtype), running)
+
+    @property
+    def layout(self) -> ParameterLayout:
+        """The networks' tensors, roles told."""
+        return self._layout
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return self._batch
+
+    @property
+    def steps_per_update(self) -> float:
+        """Environment steps that one inner gradient of one learner costs."""
+        return self.config.environments * self.config.steps
+
+    def initial_parameters(self) -> Tensor:
+        """Fresh parameter vectors, (B, N)."""
+        return self.policy.initial_parameters(self._batch, self.noise)
+
+    def restart(self, rows: Tensor, tasks: Tasks | None = None) -> None:
+        """Take new tasks, or draw training tasks, for the learners marked in `rows` (B, bool)."""
+        tasks = sampled_tasks(self.family, self._batch, self.noise) if tasks is None else tasks
+        self.environments.replace_tasks(rows, tasks)
+        begun = rows.unsqueeze(1).expand(-1, self.environments.environments)
+        self.memory = self.policy.forget(self.memory, begun)
+        if self.observation_scale is not None:
+            self.observation_scale.moments.forget(rows)
+            self.observation_scale.moments.observe(self.environments.observation, begun)
+        if self.reward_scale is not None:
+            self.reward_scale.forget(rows)
+
+    def experience(self, parameters: Tensor, steps: int) -> tuple[Rollout, dict[str, Tensor]]:
+        """T = `steps` steps at θ (B, N), and what people want to know of them, in the tasks' own units.
+
+        Observations come normalised by what was seen before, and rewards by what has been seen by now, if
+        the configuration says so.
+        """
+        rollout, metrics = self.unscaled_experience(parameters, steps)
+        if self.reward_scale is not None:
+            rollout = rollout._replace(rewards=self.reward_scale(rollout.rewards))
+        return rollout, metrics
+
+    def unscaled_experience(self, parameters: Tensor, steps: int) -> tuple[Rollout, dict[str, Tensor]]:
+        """The same with rewards as they are, times the configured factor."""
+        tensors = self._layout.split(parameters.detach())
+        rollout = collect(
+            self.policy,
+            tensors,
+            self.environments,
+            steps,
+            self.noise,
+            self.memory,
+            view=self.observation_scale,
+        )
+        self.memory = rollout.left(self.policy)
+        ended = rollout.terminated | rollout.truncated
+        told = {"reward": rollout.rewards, "endings": ended.to(rollout.rewards.dtype)}
+        metrics = {name: mean(entry.flatten(1), rollout.share()) for name, entry in told.items()}
+        if self.config.reward_factor != 1:
+            rollout = rollout._replace(rewards=self.config.reward_factor * rollout.rewards)
+        if self.observation_scale is not None:
+            self.observation_scale.moments.observe(
+                rollout.unscaled.flatten(1, 2), None if rollout.valid is None else rollout.valid.flatten(1)
+            )
+        if self.reward_scale is not None:
+            self.reward_scale.observe(rollout.rewards, ended, self.config.discount, rollout.valid)
+        return rollout, metrics
+
+    def judge(
+        self, parameters: Tensor, episodes: int, noise: Noise, *, deterministic: bool = False
+    ) -> Episodes:
+        """Fresh episodes at θ (B, N); see `play_episodes`."""
+        return play_episodes(
+            self.policy,
+            parameters,
+            self.environments.tasks,
+            episodes,
+            noise,
+            deterministic=deterministic,
+            view=self.observation_scale,
+        )
+
+    def clipped(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Each learner's gradient (B, N) clipped to the configured norm, and the norms before, (B,)."""
+        norm = gradient.norm(dim=1, keepdim=True)
+        shrunk = gradient * (self.config.max_gradient_norm / (norm + 1e-6)).clamp(max=1.0)
+        return shrunk, norm.detach().squeeze(1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes as learners live, beside their parameters; for checkpoints."""
+        saved: dict[str, Any] = {"environments": self.environments.state_dict()}
+        if self.memory is not None:
+            saved["memory"] = self.memory
+        if self.observation_scale is not None:
+            saved["observation_scale"] = self.observation_scale.moments.state()
+        if self.reward_scale is not None:
+            scale = self.reward_scale
+            saved["reward_scale"] = [*scale.moments.state(), scale.running]
+        return saved
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.environments.load_state_dict(saved["environments"])
+        goes_on = "state" in saved["environments"]  # where it does not, new episodes have begun
+        self.memory = saved.get("memory")
+        if not goes_on:
+            self.memory = self.policy.initial_memory(self.environments.observation)
+        if self.observation_scale is not None:
+            self.observation_scale.moments = RunningMoments(*saved["observation_scale"])
+        if self.reward_scale is not None:
+            *moments, running = saved["reward_scale"]
+            running = running if goes_on else torch.zeros_like(running)
+            self.reward_scale = RewardScale(RunningMoments(*moments), running)

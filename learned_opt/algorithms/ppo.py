@@ -1,0 +1,190 @@
+"""Proximal policy optimisation, batched over tasks."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from learned_opt.algorithms.a2c import ActorCriticLearner
+from learned_opt.algorithms.advantages import mean, normalised
+from learned_opt.algorithms.base import GradientSample
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.policies.base import Policy
+from learned_opt.rollouts.collect import Rollout
+from learned_opt.tasks import Noise, TaskFamily, Tasks
+
+KL_MARGIN = 1.5
+"""PPO's updates from a rollout end where the divergence exceeds `target_kl` by this factor."""
+
+Rows = dict[str, Tensor]
+"""R steps a learner: observation (B, R, *S), action (B, R) or (B, R, A), log_prob, advantage, target,
+value and weight (B, R); targets and values in the critic's units, weight 0 where no step was taken."""
+
+_OF_ROLLOUT = ("inner", "outer", "order", "going", "metrics")
+"""What a learner keeps of a rollout between its updates."""
+
+
+class PPOLearner(ActorCriticLearner):
+    """B independent PPO learners (Schulman et al. 2017, arXiv 1707.06347) on B tasks, side by side.
+
+    A rollout serves `epochs` × `minibatches` updates, each on a part of it that no other update of
+    the epoch sees. The inner loss is −E[min(ρ Â, clip(ρ, 1 ± ε) Â)] + c_v · value loss − c_e · entropy,
+    ρ = π_θ(a|s) / π_old(a|s), with advantages by GAE(γ, λ) from the rollout and normalised over the
+    minibatch. Values may be clipped around the rollout's, the worse of both losses counting; a learner
+    whose divergence E[(ρ − 1) − log ρ] exceeds 1.5 times `target_kl` takes no further update from the
+    rollout. The outer loss is −E[ρ Â] over all of the rollout of the outer environments, λ = 1: the
+    policy objective with importance weights, for θ has moved on since.
+
+    Where a learner begins a new life, all learners of the batch collect anew.
+    """
+
+    carries_memory: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        family: TaskFamily,
+        batch: int,
+        noise: Noise,
+        config: LearnerConfig,
+        *,
+        tasks: Tasks | None = None,
+        policy: Policy | None = None,
+    ) -> None:
+        super().__init__(family, batch, noise, config, tasks=tasks, policy=policy)
+        self.phase = 0
+        self.inner: Rows = {}
+        self.outer: Rows = {}
+        self.order = torch.empty(0)
+        self.going = torch.ones(batch, device=noise.device, dtype=torch.bool)
+        self.metrics: dict[str, Tensor] = {}
+
+    @property
+    def steps_per_update(self) -> float:
+        """Environment steps of a learner for each of its updates."""
+        return super().steps_per_update / (self.config.epochs * self.config.minibatches)
+
+    def restart(self, rows: Tensor, tasks: Tasks | None = None) -> None:
+        """As of every acting learner; the next gradient begins with a rollout."""
+        super().restart(rows, tasks)
+        self.phase = 0
+
+    def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
+        """Both gradients at θ (B, N) from the next part of the rollout, which is new after the last part."""
+        if self.phase == 0:
+            self._gather(parameters)
+        part = self._part()
+        if not second_order:
+            parameters = parameters.detach().requires_grad_()
+        with torch.enable_grad():
+            inner_loss, divergence = self._inner_loss(parameters, part)
+            (inner,) = torch.autograd.grad(inner_loss.sum(), parameters, create_graph=second_order)
+            outer = torch.zeros_like(parameters)
+            if self.config.outer_environments:
+                (outer,) = torch.autograd.grad(self._outer_loss(parameters).sum(), parameters)
+        inner, norm = self.clipped(inner)
+        metrics = {**self.metrics, "gradient_norm": norm}
+        if not self.config.target_kl:
+            return GradientSample(inner, outer.detach(), metrics)
+        self.going = self.going & (divergence <= KL_MARGIN * self.config.target_kl)
+        return GradientSample(inner, outer.detach(), metrics, active=self.going)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes as learners live, beside their parameters; for checkpoints."""
+        return {
+            **super().state_dict(),
+            "phase": self.phase,
+            "rollout": {name: getattr(self, name) for name in _OF_ROLLOUT} if self.inner else None,
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        super().load_state_dict(saved)
+        self.phase = saved["phase"]
+        for name, value in (saved["rollout"] or {}).items():
+            setattr(self, name, value)
+
+    @torch.no_grad()
+    def _gather(self, parameters: Tensor) -> None:
+        """A rollout at θ, with what its updates will want to know of it."""
+        config = self.config
+        rollout, self.metrics = self.experience(parameters, config.steps)
+        tensors = self._layout.split(parameters.detach())
+        inner = rollout.columns(slice(0, config.environments))
+        self.inner = self._rows(tensors, inner, config.trace)
+        share = inner.share()
+        targets = self.inner["target"]
+        self.scale.observe(targets, share)
+        center, scale = self._units()
+        self.inner["target"] = (targets - center) / scale
+        if config.outer_environments:
+            outer = rollout.columns(slice(config.environments, None))
+            self.outer = self._rows(tensors, outer, trace=1.0)
+            self.outer["advantage"] = normalised(self.outer["advantage"], self._divisor(), outer.share())
+        self.going = torch.ones_like(self.going)
+
+    def _rows(self, tensors: dict[str, Tensor], rollout: Rollout, trace: float) -> Rows:
+        """The rollout's steps as rows; values are in the critic's units as they were during it."""
+        critic = self.policy.network(tensors, "critic")
+        observation, action = rollout.flat_observations(), rollout.actions.flatten(1, 2)
+        value = critic(observation).squeeze(-1)
+        advantage, target = self._advantages(critic, rollout, value, trace)
+        log_std = None if self.policy.discrete else self.policy.log_std(tensors)
+        output = self.policy.actor(tensors, observation)
+        valid = rollout.valid
+        return {
+            "observation": observation,
+            "action": action,
+            "log_prob": self.policy.log_prob(output, log_std, action),
+            "advantage": advantage,
+            "target": target,
+            "value": value,
+            "weight": torch.ones_like(value) if valid is None else valid.flatten(1).to(value.dtype),
+        }
+
+    def _part(self) -> Rows:
+        """The next minibatch, of rows drawn without replacement within an epoch."""
+        config = self.config
+        rows = config.environments * config.steps
+        if self.phase % config.minibatches == 0:
+            self.order = self.noise.uniform(self._batch, rows).argsort(1)
+        size = rows // config.minibatches
+        first = (self.phase % config.minibatches) * size
+        chosen = self.order[:, first : first + size]
+        self.phase = (self.phase + 1) % (config.epochs * config.minibatches)
+        learners = torch.arange(self._batch, device=chosen.device).unsqueeze(1)
+        return {name: column[learners, chosen] for name, column in self.inner.items()}
+
+    def _inner_loss(self, parameters: Tensor, part: Rows) -> tuple[Tensor, Tensor]:
+        """The inner loss, and the divergence from the policy that collected the rollout: (B,) each."""
+        config = self.config
+        tensors = self._layout.split(parameters)
+        log_std = None if self.policy.discrete else self.policy.log_std(tensors)
+        share = part["weight"] / part["weight"].sum(1, keepdim=True).clamp_min(1.0)
+        output = self.policy.actor(tensors, part["observation"])
+        log_ratio = self.policy.log_prob(output, log_std, part["action"]) - part["log_prob"]
+        ratio = log_ratio.exp()
+        advantage = normalised(part["advantage"], self._divisor(), share)
+        clipped = ratio.clamp(1 - config.clip_range, 1 + config.clip_range)
+        gain = torch.minimum(ratio * advantage, clipped * advantage)
+        value = self.policy.critic(tensors, part["observation"])
+        error = (value - part["target"]).square()
+        if config.value_clip:
+            near = part["value"] + (value - part["value"]).clamp(-config.value_clip, config.value_clip)
+            error = torch.maximum(error, (near - part["target"]).square())
+        loss = (
+            -mean(gain, share)
+            + config.value_coefficient * mean(error, share)
+            - config.entropy_coefficient * self.policy.entropy(output, log_std, share)
+        )
+        return loss, mean((ratio - 1 - log_ratio).detach(), share)
+
+    def _outer_loss(self, parameters: Tensor) -> Tensor:
+        """−E[ρ Â] over the outer environments' rollout, (B,)."""
+        rows, tensors = self.outer, self._layout.split(parameters)
+        log_std = None if self.policy.discrete else self.policy.log_std(tensors)
+        output = self.policy.actor(tensors, rows["observation"])
+        ratio = (self.policy.log_prob(output, log_std, rows["action"]) - rows["log_prob"]).exp()
+        share = rows["weight"] / rows["weight"].sum(1, keepdim=True).clamp_min(1.0)
+        return -mean(ratio * rows["advantage"], share)

@@ -1,0 +1,216 @@
+"""REINFORCE on whole episodes, with the linear feature baseline: the learner of MAML."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from learned_opt.algorithms.advantages import generalised_advantages
+from learned_opt.algorithms.base import GradientSample
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.on_environments import ActingLearner
+from learned_opt.policies.base import Policy
+from learned_opt.policies.mlp import ActorCritic
+from learned_opt.rollouts.collect import Rollout, longest
+from learned_opt.tasks import Noise, TaskFamily, Tasks
+
+CLIP = 10.0
+"""Observations are clipped to this magnitude as features of the baseline."""
+RIDGE = 1e-5
+TIMES = 4
+"""Features of the baseline that are functions of time alone."""
+LARGEST = 1024
+"""Observations of more numbers than this are too many features for the baseline."""
+
+
+class ReinforceLearner(ActingLearner):
+    """B policies trained by the policy gradient (Williams 1992) on whole episodes of B tasks.
+
+    Both losses are −E[ratio · Â], the mean over the steps of E episodes a learner, played at θ from
+    fresh starts; the inner one has an entropy bonus and its gradient is clipped. Â are returns to go,
+    or GAE(γ, λ), over a baseline that is linear in features of state and time and fitted to each
+    learner's own episodes (Duan et al. 2016, arXiv 1604.06778). The ratio is that of
+    `ActorCriticLearner`: its second derivatives are those that MAML needs. As each θ_k was reached
+    with earlier episodes only, the same ones serve as MAML's query set at θ_k and as the support set
+    of the step to θ_{k+1}.
+
+    Args:
+        family: what the tasks are drawn from.
+        batch: B.
+        noise: source of every random number.
+        config: hyper-parameters.
+        tasks: the tasks themselves, if not to be drawn from the family's training distribution.
+        policy: the networks, whose critic is not used; by default stacked perceptrons of the configured
+            width and depth.
+
+    Raises:
+        ValueError: the policy is of another family, observations are too large for the baseline, or an
+            update is one episode so short that nothing is left to learn from.
+    """
+
+    carries_memory: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        family: TaskFamily,
+        batch: int,
+        noise: Noise,
+        config: LearnerConfig,
+        *,
+        tasks: Tasks | None = None,
+        policy: Policy | None = None,
+    ) -> None:
+        numbers = math.prod(family.observation_space.shape)
+        if config.baseline and numbers > LARGEST:
+            raise ValueError(
+                f"the linear baseline takes observations of up to {LARGEST} numbers, and those of "
+                f"{family.name} have {numbers}: set baseline to False and trace to 1"
+            )
+        policy = policy or ActorCritic(family, config.width, config.depth, config.activation, values=False)
+        super().__init__(family, batch, noise, config, policy, tasks, staggered=False)
+        self._check_something_is_left()
+
+    def _check_something_is_left(self) -> None:
+        """Refuse a single episode so short that its baseline, or its mean, is the return itself.
+
+        Raises:
+            ValueError: the policy would never learn.
+        """
+        config, horizon = self.config, self.horizon
+        if config.environments > 1:
+            return
+        if config.baseline and horizon <= TIMES:
+            raise ValueError(
+                f"one episode of {self.family.name} has at most {horizon} steps, whose returns the linear "
+                "baseline fits exactly, so that the policy would never learn: set more environments, or "
+                "baseline to False and trace to 1"
+            )
+        if config.advantage_scale == "batch" and horizon == 1:
+            raise ValueError(
+                f"one episode of {self.family.name} is one transition, whose centred advantage is 0, so that "
+                "the policy would never learn: set more environments, or advantage_scale to 'none'"
+            )
+
+    @property
+    def horizon(self) -> int:
+        """T, the longest episode."""
+        return longest(self.environments.horizon)
+
+    @property
+    def steps_per_update(self) -> float:
+        """Environment steps that one gradient of one learner costs at most."""
+        return self.config.environments * self.horizon
+
+    def gradient(
+        self, parameters: Tensor, *, second_order: bool = False, credited: bool = False
+    ) -> GradientSample:
+        """E episodes at θ (B, N), and both gradients from them.
+
+        `credited` also returns the episodes' log-probability, for θ's say in them to be accounted for
+        there. The inner loss is then −E[log π · Â], with the same gradient and no more curvature than
+        belongs to given episodes: the ratio's would count that say twice.
+        """
+        self.environments.reset()
+        self.memory = self.policy.initial_memory(self.environments.observation)
+        rollout, _ = self.experience(parameters, self.horizon)
+        ended = rollout.terminated | rollout.truncated
+        alive = (ended.long().cumsum(1) - ended.long() == 0).to(rollout.rewards.dtype)
+        advantages, scale = self._advantages(rollout, ended, alive)
+        if not second_order:
+            parameters = parameters.detach().requires_grad_()
+        with torch.enable_grad():
+            tensors = self._layout.split(parameters)
+            log_std = None if self.policy.discrete else self.policy.log_std(tensors)
+            output, _ = rollout.read(self.policy, tensors)
+            log_prob = self.policy.log_prob(output, log_std, rollout.actions.flatten(1, 2))
+            mask = alive.flatten(1)
+            share = mask / mask.sum(1, keepdim=True)
+            likelihood = log_prob if credited else (log_prob - log_prob.detach()).exp()
+            outer_loss = -(share * likelihood * advantages).sum()
+            bonus = self.config.entropy_coefficient * self.policy.entropy(output, log_std, share)
+            inner_loss = outer_loss - bonus.sum()
+            told = (mask * log_prob).sum(1)
+        (inner,) = torch.autograd.grad(inner_loss, parameters, create_graph=second_order, retain_graph=True)
+        outer = inner
+        if self.config.entropy_coefficient:
+            (outer,) = torch.autograd.grad(outer_loss, parameters, retain_graph=second_order)
+        inner, norm = self.clipped(inner)
+        returns = (rollout.rewards * alive).sum(1).mean(1) / self.config.reward_factor
+        metrics = {
+            "reward": returns,
+            "endings": torch.ones_like(returns),
+            "gradient_norm": norm,
+        }
+        if rollout.success is not None:
+            metrics["success"] = (rollout.success & (alive > 0)).any(1).to(returns.dtype).mean(1)
+        loss, unit = -self._discounted(rollout, alive), scale * alive.sum(1).mean(1)
+        return GradientSample(inner, outer.detach(), metrics, loss, unit, told if credited else None)
+
+    def _advantages(self, rollout: Rollout, ended: Tensor, alive: Tensor) -> tuple[Tensor, Tensor]:
+        """Advantages (B, T · E), 0 after an episode's end, and what they were divided by (B,)."""
+        config = self.config
+        rewards = rollout.rewards * alive
+        zeros = torch.zeros_like(rewards)
+        last = ended.clone()
+        last[:, -1] = True
+
+        def lambda_returns(values: Tensor, trace: float) -> Tensor:
+            following = torch.cat((values[:, 1:], values[:, -1:]), dim=1)
+            return generalised_advantages(
+                rewards,
+                values,
+                following,
+                last,
+                torch.zeros_like(last),
+                discount=config.discount,
+                trace=trace,
+            )
+
+        advantages = lambda_returns(zeros, 1.0)
+        if config.baseline:
+            values = fitted_baseline(rollout.observations, advantages, alive)
+            advantages = lambda_returns(values, config.trace) * alive
+        flat, mask = advantages.flatten(1), alive.flatten(1)
+        scale = torch.ones_like(flat[:, 0])
+        if config.advantage_scale == "batch":
+            share = mask / mask.sum(1, keepdim=True)
+            flat = (flat - (share * flat).sum(1, keepdim=True)) * mask
+            scale = (share * flat.square()).sum(1).sqrt() + 1e-8
+            flat = flat / scale.unsqueeze(1)
+        return flat, scale
+
+    def _discounted(self, rollout: Rollout, alive: Tensor) -> Tensor:
+        """Mean discounted return of the episodes, (B,)."""
+        steps = torch.arange(rollout.rewards.shape[1], device=alive.device, dtype=alive.dtype)
+        weights = alive * (self.config.discount**steps).view(1, -1, 1)
+        return (rollout.rewards * weights).sum(1).mean(1)
+
+
+def fitted_baseline(observations: Tensor, returns: Tensor, alive: Tensor) -> Tensor:
+    """The linear feature baseline: least squares of returns on (o, o², t, t², t³, 1), t in hundreds of steps.
+
+    Args:
+        observations: (B, T, E, *S).
+        returns: to go, (B, T, E).
+        alive: 1 where a step counts, (B, T, E).
+
+    Returns:
+        Values (B, T, E), of each learner's own fit.
+    """
+    seen = observations.flatten(3).double().clamp(-CLIP, CLIP)
+    batch, steps, episodes, _ = seen.shape
+    time = torch.arange(steps, device=seen.device, dtype=seen.dtype) / 100.0
+    powers = torch.stack((time, time**2, time**3, torch.ones_like(time)), -1)
+    powers = powers.view(1, steps, 1, TIMES).expand(batch, steps, episodes, TIMES)
+    features = torch.cat((seen, seen.square(), powers), -1).flatten(1, 2)
+    weighted = features * alive.double().flatten(1).unsqueeze(-1)
+    gram = weighted.transpose(1, 2) @ features
+    gram = gram + RIDGE * torch.eye(gram.shape[-1], device=gram.device, dtype=gram.dtype)
+    target = weighted.transpose(1, 2) @ returns.double().flatten(1).unsqueeze(-1)
+    # One learner's numbers that are not finite must not make the others' systems fail.
+    weights, _ = torch.linalg.solve_ex(gram, target)
+    values: Tensor = features @ weights
+    return values.view_as(returns).to(returns.dtype)

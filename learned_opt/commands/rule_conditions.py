@@ -1,0 +1,104 @@
+"""What the headers of artifacts tell of how they were trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.artifacts import Artifact
+from learned_opt.meta.config import MetaConfig
+from learned_opt.rl2.artifact import PolicyArtifact
+from learned_opt.rules import LearnedStart
+from learned_opt.tasks import needs_import
+
+OF_TRAINING = ("outer_environments", "longevity")
+"""Settings of the inner learner that only meta-training knows."""
+
+
+def trained_families(artifact: Artifact | PolicyArtifact) -> tuple[str, ...]:
+    """The families that a rule was meta-trained on, as its header tells."""
+    return tuple(artifact.header["provenance"].get("families", []))
+
+
+def run_of(artifact: Artifact) -> MetaConfig:
+    """The configuration that a rule was born with; the default one if its header has none."""
+    provenance = artifact.header["provenance"]
+    while isinstance(provenance.get("started_from"), dict):
+        provenance = provenance["started_from"]
+    born = _configuration(provenance)
+    if born.start:
+        raise ValueError(
+            "the rule's header names another file that it was started from, and a file named in a header is "
+            "never opened: leave --untrained out"
+        )
+    return born
+
+
+def _configuration(provenance: dict[str, Any]) -> MetaConfig:
+    settings = provenance.get("configuration", {})
+    if not isinstance(settings, dict):
+        raise ValueError("the rule's header holds no readable configuration")
+    config = MetaConfig.from_dict(settings, "the rule's header")
+    for name in filter(needs_import, config.families):
+        raise ValueError(f"the rule's header names the family {name}: files import no code, do that first")
+    return config
+
+
+def learner_of(artifacts: dict[str, Artifact]) -> LearnerConfig:
+    """The learner to compare with: the one that learned starts are for, or the standard one.
+
+    Raises:
+        ValueError: two starts are for different learners.
+    """
+    theirs = {
+        name: replace(
+            _configuration(artifact.header["provenance"]).learner, outer_environments=0, longevity=1
+        )
+        for name, artifact in artifacts.items()
+        if isinstance(artifact.rule, LearnedStart)
+    }
+    first = next(iter(theirs.values()), LearnerConfig())
+    for name, config in theirs.items():
+        if config != first:
+            raise ValueError(
+                f"{name} and {next(iter(theirs))} have starts for different learners: compare them apart"
+            )
+    return first
+
+
+def conditions_left(
+    artifacts: Mapping[str, Artifact | PolicyArtifact],
+    learner: LearnerConfig,
+    updates: int,
+    horizon: int | None = None,
+) -> tuple[str, ...]:
+    """Settings in which lives leave those that some rule was trained on, as far as headers tell.
+
+    Args:
+        artifacts: the rules; policies with a memory have no such settings, and leave none.
+        learner: whose lives are to be shown.
+        updates: their length.
+        horizon: that gymnasium ids are given.
+
+    Returns:
+        Names of fields of `LearnerConfig`, "updates" where lives are longer than any in training, and
+        "horizon" where it is another.
+    """
+    left: dict[str, None] = {}
+    for artifact in artifacts.values():
+        provenance = artifact.header["provenance"]
+        settings = provenance.get("configuration", {})
+        try:
+            theirs = LearnerConfig(**settings["learner"])
+            longest = float(provenance["lifetimes"][1])
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            continue  # nothing that could be compared with
+        names = [field.name for field in fields(LearnerConfig) if field.name not in OF_TRAINING]
+        left |= dict.fromkeys(name for name in names if getattr(theirs, name) != getattr(learner, name))
+        if updates > longest:
+            left["updates"] = None
+        if settings.get("horizon") != horizon:
+            left["horizon"] = None
+    return tuple(left)

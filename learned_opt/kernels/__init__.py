@@ -1,0 +1,1 @@
+"""Compiled code on plain arrays; it knows no reinforcement learning."""

@@ -1,0 +1,225 @@
+/* Stacked perceptrons: one network for each of several learners, all of one architecture, forward and backward.
+
+   Rows of observations are a vector's lanes; they go through all layers in blocks of BLOCK, so that what stands between
+   layers stays in the cache. The backward pass runs forward again instead of remembering, and adds up the products of a
+   layer's derivatives and inputs for CHUNK blocks at a time, lane by lane. */
+
+#ifndef LEARNED_OPT_PERCEPTRON_H
+#define LEARNED_OPT_PERCEPTRON_H
+
+#include "vectors.h"
+
+#define CHUNK 4 /* blocks whose products are added up together */
+#if defined(__AVX512F__)
+#define SUMS 16 /* that registers hold beside what is added to them */
+#else
+#define SUMS 8
+#endif
+#define TANH 0 /* of the activations; the other is relu */
+
+/* A layer of all learners, field for field the record of perceptron.py: (outputs, inputs) weights and (outputs,)
+   biases, where derivatives go, and how many floats it is from one learner's to the next's. */
+typedef struct {
+    const float *weight, *bias;
+    float *by_weight, *by_bias;
+    int64_t weight_stride, bias_stride, by_weight_stride, by_bias_stride, inputs, outputs;
+} layer;
+
+/* Networks of all learners; `center` and `scale` (a factor) normalise observations. */
+typedef struct {
+    const layer *layers;
+    const float *center, *scale;
+    int64_t depth, activation;
+} network;
+
+/* Outputs of a few units of a layer for `vectors` vectors of rows. */
+INLINE void few_units(const float *weight, const float *bias, int64_t inputs, const vector *in, vector *out,
+                      const int units, const int vectors) {
+    vector sum[SUMS][VECTORS];
+    for (int u = 0; u < units; u++)
+        for (int v = 0; v < vectors; v++) sum[u][v] = all(bias[u]);
+    for (int64_t k = 0; k < inputs; k++)
+        for (int u = 0; u < units; u++)
+            for (int v = 0; v < vectors; v++) sum[u][v] += weight[u * inputs + k] * in[k * VECTORS + v];
+    for (int u = 0; u < units; u++)
+        for (int v = 0; v < vectors; v++) out[u * VECTORS + v] = sum[u][v];
+}
+
+/* One layer; units are taken so many at a time that their sums fill the registers. */
+INLINE void one_layer(const layer *l, const float *weight, const float *bias, const vector *in, vector *out,
+                      const int vectors) {
+    const int many = SUMS / vectors;
+    int64_t unit = 0;
+    for (; unit + many <= l->outputs; unit += many)
+        few_units(weight + unit * l->inputs, bias + unit, l->inputs, in, out + unit * VECTORS, many, vectors);
+    for (; unit < l->outputs; unit++)
+        few_units(weight + unit * l->inputs, bias + unit, l->inputs, in, out + unit * VECTORS, 1, vectors);
+}
+
+INLINE void activate(vector *x, int64_t units, int64_t activation, const int vectors) {
+    for (int64_t u = 0; u < units; u++)
+        for (int v = 0; v < vectors; v++) {
+            vector *y = x + u * VECTORS + v;
+            if (activation == TANH) {
+                const vector e = exponential(clamp(2.0f * *y, 28.0f));
+                *y = 1.0f - 2.0f * reciprocal(1.0f + e);
+            } else
+                *y = choose(*y < all(0), all(0), *y); /* NaN stays */
+        }
+}
+
+/* All layers of one learner, from inputs that stand in the first place of `signals`; each layer's follow. */
+INLINE void run_layers(const network *n, int64_t learner, vector *signals, const int vectors) {
+    for (const layer *l = n->layers; l < n->layers + n->depth; l++) {
+        vector *out = signals + l->inputs * VECTORS;
+        one_layer(l, l->weight + learner * l->weight_stride, l->bias + learner * l->bias_stride, signals, out, vectors);
+        if (l + 1 < n->layers + n->depth) activate(out, l->outputs, n->activation, vectors);
+        signals = out;
+    }
+}
+
+/* Units of all layers, inputs included; those of the last one; and parameters of a learner. */
+INLINE int64_t units_of(const network *n) {
+    int64_t units = n->layers->inputs;
+    for (int64_t i = 0; i < n->depth; i++) units += n->layers[i].outputs;
+    return units;
+}
+INLINE int64_t width_of(const network *n) { return n->layers[n->depth - 1].outputs; }
+INLINE int64_t parameters_of(const network *n) {
+    int64_t parameters = 0;
+    for (const layer *l = n->layers; l < n->layers + n->depth; l++) parameters += l->outputs * (l->inputs + 1);
+    return parameters;
+}
+
+/* Rows [0, count) of (count, columns) floats as lanes: column k's are vectors k * VECTORS and on. */
+static void read_rows(const float *rows, int64_t count, int64_t columns, const float *center, const float *scale,
+                      vector *out) {
+    float *lane = (float *)out;
+    memset(out, 0, sizeof(vector) * VECTORS * columns);
+    for (int64_t row = 0; row < count; row++)
+        for (int64_t k = 0; k < columns; k++)
+            lane[k * BLOCK + row] =
+                center == NULL ? rows[row * columns + k] : (rows[row * columns + k] - center[k]) * scale[k];
+}
+
+/* Derivatives by some inputs of a layer, of those by its outputs. */
+INLINE void few_inputs(const layer *l, const float *weight, const vector *by_out, vector *by_in, const int inputs) {
+    vector sum[4][VECTORS];
+    for (int k = 0; k < inputs; k++)
+        for (int v = 0; v < VECTORS; v++) sum[k][v] = all(0);
+    for (int64_t u = 0; u < l->outputs; u++)
+        for (int k = 0; k < inputs; k++)
+            for (int v = 0; v < VECTORS; v++) sum[k][v] += weight[u * l->inputs + k] * by_out[u * VECTORS + v];
+    for (int k = 0; k < inputs; k++)
+        for (int v = 0; v < VECTORS; v++) by_in[k * VECTORS + v] = sum[k][v];
+}
+
+/* Add the products of some units' derivatives and some inputs, over blocks `pitch` vectors apart, to `into`. */
+INLINE void few_products(const vector *by_out, const vector *in, int64_t pitch, int blocks, vector *into,
+                         int64_t into_pitch, const int units, const int inputs) {
+    vector sum[4][4];
+    for (int u = 0; u < units; u++)
+        for (int k = 0; k < inputs; k++) sum[u][k] = into[u * into_pitch + k];
+    for (int b = 0; b < blocks; b++, by_out += pitch, in += pitch)
+        for (int v = 0; v < VECTORS; v++)
+            for (int u = 0; u < units; u++)
+                for (int k = 0; k < inputs; k++) sum[u][k] += by_out[u * VECTORS + v] * in[k * VECTORS + v];
+    for (int u = 0; u < units; u++)
+        for (int k = 0; k < inputs; k++) into[u * into_pitch + k] = sum[u][k];
+}
+
+INLINE void products_of_units(const vector *by_out, const vector *in, int64_t pitch, int blocks, vector *into,
+                              int64_t inputs, const int units) {
+    int64_t k = 0;
+    for (; k + 4 <= inputs; k += 4)
+        few_products(by_out, in + k * VECTORS, pitch, blocks, into + k, inputs, units, 4);
+    for (; k < inputs; k++) few_products(by_out, in + k * VECTORS, pitch, blocks, into + k, inputs, units, 1);
+}
+
+/* Derivatives of a block by the outputs of all layers, in their places of `slopes`, which mirror those of `signals`. */
+static void return_block(const network *n, int64_t learner, const vector *signals, vector *slopes, int64_t units) {
+    const vector *out = signals + units * VECTORS;
+    vector *by_out = slopes + units * VECTORS;
+    for (const layer *l = n->layers + n->depth - 1; l >= n->layers; l--) {
+        out -= l->outputs * VECTORS, by_out -= l->outputs * VECTORS;
+        if (l == n->layers) break;
+        const float *weight = l->weight + learner * l->weight_stride;
+        const vector *in = out - l->inputs * VECTORS;
+        vector *by_in = by_out - l->inputs * VECTORS;
+        int64_t k = 0;
+        for (; k + 4 <= l->inputs; k += 4) few_inputs(l, weight + k, by_out, by_in + k * VECTORS, 4);
+        for (; k < l->inputs; k++) few_inputs(l, weight + k, by_out, by_in + k * VECTORS, 1);
+        for (int64_t i = 0; i < l->inputs * VECTORS; i++)
+            by_in[i] =
+                n->activation == TANH ? by_in[i] * (1.0f - in[i] * in[i]) : choose(in[i] > all(0), by_in[i], all(0));
+    }
+}
+
+/* Add what follows from `blocks` blocks to the sums over rows of each layer's weights, then of its biases. */
+static void add_products(const network *n, const vector *signals, const vector *slopes, int64_t units, int blocks,
+                         vector *sums) {
+    const int64_t pitch = units * VECTORS;
+    for (const layer *l = n->layers; l < n->layers + n->depth; l++) {
+        const vector *in = signals, *by_out = slopes += l->inputs * VECTORS;
+        signals += l->inputs * VECTORS;
+        int64_t u = 0;
+        for (; u + 4 <= l->outputs; u += 4)
+            products_of_units(by_out + u * VECTORS, in, pitch, blocks, sums + u * l->inputs, l->inputs, 4);
+        for (; u < l->outputs; u++)
+            products_of_units(by_out + u * VECTORS, in, pitch, blocks, sums + u * l->inputs, l->inputs, 1);
+        sums += l->outputs * l->inputs;
+        for (u = 0; u < l->outputs; u++, sums++)
+            for (int b = 0; b < blocks; b++)
+                for (int v = 0; v < VECTORS; v++) *sums += by_out[b * pitch + u * VECTORS + v];
+    }
+}
+
+/* Outputs (rows, width) of one learner's observations (rows, inputs); `signals` has room for its units, times VECTORS. */
+INLINE void forward_rows(const network *n, int64_t learner, const float *observations, int64_t rows, float *outputs,
+                         vector *signals) {
+    const int64_t inputs = n->layers->inputs, width = width_of(n);
+    const float *last = (const float *)(signals + (units_of(n) - width) * VECTORS);
+    for (int64_t row = 0; row < rows; row += BLOCK) {
+        const int64_t count = rows - row < BLOCK ? rows - row : BLOCK;
+        read_rows(observations + row * inputs, count, inputs, n->center, n->scale, signals);
+        if (count > (VECTORS - 1) * LANES)
+            run_layers(n, learner, signals, VECTORS);
+        else
+            for (int v = 0; v * LANES < count; v++) run_layers(n, learner, signals + v, 1);
+        for (int64_t r = 0; r < count; r++)
+            for (int64_t o = 0; o < width; o++) outputs[(row + r) * width + o] = last[o * BLOCK + r];
+    }
+}
+
+/* Vectors that return_rows needs room for. */
+INLINE int64_t room_to_return(const network *n) { return parameters_of(n) + 2 * CHUNK * units_of(n) * VECTORS; }
+
+/* Of a block's rows [row, row + count): derivatives by outputs, in the order of the outputs, both VECTORS a unit. */
+typedef void slopes_of(void *told, int64_t row, int64_t count, const vector *outputs, vector *by_outputs);
+
+/* Derivatives by one learner's weights and biases, where the layers say, of those by outputs that `slopes` tells. */
+INLINE void return_rows(const network *n, int64_t learner, const float *observations, int64_t rows, slopes_of *tell,
+                        void *told, vector *room) {
+    const int64_t inputs = n->layers->inputs, units = units_of(n), last = (units - width_of(n)) * VECTORS;
+    vector *sums = room, *signals = sums + parameters_of(n), *slopes = signals + CHUNK * units * VECTORS;
+    memset(sums, 0, sizeof(vector) * parameters_of(n));
+    for (int64_t row = 0; row < rows;) {
+        int blocks = 0;
+        for (; row < rows && blocks < CHUNK; row += BLOCK, blocks++) {
+            const int64_t count = rows - row < BLOCK ? rows - row : BLOCK;
+            vector *in = signals + blocks * units * VECTORS, *by = slopes + blocks * units * VECTORS;
+            read_rows(observations + row * inputs, count, inputs, n->center, n->scale, in);
+            run_layers(n, learner, in, VECTORS);
+            tell(told, row, count, in + last, by + last);
+            return_block(n, learner, in, by, units);
+        }
+        add_products(n, signals, slopes, units, blocks, sums);
+    }
+    const vector *sum = sums;
+    for (const layer *l = n->layers; l < n->layers + n->depth; l++) {
+        float *by_weight = l->by_weight + learner * l->by_weight_stride, *by_bias = l->by_bias + learner * l->by_bias_stride;
+        for (int64_t i = 0; i < l->outputs * l->inputs; i++) by_weight[i] = total(*sum++);
+        for (int64_t i = 0; i < l->outputs; i++) by_bias[i] = total(*sum++);
+    }
+}
+#endif

@@ -1,0 +1,161 @@
+"""A program: a list of elementary operations on slots, which rollout.c runs without torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from learned_opt.kernels.addresses import address_of_array
+from learned_opt.tasks import Noise, Tasks
+
+LARGEST = 4096
+"""Operations, or numbers of a task, that a program has at most; it is meant for small ones."""
+PROGRAM_FIELDS = 14
+"""Numbers of the record of a program, as rollout.c declares it."""
+CODES = (
+    *("add", "sub", "mul", "div", "min", "max", "lt", "le", "eq", "where", "table"),
+    *("sqrt", "abs", "floor", "ceil", "round", "trunc", "sin", "cos", "tan", "asin", "acos", "atan"),
+    *("sinh", "cosh", "tanh", "exp", "expm1", "log", "log1p", "pow", "atan2", "fmod"),
+)
+"""Elementary operations, in the order of rollout.c's; truth is 1 and 0."""
+
+
+class UntraceableError(Exception):
+    """A function does what is no list of elementary operations; the message says what."""
+
+
+class Draw(NamedTuple):
+    """Random numbers that a step asks for: normal or else uniform ones, of a shape for each environment."""
+
+    normal: bool
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Operations on slots, which hold the state, the action, random numbers, constants, literals and results.
+
+    step: operations of a transition and of the observation after it, (n, 6) int32: code, slot of the result,
+        slots of up to three operands; a table's are the slot of its index, then first column, step and size.
+    glance: operations of the observation of a state, (m, 6) int32.
+    literals: (L,) float32.
+    columns: of `packed`, those that the slots of constants hold, (C,) int32.
+    results: slots of the next state, the reward, whether the episode ended and the observation, all of
+        `step`; and of the observation, of `glance`; int32.
+    states, actions, observations: how many numbers those are.
+    draws: random numbers of each step.
+    slots: how many there are.
+    shapes: of entries of a task that `packed` holds one after another, without the axis of tasks.
+    fixed: entries that are no task's own, and must be what they were.
+
+    Raises:
+        ValueError: an operation, a column or a result lies outside of what it names.
+    """
+
+    step: np.ndarray
+    glance: np.ndarray
+    literals: np.ndarray
+    columns: np.ndarray
+    results: np.ndarray
+    states: int
+    actions: int
+    observations: int
+    draws: tuple[Draw, ...]
+    slots: int
+    shapes: dict[str, tuple[int, ...]]
+    fixed: Tasks
+
+    def __post_init__(self) -> None:
+        known = self.states + self.actions + self.numbers + len(self.columns) + len(self.literals)
+        results = self.states + 2 + 2 * self.observations
+        _check_within("results", self.results, self.slots)
+        _check_within("columns", self.columns, self.width)
+        if known > self.slots or len(self.results) != results:
+            raise ValueError(
+                f"a program of {known} inputs and {results} results has {self.slots} slots "
+                f"and names {len(self.results)} results"
+            )
+        for name, operations in (("step", self.step), ("glance", self.glance)):
+            codes, slots = operations[:, 0], operations[:, 1:3]
+            tables = codes == CODES.index("table")
+            _check_within(f"codes of {name}", codes, len(CODES))
+            _check_within(f"slots of {name}", slots, self.slots)
+            _check_within(f"operands of {name}", operations[~tables, 3:5], self.slots)
+            first, apart, size = operations[tables, 3:].T.astype(np.int64)
+            _check_within(f"sizes of tables of {name}", size - 1, LARGEST)
+            _check_within(f"tables of {name}", np.stack((first, first + apart * (size - 1))), self.width)
+
+    @cached_property
+    def width(self) -> int:
+        """Columns of `packed`; one if nothing is read."""
+        return max(1, sum(map(math.prod, self.shapes.values())))
+
+    def packed(self, constants: Tasks, batch: int) -> Tensor:
+        """What the program reads of B = `batch` tasks, (B, columns).
+
+        Raises:
+            UntraceableError: what was the same for all tasks when the program was made has changed.
+        """
+        for key, value in self.fixed.items():
+            if not torch.equal(constants[key], value):
+                raise UntraceableError(
+                    f"their constant {key} changes with the tasks, but has no axis of them"
+                )
+        for key, shape in self.shapes.items():
+            if constants[key].shape != (batch, *shape):
+                raise UntraceableError(f"their constant {key} changes its shape with the tasks")
+        if not self.shapes:
+            return torch.zeros(batch, 1, dtype=torch.float32, device="cpu")
+        rows = [
+            constants[key].flatten(1) if shape else constants[key].unsqueeze(1)
+            for key, shape in self.shapes.items()
+        ]
+        return torch.cat([row.to(torch.float32) for row in rows], 1)
+
+    @cached_property
+    def numbers(self) -> int:
+        """Random numbers of an environment's step."""
+        return sum(math.prod(shape) for _, shape in self.draws)
+
+    def drawn(self, noise: Noise, batch: int, steps: int, environments: int) -> Tensor | None:
+        """Random numbers of T steps, (B, T, E, ·), if there are any."""
+        columns = []
+        for normal, shape in self.draws:
+            draw = noise.normal if normal else noise.uniform
+            columns.append(draw(batch, steps, environments, math.prod(shape)))
+        if len(columns) < 2:
+            return columns[0] if columns else None
+        return torch.cat(columns, -1)
+
+    @property
+    def address(self) -> int:
+        """Of what rollout.c calls a program, valid for as long as this one is there."""
+        return self._record[0]
+
+    @cached_property
+    def _record(self) -> tuple[int, np.ndarray]:
+        """64-bit integers, addresses among them, and where they are."""
+        found = (
+            *(address_of_array("operations", x, (len(x), 6), np.int32) for x in (self.step, self.glance)),
+            address_of_array("literals", self.literals, (len(self.literals),), np.float32),
+            address_of_array("columns", self.columns, (len(self.columns),), np.int32),
+            address_of_array("results", self.results, (len(self.results),), np.int32),
+        )
+        lengths = (len(self.step), len(self.glance), len(self.literals), len(self.columns))
+        sizes = (self.states, self.actions, self.observations, self.numbers)
+        record = np.array([*found, *lengths, *sizes, self.slots], np.int64)
+        return address_of_array("program", record, (PROGRAM_FIELDS,), np.int64), record
+
+
+def _check_within(name: str, places: np.ndarray, count: int) -> None:
+    """Refuse places that are not among the first `count`."""
+    if places.size and not (places.min() >= 0 and places.max() < count):
+        raise ValueError(
+            f"{name} of a program must be in 0 to {count - 1}, got {places.min()} to {places.max()}"
+        )

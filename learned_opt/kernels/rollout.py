@@ -1,0 +1,166 @@
+"""What rollout.c does, by its own terms: a program, networks, random numbers and where everything stands."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from learned_opt.kernels import native
+from learned_opt.kernels.addresses import address, address_of_array
+from learned_opt.kernels.mlp import Perceptron, threads_for
+from learned_opt.kernels.program import CODES, PROGRAM_FIELDS, Program
+
+_STEM = Path(__file__).with_name("_rollout")
+_JOURNEY_FIELDS = 26
+
+
+class Journey(NamedTuple):
+    """T steps of B × E environments, as `Rollout` has them; observations are flat, (B, T, E, O)."""
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    final_observations: Tensor
+
+
+class Actor(NamedTuple):
+    """Networks, or none where random numbers choose actions; and how outputs become actions.
+
+    choices: A. deviation: of Gaussian actions, (B, A); None of discrete ones.
+    moments: mean and deviation (B, O) by which observations are normalised; None leaves that to the network.
+    """
+
+    network: Perceptron | None
+    choices: int
+    deviation: Tensor | None
+    moments: tuple[Tensor, Tensor] | None = None
+
+
+def run(
+    program: Program,
+    packed: Tensor,
+    actor: Actor,
+    draws: Tensor,
+    numbers: Tensor | None,
+    starts: Sequence[Tensor],
+    limit: Tensor,
+    standing: tuple[Tensor, Tensor, Tensor],
+) -> Journey:
+    """Run rollout.c; state (B, E, S), elapsed (B, E) and observation (B, E, O) are changed in place.
+
+    Args:
+        program: of the environments.
+        packed: what it reads of B tasks, (B, columns).
+        actor: what chooses actions.
+        draws: random numbers of actions, (B, T, E, A).
+        numbers: random numbers of the program, (B, T, E, ·), if it asks for any.
+        starts: start states of T steps, (B, E, S) each, equally far apart.
+        limit: steps after which episodes are truncated, one for all or (B, 1).
+        standing: state, elapsed steps and observation.
+
+    Raises:
+        ValueError: something has another shape or type.
+        MemoryError: there is no room for what a thread works on.
+    """
+    if draws.dim() != 4:
+        raise ValueError(f"draws must have four axes, got shape {tuple(draws.shape)}")
+    batch, steps, copies, choices = draws.shape
+    state, elapsed, seen = standing
+    sees = seen.shape[2:]
+    discrete, shape = actor.deviation is None, (batch, steps, copies)
+    _check_sizes(program, actor, batch, choices)
+    actions = draws.new_empty(shape, dtype=torch.int64) if discrete else draws.new_empty(*shape, choices)
+    observations, finals = draws.new_empty(2, *shape, program.observations).unbind(0)
+    rewards = draws.new_empty(shape)
+    terminated, truncated = draws.new_empty(2, *shape, dtype=torch.bool).unbind(0)
+    if len(starts) != steps or (numbers is None) != (program.numbers == 0):
+        raise ValueError(f"{steps} steps need as many start states, and random numbers if the program does")
+    if math.prod(sees) != program.observations:
+        raise ValueError(f"observations must be {program.observations} numbers, got shape {tuple(sees)}")
+    stands = (batch, copies, program.states)
+    begins = [address("start states", start, stands, apart=True) for start in starts]
+    pointers, apart = np.array(begins, np.int64), starts[0].stride(0) if starts else 0
+    if any(start.stride(0) != apart for start in starts):
+        raise ValueError("start states of all steps must be equally far apart from learner to learner")
+    network = (0, 0) if actor.network is None else (actor.network.address, actor.network.work)
+    mean, spread = actor.moments or (None, None)
+    told = (batch, program.observations)
+    fields = (
+        *(network[0], batch, copies, steps, discrete, choices),
+        address("constants", packed, (batch, program.width)),
+        program.width,
+        _address_if("deviation", actor.deviation, (batch, choices)),
+        address("draws", draws, (*shape, choices)),
+        _address_if("random numbers", numbers, (*shape, program.numbers)),
+        *(address_of_array("start states", pointers, (steps,), np.int64), apart),
+        address("limit", limit, limit.shape if limit.numel() == 1 else (batch, 1)),
+        limit.numel() > 1,
+        *(_address_if("mean", mean, told), _address_if("spread", spread, told)),
+        *(address("state", state, stands), address("elapsed", elapsed, (batch, copies))),
+        address("observation", seen, (batch, copies, *sees)),
+        address("actions", actions, shape if discrete else (*shape, choices), actions.dtype),
+        address("rewards", rewards, shape),
+        *(address("ends", ends, shape, torch.bool) for ends in (terminated, truncated)),
+        *(address("observations", x, (*shape, program.observations)) for x in (observations, finals)),
+    )
+    record = np.array(fields, np.int64)
+    threads = threads_for(steps * copies * network[1])
+    found = library()
+    assert found is not None
+    if found.learned_opt_rollout(
+        program.address, address_of_array("record", record, (_JOURNEY_FIELDS,), np.int64), threads
+    ):
+        raise MemoryError("no memory for a rollout")
+    return Journey(observations, actions, rewards, terminated, truncated, finals)
+
+
+def _check_sizes(program: Program, actor: Actor, batch: int, choices: int) -> None:
+    """C runs networks on what the program sees, and puts actions where the program takes them.
+
+    Raises:
+        ValueError: they do not fit one another.
+    """
+    takes = 1 if actor.deviation is None else choices
+    if choices != actor.choices or takes != program.actions:
+        raise ValueError(
+            f"the program takes {program.actions} numbers of an action, and the actor makes {takes} "
+            f"of {actor.choices} outputs and {choices} random numbers"
+        )
+    sizes = (batch, program.observations, choices)
+    if actor.network is not None and actor.network.sizes != sizes:
+        raise ValueError(
+            f"networks must be of (learners, inputs, outputs) {sizes}, got {actor.network.sizes}"
+        )
+
+
+def _address_if(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> int:
+    return 0 if tensor is None else address(name, tensor, shape)
+
+
+@lru_cache
+def library() -> ctypes.CDLL | None:
+    """The compiled rollout.c for this processor, or None if there is none."""
+    return native.best_of(load, _STEM)
+
+
+def load(instructions: str) -> ctypes.CDLL | None:
+    """The rollout.c compiled for an instruction set, or None if it is not there or not this version's."""
+    pointer = ctypes.c_void_p
+    return native.load(
+        _STEM.with_name(f"{_STEM.name}_{instructions}"),
+        Path(__file__).with_name("rollout.c"),
+        {"learned_opt_rollout": [pointer, pointer, ctypes.c_int32]},
+        learned_opt_program_bytes=8 * PROGRAM_FIELDS,
+        learned_opt_journey_bytes=8 * _JOURNEY_FIELDS,
+        learned_opt_codes=len(CODES),
+    )

@@ -1,0 +1,226 @@
+"""Evolution strategies: meta-gradients from the returns of perturbed rules; nothing is differentiated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.distributed import ALONE, Ranks
+from learned_opt.meta.estimators.base import LearnerGroup, View, Window
+from learned_opt.meta.estimators.unroll import Phi
+from learned_opt.policies.base import Policies
+from learned_opt.rules import LearnedStart
+from learned_opt.rules.base import UpdateRule
+from learned_opt.rules.lstm import CoordinatewiseLSTM
+from learned_opt.tasks import Noise
+
+RAREST = 1e-4
+"""Least number of endings a step that a return is computed with; no family has so long a horizon."""
+FINAL = 2.0
+"""Weight of a life's last window."""
+
+
+class Perturbations:
+    """Antithetic perturbations of φ for P pairs of learners, each pair at its own point of its own life.
+
+    A pair runs φ + σ ε and φ − σ ε side by side with the same tasks and random numbers. After each
+    window of a life, with losses L⁺ and L⁻ over that window, the estimate is
+
+        (L⁺ − L⁻) / (2 σ²) · σ ξ,
+
+    where ξ is ε itself if one perturbation lasts a whole life (ES-Single, Vicol 2023; noise-reuse
+    ES, Li et al. 2023), or the sum of all ε of this life so far if each window draws a new one
+    (persistent ES, Vicol et al. 2021). Both add up over a life to an unbiased estimate of the
+    gradient of its whole loss, smoothed by σ, though no window looks beyond its end. For example,
+    with two windows and persistent ES, the second window's loss is credited to ε_1 + ε_2, for the
+    first perturbation still shows in the state that the second window starts from.
+
+    Args:
+        scales: of the parameters that are perturbed, by name: multiples of σ, 0 for what stays.
+        pairs: P.
+        sigma: σ.
+        persistent: draw anew for each window.
+        noise: source of the perturbations, with P as its batch.
+    """
+
+    def __init__(
+        self,
+        scales: Mapping[str, Tensor],
+        pairs: int,
+        sigma: float,
+        *,
+        persistent: bool,
+        noise: Noise,
+    ) -> None:
+        self.pairs, self.sigma, self.persistent = pairs, sigma, persistent
+        self._noise = noise
+        self._scales = dict(scales)
+        self.current = self._draw()
+        self.carried = {name: value.clone() for name, value in self.current.items()}
+
+    def renew(self, ended: Tensor) -> None:
+        """New perturbations for the pairs marked in `ended` (P, bool), whose lives are over."""
+        for name, drawn in self._draw().items():
+            rows = ended.view(-1, *([1] * (drawn.dim() - 1)))
+            self.current[name] = torch.where(rows, drawn, self.current[name])
+            self.carried[name] = torch.where(rows, drawn, self.carried[name])
+
+    def next_window(self, alive: Tensor) -> None:
+        """Before the next window of the pairs marked in `alive` (P, bool), whose lives go on."""
+        if not self.persistent:
+            return
+        for name, drawn in self._draw().items():
+            rows = alive.view(-1, *([1] * (drawn.dim() - 1)))
+            self.current[name] = torch.where(rows, drawn, self.current[name])
+            self.carried[name] = torch.where(rows, self.carried[name] + drawn, self.carried[name])
+
+    def candidates(self, center: Mapping[str, Tensor]) -> Phi:
+        """One φ for each of 2P learners, (2P, ...) by name: first all φ + σ ε, then all φ − σ ε."""
+        phi = {}
+        for name, value in center.items():
+            step = self.sigma * self.current[name] if name in self.current else torch.zeros_like(value)
+            step = step.expand(self.pairs, *value.shape)
+            phi[name] = torch.cat((value + step, value - step)).contiguous()
+        return phi
+
+    def gradient(self, score: Tensor) -> Phi:
+        """Mean over pairs of score · ξ: the meta-gradient, if scores are (L⁺ − L⁻) / (2σ), (P,)."""
+        return {
+            name: torch.einsum("p,p...->...", score, value) / self.pairs
+            for name, value in self.carried.items()
+        }
+
+    def _draw(self) -> Phi:
+        return {
+            name: scale * self._noise.normal(self.pairs, *scale.shape) for name, scale in self._scales.items()
+        }
+
+    def state_dict(self) -> dict[str, Phi]:
+        """What changes, for checkpoints."""
+        return {"current": self.current, "carried": self.carried}
+
+    def load_state_dict(self, saved: Mapping[str, Phi]) -> None:
+        """The inverse of `state_dict`."""
+        self.current, self.carried = dict(saved["current"]), dict(saved["carried"])
+
+
+def sign_scores(difference: Tensor) -> Tensor:
+    """The sign of each pair's difference in loss L⁺ − L⁻ (P,): neither scales nor outliers matter."""
+    return difference.sign()
+
+
+def rank_scores(difference: Tensor) -> Tensor:
+    """Signed ranks of the pairs' differences in loss (P,), within [-1, 1]: clear wins count most.
+
+    Equal differences share the mean of their ranks, as in Wilcoxon 1945: in which order pairs stand says
+    nothing of them.
+    """
+    size = difference.abs()
+    below, up_to = (compare(size, size.unsqueeze(1)).sum(1) for compare in (torch.lt, torch.le))
+    ranks = (below + up_to + 1).to(difference.dtype) / 2
+    return difference.sign() * ranks / len(difference)
+
+
+SCORES = {"sign": sign_scores, "rank": rank_scores}
+
+
+def perturbed(rule: UpdateRule, which: str) -> Phi:
+    """How far each of the rule's parameters is perturbed, in multiples of σ, by name.
+
+    A matrix whose columns are many inputs is perturbed by as much less as its weights are smaller at
+    birth, one over the root of their number.
+
+    Args:
+        rule: whose.
+        which: "all"; "head"; or "skip", the head's weights on the features.
+
+    Raises:
+        ValueError: the rule has no such parameters.
+    """
+    if isinstance(rule, LearnedStart):
+        if which == "all":
+            raise ValueError("perturbed: all would perturb the learned start: choose head or skip")
+        return {f"rule.{name}": scale for name, scale in perturbed(rule.rule, which).items()}
+    scales = {name: torch.ones_like(value.detach()) for name, value in rule.named_parameters()}
+    if which != "all" and "head" not in scales:
+        raise ValueError(f"perturbed: {which} needs a rule with a head: lstm or classic")
+    if which == "all":
+        return {name: s if name == "head" else s * s.shape[-1] ** -0.5 for name, s in scales.items()}
+    head = scales["head"]
+    if which == "skip":
+        if not isinstance(rule, CoordinatewiseLSTM) or not rule.skip:
+            raise ValueError("perturbed: skip needs an lstm rule with a skip connection")
+        head[:, : rule.hidden] = 0.0
+    return {"head": head}
+
+
+class EvolutionGroup(LearnerGroup):
+    """Pairs of learners under perturbed rules, judged by their returns in each window of their lives.
+
+    A window's return is the reward of all its rollouts over the number of episodes that ended there:
+    many more episodes than one could query anew, and none of them extra. A life's last window counts
+    `FINAL` times, for how a life ends matters beyond its own window.
+    """
+
+    replicas = 2
+
+    def __init__(
+        self,
+        family: str,
+        config: MetaConfig,
+        rule: UpdateRule,
+        *,
+        seed: int,
+        view: View,
+        policies: Policies | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        super().__init__(family, config, rule, seed=seed, view=view, policies=policies, ranks=ranks)
+        self.perturbations = Perturbations(
+            perturbed(rule, config.perturbed),
+            self.rows,
+            config.sigma,
+            persistent=config.estimator == "pes",
+            noise=Noise(self.noise.generator, share=ranks.share),
+        )
+
+    def advance(self, rule: UpdateRule) -> Window:
+        """K updates of every candidate, the estimate from their returns, new lives where old ones ended."""
+        config = self.config
+        phi = {name: value.detach() for name, value in rule.named_parameters()}
+        metrics, healthy = self.live(rule, self.perturbations.candidates(phi))
+        returns = metrics["reward"] / metrics["endings"].clamp_min(RAREST)
+        returns = returns.where(healthy, -math.inf)
+        plus, minus = returns[: self.rows], returns[self.rows :]
+        difference = torch.where(plus == minus, 0.0, minus - plus)  # of losses; both may be -inf
+        scores = self.ranks.own(SCORES[config.scoring](self.ranks.gather(difference)))
+        ends = (self.age + config.unroll >= self.lifetime).squeeze(1)[: self.rows]
+        gradient = self.perturbations.gradient(scores * torch.where(ends, FINAL, 1.0))
+        both = healthy[: self.rows] & healthy[self.rows :]
+        ended = self.end_window(rule, both.repeat(2))[: self.rows]
+        self.perturbations.renew(ended)
+        self.perturbations.next_window(~ended)
+        share = {name: value / self.ranks.share.count for name, value in gradient.items()}
+        window = self.window(share, metrics, both.repeat(2))
+        norm = torch.stack([value.norm() for value in window.meta_gradient.values()]).norm()
+        window.metrics["meta_gradient_norm"] = float(norm)
+        return window
+
+    def _learner_config(self) -> LearnerConfig:
+        return replace(self.config.learner, outer_environments=0)
+
+    def state_dict(self) -> dict[str, object]:
+        """As of every group, with the perturbations."""
+        return {**super().state_dict(), "perturbations": self.perturbations.state_dict()}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.perturbations.load_state_dict(saved["perturbations"])
+        super().load_state_dict(saved)

@@ -1,0 +1,1 @@
+"""Networks of B learners side by side, and the distributions of actions that they parametrise."""

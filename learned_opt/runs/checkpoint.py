@@ -1,0 +1,172 @@
+"""Checkpoints: everything a run needs to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from learned_opt.files import write_atomically
+
+CHECKPOINT = "checkpoint.pt"
+"""The one name of runs before checkpoints were numbered; without a checksum, and the last to be tried."""
+KEPT = 3
+"""So many are kept, so that a damaged one costs the steps since the one before it."""
+MAGIC = b"learned_opt checkpoint 1\n"
+"""Then SHA-256 of the rest, and the rest, as torch.save writes it."""
+_NAME = re.compile(r"checkpoint-(\d{7,})\.ckpt")
+_DIGEST = hashlib.sha256().digest_size
+
+log = logging.getLogger(__name__)
+
+
+def checkpoint_name(step: int) -> str:
+    """The file of a meta-step."""
+    return f"checkpoint-{step:07d}.ckpt"
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The folder's checkpoints, the latest first."""
+    found = [path for path in folder.glob("checkpoint*") if step_of(path) is not None and path.is_file()]
+    return sorted(found, key=lambda path: step_of(path) or 0, reverse=True)
+
+
+def step_of(path: Path) -> int | None:
+    """The meta-step in a checkpoint's name, -1 for `CHECKPOINT`, None if it is no checkpoint's name."""
+    if path.name == CHECKPOINT:
+        return -1
+    match = _NAME.fullmatch(path.name)
+    return None if match is None else int(match[1])
+
+
+def save_checkpoint(folder: Path, content: dict[str, Any]) -> Path:
+    """Write tensors and plain data under the name of their "step", and drop all but the last `KEPT` up to it.
+
+    Raises:
+        OSError: it could not be written; those before it are untouched.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    payload = buffer.getvalue()
+    path = folder / checkpoint_name(content["step"])
+    write_atomically(path, MAGIC + hashlib.sha256(payload).digest() + payload)
+    # Those of later steps were damaged, or this run would have gone on from them: they count for nothing.
+    earlier = [other for other in checkpoints(folder) if (step_of(other) or 0) <= content["step"]]
+    for old in earlier[KEPT:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load_checkpoint(folder: Path, device: str) -> dict[str, Any]:
+    """The latest intact checkpoint; each damaged one is named in a warning. Pickled code is refused.
+
+    Raises:
+        ValueError: there is no checkpoint, or all are damaged.
+    """
+    found = checkpoints(folder)
+    if not found:
+        raise ValueError(f"{folder} holds no checkpoint to resume from")
+    for index, path in enumerate(found):
+        try:
+            content = read_checkpoint(path, device)
+        except ValueError as error:
+            if index + 1 == len(found):
+                damaged = f"all {len(found)} checkpoints in {folder} are damaged" if index else str(error)
+                raise ValueError(f"{damaged}: start a new run in another --out") from error
+            log.warning("%s; going on from %s", error, found[index + 1].name)
+            continue
+        return content
+    raise AssertionError("unreachable")
+
+
+def read_checkpoint(path: Path, device: str) -> dict[str, Any]:
+    """One checkpoint.
+
+    Raises:
+        ValueError: it is damaged, or not a checkpoint.
+    """
+    try:
+        data = path.read_bytes()
+        if path.name != CHECKPOINT:
+            if not data.startswith(MAGIC):
+                raise ValueError("no checkpoint")
+            digest, data = data[len(MAGIC) :][:_DIGEST], data[len(MAGIC) + _DIGEST :]
+            if hashlib.sha256(data).digest() != digest:
+                raise ValueError("another checksum")
+        _check_sizes(data)
+        content = torch.load(io.BytesIO(data), weights_only=True, map_location=device)
+    except Exception as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__})") from error
+    if not isinstance(content, dict) or type(content.get("step")) is not int or content["step"] < 0:
+        raise ValueError(f"{path} is damaged: it is no checkpoint of meta-training")
+    return content
+
+
+def check_fits(fresh: Any, saved: Any, where: str) -> None:
+    """See that saved state has the form of a fresh run's: the same names, lengths, shapes and types.
+
+    What is None in either is let pass: it is measured on the way.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if fresh is None or saved is None:
+        return
+    if isinstance(fresh, Tensor):
+        fits = isinstance(saved, Tensor) and saved.shape == fresh.shape and saved.dtype == fresh.dtype
+    elif isinstance(fresh, dict):
+        fits = isinstance(saved, dict) and saved.keys() == fresh.keys()
+    elif isinstance(fresh, (list, tuple)):
+        fits = isinstance(saved, (list, tuple)) and len(saved) == len(fresh)
+    else:
+        fits = isinstance(saved, (int, float)) if isinstance(fresh, (int, float)) else True
+    if not fits:
+        raise ValueError(f"its {where} is another run's")
+    parts = fresh.items() if isinstance(fresh, dict) else enumerate(fresh) if isinstance(fresh, list) else ()
+    for key, value in parts:
+        check_fits(value, saved[key], f"{where} {key}")
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Load an optimizer's state.
+
+    Raises:
+        ValueError: it is of other parameters.
+    """
+    optimizer.load_state_dict(saved)
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+                raise ValueError(f"the optimizer's {name} is of another parameter")
+
+
+@contextmanager
+def fitting(folder: Path) -> Iterator[None]:
+    """Turn whatever loading foreign state raises into one sentence.
+
+    Raises:
+        ValueError: the sentence.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"the checkpoint in {folder} does not fit this run ({reason})") from error
+
+
+def _check_sizes(data: bytes) -> None:
+    """Refuse an archive whose directory promises more than its bytes: torch would allocate it."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        entries = archive.infolist()
+    stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+    if not stored or sum(entry.file_size for entry in entries) > len(data):
+        raise ValueError("sizes beyond the file's")

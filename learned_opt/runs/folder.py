@@ -1,0 +1,166 @@
+"""A run's folder: who may write there, what it was begun with, and where to go on from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from learned_opt.files import write_atomically
+from learned_opt.runs.leftovers import clear_leftovers, is_leftover
+from learned_opt.runs.lock import LOCK, exclusive
+from learned_opt.runs.checkpoint import checkpoints, fitting, load_checkpoint, save_checkpoint
+from learned_opt.runs.config_file import mapping
+
+CONFIG = "config.yaml"
+"""Written first: a folder that holds it holds a run."""
+FREE = ("meta_steps", "checkpoint_every", "checkpoint_minutes", "divergence_limit")
+"""Settings that a resumed run may have changed; the others decide what was learned so far."""
+STAGE, BORN = "stage-", "birth-"
+"""Folders of a recipe's stages and births: stage-1, stage-2, ..., birth-1, birth-2, ..."""
+_PART = re.compile(rf"({STAGE}|{BORN})\d+")
+
+Settings = dict[str, Any]
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        path: the folder; made when the run begins.
+        settings: of the run, as config.yaml shall hold them.
+        complete: settings of an earlier version with the defaults of fields it did not know.
+    """
+
+    def __init__(self, path: Path, settings: Settings, complete: Callable[[Settings], Settings]) -> None:
+        self.path, self._settings, self._complete = path, settings, complete
+        self._known: list[Path] = []
+
+    def earlier(self, device: str, *, resume: bool) -> dict[str, Any] | None:
+        """What to go on from: the latest intact checkpoint, or None at a run's very beginning.
+
+        Raises:
+            FileExistsError: the folder already holds something, and `resume` was not asked for.
+            ValueError: there is nothing to resume, nothing intact, or it had other settings.
+        """
+        if not resume:
+            refuse_occupied(self.path)
+            return None
+        if not holds_run(self.path):
+            raise ValueError(f"{self.path} holds no run to resume: leave --resume out to begin one there")
+        self._known = checkpoints(self.path)
+        saved = load_checkpoint(self.path, device) if self._known else None
+        theirs = mapping(self.path / CONFIG) if saved is None else saved.get("config")
+        if not isinstance(theirs, dict):
+            raise ValueError(f"{self._known[0]} is damaged: it names no settings")
+        with fitting(self.path):
+            theirs = self._complete(theirs)
+        changed = [key for key, value in self._settings.items() if key not in FREE and value != theirs[key]]
+        if "start" in changed and saved is not None and saved.get("start") is not None:
+            changed.remove("start")  # the trainer compares the file itself: its path may have moved
+        if changed:
+            raise ValueError(
+                f"{self.path} was trained with other settings for {', '.join(changed)}; "
+                "resume with the same ones, or start a new run in another --out"
+            )
+        return saved
+
+    def begin(self, *, resume: bool) -> None:
+        """Make the folder, if need be, and write config.yaml.
+
+        Raises:
+            FileExistsError: another run is at work there, or has come before this one.
+            OSError: it cannot be written.
+        """
+        with self.claimed():
+            if not resume:
+                refuse_occupied(self.path)
+            text = yaml.safe_dump(self._settings, sort_keys=False)
+            write_atomically(self.path / CONFIG, text.encode())
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other runs out, and clear away what a killed one had half written.
+
+        Raises:
+            FileExistsError: another run is at work there, or was since this one read its checkpoint.
+            OSError: the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"cannot make {self.path} ({error.strerror}): choose another --out") from error
+        with exclusive(self.path):
+            if checkpoints(self.path) != self._known:
+                raise FileExistsError(f"another run has been at work in {self.path} meanwhile: resume it")
+            clear_leftovers(self.path)
+            yield
+
+    def save(self, content: dict[str, Any]) -> Path:
+        """Write a checkpoint of `content`, which holds "step".
+
+        Raises:
+            OSError: it could not be written; those before it are untouched.
+        """
+        path = save_checkpoint(self.path, {"config": self._settings, **content})
+        self._known = checkpoints(self.path)
+        return path
+
+
+def refuse_occupied(folder: Path) -> None:
+    """A new run needs a folder of its own.
+
+    Raises:
+        FileExistsError: the path already holds something.
+    """
+    if is_occupied(folder):
+        raise FileExistsError(
+            f"{folder} already holds a run; choose another --out, or add --resume to continue it"
+        )
+
+
+def refuse_foreign(folder: Path) -> None:
+    """A run that shall begin where there is none to be resumed needs a folder of its own as well.
+
+    Raises:
+        FileExistsError: the path already holds something.
+    """
+    if is_occupied(folder):
+        raise FileExistsError(f"{folder} holds other files, and no run to resume: choose another --out")
+
+
+def begun(folder: Path) -> bool:
+    """Whether a run, or a stage or a birth of a recipe, was begun there."""
+    return holds_run(folder) or any(begun(part) for part in _parts(folder))
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run was begun there."""
+    return (folder / CONFIG).is_file() or bool(checkpoints(folder))
+
+
+def is_occupied(folder: Path) -> bool:
+    """Whether the path holds anything but what a run that was killed at once leaves.
+
+    That is a lock, half a file, and folders of stages and births that hold no more than that.
+
+    Raises:
+        OSError: it is no folder, or cannot be read.
+    """
+    if not folder.exists():
+        return False
+    parts = _parts(folder)
+    rest = [path for path in folder.iterdir() if path not in parts]
+    return any(path.name != LOCK and not is_leftover(path.name) for path in rest) or any(
+        map(is_occupied, parts)
+    )
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The folders of a recipe's stages or births."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return [path for path in found if _PART.fullmatch(path.name) and path.is_dir()]
