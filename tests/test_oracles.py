@@ -34,11 +34,11 @@ FROZEN = Path(__file__).with_name("oracles")
 @contextmanager
 def compiled_code(wanted):
     """Within, C runs where it applies, or torch everywhere."""
-    from learned_opt.learner import closed_form, journey, perceptron
-    from learned_opt.rules import fused
+    from learned_opt.algorithms import a2c_gradients
+    from learned_opt.kernels import lstm_step, mlp, rollout
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (fused, perceptron, closed_form, journey):
+        for module in (lstm_step, mlp, a2c_gradients, rollout):
             assert module.library is not None
             if not wanted:
                 patch.setattr(module, "library", lambda: None)
@@ -46,10 +46,10 @@ def compiled_code(wanted):
 
 
 def has_compiled_code():
-    from learned_opt.learner import closed_form, journey, perceptron
-    from learned_opt.rules import fused
+    from learned_opt.algorithms import a2c_gradients
+    from learned_opt.kernels import lstm_step, mlp, rollout
 
-    return all(module.library() is not None for module in (fused, perceptron, closed_form, journey))
+    return all(module.library() is not None for module in (lstm_step, mlp, a2c_gradients, rollout))
 
 
 SHIPPED = ("default", "evolved")
@@ -129,12 +129,12 @@ WINDOWS = (
 
 def windows(case, count):
     """Of some windows of a group of learners: meta-gradients by name, and the learners' parameters (B, N)."""
-    from learned_opt.meta.algorithms import ALGORITHMS
-    from learned_opt.meta.birth import new_rule
     from learned_opt.meta.config import MetaConfig
-    from learned_opt.meta.group import View
+    from learned_opt.meta.estimators.base import View
+    from learned_opt.meta.initial_rule import new_rule
+    from learned_opt.meta.presets import ALGORITHMS
     from learned_opt.meta.trainer import GROUPS
-    from learned_opt.seeding import derive_seed
+    from learned_opt.tasks.random import derive_seed
 
     lives = {"learners": 4, "groups_per_family": 1, "unroll": 3, "shortest_life": 6, "longest_life": 12}
     rule = {"hidden": 4, "nominal_lr": 0.01, "birth_noise": 0.3}
@@ -219,10 +219,11 @@ def rule_called(name):
 
 def life(case, rule):
     """Returns (Q, B), those of mean actions, who diverged (B,), and the last parameters (B, N)."""
-    from learned_opt.learner import LearnerConfig, make_learner
-    from learned_opt.learner.life import live
-    from learned_opt.seeding import derive_noise
-    from tasks import make_family
+    from learned_opt.algorithms.config import LearnerConfig
+    from learned_opt.algorithms.factory import make_learner
+    from learned_opt.algorithms.inner_loop import live
+    from learned_opt.tasks import make_family
+    from learned_opt.tasks.random import derive_noise
 
     family, settings = LIVES[case]
     sizes = {"width": 8, "environments": 4, "steps": 16}
@@ -235,7 +236,7 @@ def life(case, rule):
 def quadratic_life(rule, curvature, optimum, start, tensors, updates):
     """Losses (updates, B) in quadratic bowls, and the last parameters (B, N)."""
     from learned_opt import ParameterLayout
-    from learned_opt.learner.quadratic import QuadraticLearner
+    from learned_opt.algorithms.quadratic import QuadraticLearner
 
     made, layout = rule_called(rule), ParameterLayout.of(tensors)
     learner = QuadraticLearner(curvature, optimum, start, layout)
@@ -257,20 +258,20 @@ FAMILIES = (
 
 def registered_families():
     """All that need no simulator."""
-    from tasks import FAMILIES as REGISTERED
+    from learned_opt.tasks import FAMILIES as REGISTERED
 
     return {name for name, kind in REGISTERED.items() if kind.__module__ != "tasks.mujoco"}
 
 
 def noise_of(seed):
-    from tasks import Noise
+    from learned_opt.tasks import Noise
 
     return Noise(torch.Generator().manual_seed(seed))
 
 
 def tasks_of(family, seed, shifted):
     """Four tasks, and what is known of their reference returns, (4,) or None."""
-    from tasks import make_family
+    from learned_opt.tasks import make_family
 
     made, noise = make_family(family), noise_of(seed)
     tasks = made.sample_tasks(4, noise, shifted=shifted)
@@ -278,7 +279,7 @@ def tasks_of(family, seed, shifted):
 
 
 def action_space_of(family):
-    from tasks import make_family
+    from learned_opt.tasks import make_family
 
     return make_family(family).action_space
 
@@ -286,7 +287,7 @@ def action_space_of(family):
 def transitions(family, seed, shifted, actions):
     """The first observation, then of each step of 4 × 16 environments, whose actions are given: observation,
     reward, terminated, truncated, final observation."""
-    from tasks import make_family
+    from learned_opt.tasks import make_family
 
     made, noise = make_family(family), noise_of(seed)
     tasks = made.sample_tasks(4, noise, shifted=shifted)
@@ -299,8 +300,9 @@ def transitions(family, seed, shifted, actions):
 
 def policy_gradients(family):
     """Inner and outer gradients (B, N) of an actor-critic's third update, and the rewards of all three."""
-    from learned_opt.learner import LearnerConfig, make_learner
-    from tasks import make_family
+    from learned_opt.algorithms.config import LearnerConfig
+    from learned_opt.algorithms.factory import make_learner
+    from learned_opt.tasks import make_family
 
     config = LearnerConfig(width=6, environments=4, outer_environments=2, steps=10)
     learner = make_learner(make_family(family), 2, noise_of(7), config)
@@ -311,11 +313,11 @@ def policy_gradients(family):
 
 def comparison():
     """A small comparison, by words: returns, anchors, scores of grids, chosen rates, areas and who wins."""
-    from analysis import CompareConfig, Contender, compare
-    from analysis.scores import family_scores
-    from analysis.statistics import paired_improvement, probability_of_improvement
     from learned_opt import load_rule
-    from learned_opt.learner import LearnerConfig
+    from learned_opt.algorithms.config import LearnerConfig
+    from learned_opt.analysis import CompareConfig, Contender, compare
+    from learned_opt.analysis.statistics.intervals import paired_improvement, probability_of_improvement
+    from learned_opt.analysis.statistics.scores import family_scores
 
     config = CompareConfig(
         families=("cartpole", "navigation2d"),
@@ -355,24 +357,24 @@ def comparison():
 
 def statistics_of(strata, others, curves):
     """Aggregates of given scores (n,) of families, of two contenders, and of curves (n, Q), by words."""
-    from analysis import statistics
+    from learned_opt.analysis.statistics import intervals
 
     def source():
         return np.random.default_rng(1)
 
     pairs = list(zip(strata, others, strict=True))
-    yield "interquartile mean", statistics.interquartile_mean(np.concatenate(strata))
-    yield "its interval", statistics.bootstrap_interval(strata, generator=source())
-    yield "of curves", statistics.bootstrap_interval(curves, generator=source())
+    yield "interquartile mean", intervals.interquartile_mean(np.concatenate(strata))
+    yield "its interval", intervals.bootstrap_interval(strata, generator=source())
+    yield "of curves", intervals.bootstrap_interval(curves, generator=source())
     thresholds = np.linspace(-1, 1, 5)
-    yield "profile", statistics.performance_profile(strata, thresholds, generator=source())
-    yield "probability of improvement", statistics.probability_of_improvement(pairs, generator=source())
-    yield "paired improvement", statistics.paired_improvement(pairs, generator=source())
+    yield "profile", intervals.performance_profile(strata, thresholds, generator=source())
+    yield "probability of improvement", intervals.probability_of_improvement(pairs, generator=source())
+    yield "paired improvement", intervals.paired_improvement(pairs, generator=source())
 
 
 def normalised_areas(returns, diverged, random, reference):
     """Of returns (C, Q, n), (C, n)."""
-    from analysis.scores import score
+    from learned_opt.analysis.statistics.scores import score
 
     return score(returns, diverged, random, reference).areas
 
@@ -389,8 +391,8 @@ def meta_trained(folder):
     import yaml
 
     from learned_opt.artifacts import load_artifact
-    from learned_opt.meta.checkpoint import load_checkpoint
-    from learned_opt.meta.metrics import read_rows
+    from learned_opt.runs.checkpoint import load_checkpoint
+    from learned_opt.runs.metrics import read_rows
 
     recipe = {
         "families": ["pendulum", "navigation2d"],
@@ -428,9 +430,9 @@ def memory_trained(folder):
     """Parameters by name after three iterations of RL² from the command line, and scores of validations."""
     import yaml
 
-    from learned_opt.memory import load_policy
-    from learned_opt.meta.checkpoint import load_checkpoint
-    from learned_opt.meta.metrics import read_rows
+    from learned_opt.rl2.artifact import load_policy
+    from learned_opt.runs.checkpoint import load_checkpoint
+    from learned_opt.runs.metrics import read_rows
 
     settings = {
         "family": "tabular_mdp",
