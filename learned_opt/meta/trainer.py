@@ -384,6 +384,7 @@ class MetaTrainer:
                 check_fits(group.state_dict(), state, group.family)
                 group.load_state_dict(state)
 
+
 def contained(window: Window, learners: int) -> Window:
     """The window; if its meta-gradient is not finite, one that moves nothing, its learners all diverged."""
     if all(bool(value.isfinite().all()) for value in window.meta_gradient.values()):
