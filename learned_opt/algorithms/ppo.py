@@ -27,7 +27,7 @@ _OF_ROLLOUT = ("inner", "outer", "order", "going", "metrics")
 
 
 def clipped_gain(ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
-    """min(ρ Â, clip(ρ, 1 ± ε) Â), equation 7 of Schulman et al. 2017, of ratios and advantages of one shape."""
+    """min(ρ Â, clip(ρ, 1 ± ε) Â), equation 7 of Schulman et al. 2017; ρ and Â are of one shape."""
     return torch.minimum(ratio * advantage, ratio.clamp(1 - clip_range, 1 + clip_range) * advantage)
 
 

@@ -84,7 +84,7 @@ class Compare:
     rule: tuple[str, ...] = ("default",)
     """Rules: shipped names or files."""
     policy: tuple[Path, ...] = ()
-    """In-context policies, files that meta-train --algorithm rl2 or context wrote; of the one family shown."""
+    """In-context policies, as meta-train --algorithm rl2 or context wrote them; of the one family shown."""
     tasks: tuple[str, ...] = ("cartpole", "gridworld", "lqr", "navigation2d", "pendulum", "acrobot")
     """Task families to compare on: shipped ones, gymnasium ids, or module:attribute for your own."""
     env: tuple[str, ...] = ()
