@@ -20,8 +20,8 @@ from learned_opt.meta.trainer import ARTIFACT, MetaTrainer, Outcome
 from learned_opt.meta.validation import Validator
 from learned_opt.meta.verdict import improvements
 from learned_opt.progress import MetaProgress, WorkBar
-from learned_opt.runs.config_file import mapping
 from learned_opt.runs.folder import BORN, CONFIG, STAGE, holds_run, is_occupied, refuse_occupied
+from learned_opt.runs.yaml_file import mapping
 from learned_opt.tasks import FAMILIES
 from learned_opt.tasks.metaworld import is_benchmark
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C
 from learned_opt.cli import main
 from learned_opt.commands import meta_train
 from learned_opt.meta.config import MetaConfig
@@ -41,9 +41,10 @@ TINY = MetaConfig(
     validation_tasks=2,
     validation_updates=4,
     checkpoint_every=2,
-    learner=LearnerConfig(width=4, environments=2, outer_environments=2, steps=6),
+    learner=A2C(hidden_size=4, num_envs=2, num_steps=6),
+    outer_num_envs=2,
 )
-EVOLVED = replace(TINY, estimator="pes", scoring="rank", learner=replace(TINY.learner, outer_environments=0))
+EVOLVED = replace(TINY, estimator="pes", scoring="rank", outer_num_envs=None)
 STARTED = replace(TINY, families=("navigation2d",), initialisation="learned")
 RUNS = {
     "tbptt": replace(TINY, exploration=True),

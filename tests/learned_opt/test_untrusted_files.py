@@ -22,7 +22,7 @@ import torch
 import yaml
 
 from learned_opt import ArtifactError, ClassicLSTM, CoordinatewiseLSTM, LearnedStart, MetaSGD, save_rule
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C
 from learned_opt.analysis.comparison.cache import CellStore
 from learned_opt.analysis.comparison.results import (
     Adaptation,
@@ -59,7 +59,8 @@ TINY = MetaConfig(
     validate_every=1,
     validation_tasks=2,
     validation_updates=2,
-    learner=LearnerConfig(width=2, environments=2, outer_environments=1, steps=3),
+    learner=A2C(hidden_size=2, num_envs=2, num_steps=3),
+    outer_num_envs=1,
 )
 ODD = [
     None, True, 0, -1, 1, 0.5, -0.0, 1e308, 1e-320, 2**31, 2**63, 2**64, 10**30, 10**400, "", "x", "x" * 5000,
