@@ -17,13 +17,13 @@ from learned_opt.algorithms import A2C
 from learned_opt.cli import main
 from learned_opt.commands import meta_train
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.distributed import Ranks, claim_device
 from learned_opt.meta.estimators.base import View
 from learned_opt.meta.estimators.es import EvolutionGroup
 from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.trainer import MetaTrainer, new_rule
 from learned_opt.rules.counter_rng import initial_dice
 from learned_opt.runs.checkpoint import checkpoints, load_checkpoint
+from learned_opt.runs.distributed import Ranks, claim_device
 from learned_opt.tasks import Noise, Share
 from learned_opt.tasks.random import derive_noise
 
@@ -58,7 +58,7 @@ from pathlib import Path
 import torch
 from learned_opt.runs.checkpoint import checkpoints, load_checkpoint
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.distributed import joined
+from learned_opt.runs.distributed import joined
 from learned_opt.meta.trainer import MetaTrainer
 
 runs, out, half = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), Path(sys.argv[3])
@@ -103,10 +103,10 @@ def runs(tmp_path_factory):
         MetaTrainer(config, folder / "one" / name).run()
     for name in ("tbptt", "pes"):
         trainer = MetaTrainer(RUNS[name], folder / "half" / name)
-        trainer._assess(None, None)
-        trainer._advance()
-        trainer._advance()
-        trainer._assess(None, None)
+        trainer.assess()
+        trainer.take_step()
+        trainer.take_step()
+        trainer.assess()
         trainer._save()
     (folder / "runs.json").write_text(json.dumps({name: config.to_dict() for name, config in RUNS.items()}))
     (folder / "two_ranks.py").write_text(TWO_RANKS)
