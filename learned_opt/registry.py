@@ -59,8 +59,8 @@ def find(base: type[T], name: str, *, importing: bool = True) -> type[T]:
         return shipped[name]
     if ":" not in name:
         raise ValueError(
-            f"unknown kind {name!r:.100}; choose from {', '.join(sorted(shipped))}, or name module:Class for one "
-            "of your own"
+            f"unknown kind {name!r:.100}; choose from {', '.join(sorted(shipped))}, or name module:Class for "
+            "one of your own"
         )
     if not importing and name.partition(":")[0] not in sys.modules:
         raise ValueError(f"the file names the class {name:.100}: files import no code, do that first")

@@ -4,8 +4,7 @@ The numbers are computed in a process of its own, `python tests/test_oracles.py 
 set and threads are pinned: they are meant to be the same to the last bit on other processors, too.
 """
 
-from __future__ from dataclasses import replace
-import annotations
+from __future__ import annotations
 
 import hashlib
 import json
@@ -19,6 +18,7 @@ import time
 import traceback
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -421,9 +421,9 @@ def meta_trained(folder):
         "validation_updates": 4,
         "average": 0.5,
         "seed": 5,
-        "learner": {"width": 4, "environments": 4, "outer_environments": 2, "steps": 8},
+        "learner": {"hidden_size": 4, "num_envs": 4, "num_steps": 8},
         "stages": [
-            {"estimator": "tbptt", "learners": 3, "meta_lr": 0.01},
+            {"estimator": "tbptt", "learners": 3, "meta_lr": 0.01, "outer_num_envs": 2},
             {"estimator": "es", "learners": 4, "meta_lr": 0.02, "sigma": 0.1, "scoring": "rank"},
         ],
     }

@@ -32,19 +32,32 @@ class LossSettings(Protocol):
     """What the losses depend on, as `A2C` has it."""
 
     @property
-    def num_envs(self) -> int: ...
+    def num_envs(self) -> int:
+        """Environments of the inner loss."""
+
     @property
-    def gamma(self) -> float: ...
+    def gamma(self) -> float:
+        """γ."""
+
     @property
-    def gae_lambda(self) -> float: ...
+    def gae_lambda(self) -> float:
+        """λ of the inner loss."""
+
     @property
-    def vf_coef(self) -> float: ...
+    def vf_coef(self) -> float:
+        """Weight of the value loss."""
+
     @property
-    def ent_coef(self) -> float: ...
+    def ent_coef(self) -> float:
+        """Weight of the entropy bonus."""
+
     @property
-    def value_scale(self) -> Literal["returns", "rewards"]: ...
+    def value_scale(self) -> Literal["returns", "rewards"]:
+        """The critic's units."""
+
     @property
-    def normalize_advantage(self) -> Literal["returns", "batch"]: ...
+    def normalize_advantage(self) -> Literal["returns", "batch"]:
+        """What advantages are divided by."""
 
 
 class Gradients(NamedTuple):

@@ -57,14 +57,13 @@ def written(data: Mapping[str, Any]) -> bytes:
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Table:
     """`base` with `changes`, table by table; a table of another `kind` takes the whole place of the old."""
+    if changes.get("kind", base.get("kind")) != base.get("kind"):
+        return dict(changes)
     made = dict(base)
     for name, value in changes.items():
         old = made.get(name)
-        alike = isinstance(old, Mapping) and isinstance(value, Mapping)
-        if alike and value.get("kind", old.get("kind")) == old.get("kind"):
-            made[name] = merged(old, value)
-        else:
-            made[name] = value
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        made[name] = merged(old, value) if both else value  # type: ignore[arg-type]
     return made
 
 
@@ -99,7 +98,9 @@ def structured(kind: type[T], data: object, source: str, *, importing: bool = Tr
     except ForbiddenExtraKeysError as error:
         known = ", ".join(field.name for field in fields(error.cl))
         unknown = ", ".join(shown(name) for name in sorted(error.extra_fields))
-        raise ValueError(f"{source}: unknown setting {unknown} of {error.cl.__name__}; it has {known}") from error
+        raise ValueError(
+            f"{source}: unknown setting {unknown} of {error.cl.__name__}; it has {known}"
+        ) from error
     except (ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{source}: {error}") from error
 

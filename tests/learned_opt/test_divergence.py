@@ -47,9 +47,7 @@ RUNS = {
     "tbptt, actor-critic": TINY,
     "second order": replace(TINY, second_order=True),
     "es, actor-critic": replace(TINY, estimator="es", learner=ACTOR_CRITIC),
-    "pes by rank, Q-learning": replace(
-        TINY, estimator="pes", scoring="rank", learner=Q_LEARNING
-    ),
+    "pes by rank, Q-learning": replace(TINY, estimator="pes", scoring="rank", learner=Q_LEARNING),
     "tbptt, Q-learning": replace(TINY, learner=Q_LEARNING),
     "tbptt, REINFORCE": replace(TINY, learner=REINFORCE),
     "MAML with siblings": replace(

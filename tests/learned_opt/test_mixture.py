@@ -58,7 +58,10 @@ def test_groups_take_the_learners_of_a_mixture_in_turn(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"groups_per_family": 1, "mixture": [{}, {"inner": {"hidden_size": 8}}]}, "as many groups_per_family"),
+        (
+            {"groups_per_family": 1, "mixture": [{}, {"inner": {"hidden_size": 8}}]},
+            "as many groups_per_family",
+        ),
         ({"mixture": {"hidden_size": 8}}, "list of mappings"),
         ({"mixture": [{"inner": {"depht": 8}}]}, "unknown setting 'depht'"),
         ({"rule": "sgd", "initialisation": "learned", "mixture": [{}]}, "leave mixture out"),

@@ -41,8 +41,8 @@ from learned_opt.rl2.artifact import load_policy, save_policy
 from learned_opt.rl2.config import MemoryConfig
 from learned_opt.rl2.policies import RecurrentPolicy
 from learned_opt.runs.checkpoint import MAGIC, checkpoint_name, read_checkpoint
-from learned_opt.runs.config_file import ALIASES, mapping
 from learned_opt.runs.metrics import read_rows
+from learned_opt.runs.yaml_file import ALIASES, mapping
 
 MEMORY = 2**30
 """Bytes that loading one of these files, all below 200 KiB, may ask for beyond what the process has."""
