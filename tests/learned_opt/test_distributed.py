@@ -50,9 +50,7 @@ RUNS = {
     "tbptt": replace(TINY, exploration=True),
     "pes": replace(EVOLVED, learners=8, exploration=True),
     "second order": replace(STARTED, second_order=True, unroll=2, shortest_life=2, longest_life=6),
-    "reptile": replace(
-        STARTED, estimator="reptile", outer_num_envs=None, learner=EVOLVED.learner, outer_num_envs=None
-    ),
+    "reptile": replace(STARTED, estimator="reptile", learner=EVOLVED.learner, outer_num_envs=None),
 }
 TWO_RANKS = """
 import json, sys
