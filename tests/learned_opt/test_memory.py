@@ -90,7 +90,7 @@ def test_training_learns_a_bandit_with_two_arms_far_apart(algorithm, tmp_path, m
     rows = (tmp_path / "run" / "validations.csv").read_text().splitlines()
     untrained = float(rows[1].split(",")[1])
     assert untrained < 2
-    assert outcome.best > 6
+    assert outcome.verdict.best > 6
 
 
 def test_the_same_seed_gives_equal_files_and_a_resumed_run_too(tmp_path):
@@ -101,11 +101,10 @@ def test_the_same_seed_gives_equal_files_and_a_resumed_run_too(tmp_path):
     assert (tmp_path / "b" / "policy.safetensors").read_bytes() == whole
 
     trainer = MemoryTrainer(config, tmp_path / "d")
-    trainer._assess(None)
+    trainer.assess()
     for _ in range(2):
-        trainer._iterate()
-        trainer.step += 1
-    trainer._assess(None)
+        trainer.take_step()
+    trainer.assess()
     trainer._save()
     MemoryTrainer(config, tmp_path / "d", resume=True).run()
     assert (tmp_path / "d" / "policy.safetensors").read_bytes() == whole
