@@ -14,7 +14,7 @@ from learned_opt.meta.stages import load_recipe
 from learned_opt.progress import MetaProgress, WorkBar
 from learned_opt.rl2.config import MemoryConfig
 from learned_opt.rl2.policies import POLICIES
-from learned_opt.rl2.trainer import MemoryTrainer
+from learned_opt.rl2.trainer import InContextTrainer
 from learned_opt.runs.config_file import check_fields, mapping
 from learned_opt.runs.distributed import Ranks, joined, launched_by_torchrun
 from learned_opt.runs.folder import BORN, CONFIG, FREE, STAGE, begun, refuse_foreign
@@ -85,7 +85,7 @@ class MetaTrain:
         asked = replace(self, resume=resume)
         if ranks.agree(asked._is_policy):
             if ranks.share.count > 1:
-                raise ValueError("policies with a memory are trained by one process: leave torchrun out")
+                raise ValueError("in-context policies are trained by one process: leave torchrun out")
             return asked._train_policy()
         recipe = ranks.agree(asked.recipe)
         if self.births > 1:
@@ -137,7 +137,7 @@ class MetaTrain:
         config = self.policy_config()
         check_device(config.device)
         set_threads(self.threads)
-        trainer = MemoryTrainer(config, self.out, resume=self.resume)
+        trainer = InContextTrainer(config, self.out, resume=self.resume)
         print(APART.format(config.family))
         with WorkBar("meta-training", "meta-steps") as bar:
             outcome = trainer.run(MetaProgress(bar, config.meta_steps, "trials/s", "mean total reward"))
@@ -145,7 +145,7 @@ class MetaTrain:
         return self._tell(outcome, "policy")
 
     def policy_config(self) -> MemoryConfig:
-        """Of a policy with a memory, which has no update rule to be learned."""
+        """Of an in-context policy, which has no update rule to be learned."""
         path = self.out / CONFIG if self.resume and self.config is None else self.config
         data = {} if path is None else mapping(path)
         given = {

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from learned_opt.algorithms.advantages import ReturnScale, generalised_advantages, normalised
+from learned_opt.algorithms.ppo import clipped_gain
 from learned_opt.rl2.artifact import save_policy
 from learned_opt.rl2.config import MemoryConfig
-from learned_opt.rl2.policies import POLICIES, MemoryPolicy
+from learned_opt.rl2.policies import POLICIES, InContextPolicy
 from learned_opt.rl2.trial import Trial, play
 from learned_opt.runs.checkpoint import check_fits, load_optimizer
 from learned_opt.runs.loop import MetaStep, RunPlan, TrainingRun
@@ -23,7 +24,7 @@ from learned_opt.tasks.random import derive_noise, derive_seed
 ARTIFACT = "policy.safetensors"
 
 
-class MemoryTrainer(TrainingRun[MemoryPolicy]):
+class InContextTrainer(TrainingRun[InContextPolicy]):
     """One run in a folder of its own: PPO (Schulman et al. 2017), backpropagated through whole trials.
 
     Args:
@@ -117,8 +118,7 @@ class MemoryTrainer(TrainingRun[MemoryPolicy]):
         output, values, actions = _counted(trial.valid, output, values, trial.actions)
         log_std = policy.log_std()
         ratio = (policy.distribution.log_prob(output, log_std, actions) - before).exp()
-        clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
-        gain = torch.minimum(ratio * advantages, clipped * advantages).mean()
+        gain = clipped_gain(ratio, advantages, config.clip).mean()
         error = (values - targets).square().mean()
         entropy = policy.distribution.entropy(output, log_std).mean()
         loss: Tensor = -gain + config.value_coefficient * error - config.entropy_coefficient * entropy
@@ -147,7 +147,7 @@ class MemoryTrainer(TrainingRun[MemoryPolicy]):
         center, scale = self.scale.center_and_scale()
         return normalised(advantages.reshape(1, -1)).view_as(advantages), (returns - center) / scale
 
-    def save(self, learned: MemoryPolicy, path: Path, provenance: dict[str, Any]) -> None:
+    def save(self, learned: InContextPolicy, path: Path, provenance: dict[str, Any]) -> None:
         """As a policy file."""
         save_policy(learned, path, provenance)
 

@@ -16,7 +16,7 @@ from learned_opt.meta.estimators.base import View, Window
 from learned_opt.meta.estimators.unroll import _above_siblings
 from learned_opt.meta.trainer import GROUPS, MetaTrainer, contained, new_rule
 from learned_opt.progress import MetaProgress
-from learned_opt.rl2.trainer import MemoryConfig, MemoryTrainer
+from learned_opt.rl2.trainer import InContextTrainer, MemoryConfig
 from learned_opt.runs.checkpoint import load_checkpoint
 from learned_opt.runs.divergence import EARLIEST, DivergenceError, DivergenceMonitor
 from learned_opt.runs.metrics import read_rows
@@ -282,7 +282,7 @@ def test_a_trial_of_bad_numbers_never_reaches_a_policy_with_a_memory(what, tmp_p
         validation_tasks=2,
     )
     poison = Poison(monkeypatch, Navigation2D, what, float("nan"))
-    trainer = MemoryTrainer(config, tmp_path / "run")
+    trainer = InContextTrainer(config, tmp_path / "run")
     before = {name: value.clone() for name, value in trainer.learned.state_dict().items()}
     poison.on = True
     assert trainer._iterate()[0] == 1
@@ -303,7 +303,7 @@ def test_a_policy_whose_trials_are_all_bad_stops_and_says_why(tmp_path, monkeypa
         validation_tasks=2,
     )
     transition = Navigation2D.transition
-    trainer = MemoryTrainer(config, tmp_path / "run")
+    trainer = InContextTrainer(config, tmp_path / "run")
     trainer._iterate()  # a family that is bad from the start is refused
     monkeypatch.setattr(
         Navigation2D,

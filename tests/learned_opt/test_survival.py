@@ -24,7 +24,7 @@ from learned_opt.meta.estimators.base import View
 from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.initial_rule import new_rule
 from learned_opt.meta.trainer import MetaTrainer
-from learned_opt.rl2.trainer import MemoryConfig, MemoryTrainer
+from learned_opt.rl2.trainer import InContextTrainer, MemoryConfig
 from learned_opt.runs.checkpoint import (
     KEPT,
     MAGIC,
@@ -150,7 +150,7 @@ def straight(tmp_path_factory):
     folder = tmp_path_factory.mktemp("straight")
     torch.set_num_threads(1)
     MetaTrainer(TINY, folder / "rule").run()
-    MemoryTrainer(POLICY, folder / "policy").run()
+    InContextTrainer(POLICY, folder / "policy").run()
     return folder
 
 

@@ -14,7 +14,7 @@ from learned_opt.analysis.rl2.trials import plot_trials, run_trials
 from learned_opt.cli import main
 from learned_opt.meta.trainer import columns
 from learned_opt.rl2.policies import ContextPolicy, RecurrentPolicy
-from learned_opt.rl2.trainer import MemoryConfig, MemoryTrainer
+from learned_opt.rl2.trainer import InContextTrainer, MemoryConfig
 from learned_opt.rl2.trial import play
 from learned_opt.runs.metrics import MetricsLog, read_rows
 from learned_opt.tasks import BatchedFamily, make_family
@@ -216,7 +216,7 @@ def trained(family, tmp_path, **changes):
         "validation_tasks": 128,
         **changes,
     }
-    return MemoryTrainer(MemoryConfig(**config), tmp_path / "run")
+    return InContextTrainer(MemoryConfig(**config), tmp_path / "run")
 
 
 def test_steps_after_a_trials_end_count_nowhere_in_training(tmp_path):
