@@ -20,8 +20,8 @@ from learned_opt.rl2.trainer import InContextTrainer, MemoryConfig
 from learned_opt.runs.checkpoint import load_checkpoint
 from learned_opt.runs.divergence import EARLIEST, DivergenceError, DivergenceMonitor
 from learned_opt.runs.metrics import read_rows
-from learned_opt.tasks.cartpole import CartPole
-from learned_opt.tasks.navigation import Navigation2D
+from learned_opt.tasks.families.cartpole import CartPole
+from learned_opt.tasks.families.navigation import Navigation2D
 from learned_opt.tracing.verify import dynamics_of
 
 ACTOR_CRITIC = A2C(hidden_size=4, num_envs=2, num_steps=5)

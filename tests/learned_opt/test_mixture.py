@@ -107,7 +107,7 @@ def test_longevity_stretches_windows_and_lives(tmp_path):
     trainer.run()
     assert short.age.unique().tolist() == [4.0]
     assert long.age.unique().tolist() == [12.0]
-    assert trainer.work == 2 * 4 + 2 * 12
+    assert trainer.done == 2 * 4 + 2 * 12
 
 
 def test_validation_is_the_mean_over_the_mixture():

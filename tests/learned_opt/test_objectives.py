@@ -13,7 +13,7 @@ from learned_opt.policies.mlp import ActorCritic
 from learned_opt.rollouts.collect import episodic_returns
 from learned_opt.rules import UpdateRule
 from learned_opt.tasks import make_family
-from learned_opt.tasks.bandit import BernoulliBandit
+from learned_opt.tasks.families.bandit import Bandit
 from learned_opt.tasks.random import derive_noise
 
 EPISODES = Reinforce(gae_lambda=0.95)
@@ -72,7 +72,7 @@ def q_learner(outer=0, **changes):
     noise = derive_noise(0, "q")
     tasks = {"probability": torch.tensor([[0.1, 0.9, 0.5], [0.7, 0.2, 0.4]])}
     config = DQN(**{"num_steps": 4, "epsilon": 0.5, "buffer_size": 512, **changes})
-    return QLearner(BernoulliBandit(3), 2, noise, config, tasks=tasks, outer_num_envs=outer)
+    return QLearner(Bandit(3), 2, noise, config, tasks=tasks, outer_num_envs=outer)
 
 
 def test_q_learning_finds_the_values_of_bandits():

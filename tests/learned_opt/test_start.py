@@ -31,7 +31,7 @@ from learned_opt.meta.stages import load_recipe
 from learned_opt.meta.trainer import MetaTrainer
 from learned_opt.runs.checkpoint import load_checkpoint
 from learned_opt.tasks import make_family
-from learned_opt.tasks.bandit import BernoulliBandit
+from learned_opt.tasks.families.bandit import Bandit
 from learned_opt.tasks.random import derive_noise
 
 BATCH, LR = 3, 0.1
@@ -140,7 +140,7 @@ def exact_bandit_gradient(*, own_data, curvature):
 
 def measured_bandit_gradient(*, second_order, credit=0.0, siblings=1, learners=40_000):
     """Mean and standard error over many learners of `unroll`'s estimate; LOGITS are the two biases."""
-    family, noise = BernoulliBandit(2), derive_noise(7, "bandits")
+    family, noise = Bandit(2), derive_noise(7, "bandits")
     config = Reinforce(
         num_layers=0,
         num_envs=PULLS,
@@ -351,7 +351,7 @@ def test_reptile_finds_a_start_from_which_bandits_of_one_kind_are_known(tmp_path
     def sample(self, batch, noise, *, shifted=False):
         return {"probability": torch.eye(self.arms)[3].expand(batch, self.arms).clone()}
 
-    monkeypatch.setattr("learned_opt.tasks.bandit.BernoulliBandit.sample_tasks", sample)
+    monkeypatch.setattr("learned_opt.tasks.families.bandit.Bandit.sample_tasks", sample)
     config = MetaConfig(**{**vars(REPTILE), "meta_steps": 200, "nominal_lr": 0.03, "meta_lr": 0.03})
     outcome = MetaTrainer(config, tmp_path / "run").run()
     learner = config.learner.learner(make_family("bandit"), 1, derive_noise(0, "x"))
