@@ -11,7 +11,7 @@ from learned_opt.algorithms.advantages import ReturnScale, mean
 from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.algorithms.factory import make_learner
 from learned_opt.rollouts.normalization import RewardScale, RunningMoments
-from learned_opt.tasks import Noise, gymnasium_family
+from learned_opt.tasks import GymnasiumFamily, Noise
 
 LENGTH = 2
 PAID = 1.0
@@ -67,7 +67,7 @@ gymnasium.register(
 
 
 def learner(bribe, **changes):
-    family = gymnasium_family("Resetting-v0", vectorization="vector_entry_point", options={"bribe": bribe})
+    family = GymnasiumFamily("Resetting-v0", vectorization="vector_entry_point", options={"bribe": bribe})
     settings = {"width": 4, "depth": 1, "environments": 2, "steps": 8, **changes}
     return make_learner(family, 1, Noise(torch.Generator().manual_seed(0)), LearnerConfig(**settings))
 

@@ -12,7 +12,7 @@ from learned_opt.algorithms.factory import make_learner
 from learned_opt.algorithms.inner_loop import live
 from learned_opt.rollouts.collect import play_episodes
 from learned_opt.rules import SGD
-from learned_opt.tasks import gymnasium_family, make_family
+from learned_opt.tasks import GymnasiumFamily, make_family
 from learned_opt.tasks.random import derive_noise
 
 LENGTH = 5
@@ -54,7 +54,7 @@ gymnasium.register(
 
 
 def passing(vectorization="sync", **options):
-    return gymnasium_family("Passing-v0", vectorization=vectorization, options=options)
+    return GymnasiumFamily("Passing-v0", vectorization=vectorization, options=options)
 
 
 @pytest.mark.parametrize("vectorization", ["sync", "async", "vector_entry_point"])
@@ -125,7 +125,7 @@ gymnasium.register("Final-v0", entry_point=Final, max_episode_steps=LENGTH, rewa
 
 @pytest.mark.parametrize("key", ["", "success"])
 def test_success_that_is_told_at_the_end_alone_is_none_before(key):
-    family = gymnasium_family("Final-v0", options={"key": key})
+    family = GymnasiumFamily("Final-v0", options={"key": key})
     config = LearnerConfig(objective="reinforce", width=4, environments=3, advantage_scale="batch", trace=1.0)
     learner = make_learner(family, 2, derive_noise(0, "a"), config)
     rollout, _ = learner.experience(learner.initial_parameters(), 2 * LENGTH)
@@ -140,7 +140,7 @@ def test_success_that_is_told_at_the_end_alone_is_none_before(key):
 @pytest.mark.parametrize("vectorization", ["sync", "vector_entry_point"])
 @pytest.mark.parametrize("said", ["no", {"door": True}, np.array([True, False, True]), object()])
 def test_success_in_words_is_warned_of_and_stops_no_learner(said, vectorization):
-    family = gymnasium_family("Words-v0", vectorization=vectorization, options={"said": said})
+    family = GymnasiumFamily("Words-v0", vectorization=vectorization, options={"said": said})
     learner = make_learner(family, 1, derive_noise(0, "x"), LearnerConfig(environments=2, steps=4))
     with pytest.warns(UserWarning, match=r"Words-v0: info\['success'\] .* neither a boolean nor a number"):
         learner.gradient(learner.initial_parameters())
@@ -164,7 +164,7 @@ def test_success_in_words_is_warned_of_and_stops_no_learner(said, vectorization)
     ],
 )
 def test_a_boolean_a_number_or_an_array_of_one_is_read_as_success(said, read, vectorization):
-    family = gymnasium_family("Words-v0", vectorization=vectorization, options={"said": said})
+    family = GymnasiumFamily("Words-v0", vectorization=vectorization, options={"said": said})
     environments = family.environments(family.sample_tasks(1, derive_noise(0, "a")), 2, derive_noise(0, "b"))
     assert environments.step(torch.zeros(1, 2, dtype=torch.long)).success.tolist() == [[read, read]]
 
