@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learned_opt.algorithms.factory import RLLearner, make_learner
+from learned_opt.algorithms import RLLearner
 from learned_opt.algorithms.inner_loop import live
 from learned_opt.analysis.comparison.config import CompareConfig
 from learned_opt.analysis.comparison.method import Contender
@@ -74,7 +74,7 @@ def render_lives(config: CompareConfig, contender: Contender, folder: Path) -> l
         ).parts[0]
         path = (problem.purpose, "lives", name)
         noise = derive_noise(config.seed, *path, device=config.device)
-        learner = make_learner(problem.family, 1, noise, config.learner, tasks=problem.tasks)
+        learner = config.learner.learner(problem.family, 1, noise, tasks=problem.tasks)
         view = learner.observation_scale
         at_first = None if view is None else replace(view, moments=replace(view.moments))
         life = live(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C
 from learned_opt.analysis import (
     CompareConfig,
     Contender,
@@ -25,7 +25,7 @@ from learned_opt.rules import SGD, Adam
 from learned_opt.tasks import GymnasiumFamily, make_family
 
 ENDLESS = "CliffWalking-v1"
-LEARNER = {"width": 4, "depth": 1, "environments": 2, "steps": 4}
+LEARNER = {"hidden_size": 4, "num_layers": 1, "num_envs": 2, "num_steps": 4}
 CONFIG = CompareConfig(
     families=(ENDLESS,),
     horizon=9,
@@ -36,7 +36,7 @@ CONFIG = CompareConfig(
     baselines=("sgd",),
     tuning_tasks=1,
     tuning_updates=1,
-    learner=LearnerConfig(**LEARNER),
+    learner=A2C(**LEARNER),
 )
 TINY = {
     "families": [ENDLESS],
@@ -50,7 +50,8 @@ TINY = {
     "validate_every": 2,
     "validation_tasks": 1,
     "validation_updates": 2,
-    "learner": {**LEARNER, "outer_environments": 1},
+    "learner": {**LEARNER},
+    "outer_num_envs": 1,
 }
 
 
@@ -187,7 +188,7 @@ def test_meta_training_records_its_horizon_and_resumes_with_it(tmp_path, capsys)
     assert main(["meta-train", "--resume", "--out", str(run)]) == 0
     artifact = load_artifact(run / "rule.safetensors")
     assert artifact.header["provenance"]["configuration"]["horizon"] == 9
-    lives = LearnerConfig(**LEARNER)
+    lives = A2C(**LEARNER)
     assert "horizon" not in conditions_left({"a": artifact}, lives, 8, 9)
     assert "horizon" in conditions_left({"a": artifact}, lives, 8, 10)
     assert "--reference" in refusal(
