@@ -750,24 +750,39 @@ def computed(tmp_path_factory):
     return folder
 
 
-def deviations(ours, frozen, close):
-    """What differs, in words; to the last bit, or by more than `close` of an array's largest number."""
+ROUNDED = (
+    *("acrobot", "cartpole", "pendulum", "torch acrobot", "torch cartpole", "torch pendulum"),
+    *("torch actor-critic", "torch ppo", "torch tbptt", "torch es", "torch pes", "torch reptile"),
+    *("torch meta-q", "stage 1: scores", "stage 2: scores"),
+)
+"""How arrays' names begin that torch computes on families of classic control, scores' random returns among
+them. Their equations were fused operations once (addcmul, the alpha of add), and torch rounds between what is
+written out: these are compared with a tolerance. What the compiled code computes of the same equations is the
+same to the last bit."""
+
+
+def deviations(ours, frozen, close, rounded=0.0):
+    """What differs, in words; to the last bit, or by more than `close` of an array's largest number.
+
+    `rounded` is what is allowed where names begin as in ROUNDED.
+    """
     found = [f"{name} is not computed any more" for name in frozen.keys() - ours.keys()]
     found += [f"{name} was not computed before" for name in ours.keys() - frozen.keys()]
     for name in frozen.keys() & ours.keys():
         mine, theirs = ours[name], frozen[name]
+        allowed = max(close, rounded * name.startswith(ROUNDED))
         if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
             found.append(f"{name}: {mine.dtype} {mine.shape}, was {theirs.dtype} {theirs.shape}")
         elif not np.array_equal(mine, theirs, equal_nan=mine.dtype.kind == "f"):
             if name.endswith("(sha256)"):
-                found += [] if close else [f"{name} differs"]
+                found += [] if allowed else [f"{name} differs"]
                 continue
             size = max(float(np.nanmax(np.abs(np.where(np.isfinite(theirs), theirs, 0)))), 1e-12)
             with np.errstate(invalid="ignore"):
                 apart = np.abs(mine.astype(np.float64) - theirs.astype(np.float64)) / size
             apart = np.where((mine == theirs) | (np.isnan(mine) & np.isnan(theirs)), 0.0, apart)
             furthest = float(np.nan_to_num(apart, nan=np.inf).max())
-            if furthest > close:
+            if furthest > allowed:
                 found.append(f"{name}: apart by {furthest:.1e} of the largest number")
     return sorted(found)
 
@@ -781,7 +796,7 @@ def test_what_is_computed_is_what_it_was(name, computed):
     if differing:
         warnings.warn(f"compared with a tolerance: other {', '.join(differing)}", stacklevel=1)
     frozen, ours = (unpacked(folder / f"{name}.npz") for folder in (FROZEN, computed))
-    found = deviations(ours, frozen, CLOSE[name] if differing else 0.0)
+    found = deviations(ours, frozen, CLOSE[name] if differing else 0.0, CLOSE[name])
     assert not found, f"{len(found)} of {len(frozen)} arrays differ:\n" + "\n".join(found)
 
 

@@ -9,7 +9,7 @@ from learned_opt.algorithms import A2C, inner
 from learned_opt.algorithms.inner_loop import live
 from learned_opt.rollouts.normalization import CLIP, RunningMoments
 from learned_opt.rules import Adam
-from learned_opt.tasks import Noise, gymnasium_family, make_family
+from learned_opt.tasks import GymnasiumFamily, Noise, make_family
 
 
 def noise(seed=0):
@@ -129,7 +129,7 @@ def test_steps_that_were_not_taken_have_no_say_in_gradients():
     """NEXT_STEP's resetting steps, filled with rubbish, change nothing."""
 
     def gradient(rubbish):
-        family = gymnasium_family("CartPole-v1", vectorization="vector_entry_point")
+        family = GymnasiumFamily("CartPole-v1", vectorization="vector_entry_point")
         config = A2C(hidden_size=8, num_envs=4, num_steps=40)
         made = config.learner(family, 1, noise())
         experience = made.experience

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from learned_opt.algorithms import inner
 from learned_opt.algorithms.advantages import ReturnScale, mean
 from learned_opt.rollouts.normalization import RewardScale, RunningMoments
-from learned_opt.tasks import Noise, gymnasium_family
+from learned_opt.tasks import GymnasiumFamily, Noise
 
 LENGTH = 2
 PAID = 1.0
@@ -68,7 +68,7 @@ gymnasium.register(
 
 
 def learner(bribe, kind="a2c", outer=0, **changes):
-    family = gymnasium_family("Resetting-v0", vectorization="vector_entry_point", options={"bribe": bribe})
+    family = GymnasiumFamily("Resetting-v0", vectorization="vector_entry_point", options={"bribe": bribe})
     steps = {} if kind == "reinforce" else {"num_steps": 8}
     small = {"hidden_size": 4, "num_layers": 1, "num_envs": 2, **steps}
     config = replace(inner(kind), **{**small, **changes})

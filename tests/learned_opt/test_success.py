@@ -11,7 +11,7 @@ from learned_opt.algorithms import A2C, Reinforce
 from learned_opt.algorithms.inner_loop import live
 from learned_opt.rollouts.collect import play_episodes
 from learned_opt.rules import SGD
-from learned_opt.tasks import gymnasium_family, make_family
+from learned_opt.tasks import GymnasiumFamily, make_family
 from learned_opt.tasks.random import derive_noise
 
 LENGTH = 5
@@ -53,7 +53,7 @@ gymnasium.register(
 
 
 def passing(vectorization="sync", **options):
-    return gymnasium_family("Passing-v0", vectorization=vectorization, options=options)
+    return GymnasiumFamily("Passing-v0", vectorization=vectorization, options=options)
 
 
 @pytest.mark.parametrize("vectorization", ["sync", "async", "vector_entry_point"])
@@ -124,7 +124,7 @@ gymnasium.register("Final-v0", entry_point=Final, max_episode_steps=LENGTH, rewa
 
 @pytest.mark.parametrize("key", ["", "success"])
 def test_success_that_is_told_at_the_end_alone_is_none_before(key):
-    family = gymnasium_family("Final-v0", options={"key": key})
+    family = GymnasiumFamily("Final-v0", options={"key": key})
     config = Reinforce(hidden_size=4, num_envs=3, normalize_advantage="batch", gae_lambda=1.0)
     learner = config.learner(family, 2, derive_noise(0, "a"))
     rollout, _ = learner.experience(learner.initial_parameters(), 2 * LENGTH)
@@ -139,7 +139,7 @@ def test_success_that_is_told_at_the_end_alone_is_none_before(key):
 @pytest.mark.parametrize("vectorization", ["sync", "vector_entry_point"])
 @pytest.mark.parametrize("said", ["no", {"door": True}, np.array([True, False, True]), object()])
 def test_success_in_words_is_warned_of_and_stops_no_learner(said, vectorization):
-    family = gymnasium_family("Words-v0", vectorization=vectorization, options={"said": said})
+    family = GymnasiumFamily("Words-v0", vectorization=vectorization, options={"said": said})
     learner = A2C(num_envs=2, num_steps=4).learner(family, 1, derive_noise(0, "x"))
     with pytest.warns(UserWarning, match=r"Words-v0: info\['success'\] .* neither a boolean nor a number"):
         learner.gradient(learner.initial_parameters())
@@ -163,7 +163,7 @@ def test_success_in_words_is_warned_of_and_stops_no_learner(said, vectorization)
     ],
 )
 def test_a_boolean_a_number_or_an_array_of_one_is_read_as_success(said, read, vectorization):
-    family = gymnasium_family("Words-v0", vectorization=vectorization, options={"said": said})
+    family = GymnasiumFamily("Words-v0", vectorization=vectorization, options={"said": said})
     environments = family.environments(family.sample_tasks(1, derive_noise(0, "a")), 2, derive_noise(0, "b"))
     assert environments.step(torch.zeros(1, 2, dtype=torch.long)).success.tolist() == [[read, read]]
 
