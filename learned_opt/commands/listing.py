@@ -10,7 +10,7 @@ from rich.table import Table
 from learned_opt.analysis import BASELINES
 from learned_opt.artifacts import load_artifact, shipped_rules
 from learned_opt.tasks import FAMILIES
-from learned_opt.tasks.base import BatchedFamily
+from learned_opt.tasks.batched import BatchedFamily
 from learned_opt.verbatim import console
 
 

@@ -1,8 +1,9 @@
 """Nothing of the project collides with a user's own `tasks` and `analysis`, however it is installed.
 
-A user's folder holds tasks.py (celery and invoke ask for one) and analysis.py, which nobody but that user may
-import. Each claim is tried from a source checkout on the path, from an editable install and from the wheel that
-is built of the source distribution. No C is compiled for it: without a compiler the package installs all the same.
+A user's folder holds tasks.py (celery and invoke ask for one) and analysis.py, which nobody but that user
+may import. Each claim is tried from a source checkout on the path, from an editable install and from the
+wheel that is built of the source distribution. No C is compiled for it: without a compiler the package
+installs all the same.
 """
 
 import os
@@ -129,7 +130,7 @@ def test_the_command_runs_in_the_folder(python, folder):
 
 def test_a_family_of_the_folder_named_tasks_is_the_user_s(python, folder):
     interpreter, environment = python
-    family = "\nfrom learned_opt.tasks.lqr import LinearQuadratic\n\nclass Mine(LinearQuadratic):\n    pass\n"
+    family = "\nfrom learned_opt.tasks.families.lqr import LQR\n\nclass Mine(LQR):\n    pass\n"
     # The same name as ours, in a folder that comes last on the path: it is found all the same.
     (folder / "tasks.py").write_text(family)
     assert "usable" in call([interpreter, "-m", "learned_opt", "check", "tasks:Mine"], folder, environment)
