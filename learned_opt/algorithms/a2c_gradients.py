@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
 from learned_opt.algorithms.advantages import FLOOR, ReturnScale
-from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.kernels import native
 from learned_opt.kernels.actor_critic import MOST_ROWS, Made, actor_critic
 from learned_opt.kernels.addresses import plain, transformed
@@ -15,6 +14,38 @@ from learned_opt.policies.base import Policy
 from learned_opt.policies.distribution import slope_of_bounded_log_std
 from learned_opt.policies.mlp import ActorCritic
 from learned_opt.rollouts.collect import Rollout
+
+
+class LossSettings(Protocol):
+    """What the losses depend on, as `A2C` has it."""
+
+    @property
+    def num_envs(self) -> int:
+        """Environments of the inner loss."""
+
+    @property
+    def gamma(self) -> float:
+        """γ."""
+
+    @property
+    def gae_lambda(self) -> float:
+        """λ of the inner loss."""
+
+    @property
+    def vf_coef(self) -> float:
+        """Weight of the value loss."""
+
+    @property
+    def ent_coef(self) -> float:
+        """Weight of the entropy bonus."""
+
+    @property
+    def value_scale(self) -> Literal["returns", "rewards"]:
+        """The critic's units."""
+
+    @property
+    def normalize_advantage(self) -> Literal["returns", "batch"]:
+        """What advantages are divided by."""
 
 
 class Gradients(NamedTuple):
@@ -25,7 +56,7 @@ class Gradients(NamedTuple):
 
 
 def gradients(
-    policy: Policy, parameters: Tensor, rollout: Rollout, scale: ReturnScale, config: LearnerConfig
+    policy: Policy, parameters: Tensor, rollout: Rollout, scale: ReturnScale, config: LossSettings
 ) -> Gradients | None:
     """What `ActorCriticLearner` differentiates its losses to, or None where torch must.
 
@@ -63,7 +94,7 @@ def gradients(
     if actor.sizes != (*sizes, policy.actions) or critic.sizes != (*sizes, 1):
         return None
     given, valued = actor.for_c, critic.for_c
-    if given is None or valued is None or environments != config.environments + config.outer_environments:
+    if given is None or valued is None or environments < config.num_envs:
         return None
     if steps * environments > MOST_ROWS:
         return None
@@ -86,12 +117,12 @@ def gradients(
             scale.square,
             scale.weight,
             [
-                *(config.discount, config.trace, scale.decay, FLOOR),
-                *(config.value_coefficient, config.entropy_coefficient),
+                *(config.gamma, config.gae_lambda, scale.decay, FLOOR),
+                *(config.vf_coef, config.ent_coef),
             ],
-            config.environments,
-            config.value_units == "rewards",
-            config.advantage_scale == "batch",
+            config.num_envs,
+            config.value_scale == "rewards",
+            config.normalize_advantage == "batch",
         )
     )
     scale.mean, scale.square, scale.weight = made.mean, made.square, made.weight
