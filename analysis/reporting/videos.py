@@ -18,7 +18,7 @@ from learned_opt.analysis.comparison.config import CompareConfig
 from learned_opt.analysis.comparison.method import Contender
 from learned_opt.analysis.comparison.runs import draw_problem
 from learned_opt.files import write_atomically
-from learned_opt.rollouts.collect import View
+from learned_opt.rollouts.collect import ObservationTransform
 from learned_opt.rules import UpdateRule
 from learned_opt.tasks import GymnasiumFamily, make_family
 from learned_opt.tasks.random import derive_noise, derive_seed
@@ -102,7 +102,7 @@ def video_paths(names: Sequence[str], folder: Path) -> list[Path]:
 
 
 @torch.no_grad()
-def _episode(learner: RLLearner, parameters: Tensor, view: View | None) -> Frames:
+def _episode(learner: RLLearner, parameters: Tensor, view: ObservationTransform | None) -> Frames:
     """Pictures of one episode at θ (1, N), which sees observations through `view`."""
     family, policy = learner.family, learner.policy
     assert isinstance(family, GymnasiumFamily)

@@ -78,7 +78,7 @@ class ActingLearner:
         device, dtype = noise.device, noise.dtype
         if config.normalize_observations:
             shape = family.observation_space.shape
-            units = policy.normalisation(self.environments.observation)
+            units = policy.normalization(self.environments.observation)
             nothing = RunningMoments.nothing(batch, shape, device, dtype)
             self.observation_scale = ObservationScale(nothing, *units)
             self.observation_scale.moments.observe(self.environments.observation)

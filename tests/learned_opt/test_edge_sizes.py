@@ -160,7 +160,7 @@ def test_rollouts_of_one_step_or_environment_or_learner(
         )
         moments = RunningMoments.nothing(batch, seen.shape[2:], seen.device, seen.dtype)
         moments.observe(seen)
-        return ObservationScale(moments, *policy.normalisation(seen))
+        return ObservationScale(moments, *policy.normalization(seen))
 
     def run():
         source = noise()

@@ -11,7 +11,7 @@ from learned_opt.algorithms.a2c import ActorCriticLearner
 from learned_opt.algorithms.advantages import FLOOR, ReturnScale, generalised_advantages, normalised
 from learned_opt.algorithms.inner_loop import live
 from learned_opt.policies.mlp import ActorCritic
-from learned_opt.rollouts.collect import collect, episodic_returns
+from learned_opt.rollouts.collect import collect, play_episodes
 from learned_opt.tasks import BatchedEnvironments, Noise, make_family
 from learned_opt.tasks.random import derive_noise
 
@@ -268,7 +268,7 @@ def test_query_returns_equal_a_hand_rolled_loop():
     noise = derive_noise(0, "tasks")
     tasks = family.sample_tasks(3, noise)
     parameters = policy.initial_parameters(3, noise)
-    actual = episodic_returns(policy, parameters, tasks, 2, derive_noise(0, "q"), deterministic=True)
+    actual = play_episodes(policy, parameters, tasks, 2, derive_noise(0, "q"), deterministic=True).returns
     environments = BatchedEnvironments(family, tasks, 2, derive_noise(0, "q"))
     tensors = policy.layout().split(parameters)
     expected, over = torch.zeros(3, 2), torch.zeros(3, 2, dtype=torch.bool)

@@ -11,7 +11,7 @@ from learned_opt.algorithms import A2C, DQN, Reinforce
 from learned_opt.policies.distribution import INITIAL_LOG_STD
 from learned_opt.policies.mlp import ActorCritic
 from learned_opt.policies.module import ModulePolicy
-from learned_opt.rollouts.collect import episodic_returns
+from learned_opt.rollouts.collect import play_episodes
 from learned_opt.tasks import Noise, make_family
 from learned_opt.tasks.families.catch import Catch
 from learned_opt.tasks.random import derive_noise
@@ -128,9 +128,9 @@ def test_fresh_episodes_are_played_alike(family):
     theta = stacked.initial_parameters(3, exact(0, "theta"))
     tasks = family.sample_tasks(3, exact(0, "tasks"))
     columns = columns_of(module.layout(), stacked.layout())
-    expected = episodic_returns(stacked, theta, tasks, 2, exact(0, "play"))
+    expected = play_episodes(stacked, theta, tasks, 2, exact(0, "play")).returns
     torch.testing.assert_close(
-        episodic_returns(module, theta[:, columns], tasks, 2, exact(0, "play")), expected
+        play_episodes(module, theta[:, columns], tasks, 2, exact(0, "play")).returns, expected
     )
 
 
@@ -177,8 +177,8 @@ def test_a_convolutional_policy_learns_from_images():
     policy, noise = ModulePolicy(family, Convolutional), derive_noise(0, "images")
     tasks = family.default_tasks(6, noise)
     learner = config.learner(family, 6, noise, tasks=tasks, policy=policy)
-    before = episodic_returns(policy, policy.initial_parameters(6, noise), tasks, 64, noise).mean(1)
-    after = episodic_returns(policy, train(learner, 60, lr=1e-2), tasks, 64, noise).mean(1)
+    before = play_episodes(policy, policy.initial_parameters(6, noise), tasks, 64, noise).returns.mean(1)
+    after = play_episodes(policy, train(learner, 60, lr=1e-2), tasks, 64, noise).returns.mean(1)
     assert float(before.mean()) < -0.5
     assert float(after.mean()) > 0.4
     assert bool((after > before + 0.3).all())
@@ -312,7 +312,7 @@ def test_tied_parameters_are_one_and_frozen_ones_constants():
     theta = policy.initial_parameters(2, derive_noise(0, "x")).requires_grad_()
     observations = derive_noise(1, "x").normal(2, 5, 4)
     policy.actor(policy.layout().split(theta), observations).square().sum().backward()
-    center, scale = policy.normalisation(observations)
+    center, scale = policy.normalization(observations)
     for row in range(2):
         module = Tied()
         values = {name: tensor[row] for name, tensor in policy.layout().split(theta.detach()).items()}

@@ -10,7 +10,7 @@ from learned_opt.algorithms import A2C, DQN, Reinforce
 from learned_opt.algorithms.dqn import QLearner
 from learned_opt.algorithms.reinforce import ReinforceLearner, fitted_baseline
 from learned_opt.policies.mlp import ActorCritic
-from learned_opt.rollouts.collect import episodic_returns
+from learned_opt.rollouts.collect import play_episodes
 from learned_opt.rules import UpdateRule
 from learned_opt.tasks import make_family
 from learned_opt.tasks.families.bandit import Bandit
@@ -44,7 +44,9 @@ def test_reinforce_plays_whole_episodes_from_fresh_starts_and_no_further():
     learner = ReinforceLearner(family, 2, noise, config)
     theta = learner.initial_parameters()
     measured = learner.gradient(theta).metrics["reward"]
-    fresh = episodic_returns(learner.policy, theta, learner.environments.tasks, 1024, derive_noise(1, "x"))
+    fresh = play_episodes(
+        learner.policy, theta, learner.environments.tasks, 1024, derive_noise(1, "x")
+    ).returns
     error = fresh.std(1) * (1 / 256 + 1 / 1024) ** 0.5
     assert bool(((measured - fresh.mean(1)).abs() < 4 * error).all())
     assert learner.steps_per_update == 256 * learner.horizon

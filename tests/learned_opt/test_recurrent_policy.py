@@ -10,7 +10,7 @@ from learned_opt import Adam
 from learned_opt.algorithms import A2C, DQN, Reinforce
 from learned_opt.policies.module import ModulePolicy
 from learned_opt.policies.recurrent_cells import write_out_cells
-from learned_opt.rollouts.collect import episodic_returns
+from learned_opt.rollouts.collect import play_episodes
 from learned_opt.tasks import BatchedFamily, Noise, Transition, make_family
 from learned_opt.tasks.random import derive_noise
 
@@ -108,7 +108,7 @@ def train(make, objective, updates):
     for _ in range(updates):
         change, state = rule(learner.gradient(theta).inner, theta, state, 1e-2, layout=learner.layout)
         theta = theta + change
-    return episodic_returns(policy, theta, learner.environments.tasks, 128, noise).mean(1)
+    return play_episodes(policy, theta, learner.environments.tasks, 128, noise).returns.mean(1)
 
 
 @pytest.mark.parametrize("objective", list(CONFIGS))

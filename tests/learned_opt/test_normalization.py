@@ -60,7 +60,7 @@ def test_policies_see_normalised_observations(objective):
     rollouts = [made.experience(theta, 64)[0] for _ in range(4)]
     later = [rollout.observations for rollout in rollouts[2:]]  # the first is seen by its start states alone
     observations = torch.cat(later, dim=1)
-    center, scale = made.policy.normalisation(observations)
+    center, scale = made.policy.normalization(observations)
     seen = ((observations - center) / scale).flatten(1, 2)
     assert bool((seen.abs() <= CLIP + 1e-4).all())
     assert bool((seen.std(1) > 0.2).all())
