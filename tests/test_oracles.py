@@ -269,7 +269,7 @@ def registered_families():
     """All that need no simulator."""
     from learned_opt.tasks import FAMILIES as REGISTERED
 
-    return {name for name, kind in REGISTERED.items() if not kind.__module__.endswith(".mujoco")}
+    return {name for name, kind in REGISTERED.items() if not kind.__module__.endswith(".locomotion")}
 
 
 def noise_of(seed):

@@ -33,7 +33,7 @@ needs_compiled = pytest.mark.skipif(
     native.library("rollout") is None, reason="nothing runs compiled: see learned-opt doctor"
 )
 
-SIMULATED = [name for name, family in FAMILIES.items() if family.__module__.endswith(".mujoco")]
+SIMULATED = [name for name, family in FAMILIES.items() if family.__module__.endswith(".locomotion")]
 SHIPPED = [name for name in FAMILIES if name not in SIMULATED]
 DRAWING = ["bandit", "catch", "gridworld", "gridworld_sparse", "lqr", "tabular_mdp"]
 """Families whose transitions draw random numbers, which programs draw for several steps at once."""
