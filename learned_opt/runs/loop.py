@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor, nn
 
+from learned_opt.provenance import environment
 from learned_opt.runs.checkpoint import check_fits, fitting
 from learned_opt.runs.distributed import ALONE, Ranks
 from learned_opt.runs.divergence import DivergenceError, DivergenceMonitor
@@ -218,7 +219,7 @@ class TrainingRun(ABC, Generic[M]):
             self._save()
             learned = copy.deepcopy(self.learned)
             if interrupted:
-                provenance = self.provenance(self.step, {})
+                provenance = self._provenance(self.step, {})
             else:
                 learned.load_state_dict(self.best_state)
                 provenance = {**self._provenance_of_best(), **self.finish(learned)}
@@ -313,8 +314,11 @@ class TrainingRun(ABC, Generic[M]):
     def _snapshot(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.learned.named_parameters()}
 
+    def _provenance(self, step: int, scores: dict[str, float]) -> dict[str, Any]:
+        return {**self.provenance(step, scores), "environment": environment()}
+
     def _provenance_of_best(self) -> dict[str, Any]:
-        made = self.provenance(self.verdict.best_step, self.best)
+        made = self._provenance(self.verdict.best_step, self.best)
         return {**made, "improvement": self.verdict.facts()}
 
     def _counters(self) -> dict[str, Any]:
@@ -327,6 +331,7 @@ class TrainingRun(ABC, Generic[M]):
             "best": self.best,
             "best_state": self.best_state,
             "recent": self.monitor.recent(),
+            "environment": environment(),
             **self.state_dict(),
         }
         if self.ranks.first:
@@ -341,6 +346,11 @@ class TrainingRun(ABC, Generic[M]):
         self.best_state = saved["best_state"]
         self.best = {str(name): float(score) for name, score in saved["best"].items()}
         self.monitor.restore(saved["recent"])
+        other = [name for name, value in environment().items() if saved["environment"].get(name) != value]
+        if other and self.ranks.first:
+            log.warning(
+                "%s goes on with other %s than before: numbers may differ", self.folder, ", ".join(other)
+            )
         self.load_state_dict(saved)
 
 

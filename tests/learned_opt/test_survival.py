@@ -552,9 +552,9 @@ def test_a_group_of_any_family_goes_on_from_its_checkpoint(family, objective, tm
         "reinforce": {"normalize_advantage": "none"},
         "dqn": {"num_steps": 4, "batch_size": 4},
     }[objective]
-    config = replace(
-        SHORT, families=(family,), learner=replace(inner(objective), hidden_size=2, num_envs=2, **options)
-    )
+    learner = replace(inner(objective), hidden_size=2, num_envs=2, **options)
+    outer = None if objective == "reinforce" else 1
+    config = replace(SHORT, families=(family,), learner=learner, outer_num_envs=outer)
     rule = new_rule(config)
     view = View(roles=True, critic_first=False)
     ours, theirs = (TruncatedGroup(family, config, rule, seed=seed, view=view) for seed in (0, 1))
