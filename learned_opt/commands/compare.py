@@ -37,7 +37,6 @@ from learned_opt.meta.initial_rule import new_rule
 from learned_opt.meta.trainer import ARTIFACT
 from learned_opt.progress import WorkBar
 from learned_opt.rl2.artifact import PolicyArtifact, load_policy
-from learned_opt.rules import LearnedStart
 from learned_opt.runs.config_file import check_fields, mapping
 from learned_opt.runs.leftovers import clear_leftovers
 from learned_opt.runs.lock import exclusive
@@ -212,7 +211,7 @@ class Compare:
         check_fields(LearnerConfig, data, str(self.learner), "learner.")
         if data.get("longevity", 1) != 1:
             raise ValueError("longevity is of meta-training: leave it out, and give --updates")
-        started = any(isinstance(artifact.rule, LearnedStart) for artifact in artifacts.values())
+        started = any(artifact.rule.initialization for artifact in artifacts.values())
         if started and (data or self.algorithm != "actor-critic"):
             raise ValueError("a learned start is for the learner it was trained with: leave --algorithm out")
         if started:

@@ -10,7 +10,6 @@ from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.artifacts import Artifact
 from learned_opt.meta.config import MetaConfig
 from learned_opt.rl2.artifact import PolicyArtifact
-from learned_opt.rules import LearnedStart
 from learned_opt.tasks import needs_import
 
 OF_TRAINING = ("outer_environments", "longevity")
@@ -57,7 +56,7 @@ def learner_of(artifacts: dict[str, Artifact]) -> LearnerConfig:
             _configuration(artifact.header["provenance"]).learner, outer_environments=0, longevity=1
         )
         for name, artifact in artifacts.items()
-        if isinstance(artifact.rule, LearnedStart)
+        if artifact.rule.initialization
     }
     first = next(iter(theirs.values()), LearnerConfig())
     for name, config in theirs.items():

@@ -21,15 +21,14 @@ from torch.autograd.function import once_differentiable
 
 from learned_opt.kernels import native
 from learned_opt.kernels.addresses import address, address_of_array, addresses_of_pieces, places
-from learned_opt.layout import FACTS, ParameterLayout
-from learned_opt.rules.base import RuleState, check_states
+from learned_opt.layout import FACTS, ParameterLayout, RuleState, check_states
 from learned_opt.rules.features import FEATURES
 
 MAX_HIDDEN = 64
 """Hidden units above which lstm_step.c has no room."""
 WORTH_THREADS = 4_096
 """Coordinates below which more than one thread costs more than it brings."""
-_STATE = ("fast", "slow", "square", "step", "hidden", "cell")
+_STATE = ("exp_avg", "exp_avg_slow", "exp_avg_sq", "step", "hidden", "cell")
 _PHI = ("cell_weight", "head")
 _GIVEN = ("gradient", "parameters", *_STATE)
 _MADE = (*(f"new_{name}" for name in _STATE), "update")

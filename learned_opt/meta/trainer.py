@@ -1,4 +1,4 @@
-"""Meta-training: turn a rule that is Adam at birth into one that learns faster."""
+"""Meta-training: turn a rule that is Adam at initialization into one that learns faster."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from learned_opt.meta.schedule import cosine
 from learned_opt.meta.validation import Validator
 from learned_opt.meta.verdict import ALIKE, Verdict
 from learned_opt.policies.base import Policies, check_names
-from learned_opt.rules import CoordinatewiseLSTM, LearnedStart, UpdateRule
+from learned_opt.rules import UpdateRule
 from learned_opt.runs.checkpoint import check_fits, fitting, load_optimizer
 from learned_opt.runs.checkpoint_schedule import Pace, attempt
 from learned_opt.runs.folder import RunFolder
@@ -145,13 +145,10 @@ class MetaTrainer:
         saved = ranks.agree(opened)
         self.origin = load_artifact(config.start) if config.start else None
         self.rule = new_rule(config, policies).to(config.device)
-        self.unused: dict[str, Tensor] = {}
-        inner, prefix = (self.rule.rule, "rule.") if isinstance(self.rule, LearnedStart) else (self.rule, "")
-        if isinstance(inner, CoordinatewiseLSTM):
-            self.unused = {prefix + name: mask for name, mask in inner.weights_of(config.without).items()}
+        self.unused = self.rule.ablation_mask(config.without)
         self.average = copy.deepcopy(self.rule).requires_grad_(False)
-        own = [value for name, value in self.rule.named_parameters() if name != "start"]
-        starts = [value for name, value in self.rule.named_parameters() if name == "start"]
+        own = [value for name, value in self.rule.named_parameters() if name != self.rule.initialization]
+        starts = [value for name, value in self.rule.named_parameters() if name == self.rule.initialization]
         groups = [(own, 1.0), (starts, config.start_lr / config.meta_lr if config.start_lr else 1.0)]
         self.shares = [share for parameters, share in groups if parameters]
         self.optimizer = torch.optim.AdamW(

@@ -32,7 +32,7 @@ class TruncatedGroup(LearnerGroup):
                 state,
                 sample,
                 steps=config.unroll,
-                lr=rule.nominal_lr,
+                lr=rule.learning_rate,
                 layout=self.layout,
                 total_steps=total,
                 second_order=config.second_order,
