@@ -24,12 +24,12 @@ import tyro
 
 from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.distributed import ALONE, Ranks, joined
 from learned_opt.meta.estimators.base import View
 from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.trainer import new_rule
 from learned_opt.rules import UpdateRule
 from learned_opt.runs.allocator import settle
+from learned_opt.runs.distributed import ALONE, Ranks, joined
 
 LEARNERS = (16, 64, 256, 1024)
 WIDTHS = (18, 32, 64, 220)

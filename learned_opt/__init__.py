@@ -10,8 +10,8 @@ if not Path(__file__).with_name("tasks").is_dir():
     # A checkout, where the packages that are installed inside this one stand beside it.
     __path__.append(str(Path(__file__).resolve().parents[1]))
 
+from learned_opt import tasks
 from learned_opt.artifacts import ArtifactError, load_rule, save_rule
-from learned_opt.environment_ids import register_ids
 from learned_opt.layout import ParameterLayout, TensorSpec
 from learned_opt.optimizer import LearnedOptimizer
 from learned_opt.rules import (
@@ -42,6 +42,5 @@ __all__ = [
     "UpdateRule",
     "load_rule",
     "save_rule",
+    "tasks",
 ]
-
-register_ids()

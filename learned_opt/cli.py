@@ -26,9 +26,9 @@ from learned_opt.commands.probe import Probe
 from learned_opt.commands.report import Report
 from learned_opt.commands.terminal import abandon_outputs, open_outputs
 from learned_opt.commands.trial import Trial
-from learned_opt.meta.distributed import refuse_torchrun
-from learned_opt.meta.divergence import DivergenceError
 from learned_opt.runs.allocator import settle
+from learned_opt.runs.distributed import refuse_torchrun
+from learned_opt.runs.divergence import DivergenceError
 from learned_opt.tasks import EnvironmentFailedError
 
 Command = (

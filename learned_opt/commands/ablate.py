@@ -13,10 +13,10 @@ from learned_opt.commands.compare import run_comparison, stopped_results
 from learned_opt.commands.outputs import check_folder
 from learned_opt.commands.rule_conditions import trained_families
 from learned_opt.commands.training import check_device, set_threads, train_once
-from learned_opt.meta.divergence import DivergenceError
 from learned_opt.meta.stages import load_variants
 from learned_opt.meta.trainer import ARTIFACT
-from learned_opt.meta.verdict import improvements
+from learned_opt.runs.divergence import DivergenceError
+from learned_opt.runs.verdict import improvements
 from learned_opt.tasks import check_family
 
 LONGEST = 60

@@ -9,17 +9,17 @@ from typing import Any, Literal
 
 from learned_opt.commands.training import APART, check_device, set_threads, train_births, train_recipe
 from learned_opt.meta.config import BIRTH, MetaConfig
-from learned_opt.meta.distributed import Ranks, joined, launched_by_torchrun
 from learned_opt.meta.presets import ALGORITHMS
 from learned_opt.meta.stages import load_recipe
 from learned_opt.meta.trainer import Outcome
-from learned_opt.meta.verdict import Verdict
 from learned_opt.progress import MetaProgress, WorkBar
 from learned_opt.rl2.config import MemoryConfig
 from learned_opt.rl2.policies import POLICIES
 from learned_opt.rl2.trainer import MemoryTrainer
 from learned_opt.runs.config_file import check_fields, mapping
+from learned_opt.runs.distributed import Ranks, joined, launched_by_torchrun
 from learned_opt.runs.folder import BORN, CONFIG, FREE, STAGE, begun, refuse_foreign
+from learned_opt.runs.verdict import Verdict
 
 Algorithm = Literal[
     "lstm",

@@ -12,8 +12,8 @@ from learned_opt.analysis.reporting.html import Picture, Section, page, validati
 from learned_opt.analysis.reporting.training_curves import validation_curve
 from learned_opt.commands.outputs import check_file
 from learned_opt.files import write_atomically
-from learned_opt.meta.verdict import ALIKE, Verdict
 from learned_opt.runs.metrics import VALIDATIONS, read_rows
+from learned_opt.runs.verdict import ALIKE, Verdict
 
 PROBES = {
     "probe.png": (

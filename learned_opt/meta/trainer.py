@@ -17,8 +17,6 @@ from torch import Tensor
 
 from learned_opt.artifacts import load_artifact, save_rule
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.distributed import ALONE, Ranks
-from learned_opt.meta.divergence import DivergenceError, Health, contained
 from learned_opt.meta.estimators.base import LearnerGroup, View, Window
 from learned_opt.meta.estimators.es import EvolutionGroup
 from learned_opt.meta.estimators.reptile import ReptileGroup
@@ -26,16 +24,18 @@ from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.initial_rule import new_rule
 from learned_opt.meta.lr_calibration import CALIBRATION, calibrate
 from learned_opt.meta.provenance import provenance
-from learned_opt.meta.schedule import cosine
 from learned_opt.meta.validation import Validator
-from learned_opt.meta.verdict import ALIKE, Verdict
 from learned_opt.policies.base import Policies, check_names
 from learned_opt.rules import UpdateRule
 from learned_opt.runs.checkpoint import check_fits, fitting, load_optimizer
 from learned_opt.runs.checkpoint_schedule import Pace, attempt
+from learned_opt.runs.distributed import ALONE, Ranks
+from learned_opt.runs.divergence import DivergenceError, Health
 from learned_opt.runs.folder import RunFolder
 from learned_opt.runs.interrupts import interrupts
+from learned_opt.runs.lr_schedule import cosine
 from learned_opt.runs.metrics import MetricsLog
+from learned_opt.runs.verdict import ALIKE, Verdict
 from learned_opt.tasks.random import derive_seed
 
 ARTIFACT = "rule.safetensors"
@@ -111,7 +111,7 @@ class MetaTrainer:
         resume: go on from the folder's checkpoint.
         policies: how to make policies of one's own, by family; the others' are stacked perceptrons. They
             are no part of the saved configuration: give the same to resume.
-        ranks: the processes that share the run, see `learned_opt.meta.distributed`; one by default.
+        ranks: the processes that share the run, see `learned_opt.runs.distributed`; one by default.
 
     Raises:
         FileExistsError: the folder already holds something, and `resume` was not asked for.
@@ -380,3 +380,9 @@ class MetaTrainer:
                 group.check_policies(state)
                 check_fits(group.state_dict(), state, group.family)
                 group.load_state_dict(state)
+
+def contained(window: Window, learners: int) -> Window:
+    """The window; if its meta-gradient is not finite, one that moves nothing, its learners all diverged."""
+    if all(bool(value.isfinite().all()) for value in window.meta_gradient.values()):
+        return window
+    return Window({}, {**window.metrics, "diverged": float(learners)})

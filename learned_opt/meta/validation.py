@@ -11,9 +11,9 @@ from torch import Tensor
 from learned_opt.algorithms.factory import make_learner
 from learned_opt.algorithms.inner_loop import live
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.distributed import ALONE, Ranks
 from learned_opt.policies.base import Policies, policy_for
 from learned_opt.rules.base import UpdateRule
+from learned_opt.runs.distributed import ALONE, Ranks
 from learned_opt.tasks import make_family
 from learned_opt.tasks.promises import sampled_tasks
 from learned_opt.tasks.random import derive_noise, derive_seed

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from learned_opt.algorithms.advantages import ReturnScale, generalised_advantages, normalised
 from learned_opt.files import write_atomically
-from learned_opt.meta.divergence import DivergenceError, Health
-from learned_opt.meta.schedule import cosine
 from learned_opt.meta.trainer import Observer
 from learned_opt.rl2.artifact import save_policy
 from learned_opt.rl2.config import MemoryConfig
@@ -23,8 +21,10 @@ from learned_opt.rl2.policies import POLICIES, MemoryPolicy
 from learned_opt.rl2.trial import Trial, play
 from learned_opt.runs.checkpoint import check_fits, fitting, load_optimizer
 from learned_opt.runs.checkpoint_schedule import Pace, attempt
+from learned_opt.runs.divergence import DivergenceError, Health
 from learned_opt.runs.folder import RunFolder
 from learned_opt.runs.interrupts import interrupts
+from learned_opt.runs.lr_schedule import cosine
 from learned_opt.tasks.promises import sampled_tasks
 from learned_opt.tasks.random import derive_noise, derive_seed
 

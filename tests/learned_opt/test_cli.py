@@ -18,9 +18,9 @@ from learned_opt.artifacts import load_artifact, save_rule
 from learned_opt.cli import main
 from learned_opt.commands.rule_conditions import run_of
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.divergence import DivergenceError
 from learned_opt.meta.trainer import MetaTrainer
 from learned_opt.rules import Adam, LearnedStart
+from learned_opt.runs.divergence import DivergenceError
 
 TINY = MetaConfig(
     families=("bandit",),

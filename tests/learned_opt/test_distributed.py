@@ -17,13 +17,13 @@ from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.cli import main
 from learned_opt.commands import meta_train
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.distributed import Ranks, claim_device
 from learned_opt.meta.estimators.base import View
 from learned_opt.meta.estimators.es import EvolutionGroup
 from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.trainer import MetaTrainer, new_rule
 from learned_opt.rules.counter_rng import initial_dice
 from learned_opt.runs.checkpoint import checkpoints, load_checkpoint
+from learned_opt.runs.distributed import Ranks, claim_device
 from learned_opt.tasks import Noise, Share
 from learned_opt.tasks.random import derive_noise
 
@@ -57,7 +57,7 @@ from pathlib import Path
 import torch
 from learned_opt.runs.checkpoint import checkpoints, load_checkpoint
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.distributed import joined
+from learned_opt.runs.distributed import joined
 from learned_opt.meta.trainer import MetaTrainer
 
 runs, out, half = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), Path(sys.argv[3])

@@ -12,13 +12,13 @@ from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.cli import main
 from learned_opt.kernels import rollout
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.divergence import EARLIEST, DivergenceError, Health, contained
 from learned_opt.meta.estimators.base import View, Window
 from learned_opt.meta.estimators.unroll import _above_siblings
-from learned_opt.meta.trainer import GROUPS, MetaTrainer, new_rule
+from learned_opt.meta.trainer import GROUPS, MetaTrainer, contained, new_rule
 from learned_opt.progress import MetaProgress
 from learned_opt.rl2.trainer import MemoryConfig, MemoryTrainer
 from learned_opt.runs.checkpoint import load_checkpoint
+from learned_opt.runs.divergence import EARLIEST, DivergenceError, Health
 from learned_opt.runs.metrics import read_rows
 from learned_opt.tasks.cartpole import CartPole
 from learned_opt.tasks.navigation import Navigation2D

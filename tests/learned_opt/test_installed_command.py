@@ -13,7 +13,6 @@ import learned_opt
 from learned_opt.artifacts import load_artifact
 
 ROOT = Path(learned_opt.__file__).parents[1]
-HOSTILE = "raise RuntimeError('a file of the user was imported')\n"
 FAMILY = """
 from learned_opt.tasks.lqr import LinearQuadratic
 
@@ -53,10 +52,8 @@ def script(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A user's folder, with a family, and with modules of their own that are called as ours are."""
+    """A user's folder, with a family."""
     (tmp_path / "my_tasks.py").write_text(FAMILY)
-    (tmp_path / "tasks.py").write_text(HOSTILE)
-    (tmp_path / "analysis.py").write_text(HOSTILE)
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     return tmp_path
 
@@ -66,16 +63,6 @@ def run(folder, *command, path=str(ROOT), **given):
     environment.update(given.pop("env", {}))
     given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **given}
     return subprocess.run([sys.executable, *command], cwd=folder, env=environment, check=False, **given)
-
-
-def test_nothing_is_imported_from_the_working_directory_even_if_it_comes_first(script, folder):
-    first = f".{os.pathsep}{ROOT}"
-    for command in ([script], ["-m", "learned_opt"]):
-        done = run(folder, *command, "list", path=first)
-        assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    for name in ("mountain_car_continuous", "navigation2d_sparse", "halfcheetah_vel", "default"):
-        assert sum(line.startswith(f"│ {name} ") for line in lines) == 1, "in a pipe no name is broken"
 
 
 def test_a_family_of_the_working_directory_is_trained_and_compared_by_processes(script, folder):

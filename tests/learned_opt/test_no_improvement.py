@@ -12,12 +12,12 @@ from learned_opt.artifacts import load_artifact
 from learned_opt.cli import main
 from learned_opt.commands.report import section_of
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.divergence import DivergenceError
 from learned_opt.meta.trainer import MetaTrainer
 from learned_opt.meta.validation import Validator
-from learned_opt.meta.verdict import Verdict, improvements
 from learned_opt.rl2.config import MemoryConfig
 from learned_opt.rl2.trainer import MemoryTrainer
+from learned_opt.runs.divergence import DivergenceError
+from learned_opt.runs.verdict import Verdict, improvements
 
 TINY = MetaConfig(
     families=("bandit",),

@@ -18,13 +18,13 @@ from learned_opt.algorithms.cuda_graphs import Recorder
 from learned_opt.algorithms.factory import make_learner
 from learned_opt.layout import ParameterLayout
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.distributed import ALONE, Ranks
 from learned_opt.meta.estimators.unroll import Phi
 from learned_opt.policies.base import Policies, policy_for
 from learned_opt.rules import LearnedStart
 from learned_opt.rules.base import RuleState, UpdateRule, is_usable, select_rows
 from learned_opt.rules.counter_rng import initial_dice
 from learned_opt.runs.checkpoint import check_fits
+from learned_opt.runs.distributed import ALONE, Ranks
 from learned_opt.tasks import Noise, Tasks, make_family
 from learned_opt.tasks.promises import sampled_tasks
 

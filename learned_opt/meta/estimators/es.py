@@ -12,13 +12,13 @@ from torch import Tensor
 
 from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.distributed import ALONE, Ranks
 from learned_opt.meta.estimators.base import LearnerGroup, View, Window
 from learned_opt.meta.estimators.unroll import Phi
 from learned_opt.policies.base import Policies
 from learned_opt.rules import LearnedStart
 from learned_opt.rules.base import UpdateRule
 from learned_opt.rules.lstm import CoordinatewiseLSTM
+from learned_opt.runs.distributed import ALONE, Ranks
 from learned_opt.tasks import Noise
 
 RAREST = 1e-4

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from learned_opt.meta.estimators.base import Window
-
 STRETCH = 50
 """Meta-steps back that the share of diverged learners is taken over."""
 EARLIEST = 10
@@ -50,10 +48,3 @@ class Health:
     def restore(self, recent: Sequence[float]) -> None:
         """The inverse of `recent`."""
         self._recent = deque(map(float, recent), maxlen=STRETCH)
-
-
-def contained(window: Window, learners: int) -> Window:
-    """The window; if its meta-gradient is not finite, one that moves nothing, its learners all diverged."""
-    if all(bool(value.isfinite().all()) for value in window.meta_gradient.values()):
-        return window
-    return Window({}, {**window.metrics, "diverged": float(learners)})

@@ -1,0 +1,148 @@
+"""Nothing of the project collides with a user's own `tasks` and `analysis`, however it is installed.
+
+A user's folder holds tasks.py (celery and invoke ask for one) and analysis.py, which nobody but that user
+may import. Each claim is tried from a source checkout on the path, from an editable install and from the
+wheel that is built of the source distribution. No C is compiled for it: without a compiler the package
+installs all the same.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+import learned_opt
+
+ROOT = Path(learned_opt.__file__).parents[1]
+SOURCES = (
+    "learned_opt",
+    "tasks",
+    "analysis",
+    "setup.py",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    "MANIFEST.in",
+)
+THEIRS = """
+import sys
+asking = sys._getframe(1)
+while asking.f_code.co_filename.startswith("<frozen importlib"):
+    asking = asking.f_back
+if "learned_opt" in asking.f_globals["__name__"]:
+    raise RuntimeError("learned_opt imported a module of the user's")
+WHOSE = "the user's"
+"""
+OWN = 'import tasks, analysis; assert tasks.WHOSE == analysis.WHOSE == "the user\'s"'
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A copy of the checkout, as git would hand it out."""
+    copy = tmp_path_factory.mktemp("source")
+    for name in filter(lambda name: (ROOT / name).exists(), SOURCES):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        else:
+            shutil.copy(ROOT / name, copy / name)
+    return copy
+
+
+@pytest.fixture(scope="module", params=["checkout", "editable", "wheel"])
+def python(request, source, tmp_path_factory):
+    """A Python, with the environment it is to be run in, that finds the project in one of three ways."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    clean |= {"CC": "false", "OMP_NUM_THREADS": "1"}
+    made = tmp_path_factory.mktemp(request.param)
+    interpreter = made / ("Scripts" if os.name == "nt" else "bin") / "python"
+    call([sys.executable, "-m", "venv", "--without-pip", str(made)], made, clean)
+    told = call([interpreter, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], made, clean)
+    # What the project depends on, without what this environment's own editable installs add to the path.
+    Path(told.strip(), "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    if request.param == "checkout":
+        return interpreter, {**clean, "PYTHONPATH": str(source)}
+    given = ["--editable", str(source)]
+    if request.param == "wheel":
+        build = "import sys, setuptools.build_meta as made; print(made.build_sdist(sys.argv[1]))"
+        archive = call([sys.executable, "-c", build, str(made)], source, clean).split()[-1]
+        given = [str(made / archive)]
+    pip = [sys.executable, "-m", "pip", "--python", str(interpreter), "install", "--quiet", "--no-deps"]
+    call([*pip, "--no-build-isolation", "--force-reinstall", *given], made, clean)
+    return interpreter, clean
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A user's folder."""
+    (tmp_path / "tasks.py").write_text(THEIRS)
+    (tmp_path / "analysis.py").write_text(THEIRS)
+    return tmp_path
+
+
+def call(command, folder, environment):
+    done = subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_packages_are_those_of_this_installation(python, folder):
+    interpreter, environment = python
+    files = "import learned_opt.analysis as a, learned_opt.tasks as t; print(t.__file__, a.__file__)"
+    found = [Path(file) for file in call([interpreter, "-c", files], folder, environment).split()]
+    for file, name in zip(found, ("tasks", "analysis"), strict=True):
+        assert ROOT not in file.parents
+        wheel = "site-packages" in file.parts
+        assert (file.parts[-3] == "learned_opt") == wheel, "a wheel holds both inside learned_opt"
+        assert file.parent.name == name
+        held = {module.relative_to(file.parent) for module in file.parent.rglob("*.py")}
+        assert held == {module.relative_to(ROOT / name) for module in (ROOT / name).rglob("*.py")}
+    assert Path(found[0]).with_name("references.json").exists()
+
+
+def test_a_program_or_notebook_of_the_folder_imports_both(python, folder):
+    interpreter, environment = python
+    # A script's folder, and the working directory of a notebook's kernel, stand first on the path.
+    code = f"import sys; sys.path.insert(0, ''); {OWN}; import learned_opt, learned_opt.analysis; {OWN}"
+    call([interpreter, "-c", code], folder, environment)
+    (folder / "program.py").write_text(
+        "import learned_opt, gymnasium\n"
+        "gymnasium.make('learned_opt/CartPole-v0').reset(seed=0)\n"
+        "gymnasium.make_vec('learned_opt/Pendulum-v0', num_envs=2).reset(seed=0)\n"
+        f"{OWN}\n"
+    )
+    call([interpreter, "program.py"], folder, environment)
+
+
+def test_the_command_runs_in_the_folder(python, folder):
+    interpreter, environment = python
+    scripts = [["-m", "learned_opt"]]
+    if "PYTHONPATH" not in environment:  # a checkout alone has no script
+        scripts.append([str(Path(interpreter).with_name("learned-opt"))])
+    for script in scripts:
+        told = call([interpreter, *script, "list"], folder, environment)
+        for name in ("mountain_car_continuous", "navigation2d_sparse", "halfcheetah_vel", "default"):
+            assert name in told.split(), f"{script} lists {name}"
+
+
+def test_a_family_of_the_folder_named_tasks_is_the_user_s(python, folder):
+    interpreter, environment = python
+    family = "\nfrom learned_opt.tasks.lqr import LinearQuadratic\n\nclass Mine(LinearQuadratic):\n    pass\n"
+    # The same name as ours, in a folder that comes last on the path: it is found all the same.
+    (folder / "tasks.py").write_text(family)
+    assert "usable" in call([interpreter, "-m", "learned_opt", "check", "tasks:Mine"], folder, environment)
+
+
+def test_gymnasium_imports_the_package_that_an_id_names(python, folder):
+    interpreter, environment = python
+    code = "import gymnasium; print(gymnasium.make('learned_opt:learned_opt/CartPole-v0').spec.id)"
+    assert call([interpreter, "-c", code], folder, environment).strip() == "learned_opt/CartPole-v0"
+
+
+def test_gymnasium_alone_imports_nothing_of_the_project(python, folder):
+    interpreter, environment = python
+    code = "import gymnasium, sys; print({'learned_opt', 'tasks', 'torch'} & set(sys.modules))"
+    assert call([interpreter, "-c", code], folder, environment).strip() == "set()"
