@@ -21,7 +21,7 @@ from learned_opt.algorithms import on_environments
 from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.estimators import unroll as unroll_module
-from learned_opt.meta.estimators.base import View
+from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.trainer import new_rule
 from learned_opt.rules.features import FEATURES
@@ -51,8 +51,10 @@ def main(options: Options) -> None:
         learner=LearnerConfig(environments=8, outer_environments=8),
     )
     rule = new_rule(config)
-    group = TruncatedGroup(options.family, config, rule, seed=0, view=View(roles=True, critic_first=False))
-    group.lifetime[:] = 1e9
+    group = TruncatedGroup(
+        options.family, config, rule, seed=0, presentation=Presentation(roles=True, critic_first=False)
+    )
+    group.runs.horizon[:] = 1e9
     group.advance(rule)
     seconds = sorted(elapsed(lambda: group.advance(rule)) for _ in range(options.windows))
     window = seconds[options.windows // 2]

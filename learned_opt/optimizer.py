@@ -314,8 +314,8 @@ class LearnedOptimizer(Optimizer):
         frozen = copy.deepcopy(rule) if isinstance(rule, UpdateRule) else load_rule(rule)
         if frozen.initialization:
             raise ValueError(
-                "the rule has a learned initialization, which an optimizer cannot put in place: with learned = "
-                "load_rule(...) pass rule=learned.rule, lr=learned.learning_rate"
+                "the rule has a learned initialization, which an optimizer cannot put in place: with x = "
+                "load_rule(...) pass rule=x.rule, lr=x.learning_rate"
             )
         identity = frozen.identity()
         self._rules.setdefault(identity, frozen.requires_grad_(False).eval())

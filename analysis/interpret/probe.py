@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +13,9 @@ from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.algorithms.inner_loop import live
 from learned_opt.analysis.comparison.results import Array
 from learned_opt.layout import ParameterLayout
-from learned_opt.rules import Adam, UpdateRule
-from learned_opt.rules.base import RuleState, Scalar
+from learned_opt.rules import Adam, RuleState, StepInput, UpdateRule
+from learned_opt.rules.base import Scalar
+from learned_opt.rules.wrapper import RuleWrapper
 from learned_opt.tasks import make_family
 from learned_opt.tasks.navigation import Navigation2D
 from learned_opt.tasks.random import derive_noise, derive_seed

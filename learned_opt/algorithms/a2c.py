@@ -68,9 +68,9 @@ class ActorCriticLearner(ActingLearner):
         traces = [config.trace] * config.environments + [1.0] * config.outer_environments
         self._traces = torch.tensor(traces, device=noise.device, dtype=noise.dtype)
 
-    def restart(self, rows: Tensor, tasks: Tasks | None = None) -> None:
+    def reset(self, rows: Tensor, tasks: Tasks | None = None) -> None:
         """As of every acting learner, and forget the scale of returns."""
-        super().restart(rows, tasks)
+        super().reset(rows, tasks)
         self.scale.forget(rows)
 
     def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:

@@ -24,6 +24,7 @@ from learned_opt.rules import (
 from learned_opt.tasks import make_family
 from learned_opt.tasks.random import derive_noise, derive_seed
 
+
 def new_rule(config: MetaConfig, policies: Policies | None = None) -> UpdateRule:
     """The rule that a run starts from: at birth, or a saved one; with a start, if that is learned.
 

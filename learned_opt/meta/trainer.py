@@ -17,8 +17,9 @@ from torch import Tensor
 
 from learned_opt.artifacts import load_artifact, save_rule
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.estimators.base import LearnerGroup, View, Window
+from learned_opt.meta.estimators.base import LearnerGroup, Window
 from learned_opt.meta.estimators.es import EvolutionGroup
+from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.reptile import ReptileGroup
 from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.initial_rule import new_rule
@@ -163,7 +164,7 @@ class MetaTrainer:
                 config.of_replica(replica),
                 self.rule,
                 seed=derive_seed(config.seed, "group", replica, family),
-                view=View(
+                presentation=Presentation(
                     roles=config.groups_per_family > 1 and (replica + index) % 2 == 0,
                     critic_first=(replica + index // 2) % 2 == 1,
                 ),
@@ -380,6 +381,7 @@ class MetaTrainer:
                 group.check_policies(state)
                 check_fits(group.state_dict(), state, group.family)
                 group.load_state_dict(state)
+
 
 def contained(window: Window, learners: int) -> Window:
     """The window; if its meta-gradient is not finite, one that moves nothing, its learners all diverged."""

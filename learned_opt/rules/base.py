@@ -217,8 +217,9 @@ class UpdateRule(nn.Module, ABC):
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, JSON-compatible: with φ, they are all that the rule is."""
-        names = [name for name in inspect.signature(type(self)).parameters if name != "generator"]
-        values = {name: getattr(self, name) for name in names}
+        arguments = inspect.signature(type(self)).parameters.values()
+        named = [each.name for each in arguments if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+        values = {name: getattr(self, name) for name in named if name != "generator"}
         return {
             name: value.tolist() if isinstance(value, Tensor) else _plain(value)
             for name, value in values.items()
@@ -231,7 +232,7 @@ class UpdateRule(nn.Module, ABC):
 
     @classmethod
     def count_weights(cls, config: Mapping[str, Any]) -> int:
-        """How many numbers φ has with these arguments: what is loaded must not ask for more than a file has."""
+        """How many numbers φ has at least with these arguments: no file may ask for more than it has."""
         return 0
 
     def identity(self) -> str:

@@ -12,7 +12,8 @@ from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.cli import main
 from learned_opt.kernels import rollout
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.estimators.base import View, Window
+from learned_opt.meta.estimators.base import Window
+from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.unroll import _above_siblings
 from learned_opt.meta.trainer import GROUPS, MetaTrainer, contained, new_rule
 from learned_opt.progress import MetaProgress
@@ -44,7 +45,7 @@ TINY = MetaConfig(
     checkpoint_every=5,
     learner=ACTOR_CRITIC,
 )
-TOLD = View(roles=True, critic_first=False)
+TOLD = Presentation(roles=True, critic_first=False)
 RUNS = {
     "tbptt, actor-critic": TINY,
     "second order": replace(TINY, second_order=True),
@@ -116,11 +117,11 @@ class Poison:
 def healthy_rows(group):
     """What the learners but the sick one have: parameters, rule state, scales and replay, by name."""
     learner = {key: value for key, value in group.learner.state_dict().items() if key != "environments"}
-    found = {"parameters": group.parameters}
-    for name, entry in {**group.state, **learner}.items():
+    found = {"parameters": group.runs.parameters}
+    for name, entry in {**group.runs.rule_state, **learner}.items():
         entries = entry if isinstance(entry, list) else entry.values() if isinstance(entry, dict) else [entry]
         found.update({f"{name} {index}": value for index, value in enumerate(entries)})
-    others = [row for row in range(len(group.parameters)) if row != SICK]
+    others = [row for row in range(len(group.runs.parameters)) if row != SICK]
     return {name: value[others].clone() for name, value in found.items()}
 
 
@@ -131,7 +132,7 @@ def test_one_learners_bad_numbers_never_reach_another_nor_the_rule(run, what, va
     config = RUNS[run]
     rule = new_rule(config)
     poison = Poison(monkeypatch, CartPole, what, value)
-    group = GROUPS[config.estimator]("cartpole", config, rule, seed=0, view=TOLD)
+    group = GROUPS[config.estimator]("cartpole", config, rule, seed=0, presentation=TOLD)
     group.advance(rule)
     poison.on = True
     window = contained(group.advance(rule), config.learners)
@@ -145,14 +146,14 @@ def test_one_learners_bad_numbers_never_reach_another_nor_the_rule(run, what, va
     for _ in range(2):  # whoever was sick begins a new life and is well again
         window = group.advance(rule)
     assert window.metrics["diverged"] == 0
-    assert bool(group.parameters.isfinite().all())
+    assert bool(group.runs.parameters.isfinite().all())
 
 
 @pytest.mark.skipif(rollout.library() is None, reason="no C compiler at installation")
 @pytest.mark.parametrize("what", ["reward", "observation"])
 def test_what_is_poisoned_here_is_compiled(what, monkeypatch):
     poison = Poison(monkeypatch, CartPole, what, float("nan"))
-    group = GROUPS["tbptt"]("cartpole", TINY, new_rule(TINY), seed=0, view=TOLD)
+    group = GROUPS["tbptt"]("cartpole", TINY, new_rule(TINY), seed=0, presentation=TOLD)
     poison.on = True
     assert dynamics_of(group.learner.environments) is not None
 
@@ -163,7 +164,7 @@ def test_the_others_learn_exactly_what_they_would_have_learned(run, monkeypatch)
     poison = Poison(monkeypatch, CartPole, "reward", float("nan"))
     for sick in (False, True):
         rule = new_rule(config)
-        group = GROUPS[config.estimator]("cartpole", config, rule, seed=0, view=TOLD)
+        group = GROUPS[config.estimator]("cartpole", config, rule, seed=0, presentation=TOLD)
         poison.on = sick
         group.advance(rule)
         groups.append(healthy_rows(group))

@@ -12,6 +12,7 @@ from learned_opt.algorithms.factory import make_learner
 from learned_opt.policies.module import ModulePolicy
 from learned_opt.policies.recurrent_cells import write_out_cells
 from learned_opt.rollouts.collect import episodic_returns
+from learned_opt.rules.base import StepInput
 from learned_opt.tasks import BatchedFamily, Noise, Transition, make_family
 from learned_opt.tasks.random import derive_noise
 
@@ -109,7 +110,7 @@ def train(make, objective, updates):
     rule, theta = Adam(), learner.initial_parameters()
     state = rule.init_state(learner.layout, 3)
     for _ in range(updates):
-        change, state = rule(learner.gradient(theta).inner, theta, state, 1e-2, layout=learner.layout)
+        change, state = rule(StepInput(learner.gradient(theta).inner, theta, 1e-2, learner.layout), state)
         theta = theta + change
     return episodic_returns(policy, theta, learner.environments.tasks, 128, noise).mean(1)
 
@@ -278,7 +279,7 @@ def test_learners_go_on_exactly_from_their_state_and_new_tasks_begin_with_a_blan
     learner.gradient(theta)
     blank = learner.policy.initial_memory(learner.environments.observation)
     before = learner.memory.clone()
-    learner.restart(torch.tensor([True, False]))
+    learner.reset(torch.tensor([True, False]))
     assert torch.equal(learner.memory[0], blank[0])
     assert torch.equal(learner.memory[1], before[1])
     assert not torch.equal(before[0], blank[0])
