@@ -23,6 +23,7 @@ from learned_opt.rules import (
     MetaLSTM,
     MetaSGD,
     RMSprop,
+    StepInput,
     UpdateRule,
 )
 
@@ -38,6 +39,7 @@ __all__ = [
     "MetaSGD",
     "ParameterLayout",
     "RMSprop",
+    "StepInput",
     "TensorSpec",
     "UpdateRule",
     "load_rule",

@@ -7,14 +7,14 @@ import torch
 import yaml
 
 from learned_opt import CoordinatewiseLSTM, load_rule
-from learned_opt.algorithms.base import GradientSample
+from learned_opt.algorithms.base import GradientSample, Trajectories
 from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.cli import main
 from learned_opt.kernels import rollout
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.estimators.base import Window
 from learned_opt.meta.estimators.presentation import Presentation
-from learned_opt.meta.estimators.unroll import _above_siblings
+from learned_opt.meta.estimators.unroll import _above_replicates
 from learned_opt.meta.trainer import GROUPS, MetaTrainer, contained, new_rule
 from learned_opt.progress import MetaProgress
 from learned_opt.rl2.trainer import MemoryConfig, MemoryTrainer
@@ -176,8 +176,10 @@ def test_the_others_learn_exactly_what_they_would_have_learned(run, monkeypatch)
 def test_a_siblings_loss_that_is_not_finite_counts_for_nobody_else():
     blank = torch.zeros(4, 1)
     loss = torch.tensor([1.0, 3.0, float("nan"), 5.0])
-    sample = GradientSample(blank, blank, {}, loss, torch.ones(4))
-    above = _above_siblings(sample, 2)
+    sample = GradientSample(
+        blank, blank, {}, trajectories=Trajectories(loss, torch.ones(4), torch.zeros(4))
+    )
+    above = _above_replicates(sample, 2)
     assert above[:2].tolist() == [-2.0, 2.0]
     assert not bool(above[2].isfinite())
     assert above[3] == 5.0

@@ -120,9 +120,8 @@ def hard_step(rule, phi, layout, step, parameters, state, generator):
         gradient[0, 40:50], gradient[-1, 3] = float("nan"), float("inf")
     lr = torch.linspace(1e-3, 1e-2, batch).unsqueeze(1)
     total = torch.full((batch, 1), 100.0) if step % 2 else None
-    return torch.func.functional_call(
-        rule, phi, (gradient, parameters, state, lr), {"layout": layout, "total_steps": total}
-    )
+    x = StepInput(gradient, parameters, lr, layout, total)
+    return torch.func.functional_call(rule, phi, (x, state))
 
 
 @pytest.mark.skipif(not compiled(), reason="no C compiler at installation")
