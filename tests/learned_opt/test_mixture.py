@@ -97,7 +97,7 @@ def test_longevity_stretches_windows_and_lives(tmp_path):
     }
     trainer = MetaTrainer(MetaConfig.from_dict(data), tmp_path / "run")
     short, long = trainer.groups
-    assert [set(group._draw_lifetimes()[0].unique().tolist()) for group in (short, long)] == [{8.0}, {24.0}]
+    assert [set(group._draw_horizons()[0].unique().tolist()) for group in (short, long)] == [{8.0}, {24.0}]
     for group in (short, long):  # their first lives are cut; these are not
         group.runs.horizon[:] = float(group.config.longest_life)
     trainer.run()

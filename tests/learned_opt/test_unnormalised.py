@@ -50,7 +50,7 @@ def test_it_is_saved_and_drops_in(tmp_path):
     save_rule(trained(), path)
     rule = load_rule(path)
     assert rule.identity() == trained().identity()
-    assert rule.config()["normalised"] is False
+    assert rule.config()["adam_normalized"] is False
     weight = torch.nn.Parameter(torch.ones(4, 5))
     optimizer = LearnedOptimizer([weight], rule=path, lr=0.1)
     layout = ParameterLayout.of({"weight": (4, 5)})
