@@ -24,7 +24,7 @@ from learned_opt.analysis.comparison.runs import Problem, draw_problem, joined
 from learned_opt.analysis.comparison.tuning import UNTUNED, Baseline, Tuned, choose, make_baseline
 from learned_opt.analysis.statistics.scores import BEST_SEEN, best_seen
 from learned_opt.policies.base import Policies, check_names
-from learned_opt.rl2.policies import MemoryPolicy
+from learned_opt.rl2.policies import InContextPolicy
 
 ONCE = ", tuned once"
 """Added to the name of a baseline tuned for all families together where one tuned for each also runs."""
@@ -74,9 +74,9 @@ def compare(
         raise ValueError(f"{', '.join(clash)} names both a contender and a baseline: rename one")
     for label, contender in contenders.items():
         rule = contender.rule
-        if isinstance(rule, MemoryPolicy) and set(config.families) != {rule.family}:
+        if isinstance(rule, InContextPolicy) and set(config.families) != {rule.family}:
             raise ValueError(f"{label} knows {rule.family} alone: compare it on that family by itself")
-        if isinstance(rule, MemoryPolicy) and rule.horizon != config.horizon:
+        if isinstance(rule, InContextPolicy) and rule.horizon != config.horizon:
             raise ValueError(
                 f"{label} was meta-trained with horizon {rule.horizon or 'left out'}: compare it so"
             )

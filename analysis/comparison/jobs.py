@@ -20,7 +20,7 @@ from learned_opt.analysis.comparison.method import Contender
 from learned_opt.analysis.comparison.results import GridScores, Setting, decode, decode_flags, encode
 from learned_opt.analysis.comparison.runs import Budget, Lives, Problem, run_lives, run_policy
 from learned_opt.analysis.comparison.tuning import make_baseline, score_grid
-from learned_opt.rl2.policies import MemoryPolicy
+from learned_opt.rl2.policies import InContextPolicy
 from learned_opt.rules import UpdateRule
 
 T_co = TypeVar("T_co", covariant=True)
@@ -124,7 +124,7 @@ class ShownCell:
         }
 
         def run() -> Lives:
-            if isinstance(rule, MemoryPolicy):
+            if isinstance(rule, InContextPolicy):
                 return run_policy(problem, rule, self.contender.trial, budget)
             return run_lives(problem, lambda _: rule, [self.setting], budget, on_update, told=config.told)
 

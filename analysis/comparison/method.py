@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from learned_opt.analysis.comparison.results import Setting
-from learned_opt.rl2.policies import MemoryPolicy
+from learned_opt.rl2.policies import InContextPolicy
 from learned_opt.rules import UpdateRule
 
 
@@ -24,7 +24,7 @@ class Contender:
     left: conditions of its training that the comparison's lives leave, as `CompareConfig.left` has them.
     """
 
-    rule: UpdateRule | MemoryPolicy
+    rule: UpdateRule | InContextPolicy
     lr: float | None = None
     decay: bool = False
     tuned: str = "as shipped"
@@ -35,6 +35,6 @@ class Contender:
 
     def setting(self) -> Setting:
         """Its hyper-parameters."""
-        if isinstance(self.rule, MemoryPolicy):
+        if isinstance(self.rule, InContextPolicy):
             return Setting(0.0)
         return Setting(float(self.rule.learning_rate if self.lr is None else self.lr), self.decay)

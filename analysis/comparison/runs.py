@@ -14,7 +14,7 @@ from learned_opt.algorithms.factory import make_learner
 from learned_opt.algorithms.inner_loop import Life, live
 from learned_opt.analysis.comparison.results import Array, Setting
 from learned_opt.policies.base import Policies, Policy, policy_for
-from learned_opt.rl2.policies import MemoryPolicy
+from learned_opt.rl2.policies import InContextPolicy
 from learned_opt.rl2.trial import play
 from learned_opt.rules import UpdateRule
 from learned_opt.rules.base import Scalar
@@ -222,8 +222,8 @@ def run_lives(
 
 
 @torch.no_grad()
-def run_policy(problem: Problem, policy: MemoryPolicy, trial: int, budget: Budget) -> Lives:
-    """Let a policy with a memory live on the same n tasks: Lives of G = 1.
+def run_policy(problem: Problem, policy: InContextPolicy, trial: int, budget: Budget) -> Lives:
+    """Let an in-context policy live on the same n tasks: Lives of G = 1.
 
     Where a learner has taken u updates, the policy has played as many environment steps, in one stream,
     but no more than the episodes that T = `trial` steps hold at full length, the longest trial that it was
@@ -262,7 +262,7 @@ def run_policy(problem: Problem, policy: MemoryPolicy, trial: int, budget: Budge
 
 
 def _remembered(
-    policy: MemoryPolicy, rows: torch.Tensor, steps: torch.Tensor
+    policy: InContextPolicy, rows: torch.Tensor, steps: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The memory (n, M) after so many `steps` (n,) of trials' rows (n, T + 1, I), and the next row."""
     memory = policy.initial_memory(len(rows))

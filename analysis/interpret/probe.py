@@ -17,7 +17,7 @@ from learned_opt.rules import Adam, RuleState, StepInput, UpdateRule
 from learned_opt.rules.base import Scalar
 from learned_opt.rules.wrapper import RuleWrapper
 from learned_opt.tasks import make_family
-from learned_opt.tasks.navigation import Navigation2D
+from learned_opt.tasks.families.navigation import Navigation2D
 from learned_opt.tasks.random import derive_noise, derive_seed
 
 LAYER = (128, 160)

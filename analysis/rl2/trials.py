@@ -20,7 +20,7 @@ from learned_opt.analysis.reporting.figures import Entry, as_it_is, legend_below
 from learned_opt.analysis.rl2.reference_learners import REFERENCES
 from learned_opt.analysis.statistics.intervals import bootstrap_interval
 from learned_opt.files import write_atomically
-from learned_opt.rl2.policies import MemoryPolicy
+from learned_opt.rl2.policies import InContextPolicy
 from learned_opt.rl2.trial import play
 from learned_opt.tasks import BatchedFamily, Noise, TaskFamily, Tasks, make_family
 from learned_opt.tasks.promises import sampled_tasks
@@ -103,7 +103,7 @@ class TrialResults:
 
 
 def run_trials(
-    policies: Mapping[str, MemoryPolicy],
+    policies: Mapping[str, InContextPolicy],
     family: str,
     *,
     tasks: int,

@@ -32,13 +32,13 @@ from learned_opt.artifacts import Artifact, load_artifact
 from learned_opt.commands.outputs import check_file, check_folder
 from learned_opt.commands.rule_conditions import conditions_left, learner_of, run_of, trained_families
 from learned_opt.commands.training import check_device, set_threads
+from learned_opt.files import clear_leftovers
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.initial_rule import new_rule
 from learned_opt.meta.trainer import ARTIFACT
 from learned_opt.progress import WorkBar
 from learned_opt.rl2.artifact import PolicyArtifact, load_policy
 from learned_opt.runs.config_file import check_fields, mapping
-from learned_opt.runs.leftovers import clear_leftovers
 from learned_opt.runs.lock import exclusive
 from learned_opt.tasks import make_family
 from learned_opt.tasks.random import derive_noise
@@ -83,7 +83,7 @@ class Compare:
     rule: tuple[str, ...] = ("default",)
     """Rules: shipped names or files."""
     policy: tuple[Path, ...] = ()
-    """Meta-policies, files that meta-train --algorithm rl2 or context wrote; of the one family shown."""
+    """In-context policies, as meta-train --algorithm rl2 or context wrote them; of the one family shown."""
     tasks: tuple[str, ...] = ("cartpole", "gridworld", "lqr", "navigation2d", "pendulum", "acrobot")
     """Task families to compare on: shipped ones, gymnasium ids, or module:attribute for your own."""
     env: tuple[str, ...] = ()
@@ -329,7 +329,7 @@ def rule_contenders(artifacts: dict[str, Artifact]) -> dict[str, Contender]:
 
 
 def policy_contenders(artifacts: Mapping[str, PolicyArtifact]) -> dict[str, Contender]:
-    """Meta-policies by label, the folder's name.
+    """In-context policies by label, the folder's name.
 
     Raises:
         ValueError: two of one name.

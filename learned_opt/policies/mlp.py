@@ -10,8 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from learned_opt.algorithms.config import Activation
-from learned_opt.kernels.mlp import Perceptron
+from learned_opt.kernels.mlp import Activation, Perceptron
 from learned_opt.layout import ParameterLayout, Role
 from learned_opt.policies.base import Policy, Tensors
 from learned_opt.policies.distribution import INITIAL_LOG_STD, bounded_log_std

@@ -191,7 +191,7 @@ def test_a_cell_of_other_code_is_not_reused(tmp_path, monkeypatch):
     assert len(list((tmp_path / "package").iterdir())) == 4
 
     monkeypatch.syspath_prepend(tmp_path)
-    text = "from tasks.bandit import BernoulliBandit\nclass Mine(BernoulliBandit):\n    name = 'mine'\n"
+    text = "from learned_opt.tasks.families.bandit import Bandit\nclass Mine(Bandit):\n    name = 'mine'\n"
     try:
         for comment in ("", "# rewards are ten times as large now"):
             (tmp_path / "mine_tasks.py").write_text(text + comment)

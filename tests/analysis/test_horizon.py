@@ -77,7 +77,7 @@ def test_an_id_without_a_limit_says_what_to_give():
 def test_an_id_with_its_module_takes_a_horizon_and_a_family_of_ones_own_does_not(tmp_path, monkeypatch):
     (tmp_path / "my_limits.py").write_text(
         "import gymnasium\n"
-        "from tasks import gymnasium_family\n"
+        "from learned_opt.tasks import gymnasium_family\n"
         "if 'Limitless-v0' not in gymnasium.registry:\n"
         "    gymnasium.register('Limitless-v0', 'gymnasium.envs.classic_control:CartPoleEnv')\n"
         "own = gymnasium_family('CartPole-v1')\n"

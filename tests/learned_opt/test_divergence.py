@@ -17,12 +17,12 @@ from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.unroll import _above_replicates
 from learned_opt.meta.trainer import GROUPS, MetaTrainer, contained, new_rule
 from learned_opt.progress import MetaProgress
-from learned_opt.rl2.trainer import MemoryConfig, MemoryTrainer
+from learned_opt.rl2.trainer import InContextTrainer, MemoryConfig
 from learned_opt.runs.checkpoint import load_checkpoint
-from learned_opt.runs.divergence import EARLIEST, DivergenceError, Health
+from learned_opt.runs.divergence import EARLIEST, DivergenceError, DivergenceMonitor
 from learned_opt.runs.metrics import read_rows
-from learned_opt.tasks.cartpole import CartPole
-from learned_opt.tasks.navigation import Navigation2D
+from learned_opt.tasks.families.cartpole import CartPole
+from learned_opt.tasks.families.navigation import Navigation2D
 from learned_opt.tracing.verify import dynamics_of
 
 ACTOR_CRITIC = LearnerConfig(width=4, environments=2, outer_environments=2, steps=5)
@@ -176,9 +176,7 @@ def test_the_others_learn_exactly_what_they_would_have_learned(run, monkeypatch)
 def test_a_siblings_loss_that_is_not_finite_counts_for_nobody_else():
     blank = torch.zeros(4, 1)
     loss = torch.tensor([1.0, 3.0, float("nan"), 5.0])
-    sample = GradientSample(
-        blank, blank, {}, trajectories=Trajectories(loss, torch.ones(4), torch.zeros(4))
-    )
+    sample = GradientSample(blank, blank, {}, trajectories=Trajectories(loss, torch.ones(4), torch.zeros(4)))
     above = _above_replicates(sample, 2)
     assert above[:2].tolist() == [-2.0, 2.0]
     assert not bool(above[2].isfinite())
@@ -245,7 +243,7 @@ def test_a_run_in_which_most_learners_diverge_stops_and_says_why(tmp_path, monke
 
 
 def test_health_looks_at_the_last_stretch_alone():
-    health = Health(4, 0.25)
+    health = DivergenceMonitor(4, 0.25)
     for _ in range(EARLIEST - 1):
         health.observe(4)
         assert health.complaint() is None
@@ -254,7 +252,7 @@ def test_health_looks_at_the_last_stretch_alone():
     for _ in range(100):
         health.observe(1)
     assert health.complaint() is None
-    twin = Health(4, 0.25)
+    twin = DivergenceMonitor(4, 0.25)
     twin.restore(health.recent())
     twin.observe(2)
     assert twin.complaint() is not None
@@ -285,12 +283,12 @@ def test_a_trial_of_bad_numbers_never_reaches_a_policy_with_a_memory(what, tmp_p
         validation_tasks=2,
     )
     poison = Poison(monkeypatch, Navigation2D, what, float("nan"))
-    trainer = MemoryTrainer(config, tmp_path / "run")
-    before = {name: value.clone() for name, value in trainer.policy.state_dict().items()}
+    trainer = InContextTrainer(config, tmp_path / "run")
+    before = {name: value.clone() for name, value in trainer.learned.state_dict().items()}
     poison.on = True
-    assert trainer._iterate() == 1
+    assert trainer._iterate()[0] == 1
     assert bool(trainer.scale.mean.isfinite().all())
-    after = trainer.policy.state_dict()
+    after = trainer.learned.state_dict()
     assert all(bool(value.isfinite().all()) for value in after.values())
     assert any(not torch.equal(value, before[name]) for name, value in after.items())
 
@@ -306,13 +304,13 @@ def test_a_policy_whose_trials_are_all_bad_stops_and_says_why(tmp_path, monkeypa
         validation_tasks=2,
     )
     transition = Navigation2D.transition
-    trainer = MemoryTrainer(config, tmp_path / "run")
+    trainer = InContextTrainer(config, tmp_path / "run")
     trainer._iterate()  # a family that is bad from the start is refused
     monkeypatch.setattr(
         Navigation2D,
         "transition",
         lambda *arguments: transition(*arguments)._replace(reward=torch.full((4, 1), float("inf"))),
     )
-    trainer._assess = lambda observer: None
-    with pytest.raises(DivergenceError, match="stopped at iteration 10: 100%"):
+    trainer.validate = lambda: {"mean_total_reward": 0.0}
+    with pytest.raises(DivergenceError, match="stopped at meta-step 10: 100%"):
         trainer.run()

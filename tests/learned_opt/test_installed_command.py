@@ -14,10 +14,10 @@ from learned_opt.artifacts import load_artifact
 
 ROOT = Path(learned_opt.__file__).parents[1]
 FAMILY = """
-from learned_opt.tasks.lqr import LinearQuadratic
+from learned_opt.tasks.families.lqr import LQR
 
 
-class DoubleIntegrator(LinearQuadratic):
+class DoubleIntegrator(LQR):
     pass
 
 

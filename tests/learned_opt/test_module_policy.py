@@ -15,7 +15,7 @@ from learned_opt.policies.module import ModulePolicy
 from learned_opt.rollouts.collect import episodic_returns
 from learned_opt.rules.base import StepInput
 from learned_opt.tasks import Noise, make_family
-from learned_opt.tasks.catch import Catch
+from learned_opt.tasks.families.catch import Catch
 from learned_opt.tasks.random import derive_noise
 
 SETTINGS = {

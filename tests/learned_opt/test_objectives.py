@@ -12,7 +12,7 @@ from learned_opt.rollouts.collect import episodic_returns
 from learned_opt.rules import UpdateRule
 from learned_opt.rules.base import StepInput
 from learned_opt.tasks import make_family
-from learned_opt.tasks.bandit import BernoulliBandit
+from learned_opt.tasks.families.bandit import Bandit
 from learned_opt.tasks.random import derive_noise
 
 EPISODES = {"objective": "reinforce", "advantage_scale": "batch"}
@@ -71,7 +71,7 @@ def q_learner(**changes):
     noise = derive_noise(0, "q")
     tasks = {"probability": torch.tensor([[0.1, 0.9, 0.5], [0.7, 0.2, 0.4]])}
     settings = {"objective": "q-learning", "steps": 4, "exploration": 0.5, "replay": 512, **changes}
-    return QLearner(BernoulliBandit(3), 2, noise, LearnerConfig(**settings), tasks=tasks)
+    return QLearner(Bandit(3), 2, noise, LearnerConfig(**settings), tasks=tasks)
 
 
 def test_q_learning_finds_the_values_of_bandits():

@@ -285,7 +285,7 @@ def test_a_process_that_dies_names_the_environment_and_the_step():
 
 def test_families_of_ones_own_are_named_by_module_and_attribute(tmp_path, monkeypatch):
     (tmp_path / "my_tasks.py").write_text(
-        "from tasks import gymnasium_family\n"
+        "from learned_opt.tasks import gymnasium_family\n"
         "windy = gymnasium_family('CartPole-v1', {'gravity': (5.0, 15.0)})\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
