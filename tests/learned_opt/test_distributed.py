@@ -124,7 +124,7 @@ def assert_same_run(one, two):
     torch.testing.assert_close(two["average"], one["average"], rtol=1e-3, atol=1e-5)
     for ours, theirs in zip(two["groups"], one["groups"], strict=True):
         assert torch.equal(ours["generator"], theirs["generator"])
-        for key in ("parameters", "age", "lifetime", "told", "rule_state", "learner"):
+        for key in ("parameters", "age", "horizon", "horizon_known", "rule_state", "learner"):
             torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-4)
         if "perturbations" in theirs:
             torch.testing.assert_close(ours["perturbations"], theirs["perturbations"])
