@@ -71,7 +71,7 @@ def test_meta_training_takes_policies_by_family_and_goes_on_from_a_checkpoint(ki
     again = MetaTrainer(config, tmp_path, resume=True, policies=policies)
     assert again.step == 2
     theirs, ours = trainer.groups[0], again.groups[0]
-    assert torch.equal(ours.parameters, theirs.parameters)
+    assert torch.equal(ours.runs.parameters, theirs.runs.parameters)
     assert torch.equal(ours.ready().inner, theirs.ready().inner)
 
 
