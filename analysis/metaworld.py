@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from learned_opt.algorithms.config import LearnerConfig
-from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms import InnerAlgorithm
 from learned_opt.algorithms.inner_loop import live
 from learned_opt.analysis.statistics.intervals import bootstrap_interval, mean_share
 from learned_opt.files import write_atomically
@@ -168,7 +167,7 @@ class MetaWorldResults:
 def evaluate(
     rule: UpdateRule,
     family: MetaWorldFamily,
-    learner: LearnerConfig,
+    learner: InnerAlgorithm,
     protocol: Protocol,
     split: str,
     *,
@@ -211,7 +210,7 @@ def evaluate(
         count = len(tasks["goal"])
         tasks = {key: value.to(device) for key, value in tasks.items()}
         life = live(
-            make_learner(family, count, noise, learner, tasks=tasks),
+            learner.learner(family, count, noise, tasks=tasks),
             rule,
             updates=protocol.adaptation_steps,
             queries=2,

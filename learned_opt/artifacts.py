@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from learned_opt.files import write_atomically
+from learned_opt.registry import find, name_of
 from learned_opt.rules.base import UpdateRule
-from learned_opt.rules.kinds import rule_class
 from learned_opt.trees import leaves
 
 FORMAT = 3
@@ -71,13 +71,12 @@ def save_rule(
     path = Path(path)
     header = {
         "format": FORMAT,
-        "kind": rule.kind,
+        "kind": name_of(type(rule)),
         "config": rule.config(),
         "provenance": dict(provenance or {}),
     }
     data = _serialized(dict(rule.named_parameters()), header)
-    if type(_rebuild(*_parsed(data, path)[:2], path)) is not type(rule):
-        raise ArtifactError(f"cannot save a {type(rule).__name__}: give its class a kind of its own")
+    _rebuild(*_parsed(data, path)[:2], path)
     write_atomically(path, data)
 
 
@@ -174,13 +173,13 @@ def _parsed(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, torch.Te
 
 
 def _rebuild(header: dict[str, Any], tensors: dict[str, torch.Tensor], path: Path) -> UpdateRule:
-    config = header.get("config")
-    if not isinstance(config, dict):
-        raise ArtifactError(f"{path} holds no configuration of a rule")
+    name, config = header.get("kind"), header.get("config")
+    if not isinstance(name, str) or not isinstance(config, dict):
+        raise ArtifactError(f"{path} names no rule and its configuration")
     # The tensors bound the sizes, so that a forged header cannot ask for more memory than the file has.
     held = sum(tensor.numel() for tensor in tensors.values())
     try:
-        kind = rule_class(header.get("kind"))
+        kind = find(UpdateRule, name, importing=False)  # type: ignore[type-abstract]
         if any(type(n) is int and not 0 <= n <= held for n in leaves(config)) or (
             kind.count_weights(config) > held
         ):

@@ -12,7 +12,7 @@ import gymnasium
 from learned_opt.tasks import families
 from learned_opt.tasks.base import TaskFamily
 from learned_opt.tasks.batched import BatchedFamily
-from learned_opt.tasks.gymnasium_tasks import gymnasium_family
+from learned_opt.tasks.gymnasium_family import GymnasiumFamily
 from learned_opt.tasks.lookup import find_attribute
 from learned_opt.tasks.metaworld import MetaWorldFamily, is_benchmark
 
@@ -51,7 +51,7 @@ def make_family(name: str, horizon: int | None = None, reference: float | None =
     if is_benchmark(name):
         return MetaWorldFamily(name)
     if name in gymnasium.registry:
-        return gymnasium_family(name, horizon=horizon, reference=reference)
+        return GymnasiumFamily(name, horizon=horizon, reference=reference)
     if ":" in name:
         return _own(name, horizon, reference)
     raise ValueError(_unknown(name))
@@ -81,7 +81,7 @@ def check_given(name: str, horizon: int | None, reference: float | None = None) 
 
 _GIVEN = (
     "a horizon or a reference is given to gymnasium ids, and {} is none and has its own: leave it out; for "
-    "ids beside such families, name a gymnasium_family of your own"
+    "ids beside such families, name a GymnasiumFamily of your own"
 )
 
 
@@ -113,7 +113,7 @@ def _own(name: str, horizon: int | None, reference: float | None) -> TaskFamily:
     found, module = find_attribute(name)
     attribute = name.partition(":")[2]
     if found is None and attribute in gymnasium.registry:  # as gymnasium.make("module:Id-v0")
-        return gymnasium_family(name, horizon=horizon, reference=reference)
+        return GymnasiumFamily(name, horizon=horizon, reference=reference)
     if found is None:
         raise ValueError(f"cannot import the task family {name!r}: {module.__name__} has no {attribute!r}")
     try:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C, InnerAlgorithm
 from learned_opt.analysis.comparison.runs import Budget
 from learned_opt.analysis.comparison.tuning import TUNING_QUERIES, make_baseline
 from learned_opt.tasks import FAMILIES, TaskFamily, is_gymnasium_id, make_family
@@ -61,7 +61,7 @@ class CompareConfig:
     """Of tuning tasks and lives, `seed` if None; with one of its own, other seeds' comparisons tune alike."""
     device: str = "cpu"
     """Where to run."""
-    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    learner: InnerAlgorithm = A2C()
     """The inner learner, the same for every contender."""
 
     def __post_init__(self) -> None:
@@ -99,11 +99,6 @@ class CompareConfig:
             raise ValueError(
                 f"shifted tasks are of families that were trained on, and {', '.join(strangers)} "
                 "was not: name it in trained_on, or leave shifted out"
-            )
-        if self.learner.outer_environments:
-            raise ValueError(
-                "outer environments serve meta-training: set learner.outer_environments to 0, "
-                f"not {self.learner.outer_environments}"
             )
 
     def made(self, family: str) -> TaskFamily:
@@ -164,5 +159,5 @@ class CompareConfig:
         if self.shifted:
             return "shifted tasks"
         if left:
-            return "new algorithm" if "objective" in left else "shifted conditions"
+            return "new algorithm" if "kind" in left else "shifted conditions"
         return "known tasks" if family in FAMILIES and FAMILIES[family].finite else "new tasks"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from learned_opt.algorithms.config import LearnerConfig
-from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms import A2C, InnerAlgorithm
 from learned_opt.algorithms.inner_loop import Life, live
 from learned_opt.analysis.comparison.results import Array, Setting
 from learned_opt.policies.base import Policies, Policy, policy_for
@@ -47,7 +46,7 @@ class Budget:
     query_episodes: int
     seed: int
     device: str
-    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    learner: InnerAlgorithm = A2C()
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,7 +232,7 @@ def run_policy(problem: Problem, policy: InContextPolicy, trial: int, budget: Bu
     path = (problem.purpose, "lives", problem.family.name)
     noise = derive_noise(budget.seed, *path, device=budget.device)
     policy = policy.to(budget.device)
-    per_update = make_learner(problem.family, 1, noise, budget.learner).steps_per_update
+    per_update = budget.learner.learner(problem.family, 1, noise).steps_per_update
     moments = torch.linspace(0, budget.updates, budget.queries).round().long()
     whole = play(policy, problem.tasks, trial, noise)
     rows = torch.cat((whole.rows, whole.last), 1)
@@ -286,7 +285,7 @@ def _run_chunk(
     path = (problem.purpose, "lives", problem.family.name)
     noise = derive_noise(budget.seed, *path, device=budget.device, replicas=replicas)
     tasks = {key: value.repeat(replicas, *[1] * (value.dim() - 1)) for key, value in problem.tasks.items()}
-    learner = make_learner(problem.family, batch, noise, budget.learner, tasks=tasks, policy=problem.policy)
+    learner = budget.learner.learner(problem.family, batch, noise, tasks=tasks, policy=problem.policy)
 
     def after_update() -> None:
         if on_update is not None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
 
 from learned_opt.layout import ParameterLayout
+from learned_opt.policies.base import Policy
+from learned_opt.rollouts.collect import Episodes
+from learned_opt.tasks import Environments, Noise, TaskFamily, Tasks
 
 
 class Trajectories(NamedTuple):
@@ -72,3 +75,39 @@ class Learner(Protocol):
 
         With `second_order` the inner gradient can be differentiated with respect to `parameters`.
         """
+
+
+class RLLearner(Learner, Protocol):
+    """B learners that act in environments of one family with a policy."""
+
+    recordable: ClassVar[bool]
+    """Whether all that a gradient changes is what `state_dict` holds, in other tensors than before."""
+    family: TaskFamily
+    policy: Policy
+    environments: Environments
+    noise: Noise
+
+    @property
+    def steps_per_update(self) -> float:
+        """Environment steps that one inner gradient of one learner costs."""
+
+    def reset(self, rows: Tensor, tasks: Tasks | None = None) -> None:
+        """Take new tasks, or draw training tasks, for the learners marked in `rows` (B, bool)."""
+
+    def trajectory_gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
+        """As `gradient`, with the sample's `trajectories`.
+
+        Raises:
+            ValueError: the learner plays no whole episodes.
+        """
+
+    def judge(
+        self, parameters: Tensor, episodes: int, noise: Noise, *, deterministic: bool = False
+    ) -> Episodes:
+        """Fresh episodes at θ (B, N)."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes as learners live, beside their parameters; for checkpoints."""
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from learned_opt.algorithms.base import RLLearner
 from learned_opt.algorithms.cuda_graphs import Recorder
 from learned_opt.algorithms.inner_step import InnerState, inner_step
-from learned_opt.algorithms.on_environments import ActingLearner
 from learned_opt.rollouts.collect import Episodes
 from learned_opt.rules.base import Scalar, UpdateRule
 from learned_opt.tasks.random import derive_noise
@@ -44,7 +44,7 @@ class Life:
 
 @torch.no_grad()
 def live(
-    learner: ActingLearner,
+    learner: RLLearner,
     rule: UpdateRule,
     *,
     updates: int,

@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 import tyro
 
-from learned_opt.algorithms.config import LearnerConfig
-from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms import InnerAlgorithm, inner
 from learned_opt.analysis import (
     CompareConfig,
     Contender,
@@ -38,32 +37,14 @@ from learned_opt.meta.initial_rule import new_rule
 from learned_opt.meta.trainer import ARTIFACT
 from learned_opt.progress import WorkBar
 from learned_opt.rl2.artifact import PolicyArtifact, load_policy
-from learned_opt.runs.config_file import check_fields, mapping
+from learned_opt.runs.config_file import merged, plain, structured
 from learned_opt.runs.lock import exclusive
+from learned_opt.runs.yaml_file import mapping
 from learned_opt.tasks import make_family
 from learned_opt.tasks.random import derive_noise
 
 RESULTS, CURVES, CELLS = "results.json", "curves.png", "cells"
 """What a comparison leaves in its folder."""
-InnerAlgorithm = Literal["actor-critic", "ppo", "reinforce", "q-learning"]
-INNER: dict[str, dict[str, Any]] = {
-    "actor-critic": {},
-    "ppo": {
-        "objective": "ppo",
-        "width": 64,
-        "environments": 8,
-        "steps": 128,
-        "discount": 0.99,
-        "entropy_coefficient": 0.0,
-        "advantage_scale": "batch",
-        "normalise_observations": True,
-        "normalise_rewards": True,
-    },
-    "reinforce": {"objective": "reinforce", "advantage_scale": "batch", "trace": 1.0},
-    "q-learning": {"objective": "q-learning", "steps": 8},
-}
-"""The inner learner by algorithm: what it changes of `LearnerConfig`'s defaults."""
-
 TERMINAL = 140
 """Columns of the table in a terminal."""
 
@@ -94,8 +75,8 @@ class Compare:
     reference: float | None = None
     """Return of a very good policy in the gymnasium id shown, which scores 1; its reward threshold by
     default, or without one the best return that is seen."""
-    algorithm: InnerAlgorithm = "actor-critic"
-    """What the optimizers optimize: the standard actor-critic, PPO, REINFORCE or Q-learning."""
+    algorithm: str = "a2c"
+    """What the optimizers optimize: a2c, ppo, reinforce or dqn."""
     learner: Path | None = None
     """YAML file with settings of the inner learner, which take precedence over --algorithm's."""
     baselines: tuple[str, ...] = ("sgd", "rmsprop", "adam")
@@ -205,25 +186,21 @@ class Compare:
                 print(f"{label}: {path}")
         return 0
 
-    def _learner(self, artifacts: dict[str, Artifact]) -> LearnerConfig:
+    def _learner(self, artifacts: dict[str, Artifact]) -> InnerAlgorithm:
         """The inner learner that was asked for."""
         data = {} if self.learner is None else mapping(self.learner)
-        check_fields(LearnerConfig, data, str(self.learner), "learner.")
-        if data.get("longevity", 1) != 1:
-            raise ValueError("longevity is of meta-training: leave it out, and give --updates")
         started = any(artifact.rule.initialization for artifact in artifacts.values())
-        if started and (data or self.algorithm != "actor-critic"):
+        if started and (data or self.algorithm != "a2c"):
             raise ValueError("a learned start is for the learner it was trained with: leave --algorithm out")
         if started:
             return replace(learner_of(artifacts), **self._changes())
-        return LearnerConfig(**{**INNER[self.algorithm], **data, **self._changes()})
+        data = merged(plain(inner(self.algorithm)), data)
+        return replace(structured(InnerAlgorithm, data, str(self.learner)), **self._changes())  # type: ignore
 
-    def _updates(self, learner: LearnerConfig, shown: tuple[str, ...]) -> int:
+    def _updates(self, learner: InnerAlgorithm, shown: tuple[str, ...]) -> int:
         """Length of a life in updates; learners that cannot be are refused here, before any work."""
         costs = {
-            make_learner(
-                make_family(name, self.horizon), 1, derive_noise(self.seed), learner
-            ).steps_per_update
+            learner.learner(make_family(name, self.horizon), 1, derive_noise(self.seed)).steps_per_update
             for name in shown
         }
         if self.env_steps is None:
@@ -235,7 +212,7 @@ class Compare:
         return max(1, round(self.env_steps / costs.pop()))
 
     def _changes(self) -> dict[str, Any]:
-        given = {"width": self.width, "environments": self.environments, "steps": self.steps}
+        given = {"hidden_size": self.width, "num_envs": self.environments, "num_steps": self.steps}
         return {name: value for name, value in given.items() if value is not None}
 
 

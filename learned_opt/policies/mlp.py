@@ -84,7 +84,7 @@ class ActorCritic(Policy):
         """The actor's or critic's perceptron, ready to run on observations."""
         names = iter(self.layers(role))
         layers = [(tensors[weight], tensors[bias]) for weight, bias in zip(names, names, strict=True)]
-        center, scale = (constant.flatten() for constant in self.normalisation(layers[0][0]))
+        center, scale = (constant.flatten() for constant in self.normalization(layers[0][0]))
         return Perceptron(layers, self.activation, center, scale)
 
     def layers(self, role: Role) -> list[str]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from learned_opt.layout import ParameterLayout, RuleState, check_states
+from learned_opt.registry import name_of
 
 Scalar = float | Tensor
 """A hyper-parameter: one for all, or one a task with shape (B, 1)."""
@@ -62,18 +63,16 @@ class UpdateRule(nn.Module, ABC):
     it. Nothing is modified in place and no global state is read.
 
     A new rule says what it remembers (`memory`) and how it steps (`update`), and keeps each argument of
-    its constructor as an attribute of that name. With a `kind` it can be saved and loaded; the rest has
-    defaults. For example, gradient descent is
+    its constructor as an attribute of that name; the rest has defaults. For example, gradient descent is
 
         class Descent(UpdateRule):
-            kind = "descent"
-
             def update(self, x, state):
                 return -x.lr * x.gradient, {"step": state["step"] + 1}
     """
 
-    kind: ClassVar[str | None] = None
-    """Its name in rule files and configurations; rules without one are not saved."""
+    kind: ClassVar[str]
+    """What rule files call it; those of one's own go by module:Class."""
+    found_in: ClassVar[str] = "learned_opt.rules"
     initialization: ClassVar[str | None] = None
     """Which parameter of φ, if any, is a learned θ_0."""
     learning_rate: float = 1e-3
@@ -193,7 +192,7 @@ class UpdateRule(nn.Module, ABC):
             ValueError: the rule has no such features.
         """
         if features:
-            raise ValueError(f"{self.kind or type(self).__name__} has no features {', '.join(features)}")
+            raise ValueError(f"{name_of(type(self))} has no features {', '.join(features)}")
         return {}
 
     def perturbation_scales(self, which: str) -> dict[str, Tensor]:
@@ -212,7 +211,7 @@ class UpdateRule(nn.Module, ABC):
         if which == "all":
             return {name: s if name == "head" else s * s.shape[-1] ** -0.5 for name, s in scales.items()}
         if which != "head" or "head" not in scales:
-            raise ValueError(f"{self.kind or type(self).__name__} has no {which} to be evolved by itself")
+            raise ValueError(f"{name_of(type(self))} has no {which} to be evolved by itself")
         return {"head": scales["head"]}
 
     def config(self) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from learned_opt.layout import ParameterLayout
+from learned_opt.registry import find, name_of
 from learned_opt.rules.base import UpdateRule, batched, check_positive
-from learned_opt.rules.kinds import rule_class
 from learned_opt.rules.wrapper import RuleWrapper
 
 Shapes = Mapping[str, Sequence[int]]
@@ -81,7 +81,7 @@ class LearnedInit(RuleWrapper):
     def config(self) -> dict[str, Any]:
         """The constructor's arguments but θ_0."""
         return {
-            "rule": {"kind": self.rule.kind, "config": self.rule.config()},
+            "rule": {"kind": name_of(type(self.rule)), "config": self.rule.config()},
             "shapes": [[name, list(shape)] for name, shape in self.shapes.items()],
             "learning_rate": self.learning_rate,
         }
@@ -104,7 +104,7 @@ class LearnedInit(RuleWrapper):
 
 
 def _inner_class(inner: Mapping[str, Any]) -> type[UpdateRule]:
-    found = rule_class(inner["kind"])
+    found = find(UpdateRule, inner["kind"], importing=False)  # type: ignore[type-abstract]
     if found.initialization:
         raise ValueError("a learned initialization within a learned initialization")
     return found

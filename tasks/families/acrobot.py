@@ -104,7 +104,7 @@ class Acrobot(BatchedFamily):
         k3 = self._rate(constants, state + h / 2 * k2, torque)
         k4 = self._rate(constants, state + h * k3, torque)
         state = state + h / 6 * (k1 + k4 + 2 * (k2 + k3))
-        angles, omega_1, omega_2 = state.split((2, 1, 1), -1)
+        angles, omega_1, omega_2 = state[..., :2], state[..., 2:3], state[..., 3:]
         wrapped = angles - 2 * math.pi * (angles / (2 * math.pi)).round()
         omega_1 = omega_1.clamp(-self.speed_limit_1, self.speed_limit_1)
         omega_2 = omega_2.clamp(-self.speed_limit_2, self.speed_limit_2)

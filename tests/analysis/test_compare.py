@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C, inner
 from learned_opt.analysis.comparison.compare import ONCE, Contender, compare, total_updates
 from learned_opt.analysis.comparison.config import CompareConfig
 from learned_opt.analysis.comparison.results import GridScores, Setting
@@ -27,7 +27,7 @@ CONFIG = CompareConfig(
     baselines=("sgd",),
     tuning_tasks=2,
     tuning_updates=2,
-    learner=LearnerConfig(width=8, depth=1, environments=4, steps=8),
+    learner=A2C(hidden_size=8, num_layers=1, num_envs=4, num_steps=8),
 )
 ALONE = dataclasses.replace(CONFIG, baselines=())
 
@@ -97,18 +97,15 @@ def test_shifted_tasks_are_other_tasks_tuned_on_the_same_grid():
     ("changes", "updates", "left", "split"),
     [
         ({}, 150, (), "new tasks"),
-        ({"width": 128}, 150, ("width",), "shifted conditions"),
-        ({"environments": 4, "steps": 8}, 200, ("environments", "steps"), "shifted conditions"),
+        ({"hidden_size": 128}, 150, ("hidden_size",), "shifted conditions"),
+        ({"num_envs": 4, "num_steps": 8}, 200, ("num_envs", "num_steps"), "shifted conditions"),
         ({}, 201, ("updates",), "shifted conditions"),
-        ({"objective": "reinforce"}, 150, ("objective",), "new algorithm"),
+        ({"kind": "reinforce"}, 150, ("kind",), "new algorithm"),
     ],
 )
 def test_lives_in_other_conditions_than_those_of_training_are_called_so(changes, updates, left, split):
     """The shipped rule was trained on lives of up to 200 updates of the standard learner."""
-    learner = dataclasses.replace(
-        LearnerConfig(), advantage_scale="batch" if changes.get("objective") else "returns"
-    )
-    learner = dataclasses.replace(learner, **changes)
+    learner = dataclasses.replace(inner(changes.pop("kind", "a2c")), **changes)
     found = conditions_left({"default": load_artifact("default")}, learner, updates)
     assert set(left) <= set(found)
     assert bool(found) == bool(left)
@@ -118,11 +115,13 @@ def test_lives_in_other_conditions_than_those_of_training_are_called_so(changes,
     assert dataclasses.replace(config, shifted=True, families=("bandit",)).split("bandit") == "shifted tasks"
 
 
-@pytest.mark.parametrize("story", [{}, {"configuration": 3}, {"configuration": {"learner": {"width": "x"}}}])
+@pytest.mark.parametrize(
+    "story", [{}, {"configuration": 3}, {"configuration": {"learner": {"hidden_size": "x"}}}]
+)
 def test_headers_that_tell_no_conditions_leave_none(story):
     artifact = load_artifact("default")
     artifact.header["provenance"] = {"lifetimes": [60, 200], **story}
-    assert conditions_left({"default": artifact}, LearnerConfig(width=7), 1000) == ()
+    assert conditions_left({"default": artifact}, A2C(hidden_size=7), 1000) == ()
 
 
 def _append(calls, *call):
@@ -244,7 +243,6 @@ def test_a_rule_that_explodes_is_counted_as_diverged():
         ({"queries": 6}, "queries must be from 2 to"),
         ({"tuning": "none"}, "'global', 'family' or 'both'"),
         ({"shifted": True}, "cartpole was not"),
-        ({"learner": LearnerConfig(outer_environments=4)}, "outer_environments to 0"),
     ],
 )
 def test_wrong_settings_are_refused_with_a_sentence(change, sentence):

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import PPO
 from learned_opt.analysis import CompareConfig, Contender, compare, load_results, merge_results
 from learned_opt.cli import main
 from learned_opt.rules import SGD, Adam
 from learned_opt.tasks import EnvironmentFailedError
 
-SMALL = LearnerConfig(objective="ppo", width=8, depth=1, environments=2, steps=8, epochs=1, minibatches=2)
+SMALL = PPO(hidden_size=8, num_layers=1, num_envs=2, num_steps=8, update_epochs=1, num_minibatches=2)
 CONFIG = CompareConfig(
     families=("CartPole-v1",),
     tasks=2,

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C
 from learned_opt.analysis import (
     CompareConfig,
     Contender,
@@ -46,7 +46,7 @@ CONFIG = CompareConfig(
     queries=2,
     query_episodes=1,
     baselines=(),
-    learner=LearnerConfig(width=4, depth=1, environments=2, steps=4),
+    learner=A2C(hidden_size=4, num_layers=1, num_envs=2, num_steps=4),
 )
 
 

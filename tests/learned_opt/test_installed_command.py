@@ -34,7 +34,8 @@ TINY = {
     "validate_every": 1,
     "validation_tasks": 2,
     "validation_updates": 3,
-    "learner": {"width": 4, "environments": 2, "outer_environments": 1, "steps": 4},
+    "learner": {"hidden_size": 4, "num_envs": 2, "num_steps": 4},
+    "outer_num_envs": 1,
 }
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C
 from learned_opt.analysis.reporting.figures import save_figure
 from learned_opt.cli import main
 from learned_opt.commands.training import train_once
@@ -35,7 +35,8 @@ TINY = MetaConfig(
     validate_every=1,
     validation_tasks=2,
     validation_updates=2,
-    learner=LearnerConfig(width=4, environments=2, outer_environments=1, steps=4),
+    learner=A2C(hidden_size=4, num_envs=2, num_steps=4),
+    outer_num_envs=1,
 )
 COMPARED = "--tasks bandit --baselines adam --count 2 --tuning-count 1 --updates 2 --queries 2"
 HALF = "results.json.4711-0123abcd.partial"

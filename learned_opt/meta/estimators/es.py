@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.estimators.base import LearnerGroup, Window
 from learned_opt.meta.estimators.unroll import Phi
@@ -165,9 +164,6 @@ class EvolutionGroup(LearnerGroup):
         window = self.window(part, metrics, sound)
         norm = torch.stack([value.norm() for value in window.meta_gradient.values()]).norm()
         return replace(window, metrics={**window.metrics, "meta_gradient_norm": float(norm)})
-
-    def _learner_config(self) -> LearnerConfig:
-        return replace(self.config.learner, outer_environments=0)
 
     def state_dict(self) -> dict[str, object]:
         """As of every group, with the perturbations."""

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import torch
 
-from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.meta.estimators.base import LearnerGroup, Window
 from learned_opt.rules.base import UpdateRule
 
@@ -35,6 +34,3 @@ class ReptileGroup(LearnerGroup):
         window = self.window({}, metrics, ~state.diverged)
         moved = {rule.initialization: gradient} if bool(summed["ended"]) else {}
         return replace(window, meta_gradient=moved)
-
-    def _learner_config(self) -> LearnerConfig:
-        return replace(self.config.learner, outer_environments=0)
