@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from learned_opt.files import write_atomically
+from learned_opt.provenance import environment
 from learned_opt.rules import (
     SGD,
     Adam,
@@ -76,7 +77,8 @@ def save_rule(
     Args:
         rule: what to save.
         path: a .safetensors file; its folder must exist.
-        provenance: JSON-compatible facts for the header: training families, seed, licence, ...
+        provenance: JSON-compatible facts for the header: training families, seed, licence, ...; the
+            environment is told without being asked for.
 
     Raises:
         ArtifactError: the rule or its provenance is not what `load_rule` can read back, or the rule holds
@@ -90,7 +92,7 @@ def save_rule(
         "format": FORMAT,
         "rule": name,
         "config": rule.config(),
-        "provenance": dict(provenance or {}),
+        "provenance": {"environment": environment(), **(provenance or {})},
     }
     data = _serialised(dict(rule.named_parameters()), header)
     _rebuild(*_parsed(data, path)[:2], path)
