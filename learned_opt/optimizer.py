@@ -16,8 +16,7 @@ from learned_opt.artifacts import load_rule
 from learned_opt.entries import SHAPE, Rows, begun, key, renamed, restored, with_shape
 from learned_opt.layout import ParameterLayout, TensorSpec
 from learned_opt.options import NUMBERS, check, number, plain, scalar
-from learned_opt.rules import LearnedStart, UpdateRule
-from learned_opt.rules.base import is_usable
+from learned_opt.rules.base import TensorsInput, UpdateRule, is_usable
 from learned_opt.sharded import Given, check_after_backward, check_local, check_maker, check_whole
 
 Rule = str | Path | UpdateRule
@@ -47,7 +46,7 @@ class LearnedOptimizer(Optimizer):
         params: as for every torch.optim optimizer: tensors, named tensors, or groups, which may have
             their own lr, rule and any other option.
         lr: learning rate, absolute, in Adam's units; a number, of numpy's too, or a tensor of one
-            element. None takes the rule's nominal learning rate.
+            element. None takes the learning rate that the rule was trained for.
         rule: a shipped rule's name, a rule file, or an `UpdateRule`. Nothing is ever downloaded.
         weight_decay: λ, decoupled as in AdamW.
         maximize: ascend instead.
@@ -90,7 +89,7 @@ class LearnedOptimizer(Optimizer):
         self._layouts: dict[Any, tuple[ParameterLayout, dict[str, Any]]] = {}
         identity = self._adopt(rule)
         defaults: dict[str, Any] = {
-            "lr": self._rules[identity].nominal_lr if lr is None else lr,
+            "lr": self._rules[identity].learning_rate if lr is None else lr,
             "rule": identity,
             "weight_decay": weight_decay,
             "maximize": maximize,
@@ -111,7 +110,7 @@ class LearnedOptimizer(Optimizer):
         group = dict(param_group)
         group["rule"] = self._adopt(group.get("rule") or self.defaults["rule"])
         if group.get("lr") is None:
-            group["lr"] = self._rules[group["rule"]].nominal_lr if self._lr is None else self._lr
+            group["lr"] = self._rules[group["rule"]].learning_rate if self._lr is None else self._lr
         for option in NUMBERS:
             if option in group:
                 group[option] = number(option, group[option])
@@ -215,15 +214,9 @@ class LearnedOptimizer(Optimizer):
         total = group["total_steps"]
         layout, scratch = self._layout_of([(indices[i], parameters[i]) for i in together])
         with torch.autocast(seen[0].device.type, enabled=False):
-            update = self._rule_on(group["rule"], seen[0].device).step_tensors(
-                slopes,
-                seen,
-                states,
-                lr,
-                layout=layout,
-                total_steps=None if total is None else seen[0].new_full((1, 1), float(total)),
-                scratch=scratch,
-            )
+            total = None if total is None else seen[0].new_full((1, 1), float(total))
+            x = TensorsInput(slopes, seen, lr, layout, total)
+            update = self._rule_on(group["rule"], seen[0].device).step_tensors(x, states, scratch)
         updates = _pieces(update, seen, scratch)
         if decay:
             kept = [
@@ -319,10 +312,10 @@ class LearnedOptimizer(Optimizer):
         if isinstance(rule, str) and rule in self._rules:
             return rule
         frozen = copy.deepcopy(rule) if isinstance(rule, UpdateRule) else load_rule(rule)
-        if isinstance(frozen, LearnedStart):
+        if frozen.initialization:
             raise ValueError(
-                "the rule has a learned start, which an optimizer cannot put in place: with start = "
-                "load_rule(...) pass rule=start.rule, lr=start.nominal_lr"
+                "the rule has a learned initialization, which an optimizer cannot put in place: with x = "
+                "load_rule(...) pass rule=x.rule, lr=x.learning_rate"
             )
         identity = frozen.identity()
         self._rules.setdefault(identity, frozen.requires_grad_(False).eval())

@@ -28,7 +28,7 @@ def environment() -> dict[str, Any]:
     return {
         "package_version": package_version(),
         "sources": sources(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "engine": native.selected(),
         "compiled": native.serving(),
         "instructions": torch.backends.cpu.get_cpu_capability(),

@@ -115,7 +115,7 @@ class ShownCell:
             "tasks": problem.count,
             "purpose": problem.purpose,
             "shifted": config.shifted,
-            "rule": [rule.identity(), rule.nominal_lr if isinstance(rule, UpdateRule) else None],
+            "rule": [rule.identity(), rule.learning_rate if isinstance(rule, UpdateRule) else None],
             "trial": self.contender.trial,
             "setting": asdict(self.setting),
             **({} if config.told else {"told": False}),

@@ -37,4 +37,4 @@ class Contender:
         """Its hyper-parameters."""
         if isinstance(self.rule, InContextPolicy):
             return Setting(0.0)
-        return Setting(float(self.rule.nominal_lr if self.lr is None else self.lr), self.decay)
+        return Setting(float(self.rule.learning_rate if self.lr is None else self.lr), self.decay)

@@ -68,8 +68,8 @@ def _identity(artifact: Artifact) -> str:
     config = ", ".join(markdown(f"{key} {_number(value)}") for key, value in header["config"].items())
     return "\n".join(
         [
-            f"- class: {code_span(header['rule'])} ({config}), {weights:,} weights",
-            f"- nominal learning rate: {artifact.rule.nominal_lr:g}",
+            f"- kind: {code_span(header['kind'])} ({config}), {weights:,} weights",
+            f"- learning rate: {artifact.rule.learning_rate:g}",
             f"- SHA-256: `{artifact.digest}`",
             f"- licence: {markdown(str(header['provenance'].get('licence', 'not stated')))}",
         ]

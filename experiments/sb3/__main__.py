@@ -77,7 +77,7 @@ class Train:
             self.contenders,
             self.seeds,
             range(SELECTION, SELECTION + self.selection_seeds),
-            nominal_lr=artifact.rule.nominal_lr,
+            nominal_lr=artifact.rule.learning_rate,
             artifact=artifact.digest,
         )
         failures = self._perform(fixed)
@@ -128,7 +128,7 @@ class Table:
         artifact = load_artifact(self.rule)
         digest = artifact.digest
         cells = [c for c in gather_cells(self.cells) if c.run.artifact in ("", digest)]
-        fields = fields_of(cells, digest, artifact.rule.nominal_lr, self.seed)
+        fields = fields_of(cells, digest, artifact.rule.learning_rate, self.seed)
         self.results.mkdir(parents=True, exist_ok=True)
         self.out.parent.mkdir(parents=True, exist_ok=True)
         figures = {}

@@ -211,7 +211,7 @@ def _origin(cells: Sequence[Cell], artifact: Artifact, command: str) -> str:
     commands = "\n".join([*trained, command])
     families = ", ".join(artifact.header["provenance"].get("families", [])) or "not stated"
     facts = [
-        f"- rule: SHA-256 `{artifact.digest}`, nominal learning rate {artifact.rule.nominal_lr:g}",
+        f"- rule: SHA-256 `{artifact.digest}`, nominal learning rate {artifact.rule.learning_rate:g}",
         f"- families of its meta-training: {families}",
         f"- {', '.join(versions)}; one thread a run, on the CPU",
     ]

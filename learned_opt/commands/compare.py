@@ -37,7 +37,6 @@ from learned_opt.meta.initial_rule import new_rule
 from learned_opt.meta.trainer import ARTIFACT
 from learned_opt.progress import WorkBar
 from learned_opt.rl2.artifact import PolicyArtifact, load_policy
-from learned_opt.rules import LearnedStart
 from learned_opt.runs.config_file import merged, plain, structured
 from learned_opt.runs.lock import exclusive
 from learned_opt.runs.yaml_file import mapping
@@ -190,7 +189,7 @@ class Compare:
     def _learner(self, artifacts: dict[str, Artifact]) -> InnerAlgorithm:
         """The inner learner that was asked for."""
         data = {} if self.learner is None else mapping(self.learner)
-        started = any(isinstance(artifact.rule, LearnedStart) for artifact in artifacts.values())
+        started = any(artifact.rule.initialization for artifact in artifacts.values())
         if started and (data or self.algorithm != "a2c"):
             raise ValueError("a learned start is for the learner it was trained with: leave --algorithm out")
         if started:

@@ -45,8 +45,8 @@ class List:
             provenance = artifact.header["provenance"]
             rules.add_row(
                 name,
-                artifact.header["rule"],
-                f"{artifact.rule.nominal_lr:g}",
+                artifact.header["kind"],
+                f"{artifact.rule.learning_rate:g}",
                 ", ".join(provenance.get("families", [])),
                 str(provenance.get("meta_steps", "")),
                 artifact.digest[:12],

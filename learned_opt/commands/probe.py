@@ -18,7 +18,7 @@ from learned_opt.artifacts import load_artifact
 from learned_opt.commands.outputs import check_folder, make_folder
 from learned_opt.commands.training import set_threads
 from learned_opt.files import is_leftover, write_atomically
-from learned_opt.rules import Adam, LearnedStart
+from learned_opt.rules import Adam
 from learned_opt.tasks import make_family
 
 
@@ -56,7 +56,7 @@ class Probe:
         if min(self.updates, self.learners) < 1 or not self.tasks:
             raise ValueError("probing needs at least one family, one learner and one update")
         artifact = load_artifact(self.rule)
-        if isinstance(artifact.rule, LearnedStart):
+        if artifact.rule.initialization:
             raise ValueError(
                 f"{self.rule} has a learned start for a learner of its own, and what is probed are "
                 "actor-critics from random starts: compare it instead"

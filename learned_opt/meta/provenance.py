@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from learned_opt.artifacts import Artifact
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.estimators.base import LearnerGroup
 from learned_opt.policies.base import Policies
+from learned_opt.provenance import environment
 
 
 def provenance(
@@ -32,10 +32,6 @@ def provenance(
         origin: the artifact that the run began with.
     """
     earlier = [] if origin is None else origin.header["provenance"].get("families", [])
-    try:
-        package = version("learned-opt")
-    except PackageNotFoundError:
-        package = "uninstalled"
     facts: dict[str, Any] = {
         "families": list(dict.fromkeys((*config.families, *earlier))),
         "seed": config.seed,
@@ -46,7 +42,7 @@ def provenance(
         ],
         "validation": {key: round(value, 6) for key, value in scores.items()},
         "configuration": config.to_dict(),
-        "package_version": package,
+        "environment": environment(),
         "licence": "Apache-2.0",
     }
     if policies:

@@ -14,7 +14,7 @@ def cell():
     """(client, contender, seed, level, lr, diverged) -> a made-up finished run with a flat curve."""
 
     def make(contender=LEARNED, seed=0, level=1.0, *, client=CLIENT, lr=None, diverged=False):
-        given = load_artifact().rule.nominal_lr if contender.lr is None else contender.lr
+        given = load_artifact().rule.learning_rate if contender.lr is None else contender.lr
         rate = given if lr is None else lr
         run = client.run(contender, rate, seed, DIGEST)
         versions = {"torch": "2.0"}

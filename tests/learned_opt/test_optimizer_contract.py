@@ -517,15 +517,18 @@ def test_groups_have_their_own_rule():
 
     groups = [{"params": [one]}, {"params": [other], "rule": Adam()}]
     optimizer = LearnedOptimizer(groups)
-    assert [group["lr"] for group in optimizer.param_groups] == [load_rule().nominal_lr, Adam.nominal_lr]
-    oracle = torch.optim.Adam([alone], lr=Adam.nominal_lr)
+    assert [group["lr"] for group in optimizer.param_groups] == [
+        load_rule().learning_rate,
+        Adam.learning_rate,
+    ]
+    oracle = torch.optim.Adam([alone], lr=Adam.learning_rate)
     for seed in range(5):
         fill_gradients([one], seed)
         other.grad, alone.grad = one.grad.clone(), one.grad.clone()
         optimizer.step()
         oracle.step()
     assert torch.allclose(other, alone, atol=1e-6)
-    assert set(optimizer.state[other]) == {"learned_opt_mean", "learned_opt_square", "step"}
+    assert set(optimizer.state[other]) == {"learned_opt_exp_avg", "learned_opt_exp_avg_sq", "step"}
     assert "learned_opt_hidden" in optimizer.state[one]
 
 
@@ -615,7 +618,7 @@ def test_empty_parameter_list_is_refused(kind):
 def test_lr_defaults_to_the_rules_nominal_one():
     from learned_opt import load_rule
 
-    assert LearnedOptimizer(model().parameters()).param_groups[0]["lr"] == load_rule().nominal_lr
+    assert LearnedOptimizer(model().parameters()).param_groups[0]["lr"] == load_rule().learning_rate
 
 
 def test_callers_rule_stays_trainable_and_apart():

@@ -24,14 +24,14 @@ EXAMPLES = int(os.environ.get("LEARNED_OPT_EXAMPLES", "40"))
 FAIR = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 RULES = {
     "default": "default",
-    "exploring": CoordinatewiseLSTM(3, exploration=True),
-    "in torch": CoordinatewiseLSTM(3, normalised=False),
+    "exploring": CoordinatewiseLSTM(3, parameter_noise=True),
+    "in torch": CoordinatewiseLSTM(3, adam_normalized=False),
     "classic": ClassicLSTM((4,)),
     "meta-LSTM": MetaLSTM(3),
     "adam": Adam(),
     "sgd": SGD(),
 }
-BARE = ["cell", "dice", "fast", "gates", "hidden", "mean", "momentum", "slow", "square"]
+BARE = ["cell", "exp_avg", "exp_avg_slow", "exp_avg_sq", "gates", "hidden", "momentum_buffer", "rng_state"]
 """What rules call their entries among themselves: words that others might take."""
 Point = namedtuple("Point", "x y")
 

@@ -381,7 +381,7 @@ def test_new_tasks_are_read_anew(monkeypatch):
             learner = config.learner(family, 4, noise(), outer_num_envs=2)
             parameters = learner.initial_parameters()
             learner.experience(parameters, 10)
-            learner.restart(torch.tensor([True, False, True, False]))
+            learner.reset(torch.tensor([True, False, True, False]))
             results.append([learner.experience(parameters, 50)[0]])
     assert_alike(*results)
 

@@ -20,7 +20,7 @@ from learned_opt.algorithms import A2C, inner
 from learned_opt.cli import main
 from learned_opt.files import write_atomically
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.estimators.base import View
+from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.initial_rule import new_rule
 from learned_opt.meta.trainer import MetaTrainer
@@ -558,8 +558,8 @@ def test_a_group_of_any_family_goes_on_from_its_checkpoint(family, objective, tm
         SHORT, families=(family,), learner=replace(inner(objective), hidden_size=2, num_envs=2, **options)
     )
     rule = new_rule(config)
-    view = View(roles=True, critic_first=False)
-    ours, theirs = (TruncatedGroup(family, config, rule, seed=seed, view=view) for seed in (0, 1))
+    view = Presentation(roles=True, critic_first=False)
+    ours, theirs = (TruncatedGroup(family, config, rule, seed=seed, presentation=view) for seed in (0, 1))
     for _ in range(2):
         ours.advance(rule)
     save_checkpoint(tmp_path, {"step": 2, "group": ours.state_dict()})

@@ -425,7 +425,7 @@ def test_tasks_that_are_none_are_refused(change, sentence):
 def test_new_tasks_are_held_to_the_promise_as_the_first():
     learner = A2C(num_envs=4, num_steps=4).learner(Slope(), 3, noise())
     with pytest.raises(ValueError, match=r"^family slope: the tasks, .* 'speed' of shape \(3,\)"):
-        learner.restart(torch.ones(3, dtype=torch.bool), {"speed": torch.ones(3)})
+        learner.reset(torch.ones(3, dtype=torch.bool), {"speed": torch.ones(3)})
 
 
 @pytest.mark.parametrize("method", ["reference_returns", "random_returns"])
