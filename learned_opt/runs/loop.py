@@ -219,7 +219,7 @@ class TrainingRun(ABC, Generic[M]):
             self._save()
             learned = copy.deepcopy(self.learned)
             if interrupted:
-                provenance = self._provenance(self.step, {})
+                provenance = self.provenance(self.step, {})
             else:
                 learned.load_state_dict(self.best_state)
                 provenance = {**self._provenance_of_best(), **self.finish(learned)}
@@ -314,11 +314,8 @@ class TrainingRun(ABC, Generic[M]):
     def _snapshot(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.learned.named_parameters()}
 
-    def _provenance(self, step: int, scores: dict[str, float]) -> dict[str, Any]:
-        return {**self.provenance(step, scores), "environment": environment()}
-
     def _provenance_of_best(self) -> dict[str, Any]:
-        made = self._provenance(self.verdict.best_step, self.best)
+        made = self.provenance(self.verdict.best_step, self.best)
         return {**made, "improvement": self.verdict.facts()}
 
     def _counters(self) -> dict[str, Any]:
@@ -331,7 +328,6 @@ class TrainingRun(ABC, Generic[M]):
             "best": self.best,
             "best_state": self.best_state,
             "recent": self.monitor.recent(),
-            "environment": environment(),
             **self.state_dict(),
         }
         if self.ranks.first:
