@@ -19,7 +19,7 @@ class List:
     """List task families, baselines and shipped rules."""
 
     def run(self) -> int:
-        """Print families, baselines, rules, and how the rules run here."""
+        """Print families, baselines and rules."""
         printer = console()
         families = Table(title="Task families", title_justify="left")
         for heading in ("name", "what", "observation", "actions", "horizon", "varied"):
