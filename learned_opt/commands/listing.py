@@ -50,7 +50,7 @@ def _table(title: str, headings: Iterable[str], rows: Iterable[tuple[str, ...]])
 
 def _what(kind: type) -> str:
     """The first line of a class's documentation."""
-    return (kind.__doc__ or "").strip().partition("\n")[0]
+    return (kind.__doc__ or "").strip().partition("\n")[0].partition("; see")[0]
 
 
 def _family(named: tuple[str, type[BatchedFamily]]) -> tuple[str, ...]:
