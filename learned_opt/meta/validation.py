@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor
 
-from learned_opt.algorithms.inner_loop import live
+from learned_opt.algorithms.inner_loop import train
 from learned_opt.algorithms.scores import normalized_auc, normalized_curves
 from learned_opt.meta.config import MetaConfig
 from learned_opt.policies.base import Policies, policy_for
@@ -98,13 +98,13 @@ class Validator:
         learner = way.learner.learner(
             family, way.validation_tasks, noise, tasks=tasks, policy=self._policies[name]
         )
-        life = live(
+        life = train(
             learner,
             rule,
             updates=way.validation_updates,
-            queries=min(QUERIES, way.validation_updates + 1),
-            query_seed=derive_seed(way.seed, "queries", name),
-            told=self._told,
+            num_evals=min(QUERIES, way.validation_updates + 1),
+            eval_seed=derive_seed(way.seed, "queries", name),
+            horizon_known=self._told,
         )
         curves = normalized_curves(life.returns, life.diverged, floor, reference)
         return normalized_auc(curves.scores)
