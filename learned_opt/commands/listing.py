@@ -31,7 +31,7 @@ class List:
             "Meta-World (extra metaworld): ml10, ml45, ml1-reach-v3 and ml1- with its other environments"
         )
         for title, base in (("Rules (--rule)", UpdateRule), ("Inner algorithms (--inner)", InnerAlgorithm)):
-            found = kinds(base).items()  # type: ignore[type-abstract]
+            found = kinds(base).items()
             printer.print(_table(title, ("kind", "what"), ((name, _what(kind)) for name, kind in found)))
         printer.print(f"Baselines: {', '.join(BASELINES)}")
         headings = ("name", "kind", "learning rate", "trained on", "meta-steps", "SHA-256")
