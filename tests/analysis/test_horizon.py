@@ -66,7 +66,7 @@ def refusal(capsys, *arguments):
 def test_every_id_takes_a_horizon_and_a_reference_by_name(name):
     family = make_family(name, 7, -3.5)
     assert isinstance(family, GymnasiumFamily)
-    assert (family.horizon, family.reference) == (7, -3.5)
+    assert (family.horizon, family.reference_return) == (7, -3.5)
     assert family.identity()["horizon"] == 7
 
 
