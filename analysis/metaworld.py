@@ -137,10 +137,10 @@ class MetaWorldResults:
     def level(self, split: str) -> str:
         """How far a split lies from what the rule was trained on."""
         if self.benchmark not in self.trained_on:
-            return "new family"
+            return "held-out families"
         if split == "train":
             return "training tasks"
-        return "new tasks" if self.benchmark.startswith("ml1-") else "new environments"
+        return "held-out tasks" if self.benchmark.startswith("ml1-") else "new environments"
 
     def save(self, path: Path, rule: str, digest: str) -> None:
         """Write JSON, atomically; the rule by file and hash."""

@@ -117,7 +117,7 @@ def trace(
     config: LearnerConfig | None = None,
     horizon: int | None = None,
 ) -> Trace:
-    """Watch a rule through whole lives on new tasks of a family; `horizon` is a gymnasium id's."""
+    """Watch a rule through whole lives on held-out tasks of a family; `horizon` is a gymnasium id's."""
     learner = _learner(family, learners, seed, config, horizon)
     watched = _Watched(rule)
     live(learner, watched, updates=updates, queries=2, query_seed=seed, query_episodes=1, lr=lr)

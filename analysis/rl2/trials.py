@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from learned_opt.analysis.reporting.curves import contender_styles
+from learned_opt.analysis.reporting.curves import method_styles
 from learned_opt.analysis.reporting.figures import Entry, as_it_is, legend_below, new_figure, save_figure
 from learned_opt.analysis.rl2.reference_learners import REFERENCES
 from learned_opt.analysis.statistics.intervals import bootstrap_interval
@@ -43,9 +43,9 @@ class TrialResults:
     """Returns of the episodes of one trial on each of n tasks.
 
     family: of the tasks.
-    returns: (n, episodes) by contender.
+    returns: (n, episodes) by method.
     random: (n,) expected return an episode of the random policy.
-    anchors: (n,) by name, of policies that are no contenders: "optimum" of who knows the task, or
+    anchors: (n,) by name, of policies that are no methods: "optimum" of who knows the task, or
         "reference" of a long-tuned policy; nothing where neither is known.
     command: the command line that made it.
     """
@@ -63,13 +63,13 @@ class TrialResults:
         return int(next(iter(self.returns.values())).shape[1])
 
     def totals(self) -> dict[str, NDArray[np.float64]]:
-        """Total reward of each trial (n,), by contender; the anchors' and the random policy's expected."""
+        """Total reward of each trial (n,), by method; the anchors' and the random policy's expected."""
         played = {label: values.sum(1) for label, values in self.returns.items()}
         expected = {**self.anchors, "random": self.random}
         return {**played, **{name: values * self.episodes for name, values in expected.items()}}
 
     def table(self, seed: int = 0) -> dict[str, Total]:
-        """By contender."""
+        """By method."""
         generator = np.random.default_rng(seed)
 
         def summary(total: NDArray[np.float64]) -> Total:
@@ -112,7 +112,7 @@ def run_trials(
     device: str = "cpu",
     command: str = "",
 ) -> TrialResults:
-    """Every policy, and the family's reference learners, on the same n = `tasks` new tasks.
+    """Every policy, and the family's reference learners, on the same n = `tasks` held-out tasks.
 
     Raises:
         ValueError: a policy of another family, or nothing to play.
@@ -154,7 +154,7 @@ def plot_trials(results: TrialResults, path: Path) -> Figure:
     figure = new_figure(5.0, 3.2)
     axes = figure.subplots()
     width = max(1, results.episodes // 20)
-    styles, entries = contender_styles(list(results.returns)), list[Entry]()
+    styles, entries = method_styles(list(results.returns)), list[Entry]()
     for label, values in results.returns.items():
         mean = np.convolve(values.mean(0), np.ones(width) / width, mode="valid")
         moments = np.arange(width, results.episodes + 1)

@@ -1,4 +1,4 @@
-"""From returns to scores: normalised curves and areas, with diverged runs counted as the worst.
+"""From returns to scores: normalized curves and aucs, with diverged runs counted as the worst.
 
 A score is that of `learned_opt.tasks.references.normalised_score`: 0 is the random policy, 1 the reference.
 """
@@ -20,9 +20,9 @@ BEST_SEEN = "the best return of a sound run at any query, on each task"
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Runs on n tasks judged at Q queries, of C contenders or of one; everything is finite.
+    """Runs on n tasks judged at Q queries, of C methods or of one; everything is finite.
 
-    curves: (C, Q, n) or (Q, n) normalised returns.
+    curves: (C, Q, n) or (Q, n) normalized returns.
     returns: the same shape, raw.
     worst: the score that diverged runs got.
     """
@@ -32,21 +32,21 @@ class Scores:
     worst: float
 
     @property
-    def areas(self) -> Array:
-        """(C, n) or (n,) normalised area under the curve: the mean over queries after update 0."""
+    def auc(self) -> Array:
+        """(C, n) or (n,) normalized AUC under the curve: the mean over queries after update 0."""
         return np.asarray(self.curves[..., 1:, :].mean(-2))
 
     @property
     def finals(self) -> Array:
-        """(C, n) or (n,) normalised return at the last query."""
+        """(C, n) or (n,) normalized return at the last query."""
         return np.asarray(self.curves[..., -1, :])
 
 
 def score(returns: Array, diverged: NDArray[np.bool_], random: Array, reference: Array) -> Scores:
-    """Normalise the returns of C contenders on the same n tasks.
+    """Normalize the returns of C methods on the same n tasks.
 
     A run that diverged, or whose returns are not all finite, scores at every query the worst score
-    that any sound run of any contender had at any query, and at most 0; its raw returns become
+    that any sound run of any method had at any query, and at most 0; its raw returns become
     what that score stands for.
 
     Args:
@@ -75,19 +75,19 @@ def best_seen(returns: Array, diverged: NDArray[np.bool_], reference: Array) -> 
 
 
 def family_scores(family: FamilyResults) -> dict[str, Scores]:
-    """The scores of each contender of a family, by label; the worst is taken among them all."""
-    runs = family.contenders.values()
+    """The scores of each method of a family, by label; the worst is taken among them all."""
+    runs = family.methods.values()
     together = score(
         np.stack([run.returns for run in runs]),
         np.stack([run.diverged for run in runs]),
         family.random,
         family.reference,
     )
-    rows = zip(family.contenders, together.curves, together.returns, strict=True)
+    rows = zip(family.methods, together.curves, together.returns, strict=True)
     return {label: Scores(curves, raw, together.worst) for label, curves, raw in rows}
 
 
 def broken_runs(family: FamilyResults, label: str) -> int:
-    """How many of a contender's runs diverged or gave returns that are not finite."""
-    run = family.contenders[label]
+    """How many of a method's runs diverged or gave returns that are not finite."""
+    run = family.methods[label]
     return int((run.diverged | ~np.isfinite(run.returns).all(0)).sum())

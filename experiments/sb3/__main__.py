@@ -1,4 +1,4 @@
-"""Train the contenders inside Stable-Baselines3, and make the page of what they did.
+"""Train the methods inside Stable-Baselines3, and make the page of what they did.
 
 python -m experiments.sb3 train --cells runs/clients --processes 2
 python -m experiments.sb3 table --cells runs/clients --out docs/clients.md
@@ -21,7 +21,7 @@ from experiments.sb3.cells import Run, gather_cells, write_cells
 from experiments.sb3.curves import plot_clients
 from experiments.sb3.plan import clients, fixed_runs, tuned_runs
 from experiments.sb3.running import missing_environment, perform
-from experiments.sb3.settings import ENVIRONMENTS, SELECTION, Algorithm, ContenderName, SettingName
+from experiments.sb3.settings import ENVIRONMENTS, SELECTION, Algorithm, MethodName, SettingName
 from experiments.sb3.standings import fields_of
 from experiments.sb3.table import clients_page, sections
 from learned_opt.artifacts import ArtifactError, load_artifact
@@ -40,7 +40,7 @@ class Train:
     """The library's default hyper-parameters, or RL Zoo's where they are known."""
     environments: tuple[str, ...] = ENVIRONMENTS
     """gymnasium ids; those that are not installed are skipped, and named."""
-    contenders: tuple[ContenderName, ...] = get_args(ContenderName)
+    methods: tuple[MethodName, ...] = get_args(MethodName)
     """Who runs: the learned rule at its nominal learning rate; the same at the library's or RL Zoo's, where
     nothing but the optimizer's class was exchanged; the library's default optimizer; Adam at A2C's default
     learning rate; Adam at the best of a grid; the library's default optimizer at RL Zoo's learning rate."""
@@ -74,14 +74,14 @@ class Train:
         chosen = clients(self.algorithms, self.settings, available, self.steps)
         fixed = fixed_runs(
             chosen,
-            self.contenders,
+            self.methods,
             self.seeds,
             range(SELECTION, SELECTION + self.selection_seeds),
             nominal_lr=artifact.rule.nominal_lr,
             artifact=artifact.digest,
         )
         failures = self._perform(fixed)
-        if "tuned" in self.contenders:
+        if "tuned" in self.methods:
             # From all that is stored, as the page chooses it, not from this command's own selection seeds.
             failures += self._perform(tuned_runs(chosen, self.seeds, gather_cells([self.cells])))
         for failure in failures:

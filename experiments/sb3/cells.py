@@ -31,7 +31,7 @@ class Run:
 
     algorithm, setting, environment: of the client.
     steps: environment steps.
-    optimizer, lr, decay: of the contender.
+    optimizer, lr, decay: of the method.
     artifact: the learned rule's SHA-256; empty for others.
     seed: of everything random.
     """

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from experiments.sb3.cells import QUERIES
-from experiments.sb3.settings import DEFAULTS, LEARNED, PUBLISHED, TUNED, Contender
+from experiments.sb3.settings import DEFAULTS, LEARNED, PUBLISHED, TUNED, Method
 from experiments.sb3.standings import Field
-from learned_opt.analysis.reporting.curves import Style, contender_styles
+from learned_opt.analysis.reporting.curves import Style, method_styles
 from learned_opt.analysis.reporting.figures import Entry, as_it_is, legend_below, new_figure, save_figure
 from learned_opt.analysis.statistics.intervals import bootstrap_interval, interquartile_mean
 
@@ -36,7 +36,7 @@ def plot_clients(fields: Sequence[Field], path: Path, seed: int = 0) -> Figure:
     columns = min(COLUMNS, len(fields))
     rows = -(-len(fields) // columns)
     figure = new_figure(max(PANEL[0] * columns, 4.0), PANEL[1] * rows + 0.6)
-    styles = contender_styles(_every_label())
+    styles = method_styles(_every_label())
     generator = np.random.default_rng(seed)
     entries: dict[str, Entry] = {}
     for index, field in enumerate(fields):
@@ -80,6 +80,6 @@ def _panel(
 
 
 def _every_label() -> list[str]:
-    """So that a contender looks the same in every figure."""
-    everyone: list[Contender] = [LEARNED, TUNED, *DEFAULTS["ppo"], *DEFAULTS["a2c"]]
-    return list(dict.fromkeys([*(contender.label for contender in everyone), *PUBLISHED.values()]))
+    """So that a method looks the same in every figure."""
+    everyone: list[Method] = [LEARNED, TUNED, *DEFAULTS["ppo"], *DEFAULTS["a2c"]]
+    return list(dict.fromkeys([*(method.label for method in everyone), *PUBLISHED.values()]))

@@ -11,57 +11,57 @@ from experiments.sb3.scores import sound_curves
 from experiments.sb3.settings import (
     GRID,
     SELECTION,
-    Contender,
-    ContenderName,
+    Method,
+    MethodName,
     budget,
-    contenders,
+    methods,
     has_setting,
 )
 
 
 class Grid(NamedTuple):
-    """Mean area of each learning rate, and how many selection seeds it is the mean over."""
+    """Mean auc of each learning rate, and how many selection seeds it is the mean over."""
 
-    areas: dict[float, float]
+    aucs: dict[float, float]
     seeds: int
 
     @property
     def best(self) -> float:
-        """The learning rate with the largest area; of equals, and of all alike, the one amid the grid."""
-        rates, top = sorted(self.areas), max(self.areas.values())
+        """The learning rate with the largest auc; of equals, and of all alike, the one amid the grid."""
+        rates, top = sorted(self.auc), max(self.auc.values())
         middle = (len(rates) - 1) / 2
-        equals = [place for place, lr in enumerate(rates) if self.areas[lr] == top]
+        equals = [place for place, lr in enumerate(rates) if self.auc[lr] == top]
         return rates[min(equals, key=lambda place: (abs(place - middle), place))]
 
     @property
     def untuned(self) -> bool:
-        """Whether all areas are alike, and so tell no learning rate from another."""
-        return len(set(self.areas.values())) == 1
+        """Whether all aucs are alike, and so tell no learning rate from another."""
+        return len(set(self.auc.values())) == 1
 
 
 @dataclass(frozen=True)
 class Client:
-    """What contenders share: the algorithm and its setting, the environment, and the budget in steps."""
+    """What methods share: the algorithm and its setting, the environment, and the budget in steps."""
 
     algorithm: str
     setting: str
     environment: str
     steps: int
 
-    def run(self, contender: Contender, lr: float, seed: int, artifact: str = "") -> Run:
-        """A contender's run; the artifact's hash counts for the learned rule alone."""
+    def run(self, method: Method, lr: float, seed: int, artifact: str = "") -> Run:
+        """A method's run; the artifact's hash counts for the learned rule alone."""
         return Run(
             **vars(self),
-            optimizer=contender.optimizer,
+            optimizer=method.optimizer,
             lr=lr,
-            decay=contender.decay,
-            artifact=artifact if contender.optimizer == "learned" else "",
+            decay=method.decay,
+            artifact=artifact if method.optimizer == "learned" else "",
             seed=seed,
         )
 
-    def contenders(self) -> tuple[Contender, ...]:
+    def methods(self) -> tuple[Method, ...]:
         """Who runs here."""
-        return contenders(self.algorithm, self.setting, self.environment)
+        return methods(self.algorithm, self.setting, self.environment)
 
 
 def clients(
@@ -79,7 +79,7 @@ def clients(
 
 def fixed_runs(
     chosen: Sequence[Client],
-    names: Sequence[ContenderName],
+    names: Sequence[MethodName],
     seeds: Sequence[int],
     selection: Sequence[int],
     *,
@@ -90,25 +90,25 @@ def fixed_runs(
 
     Args:
         chosen: where to run.
-        names: of the contenders that take part.
+        names: of the methods that take part.
         seeds: that are shown.
         selection: seeds of the grids.
         nominal_lr: of the learned rule.
         artifact: its hash.
     """
     shown = [
-        client.run(contender, nominal_lr if contender.lr is None else contender.lr, seed, artifact)
+        client.run(method, nominal_lr if method.lr is None else method.lr, seed, artifact)
         for seed in seeds
         for client in chosen
-        for contender in client.contenders()
-        if contender.name in names and contender.name != "tuned"
+        for method in client.methods()
+        if method.name in names and method.name != "tuned"
     ]
     grids = [
-        client.run(contender, lr, seed)
+        client.run(method, lr, seed)
         for seed in selection
         for client in chosen
-        for contender in client.contenders()
-        if contender.name == "tuned" and "tuned" in names
+        for method in client.methods()
+        if method.name == "tuned" and "tuned" in names
         for lr in GRID
     ]
     return [*shown, *grids]
@@ -118,10 +118,10 @@ def tuned_runs(chosen: Sequence[Client], seeds: Sequence[int], cells: Sequence[C
     """Adam's shown runs at the learning rate of each client's grid, where the grid is complete."""
     runs = []
     for client in chosen:
-        for contender in client.contenders():
-            found = grid_scores(client, cells) if contender.name == "tuned" else None
+        for method in client.methods():
+            found = grid_scores(client, cells) if method.name == "tuned" else None
             if found is not None:
-                runs += [client.run(contender, found.best, seed) for seed in seeds]
+                runs += [client.run(method, found.best, seed) for seed in seeds]
     return runs
 
 

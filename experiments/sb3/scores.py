@@ -1,4 +1,4 @@
-"""Curves as arrays, diverged runs counted as the worst, and what the learned rule gains on each rival."""
+"""Curves as arrays, diverged runs counted as the worst, and what the learned rule gains on each other method."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Key = TypeVar("Key")
 
 
 def sound_curves(groups: Mapping[Key, Sequence[Cell]]) -> dict[Key, Array]:
-    """Each contender's curves (n, QUERIES), all of them on one client.
+    """Each method's curves (n, QUERIES), all of them on one client.
 
-    A diverged run has at every query the worst value that any sound run of any contender had.
+    A diverged run has at every query the worst value that any sound run of any method had.
 
     Raises:
         ValueError: no run is sound, so that there is no worst value.
@@ -61,17 +61,17 @@ def estimate(scores: Array, generator: np.random.Generator) -> Estimate:
 
 @dataclass(frozen=True)
 class Gain:
-    """Probability that a run of the learned rule beats a run of the rival, judged by each score."""
+    """Probability that a run of the learned rule beats a run of the reference method, judged by each score."""
 
     final: Improvement
-    area: Improvement
+    auc: Improvement
 
 
 def gain(pairs: Sequence[tuple[Array, Array]], generator: np.random.Generator) -> Gain:
-    """Over clients: curves (n, QUERIES) of the learned rule and (m, QUERIES) of the rival on each."""
+    """Over clients: curves (n, QUERIES) of the learned rule and (m, QUERIES) of the reference method on each."""
     finals = [(ours[:, -1], theirs[:, -1]) for ours, theirs in pairs]
-    areas = [(ours.mean(1), theirs.mean(1)) for ours, theirs in pairs]
+    aucs = [(ours.mean(1), theirs.mean(1)) for ours, theirs in pairs]
     return Gain(
         probability_of_improvement(finals, generator=generator),
-        probability_of_improvement(areas, generator=generator),
+        probability_of_improvement(aucs, generator=generator),
     )

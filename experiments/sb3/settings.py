@@ -1,4 +1,4 @@
-"""What runs against what: environments, budgets, contenders."""
+"""What runs against what: environments, budgets, methods."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from experiments.sb3.zoo import ZOO, Hyperparameters, OptimizerName
 
 Algorithm = Literal["ppo", "a2c"]
 SettingName = Literal["defaults", "zoo"]
-ContenderName = Literal["learned", "exchanged", "default", "adam", "tuned", "zoo"]
+MethodName = Literal["learned", "exchanged", "default", "adam", "tuned", "zoo"]
 
 ENVIRONMENTS = (
     "CartPole-v1",
@@ -33,7 +33,7 @@ SEED_STRIDE = 1000
 
 
 @dataclass(frozen=True)
-class Contender:
+class Method:
     """An optimizer at a learning rate.
 
     name: on the command line.
@@ -43,29 +43,29 @@ class Contender:
     decay: whether it falls linearly to 0.
     """
 
-    name: ContenderName
+    name: MethodName
     label: str
     optimizer: OptimizerName
     lr: float | None
     decay: bool = False
 
 
-LEARNED = Contender("learned", "learned rule", "learned", None)
+LEARNED = Method("learned", "learned rule", "learned", None)
 EXCHANGED = "learned rule, the others' lr"
 """Label of the learned rule where nothing but the optimizer's class was exchanged."""
-TUNED = Contender("tuned", "Adam, best of the grid", "adam", None)
+TUNED = Method("tuned", "Adam, best of the grid", "adam", None)
 DEFAULTS = {
     "ppo": (
         LEARNED,
-        Contender("exchanged", EXCHANGED, "learned", 3e-4),
-        Contender("default", "Adam 3e-4 (default)", "adam", 3e-4),
+        Method("exchanged", EXCHANGED, "learned", 3e-4),
+        Method("default", "Adam 3e-4 (default)", "adam", 3e-4),
         TUNED,
     ),
     "a2c": (
         LEARNED,
-        Contender("exchanged", EXCHANGED, "learned", 7e-4),
-        Contender("default", "RMSprop 7e-4 (default)", "rmsprop", 7e-4),
-        Contender("adam", "Adam 7e-4", "adam", 7e-4),
+        Method("exchanged", EXCHANGED, "learned", 7e-4),
+        Method("default", "RMSprop 7e-4 (default)", "rmsprop", 7e-4),
+        Method("adam", "Adam 7e-4", "adam", 7e-4),
         TUNED,
     ),
 }
@@ -91,13 +91,13 @@ def library_seed(seed: int, environments: int) -> int:
     return seed * SEED_STRIDE if environments > 1 else seed
 
 
-def contenders(algorithm: str, setting: str, environment: str) -> tuple[Contender, ...]:
+def methods(algorithm: str, setting: str, environment: str) -> tuple[Method, ...]:
     """Who runs under this setting, the learned rule first."""
     if setting == "defaults":
         return DEFAULTS[algorithm]
     tuned = ZOO[algorithm, environment]
-    exchanged = Contender("exchanged", EXCHANGED, "learned", tuned.lr, tuned.decay)
-    published = Contender("zoo", PUBLISHED[tuned.optimizer], tuned.optimizer, tuned.lr, tuned.decay)
+    exchanged = Method("exchanged", EXCHANGED, "learned", tuned.lr, tuned.decay)
+    published = Method("zoo", PUBLISHED[tuned.optimizer], tuned.optimizer, tuned.lr, tuned.decay)
     return LEARNED, exchanged, published
 
 

@@ -1,4 +1,4 @@
-"""What finished runs amount to: on each client, how every contender fared and what the learned rule gains."""
+"""What finished runs amount to: on each client, how every method fared and what the learned rule gains."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from learned_opt.analysis.statistics.intervals import Array
 
 @dataclass(frozen=True, eq=False)
 class Standing:
-    """One contender on one client.
+    """One method on one client.
 
     lr: its learning rate.
     cells: its shown runs.
     curves: (n, QUERIES) mean returns, diverged runs at the worst.
-    final, area: return of the last tenth of training, and mean return over all of it.
-    gain: of the learned rule on this contender; None for the rule itself, or without it.
+    final, auc: return of the last tenth of training, and mean return over all of it.
+    gain: of the learned rule on this method; None for the rule itself, or without it.
     """
 
     lr: float
     cells: list[Cell]
     curves: Array
     final: Estimate
-    area: Estimate
+    auc: Estimate
     gain: Gain | None
 
     @property
@@ -41,7 +41,7 @@ class Standing:
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """All contenders on one client.
+    """All methods on one client.
 
     standings: by label, the learned rule first.
     absent: labels that have no runs yet.
@@ -77,7 +77,7 @@ def fields_of(cells: Sequence[Cell], artifact: str, nominal_lr: float, seed: int
 def overall(
     fields: Sequence[Field], label: str, seed: int = 0, *, of: str = LEARNED.label
 ) -> tuple[Gain, int] | None:
-    """The rule's gain on a contender over all fields where both ran, and their number; None if nowhere.
+    """The rule's gain on a method over all fields where both ran, and their number; None if nowhere.
 
     `of` is the label of the rule's runs that count.
     """
@@ -96,22 +96,22 @@ def _field(
     groups: dict[str, list[Cell]] = {}
     rates: dict[str, float] = {}
     absent = []
-    for contender in client.contenders():
-        lr = nominal_lr if contender is LEARNED else contender.lr
-        if contender.name == "tuned" and grid is not None:
+    for method in client.methods():
+        lr = nominal_lr if method is LEARNED else method.lr
+        if method.name == "tuned" and grid is not None:
             lr = grid.best
         runs = [
             cell
             for cell in cells
             if cell.run.seed < SELECTION
             and lr is not None
-            and client.run(contender, lr, cell.run.seed, artifact) == cell.run
+            and client.run(method, lr, cell.run.seed, artifact) == cell.run
         ]
         if runs:
-            groups[contender.label] = sorted(runs, key=lambda cell: cell.run.seed)
-            rates[contender.label] = runs[0].run.lr
+            groups[method.label] = sorted(runs, key=lambda cell: cell.run.seed)
+            rates[method.label] = runs[0].run.lr
         else:
-            absent.append(contender.label)
+            absent.append(method.label)
     curves = sound_curves(groups) if groups else {}
     ours = curves.get(LEARNED.label)
     standings = {

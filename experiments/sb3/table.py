@@ -31,12 +31,12 @@ hyper-parameters, which are then the rule's, too; most of these were tuned for l
 Hopper and HalfCheetah for version 4 of the environments. A2C's default optimizer is RMSprop.
 
 Returns are raw, of the episodes of training as a Monitor sees them, exploration included. *Final* is the
-mean over episodes that ended in the last tenth of the budget, *area* the mean of the learning curve over
+mean over episodes that ended in the last tenth of the budget, *auc* the mean of the learning curve over
 all of it. Both are interquartile means over seeds with 95 % bootstrap intervals, – where there is none;
-**bold** is the highest of contenders with {fewest} runs at least.
-*P* is the probability that a run of the rule beats a run of that contender, with its 95 % interval, exact
+**bold** is the highest of methods with {fewest} runs at least.
+*P* is the probability that a run of the rule beats a run of that method, with its 95 % interval, exact
 (Clopper-Pearson) where runs are few or nearly all alike: above ½ speaks for the rule, below ½ against it.
-No contender counts as ahead or behind on fewer than {fewest} runs of both. All contenders share seeds, and
+No method counts as ahead or behind on fewer than {fewest} runs of both. All methods share seeds, and
 with them initial weights. Diverged runs count as the worst of their environment."""
 
 
@@ -83,12 +83,12 @@ def sections(fields: Sequence[Field]) -> dict[Section, list[Field]]:
 
 def _table(fields: Sequence[Field], seed: int) -> str:
     lines = [
-        "| environment | contender | lr | final | area | P, final | P, area | runs | diverged |",
+        "| environment | method | lr | final | auc | P, final | P, auc | runs | diverged |",
         "|---" * 9 + "|",
     ]
     for field in fields:
         standings = field.standings.values()
-        top = [_best([getattr(s, score).middle for s in standings]) for score in ("final", "area")]
+        top = [_best([getattr(s, score).middle for s in standings]) for score in ("final", "auc")]
         if min((len(s.cells) for s in standings), default=0) < FEWEST:
             top = [math.inf, math.inf]
         title = f"{field.client.environment}, {field.client.steps:,} steps"
@@ -99,7 +99,7 @@ def _table(fields: Sequence[Field], seed: int) -> str:
         found = overall(fields, label, seed) if label != LEARNED.label else None
         if found is not None and found[1] > 1:
             gain, count = found
-            chances = f"{_chance(gain.final)} | {_chance(gain.area)}"
+            chances = f"{_chance(gain.final)} | {_chance(gain.auc)}"
             lines.append(f"| all {count} | {label} | | | | {chances} | | |")
     return "\n".join(lines)
 
@@ -111,7 +111,7 @@ def _exchanged(fields: Sequence[Field], seed: int) -> str:
         found = None if label in OURS else overall(fields, label, seed, of=EXCHANGED)
         if found is not None:
             gain, count = found
-            chances = f"P, final {_chance(gain.final)}; P, area {_chance(gain.area)}"
+            chances = f"P, final {_chance(gain.final)}; P, auc {_chance(gain.auc)}"
             where = "one environment" if count == 1 else f"{count} environments"
             lines.append(f"- The rule at the others' learning rate against {label}, {where}: {chances}.")
     return "\n".join(lines)
@@ -124,9 +124,9 @@ def _row(title: str, label: str, standing: Standing, top: Sequence[float]) -> st
         label,
         f"{standing.lr:.3g}",
         _score(standing.final, top[0]),
-        _score(standing.area, top[1]),
+        _score(standing.auc, top[1]),
         "" if gain is None else _chance(gain.final),
-        "" if gain is None else _chance(gain.area),
+        "" if gain is None else _chance(gain.auc),
         str(len(standing.cells)),
         str(standing.diverged),
     ]
@@ -148,7 +148,7 @@ def _chance(value: Improvement) -> str:
 
 
 def _verdicts(fields: Sequence[Field]) -> str:
-    """Of each rival, the environments where the rule's area lies ahead, behind, or is not told apart."""
+    """Of each reference_method, the environments where the rule's auc lies ahead, behind, or is not told apart."""
     lines = []
     for label in (label for label in labels(fields) if label not in OURS):
         told: dict[str, list[str]] = {"ahead": [], "behind": [], "undecided": []}
@@ -156,11 +156,11 @@ def _verdicts(fields: Sequence[Field]) -> str:
             standing = field.standings.get(label)
             if standing is None or standing.gain is None:
                 continue
-            verdict = {"+": "ahead", "-": "behind", "": "undecided"}[standing.gain.area.verdict]
+            verdict = {"+": "ahead", "-": "behind", "": "undecided"}[standing.gain.auc.verdict]
             told[verdict].append(field.client.environment)
         if any(told.values()):
             words = [f"{verdict} on {', '.join(names)}" for verdict, names in told.items() if names]
-            lines.append(f"- Against {label}, by area, the rule is {'; '.join(words)}.")
+            lines.append(f"- Against {label}, by auc, the rule is {'; '.join(words)}.")
     return "\n".join(lines)
 
 
@@ -188,7 +188,7 @@ def _grids(fields: Sequence[Field]) -> list[str]:
     edges: list[str] = []
     alike: list[str] = []
     for client, grid in known:
-        cells = [f"{grid.areas[lr]:.4g}" for lr in GRID]
+        cells = [f"{grid.auc[lr]:.4g}" for lr in GRID]
         name = f"{client.algorithm.upper()}, {client.environment}"
         if grid.untuned:
             alike.append(name)
@@ -197,7 +197,7 @@ def _grids(fields: Sequence[Field]) -> list[str]:
             if grid.best in (GRID[0], GRID[-1]):
                 edges.append(name)
         lines.append(f"| {name} | {' | '.join(cells)} | {grid.seeds} |")
-    text = "Adam's mean area on the selection seeds, which are not shown above; the bold one was taken."
+    text = "Adam's mean auc on the selection seeds, which are not shown above; the bold one was taken."
     if edges:
         text += f" At the edge of the grid, where a wider one might do better: {'; '.join(edges)}."
     if alike:
@@ -219,5 +219,5 @@ def _origin(cells: Sequence[Cell], artifact: Artifact, command: str) -> str:
 
 
 def labels(fields: Sequence[Field]) -> list[str]:
-    """Every contender with runs, in order of first appearance."""
+    """Every method with runs, in order of first appearance."""
     return list(dict.fromkeys(label for field in fields for label in field.standings))

@@ -25,7 +25,7 @@ class Hyperparameters:
     """All of an algorithm but the optimizer.
 
     environments: copies that are stepped together.
-    normalize: whether observations and rewards are normalised by running statistics (VecNormalize).
+    normalize: whether observations and rewards are normalized by running statistics (VecNormalize).
     arguments: of the algorithm; the others are Stable-Baselines3's defaults. The activation function
         among its `policy_kwargs` is named as in torch.nn.
     decaying: arguments that fall linearly to 0 over the run.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
-from learned_opt.analysis import CompareConfig, Contender
+from learned_opt.analysis import CompareConfig, Method
 from learned_opt.artifacts import load_artifact
 from learned_opt.commands.compare import run_comparison, stopped_results
 from learned_opt.commands.outputs import check_folder
@@ -78,9 +78,9 @@ class Ablate:
             horizon=horizon,
             tasks=self.count,
             updates=self.updates,
-            queries=min(16, self.updates + 1),
+            num_evals=min(16, self.updates + 1),
             baselines=("adam",),
-            tuning_tasks=8,
+            num_tuning_tasks=8,
             seed=self.seed,
             device=self.device,
         )
@@ -90,7 +90,7 @@ class Ablate:
         if clash:
             raise ValueError(f"{', '.join(clash)} names both a variant and a baseline: rename the variant")
         stopped_results(self.out, config.families)
-        contenders = {}
+        methods = {}
         idle: list[str] = []
         for name in names:
             recipe = tuple(replace(stage, seed=self.seed, device=self.device) for stage in variants[name])
@@ -108,12 +108,12 @@ class Ablate:
             told = list(improvements(artifact.header["provenance"]))
             if told and not any(told):
                 idle.append(name)
-            contenders[name] = Contender(
+            methods[name] = Method(
                 artifact.rule, artifact=artifact.digest, trained_on=trained_families(artifact)
             )
-        if not contenders:
+        if not methods:
             raise DivergenceError("every variant diverged, and there is nothing to compare")
-        run_comparison(config, contenders, self.out)
+        run_comparison(config, methods, self.out)
         if idle:
             which = ", ".join(map(repr, idle))
             print(f"meta-training did NOT improve the rule in {which}, which is shown as it began")

@@ -26,7 +26,7 @@ class Card:
     results: tuple[Path, ...] = ()
     """Folders that compare wrote; the rule takes part in each."""
     label: str | None = None
-    """The contender that is this rule; the rule's name by default."""
+    """The method that is this rule; the rule's name by default."""
     run_folder: Path | None = None
     """The folder that meta-train wrote, for the time that training took."""
     seed: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from learned_opt.analysis import CompareConfig, Contender
+from learned_opt.analysis import CompareConfig, Method
 from learned_opt.artifacts import load_artifact
 from learned_opt.commands.compare import (
     CELLS,
@@ -13,7 +13,7 @@ from learned_opt.commands.compare import (
     RESULTS,
     run_comparison,
     stopped_results,
-    untrained_contender,
+    untrained_method,
 )
 from learned_opt.commands.rule_conditions import trained_families
 from learned_opt.commands.training import check_device, set_threads, train_once
@@ -48,7 +48,7 @@ class Demo:
     """Tasks a family in each validation of the meta-training."""
     count: int = 16
     """New tasks a family in the comparison."""
-    tuning_count: int = 8
+    num_tuning_tasks: int = 8
     """Tuning tasks a family for the baselines; never the ones shown."""
     updates: int = 100
     """Updates a life in the comparison."""
@@ -101,10 +101,10 @@ class Demo:
             trained_on=config.families,
             tasks=self.count,
             updates=self.updates,
-            queries=min(11, self.updates + 1),
+            num_evals=min(11, self.updates + 1),
             baselines=("sgd", "adam"),
             tuning="global",
-            tuning_tasks=self.tuning_count,
+            num_tuning_tasks=self.num_tuning_tasks,
             seed=self.seed,
             device=self.device,
         )
@@ -115,14 +115,14 @@ class Demo:
             print("the same command goes on")
             return 130
         trained = load_artifact(training / ARTIFACT)
-        print(f"2/2 comparing on new tasks, and on {', '.join(UNSEEN)}, which no rule was trained on")
-        entries: dict[str, Contender] = {
-            "trained here": Contender(trained.rule, artifact=trained.digest),
-            "default": Contender(shipped.rule, artifact=shipped.digest),
-            "untrained": untrained_contender(config),
+        print(f"2/2 comparing on held-out tasks, and on {', '.join(UNSEEN)}, which no rule was trained on")
+        entries: dict[str, Method] = {
+            "trained here": Method(trained.rule, artifact=trained.digest),
+            "default": Method(shipped.rule, artifact=shipped.digest),
+            "untrained": untrained_method(config),
         }
         run_comparison(comparison, entries, self.out)
-        print(f"\nadaptation curves: {self.out / CURVES}")
+        print(f"\nlearning curves: {self.out / CURVES}")
         print(f"results:           {self.out / RESULTS}")
         print(f"rule trained here: {training / ARTIFACT}")
         print(f"metrics:           {training}/stage-* (metrics.csv; TensorBoard)")

@@ -38,7 +38,7 @@ class Probe:
     updates: int = 150
     """Length of a life."""
     learners: int = 16
-    """Lives a family."""
+    """SettingRuns a family."""
     adam_lr: float = 0.01
     """Learning rate of the Adam beside it."""
     seed: int = 0

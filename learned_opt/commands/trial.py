@@ -73,7 +73,7 @@ class Trial:
         drawn = self._draw_training(loaded)
         # Last, for it is what refuses another run: one that is stopped before can be repeated.
         results.save(self.out / "trials.json", {label: each.digest for label, each in loaded.items()})
-        table = Table(title=f"{visible(results.family)}: {results.episodes} episodes, {self.count} new tasks")
+        table = Table(title=f"{visible(results.family)}: {results.episodes} episodes, {self.count} held-out tasks")
         for heading in ("", "mean total reward", "95 % interval"):
             table.add_column(heading, overflow="fold")
         for label, total in results.table().items():

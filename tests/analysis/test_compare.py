@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from learned_opt.algorithms.config import LearnerConfig
-from learned_opt.analysis.comparison.compare import ONCE, Contender, compare, total_updates
+from learned_opt.analysis.comparison.compare import ONCE, Method, compare, total_updates
 from learned_opt.analysis.comparison.config import CompareConfig
 from learned_opt.analysis.comparison.results import GridScores, Setting
 from learned_opt.analysis.reporting.table import render_table
@@ -22,31 +22,31 @@ CONFIG = CompareConfig(
     trained_on=("bandit",),
     tasks=3,
     updates=4,
-    queries=3,
-    query_episodes=2,
+    num_evals=3,
+    eval_episodes=2,
     baselines=("sgd",),
-    tuning_tasks=2,
-    tuning_updates=2,
+    num_tuning_tasks=2,
+    num_tuning_updates=2,
     learner=LearnerConfig(width=8, depth=1, environments=4, steps=8),
 )
 ALONE = dataclasses.replace(CONFIG, baselines=())
 
 
 def returns(results, label, family="cartpole"):
-    return results.families[family].contenders[label].returns
+    return results.families[family].methods[label].returns
 
 
 def test_the_same_rule_under_two_labels_has_identical_curves():
-    contenders = {"a": Contender(Adam()), "bad": Contender(SGD(), lr=30.0), "b": Contender(Adam())}
-    results = compare(ALONE, contenders)
+    methods = {"a": Method(Adam()), "bad": Method(SGD(), lr=30.0), "b": Method(Adam())}
+    results = compare(ALONE, methods)
     for family in ALONE.families:
-        first, second = (results.families[family].contenders[k] for k in "ab")
+        first, second = (results.families[family].methods[k] for k in "ab")
         np.testing.assert_array_equal(first.returns, second.returns)
-        np.testing.assert_array_equal(first.mean_action_returns, second.mean_action_returns)
+        np.testing.assert_array_equal(first.deterministic_returns, second.deterministic_returns)
 
 
-def test_contenders_start_alike_whatever_company_they_keep():
-    rate = {"fast": Contender(Adam(), lr=0.1), "slow": Contender(Adam(), lr=1e-3)}
+def test_methods_start_alike_whatever_company_they_keep():
+    rate = {"fast": Method(Adam(), lr=0.1), "slow": Method(Adam(), lr=1e-3)}
     results = compare(ALONE, rate)
     fast, slow = (returns(results, label) for label in rate)
     np.testing.assert_array_equal(fast[0], slow[0])
@@ -56,7 +56,7 @@ def test_contenders_start_alike_whatever_company_they_keep():
 
 def test_an_untrained_rule_lives_as_adam_does():
     rule = CoordinatewiseLSTM(4)
-    pair = {"lstm": Contender(rule), "adam": Contender(Adam(), lr=rule.nominal_lr)}
+    pair = {"lstm": Method(rule), "adam": Method(Adam(), lr=rule.nominal_lr)}
     results = compare(dataclasses.replace(ALONE, families=("bandit",)), pair)
     lstm, adam = (returns(results, label, "bandit") for label in pair)
     np.testing.assert_allclose(lstm, adam, atol=0.51)  # a rare action may flip by rounding
@@ -64,12 +64,12 @@ def test_an_untrained_rule_lives_as_adam_does():
 
 
 def test_results_say_what_was_compared_and_how_it_was_tuned():
-    results = compare(CONFIG, {"mine": Contender(Adam(), artifact="f00")}, command="here")
+    results = compare(CONFIG, {"mine": Method(Adam(), artifact="f00")}, command="here")
     assert results.command == "here"
     assert results.artifacts == {"mine": "f00"}
-    assert [f.split for f in results.families.values()] == ["new tasks", "new family"]
-    assert list(results.families["bandit"].contenders) == ["mine", "sgd"]
-    assert "2 tuning tasks of the family" in results.families["bandit"].contenders["sgd"].tuned
+    assert [f.split for f in results.families.values()] == ["held-out tasks", "held-out families"]
+    assert list(results.families["bandit"].methods) == ["mine", "sgd"]
+    assert "2 tuning tasks of the family" in results.families["bandit"].methods["sgd"].tuned
     assert [(g.baseline, g.family) for g in results.tuning] == [
         ("sgd", "bandit"),
         ("sgd", "cartpole"),
@@ -80,7 +80,7 @@ def test_results_say_what_was_compared_and_how_it_was_tuned():
 
 def test_global_tuning_uses_the_training_families_and_one_setting():
     results = compare(dataclasses.replace(CONFIG, tuning="global"), {})
-    settings = [f.contenders["sgd"].setting for f in results.families.values()]
+    settings = [f.methods["sgd"].setting for f in results.families.values()]
     assert settings[0] == settings[1]
     assert [grid.family for grid in results.tuning] == ["bandit"]
 
@@ -88,7 +88,7 @@ def test_global_tuning_uses_the_training_families_and_one_setting():
 def test_shifted_tasks_are_other_tasks_tuned_on_the_same_grid():
     config = dataclasses.replace(CONFIG, families=("bandit",))
     plain, shifted = (compare(dataclasses.replace(config, shifted=s), {}) for s in (False, True))
-    assert shifted.families["bandit"].split == "shifted tasks"
+    assert shifted.families["bandit"].split == "ood tasks"
     assert (plain.families["bandit"].reference != shifted.families["bandit"].reference).all()
     assert plain.tuning == shifted.tuning
 
@@ -96,11 +96,11 @@ def test_shifted_tasks_are_other_tasks_tuned_on_the_same_grid():
 @pytest.mark.parametrize(
     ("changes", "updates", "left", "split"),
     [
-        ({}, 150, (), "new tasks"),
-        ({"width": 128}, 150, ("width",), "shifted conditions"),
-        ({"environments": 4, "steps": 8}, 200, ("environments", "steps"), "shifted conditions"),
-        ({}, 201, ("updates",), "shifted conditions"),
-        ({"objective": "reinforce"}, 150, ("objective",), "new algorithm"),
+        ({}, 150, (), "held-out tasks"),
+        ({"width": 128}, 150, ("width",), "ood conditions"),
+        ({"environments": 4, "steps": 8}, 200, ("environments", "steps"), "ood conditions"),
+        ({}, 201, ("updates",), "ood conditions"),
+        ({"objective": "reinforce"}, 150, ("objective",), "held-out algorithm"),
     ],
 )
 def test_lives_in_other_conditions_than_those_of_training_are_called_so(changes, updates, left, split):
@@ -114,8 +114,8 @@ def test_lives_in_other_conditions_than_those_of_training_are_called_so(changes,
     assert bool(found) == bool(left)
     config = dataclasses.replace(CONFIG, learner=learner, updates=updates, left=found)
     assert config.split("bandit") == split
-    assert config.split("cartpole") == "new family"
-    assert dataclasses.replace(config, shifted=True, families=("bandit",)).split("bandit") == "shifted tasks"
+    assert config.split("cartpole") == "held-out families"
+    assert dataclasses.replace(config, shifted=True, families=("bandit",)).split("bandit") == "ood tasks"
 
 
 @pytest.mark.parametrize("story", [{}, {"configuration": 3}, {"configuration": {"learner": {"width": "x"}}}])
@@ -138,7 +138,7 @@ def test_a_baseline_tuned_for_each_family_and_one_tuned_once_run_side_by_side():
     for label, tuning in (("sgd", "family"), (f"sgd{ONCE}", "global")):
         alone = compare(dataclasses.replace(CONFIG, tuning=tuning), {})
         for family in config.families:
-            both, one = results.families[family].contenders[label], alone.families[family].contenders["sgd"]
+            both, one = results.families[family].methods[label], alone.families[family].methods["sgd"]
             assert both.setting == one.setting
             np.testing.assert_array_equal(both.returns, one.returns)
 
@@ -147,7 +147,7 @@ def test_progress_reaches_the_total_that_was_announced(tmp_path):
     for _ in range(2):  # the second time every cell is found
         calls = []
         record = partial(_append, calls)
-        compare(CONFIG, {"a": Contender(Adam())}, cells=tmp_path, progress=record)
+        compare(CONFIG, {"a": Method(Adam())}, cache=tmp_path, progress=record)
         total = total_updates(CONFIG, 1)
         assert {call[1] for call in calls} == {total}
         assert calls[0][0] == 0
@@ -156,38 +156,38 @@ def test_progress_reaches_the_total_that_was_announced(tmp_path):
 
 
 def test_an_interrupted_comparison_goes_on_and_ends_as_if_it_never_stopped(tmp_path):
-    contenders = {"a": Contender(Adam()), "b": Contender(Adam(), lr=0.1)}
+    methods = {"a": Method(Adam()), "b": Method(Adam(), lr=0.1)}
 
     def interrupt(done, total, what):
         if what == "b on bandit":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compare(CONFIG, contenders, cells=tmp_path, progress=interrupt)
+        compare(CONFIG, methods, cache=tmp_path, progress=interrupt)
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert len(kept) == 3  # sgd's two grids and a on bandit
-    resumed = compare(CONFIG, contenders, cells=tmp_path)
+    resumed = compare(CONFIG, methods, cache=tmp_path)
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
-    assert resumed.to_json() == compare(CONFIG, contenders).to_json()
+    assert resumed.content() == compare(CONFIG, methods).content()
 
 
 def test_a_cell_of_another_setting_seed_or_rule_is_not_reused(tmp_path):
     cells = tmp_path
-    compare(ALONE, {"a": Contender(Adam())}, cells=tmp_path)
+    compare(ALONE, {"a": Method(Adam())}, cache=tmp_path)
     assert len(list(cells.iterdir())) == 2
-    compare(ALONE, {"a": Contender(Adam(), lr=0.1)}, cells=tmp_path)
+    compare(ALONE, {"a": Method(Adam(), lr=0.1)}, cache=tmp_path)
     assert len(list(cells.iterdir())) == 4
-    compare(ALONE, {"a": Contender(Adam(beta1=0.5))}, cells=tmp_path)
+    compare(ALONE, {"a": Method(Adam(beta1=0.5))}, cache=tmp_path)
     assert len(list(cells.iterdir())) == 6
-    compare(dataclasses.replace(ALONE, seed=9), {"a": Contender(Adam())}, cells=tmp_path)
+    compare(dataclasses.replace(ALONE, seed=9), {"a": Method(Adam())}, cache=tmp_path)
     assert len(list(cells.iterdir())) == 8
 
 
 def test_a_cell_of_other_code_is_not_reused(tmp_path, monkeypatch):
     """Neither of the package's nor of a family's own."""
-    compare(ALONE, {"a": Contender(Adam())}, cells=tmp_path / "package")
+    compare(ALONE, {"a": Method(Adam())}, cache=tmp_path / "package")
     monkeypatch.setattr("learned_opt.analysis.comparison.cache._code", lambda: "another revision")
-    compare(ALONE, {"a": Contender(Adam())}, cells=tmp_path / "package")
+    compare(ALONE, {"a": Method(Adam())}, cache=tmp_path / "package")
     assert len(list((tmp_path / "package").iterdir())) == 4
 
     monkeypatch.syspath_prepend(tmp_path)
@@ -198,7 +198,7 @@ def test_a_cell_of_other_code_is_not_reused(tmp_path, monkeypatch):
             importlib.invalidate_caches()
             sys.modules.pop("mine_tasks", None)
             config = dataclasses.replace(ALONE, families=("mine_tasks:Mine",), trained_on=())
-            compare(config, {"a": Contender(Adam())}, cells=tmp_path / "own")
+            compare(config, {"a": Method(Adam())}, cache=tmp_path / "own")
     finally:
         sys.modules.pop("mine_tasks", None)
     assert len(list((tmp_path / "own").iterdir())) == 2
@@ -207,15 +207,15 @@ def test_a_cell_of_other_code_is_not_reused(tmp_path, monkeypatch):
 @pytest.mark.parametrize("damage", ["", "{}", "[]", None])
 def test_a_damaged_cell_is_run_anew(tmp_path, damage):
     config = dataclasses.replace(ALONE, families=("bandit",))
-    first = compare(config, {"a": Contender(Adam())}, cells=tmp_path)
+    first = compare(config, {"a": Method(Adam())}, cache=tmp_path)
     (cell,) = tmp_path.iterdir()
     if damage is None:
         data = json.loads(cell.read_text())
         data["value"]["returns"] = [[1.0]]
         damage = json.dumps(data)
     cell.write_text(damage)
-    again = compare(config, {"a": Contender(Adam())}, cells=tmp_path)
-    assert again.to_json() == first.to_json()
+    again = compare(config, {"a": Method(Adam())}, cache=tmp_path)
+    assert again.content() == first.content()
 
 
 def test_a_rule_is_known_by_its_weights():
@@ -227,8 +227,8 @@ def test_a_rule_is_known_by_its_weights():
 
 
 def test_a_rule_that_explodes_is_counted_as_diverged():
-    results = compare(ALONE, {"wild": Contender(SGD(), lr=1e38)})
-    assert results.families["cartpole"].contenders["wild"].diverged.all()
+    results = compare(ALONE, {"wild": Method(SGD(), lr=1e38)})
+    assert results.families["cartpole"].methods["wild"].diverged.all()
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_a_rule_that_explodes_is_counted_as_diverged():
         ({"families": ("bandit", "bandit")}, "repeats a name"),
         ({"baselines": ("lion",)}, "unknown baseline 'lion'"),
         ({"tasks": 0}, "tasks must be at least 1, got 0"),
-        ({"tuning_updates": 0}, "tuning_updates must be at least 1"),
+        ({"num_tuning_updates": 0}, "num_tuning_updates must be at least 1"),
         ({"queries": 1}, "queries must be from 2 to"),
         ({"queries": 6}, "queries must be from 2 to"),
         ({"tuning": "none"}, "'global', 'family' or 'both'"),
@@ -254,7 +254,7 @@ def test_wrong_settings_are_refused_with_a_sentence(change, sentence):
 
 def test_a_label_that_is_a_baseline_and_an_empty_comparison_are_refused():
     with pytest.raises(ValueError, match="sgd names both"):
-        compare(CONFIG, {"sgd": Contender(Adam())})
+        compare(CONFIG, {"sgd": Method(Adam())})
     with pytest.raises(ValueError, match="nothing to compare"):
         compare(ALONE, {})
 
@@ -263,9 +263,9 @@ def test_rules_that_are_not_told_how_long_a_life_is_live_otherwise(tmp_path):
     rule = CoordinatewiseLSTM(4, skip=True)
     with torch.no_grad():
         rule.head[0, 4 + 13] = 3.0  # the step's length depends on the share of life
-    pair = {"lstm": Contender(rule, lr=0.1), "adam": Contender(Adam(), lr=0.1)}
-    told = compare(ALONE, pair, cells=tmp_path)
-    untold = compare(dataclasses.replace(ALONE, told=False), pair, cells=tmp_path)
+    pair = {"lstm": Method(rule, lr=0.1), "adam": Method(Adam(), lr=0.1)}
+    told = compare(ALONE, pair, cache=tmp_path)
+    untold = compare(dataclasses.replace(ALONE, told=False), pair, cache=tmp_path)
     assert (returns(told, "lstm") != returns(untold, "lstm")).any()
     np.testing.assert_array_equal(returns(told, "adam"), returns(untold, "adam"))
 
@@ -280,7 +280,7 @@ def test_a_baseline_that_could_not_be_tuned_is_named_so(monkeypatch):
     config = dataclasses.replace(CONFIG, families=("bandit",), baselines=("adam",), tuning="both")
     results = compare(config, {})
     assert results.labels() == ["adam", "adam, untuned"]
-    for run in results.families["bandit"].contenders.values():
+    for run in results.families["bandit"].methods.values():
         assert run.tuned.startswith("untuned: all 28 settings scored the same")
         assert run.setting == Setting(1e-3, False, {"beta2": 0.999})
     assert "warning: adam on bandit is untuned: all 28 settings" in render_table(results)

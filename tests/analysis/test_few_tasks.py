@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learned_opt.analysis.comparison.merge import merge_results
-from learned_opt.analysis.comparison.results import Adaptation, FamilyResults, Results, Setting
+from learned_opt.analysis.comparison.results import LearningCurves, FamilyResults, Results, Setting
 from learned_opt.analysis.metaworld import MetaWorldResults, Protocol, SplitResults
 from learned_opt.analysis.reporting.curves import plot_curves
 from learned_opt.analysis.reporting.html import Section, page
 from learned_opt.analysis.reporting.model_card import model_card
 from learned_opt.analysis.reporting.summary_plots import plot_heatmap, plot_profiles, plot_times
-from learned_opt.analysis.reporting.table import render_table, summary_table
+from learned_opt.analysis.reporting.summary import summary_table
+from learned_opt.analysis.reporting.table import render_table
 from learned_opt.analysis.rl2.trials import TrialResults
 from learned_opt.analysis.statistics.intervals import FEWEST, bootstrap_interval, performance_profile
 from learned_opt.artifacts import load_artifact
@@ -28,15 +29,15 @@ HEIGHTS = st.one_of(st.sampled_from([0.0, 0.5, 0.9]), st.floats(-0.5, 1.2).map(l
 
 
 def results_of(heights, *, seed=0):
-    """One family whose contenders rise to `heights`, {label: (n,)}, the same at every repetition."""
+    """One family whose methods rise to `heights`, {label: (n,)}, the same at every repetition."""
     tasks = len(next(iter(heights.values())))
 
     def run(levels):
         curves = np.linspace(0, 1, 4)[:, None] * np.asarray(levels, float)
-        return Adaptation(Setting(1e-3), "given", curves, curves, np.zeros(tasks, bool))
+        return LearningCurves(Setting(1e-3), "given", curves, curves, np.zeros(tasks, bool))
 
-    contenders = {label: run(levels) for label, levels in heights.items()}
-    family = FamilyResults("new family", np.zeros(tasks), np.ones(tasks), 1.0, UPDATES, contenders)
+    methods = {label: run(levels) for label, levels in heights.items()}
+    family = FamilyResults("held-out families", np.zeros(tasks), np.ones(tasks), 1.0, UPDATES, methods)
     return Results("made", seed, 30, {"default": load_artifact("default").digest}, {"lqr": family})
 
 
@@ -57,12 +58,12 @@ def test_the_table_the_page_and_the_card_give_no_verdict_and_no_certainty(height
             for chance in (row.improvement, row.pooled):
                 assert chance.verdict == ""
                 assert chance.low < chance.high
-                assert chance.low <= chance.probability <= chance.high
+                assert chance.low <= chance.value <= chance.high
                 assert chance.low <= 0.5 <= chance.high
     table = render_table(results, width=200)
     assert "no verdict on lqr, of fewer than 6 tasks" in table
     assert not re.search(r"best on|lost on", table)
-    assert not re.search(r"[+*-] *│", table.split("* best area")[0].replace("–", ""))
+    assert not re.search(r"[+*-] *│", table.split("* best auc")[0].replace("–", ""))
     card = model_card(load_artifact("default"), {"few": results}, label="default")
     assert "no verdict on lqr, of fewer than 6 tasks" in card
     assert "behind on" not in card
@@ -88,11 +89,11 @@ def test_what_is_drawn_of_few_tasks_claims_nothing(count, tmp_path):
 
 
 def test_six_tasks_are_enough():
-    row, rival = summary_table(results_of({"default": [0.9] * 6, "adam": [0.8] * 6}))
+    row, reference_method = summary_table(results_of({"default": [0.9] * 6, "adam": [0.8] * 6}))
     assert row.best
     assert row.improvement.verdict == "+"
     assert row.improvement[:3] == pytest.approx((1.0, 0.025 ** (1 / 6), 1.0))
-    assert rival.lost_to == ("default", pytest.approx(0.1 * 2 / 3))
+    assert reference_method.lost_to == ("default", pytest.approx(0.1 * 2 / 3))
 
 
 def test_merging_makes_many_of_few():
@@ -102,13 +103,13 @@ def test_merging_makes_many_of_few():
 
 
 @pytest.mark.parametrize("count", [1, 8])
-def test_contenders_that_all_score_the_same_have_no_best(count, tmp_path):
+def test_methods_that_all_score_the_same_have_no_best(count, tmp_path):
     results = results_of({"default": [0.5] * count, "adam": [0.5] * count})
     assert not any(row.best for row in summary_table(results))
     figure = plot_heatmap(results, tmp_path / "heat.png")
     assert all(cell.get_bbox_patch() is None for cell in figure.axes[0].texts)
     if count > 1:
-        assert "no verdict on lqr, where all contenders score the same" in render_table(results)
+        assert "no verdict on lqr, where all methods score the same" in render_table(results)
 
 
 def test_tasks_whose_random_policy_reaches_the_reference_are_told():

@@ -9,7 +9,7 @@ import yaml
 from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.analysis import (
     CompareConfig,
-    Contender,
+    Method,
     compare,
     load_results,
     merge_results,
@@ -31,11 +31,11 @@ CONFIG = CompareConfig(
     horizon=9,
     tasks=1,
     updates=2,
-    queries=2,
-    query_episodes=1,
+    num_evals=2,
+    eval_episodes=1,
     baselines=("sgd",),
-    tuning_tasks=1,
-    tuning_updates=1,
+    num_tuning_tasks=1,
+    num_tuning_updates=1,
     learner=LearnerConfig(**LEARNER),
 )
 TINY = {
@@ -136,16 +136,16 @@ def test_configurations_take_numbers_or_nothing():
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_comparison_runs_without_a_known_reference_and_says_what_it_counts_from(tmp_path):
-    results = compare(CONFIG, {"adam": Contender(Adam())}, cells=tmp_path / "cells")
-    results.save(tmp_path / "results.json")
-    stored = load_results(tmp_path / "results.json")
+    results = compare(CONFIG, {"adam": Method(Adam())}, cache=tmp_path / "cache")
+    results.save(tmp_path / "results.json.gz")
+    stored = load_results(tmp_path / "results.json.gz")
     assert stored.conditions["horizon"] == 9
     assert stored.conditions["measured references"] == {ENDLESS: BEST_SEEN}
     assert f"1 on {ENDLESS} is no reference but the best return" in render_table(stored, width=None)
     family = stored.families[ENDLESS]
-    best = max(run.returns.max() for run in family.contenders.values())
+    best = max(run.returns.max() for run in family.methods.values())
     assert family.reference.tolist() == [best]
-    given = compare(dataclasses.replace(CONFIG, reference=-9.0), {"adam": Contender(Adam())})
+    given = compare(dataclasses.replace(CONFIG, reference=-9.0), {"adam": Method(Adam())})
     assert given.families[ENDLESS].reference.tolist() == [-9.0]
     assert "measured references" not in given.conditions
 
@@ -153,9 +153,9 @@ def test_a_comparison_runs_without_a_known_reference_and_says_what_it_counts_fro
 @pytest.mark.filterwarnings("ignore")
 def test_another_horizon_is_another_cell_and_does_not_merge(tmp_path):
     alone = dataclasses.replace(CONFIG, baselines=())
-    contender = {"adam": Contender(Adam()), "sgd": Contender(SGD())}
-    short = compare(alone, contender, cells=tmp_path)
-    again = compare(dataclasses.replace(alone, horizon=5), contender, cells=tmp_path)
+    method = {"adam": Method(Adam()), "sgd": Method(SGD())}
+    short = compare(alone, method, cache=tmp_path)
+    again = compare(dataclasses.replace(alone, horizon=5), method, cache=tmp_path)
     assert len(list(tmp_path.iterdir())) == 4
     with pytest.raises(ValueError, match="different conditions, horizon 9 and 5"):
         merge_results([short, dataclasses.replace(again, seed=1)])
@@ -209,4 +209,4 @@ def test_a_policy_with_a_memory_keeps_its_horizon(tmp_path):
     assert artifact.policy.distribution.family.horizon == 4
     config = dataclasses.replace(CONFIG, families=("Blackjack-v1",), baselines=(), horizon=5)
     with pytest.raises(ValueError, match="a was meta-trained with horizon 4"):
-        compare(config, {"a": Contender(artifact.policy, trial=8)})
+        compare(config, {"a": Method(artifact.policy, trial=8)})

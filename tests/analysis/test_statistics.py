@@ -97,7 +97,7 @@ def test_the_same_seed_gives_the_same_interval():
 
 def test_probability_of_improvement_counts_wins_and_half_of_ties():
     result = probability_of_improvement([([1, 2, 3], [2, 2])], generator=generator())
-    assert result.probability == (0 + 1 + 2) / 6
+    assert result.value == (0 + 1 + 2) / 6
 
 
 def test_probability_of_improvement_is_mann_whitney_averaged_over_families():
@@ -105,7 +105,7 @@ def test_probability_of_improvement_is_mann_whitney_averaged_over_families():
     pairs = [(source.integers(0, 9, n), source.integers(0, 9, n + 3)) for n in (5, 12)]
     expected = np.mean([stats.mannwhitneyu(x, y).statistic / (len(x) * len(y)) for x, y in pairs])
     result = probability_of_improvement(pairs, generator=source)
-    assert result.probability == pytest.approx(expected)
+    assert result.value == pytest.approx(expected)
     assert result.low < expected < result.high
 
 
@@ -117,16 +117,16 @@ def test_all_wins_have_an_exact_interval_and_a_rule_ties_with_itself():
             assert method([won], generator=generator()) == pytest.approx((1, low, 1, count))
     scores = generator(10).normal(size=16)
     result = probability_of_improvement([(scores, scores)], generator=generator())
-    assert result.probability == 0.5
+    assert result.value == 0.5
     assert result.low < 0.5 < result.high
 
 
 def test_paired_improvement_compares_each_task_with_itself():
     pair = ([1, 11, 21, 29], [0, 10, 20, 30])
-    assert paired_improvement([pair], generator=generator()).probability == 0.75
+    assert paired_improvement([pair], generator=generator()).value == 0.75
     pooled = probability_of_improvement([pair], generator=generator())
-    assert pooled.probability == (1 + 2 + 3 + 3) / 16
-    assert paired_improvement([([1, 2], [1, 0]), ([5], [6])], generator=generator()).probability == 0.375
+    assert pooled.value == (1 + 2 + 3 + 3) / 16
+    assert paired_improvement([([1, 2], [1, 0]), ([5], [6])], generator=generator()).value == 0.375
 
 
 def test_paired_intervals_cover_as_often_as_they_say():

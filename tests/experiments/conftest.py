@@ -11,12 +11,12 @@ CLIENT = Client("ppo", "defaults", "CartPole-v1", 1000)
 
 @pytest.fixture
 def cell():
-    """(client, contender, seed, level, lr, diverged) -> a made-up finished run with a flat curve."""
+    """(client, method, seed, level, lr, diverged) -> a made-up finished run with a flat curve."""
 
-    def make(contender=LEARNED, seed=0, level=1.0, *, client=CLIENT, lr=None, diverged=False):
-        given = load_artifact().rule.nominal_lr if contender.lr is None else contender.lr
+    def make(method=LEARNED, seed=0, level=1.0, *, client=CLIENT, lr=None, diverged=False):
+        given = load_artifact().rule.nominal_lr if method.lr is None else method.lr
         rate = given if lr is None else lr
-        run = client.run(contender, rate, seed, DIGEST)
+        run = client.run(method, rate, seed, DIGEST)
         versions = {"torch": "2.0"}
         return Cell(run, (level,) * QUERIES, diverged, 1.0, run.hyperparameters(), versions, "the command")
 

@@ -14,7 +14,7 @@ def planned(names=EVERYONE, algorithms=("ppo", "a2c"), settings=("defaults", "zo
     return fixed_runs(chosen, names, (0, 1), (1000,), nominal_lr=0.01, artifact="hash")
 
 
-def test_every_client_gets_its_own_contenders_and_budget():
+def test_every_client_gets_its_own_methods_and_budget():
     runs = {run for run in planned() if run.seed == 0}
     found = {(r.algorithm, r.setting, r.environment, r.optimizer, r.lr, r.decay, r.steps) for r in runs}
     assert found == {
@@ -47,7 +47,7 @@ def test_every_client_gets_its_own_contenders_and_budget():
     }
 
 
-def test_a_new_artifact_leaves_the_other_contenders_runs_as_they_are():
+def test_a_new_artifact_leaves_the_other_methods_runs_as_they_are():
     chosen = clients(("ppo",), ("defaults",), ("CartPole-v1",), None)
 
     def plan(artifact):
@@ -67,7 +67,7 @@ def test_the_grid_runs_on_seeds_that_are_never_shown_and_comes_last():
 def test_the_best_learning_rate_is_chosen_by_mean_area_over_selection_seeds(grid):
     cells = [*grid(LEVELS), *grid({**LEVELS, 3e-3: 9.0}, seed=1001)]
     scores = grid_scores(CLIENT, cells)
-    assert scores.areas == pytest.approx({1e-4: 1.0, 3e-4: 2.0, 1e-3: 5.0, 3e-3: 6.0, 1e-2: 0.0})
+    assert scores.auc == pytest.approx({1e-4: 1.0, 3e-4: 2.0, 1e-3: 5.0, 3e-3: 6.0, 1e-2: 0.0})
     assert (scores.best, scores.seeds) == (3e-3, 2)
     runs = tuned_runs([CLIENT], (0, 1), cells)
     assert [(run.lr, run.seed, run.optimizer) for run in runs] == [(3e-3, 0, "adam"), (3e-3, 1, "adam")]
@@ -88,4 +88,4 @@ def test_only_seeds_that_every_learning_rate_has_count(grid):
 def test_a_diverged_learning_rate_has_the_worst_value_of_the_grid(grid):
     broken = grid({1e-2: 100.0}, diverged=True)
     scores = grid_scores(CLIENT, [*grid(LEVELS)[:-1], *broken])
-    assert scores.areas[1e-2] == 1.0
+    assert scores.auc[1e-2] == 1.0

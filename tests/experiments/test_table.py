@@ -40,14 +40,14 @@ def test_standings_tell_the_learned_rules_gain_on_each_client_and_overall(stored
     cartpole, acrobot = fields_of(stored, DIGEST, LR)
     assert (cartpole.client, acrobot.client) == (CLIENT, OTHER)
     adam = cartpole.standings[ADAM.label]
-    assert adam.gain.area.probability == adam.gain.final.probability == 1.0
+    assert adam.gain.auc.probability == adam.gain.final.probability == 1.0
     assert adam.final.middle == pytest.approx(12.5)  # of 10 to 15
     assert cartpole.standings[LEARNED.label].gain is None
-    assert acrobot.standings[ADAM.label].gain.area.probability == 0.0
+    assert acrobot.standings[ADAM.label].gain.auc.probability == 0.0
     assert cartpole.standings[TUNED.label].lr == 1e-2
     assert acrobot.absent == [SAME.label, TUNED.label]
     found, count = overall([cartpole, acrobot], ADAM.label)
-    assert (found.area.probability, count) == (0.5, 2)
+    assert (found.auc.probability, count) == (0.5, 2)
 
 
 def test_another_artifacts_runs_do_not_stand_for_the_rule(stored):
@@ -56,14 +56,14 @@ def test_another_artifacts_runs_do_not_stand_for_the_rule(stored):
     assert cartpole.standings[ADAM.label].gain is None
 
 
-def test_the_rule_at_the_librarys_learning_rate_is_a_contender_of_its_own(stored, cell):
+def test_the_rule_at_the_librarys_learning_rate_is_a_method_of_its_own(stored, cell):
     exchanged = [cell(SAME, seed, level=5.0) for seed in range(5)]
     fields = fields_of([*stored, *exchanged], DIGEST, LR)
     cartpole = fields[0]
     assert cartpole.standings[SAME.label].lr == 3e-4
     assert [run.run.lr for run in cartpole.standings[LEARNED.label].cells] == [LR] * 6
     found, count = overall(fields, ADAM.label, of=SAME.label)
-    assert (found.area.probability, count) == (0.0, 1)
+    assert (found.auc.probability, count) == (0.0, 1)
     page = clients_page(
         fields, [*stored, *exchanged], "default", load_artifact(), command="", figures=FIGURES
     )
@@ -122,8 +122,8 @@ def page(stored, tmp_path, monkeypatch):
 
 
 def test_the_page_shows_wins_and_losses_alike(page):
-    assert f"Against {ADAM.label}, by area, the rule is ahead on CartPole-v1; behind on Acrobot-v1." in page
-    assert f"Against {TUNED.label}, by area, the rule is undecided on CartPole-v1." in page
+    assert f"Against {ADAM.label}, by auc, the rule is ahead on CartPole-v1; behind on Acrobot-v1." in page
+    assert f"Against {TUNED.label}, by auc, the rule is undecided on CartPole-v1." in page
     assert f"| CartPole-v1, 1,000 steps | learned rule | {LR:g} | **52.5 [" in page
     assert "| all 2 | Adam 3e-4 (default) | | | | 0.50 [" in page
 
@@ -141,7 +141,7 @@ def test_a_verdict_and_a_bold_figure_need_six_runs_of_each(cell):
     assert "| **9.00 [" in verdict(6)
 
 
-def test_contenders_that_all_score_the_same_have_no_best_and_no_verdict(cell):
+def test_methods_that_all_score_the_same_have_no_best_and_no_verdict(cell):
     cells = [cell(c, s, 1.0) for c in (LEARNED, ADAM) for s in range(8)]
     page = clients_page(
         fields_of(cells, DIGEST, LR), cells, "default", load_artifact(), command="", figures=FIGURES

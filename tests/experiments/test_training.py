@@ -24,7 +24,7 @@ from experiments.sb3.__main__ import Train
 from experiments.sb3.cells import gather_cells
 from experiments.sb3.plan import Client
 from experiments.sb3.running import missing_environment, perform
-from experiments.sb3.settings import DEFAULTS, LEARNED, SELECTION, contenders
+from experiments.sb3.settings import DEFAULTS, LEARNED, SELECTION, methods
 from experiments.sb3.training import build, learning_curve, train
 from experiments.sb3.zoo import ZOO
 from learned_opt import LearnedOptimizer
@@ -36,9 +36,9 @@ LR = ARTIFACT.rule.nominal_lr
 ADAM = next(each for each in DEFAULTS["ppo"] if each.name == "default")
 
 
-def run_of(contender=LEARNED, algorithm="a2c", setting="defaults", environment="CartPole-v1", steps=200):
-    lr = LR if contender.lr is None else contender.lr
-    return Client(algorithm, setting, environment, steps).run(contender, lr, 0, ARTIFACT.digest)
+def run_of(method=LEARNED, algorithm="a2c", setting="defaults", environment="CartPole-v1", steps=200):
+    lr = LR if method.lr is None else method.lr
+    return Client(algorithm, setting, environment, steps).run(method, lr, 0, ARTIFACT.digest)
 
 
 def generators():
@@ -52,7 +52,7 @@ def test_a_deleted_cell_is_run_again_to_the_same_curve_and_the_others_stay(tmp_p
         algorithms=("a2c",),
         settings=("defaults",),
         environments=("CartPole-v1", "NoSuchEnvironment-v0"),
-        contenders=("learned", "default"),
+        methods=("learned", "default"),
         seeds=(0,),
         steps=300,
         processes=2,
@@ -84,7 +84,7 @@ def test_runs_of_several_environments_share_no_random_stream(algorithm, environm
     assert len({tuple(first) for first in firsts}) == len(firsts) > 5
 
 
-def test_contenders_meet_the_same_episodes_until_the_first_update(tmp_path):
+def test_methods_meet_the_same_episodes_until_the_first_update(tmp_path):
     ours = run_of(algorithm="ppo", steps=1000)
     theirs = run_of(ADAM, algorithm="ppo", steps=1000)
     assert perform([ours, theirs], tmp_path, rule="default", command="", processes=2) == []
@@ -117,13 +117,13 @@ def test_a_failed_run_is_told_and_does_not_stop_the_others(tmp_path):
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "a2c"])
-def test_each_contender_is_the_optimizer_it_says(algorithm):
+def test_each_method_is_the_optimizer_it_says(algorithm):
     kinds = {"learned": LearnedOptimizer, "adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}
-    for contender in DEFAULTS[algorithm]:
-        optimizer = build(run_of(contender, algorithm), "default").policy.optimizer
-        assert type(optimizer) is kinds[contender.optimizer]
-        assert optimizer.param_groups[0]["lr"] == (LR if contender.lr is None else contender.lr)
-        if contender.optimizer != "learned":
+    for method in DEFAULTS[algorithm]:
+        optimizer = build(run_of(method, algorithm), "default").policy.optimizer
+        assert type(optimizer) is kinds[method.optimizer]
+        assert optimizer.param_groups[0]["lr"] == (LR if method.lr is None else method.lr)
+        if method.optimizer != "learned":
             assert optimizer.param_groups[0]["eps"] == 1e-5
 
 
@@ -132,7 +132,7 @@ def test_rl_zoos_hyper_parameters_reach_the_algorithm(algorithm, environment):
     if reason := missing_environment(environment):
         pytest.skip(reason)
     tuned, setting = ZOO[algorithm, environment], ZOO[algorithm, environment].hyperparameters
-    published = contenders(algorithm, "zoo", environment)[-1]
+    published = methods(algorithm, "zoo", environment)[-1]
     model = build(run_of(published, algorithm, "zoo", environment), "default")
     assert model.n_envs == setting.environments
     assert isinstance(model.get_env(), VecNormalize) == setting.normalize
@@ -145,15 +145,15 @@ def test_rl_zoos_hyper_parameters_reach_the_algorithm(algorithm, environment):
     assert model.lr_schedule(0.5) == pytest.approx(tuned.lr * (0.5 if tuned.decay else 1.0))
 
 
-@pytest.mark.parametrize("contender", contenders("ppo", "zoo", "Hopper-v5"), ids=lambda c: c.name)
-def test_every_contender_gets_rl_zoos_networks(contender):
+@pytest.mark.parametrize("method", methods("ppo", "zoo", "Hopper-v5"), ids=lambda c: c.name)
+def test_every_method_gets_rl_zoos_networks(method):
     pytest.importorskip("mujoco")
-    policy = build(run_of(contender, "ppo", "zoo", "Hopper-v5"), "default").policy
+    policy = build(run_of(method, "ppo", "zoo", "Hopper-v5"), "default").policy
     layers = [type(layer) for layer in policy.mlp_extractor.policy_net]
     assert layers == [torch.nn.Linear, torch.nn.ReLU] * 2
     assert policy.mlp_extractor.value_net[2].weight.shape == (256, 256)
     assert policy.log_std.tolist() == [-2.0] * 3
-    assert type(policy.optimizer) is (torch.optim.Adam if contender.name == "zoo" else LearnedOptimizer)
+    assert type(policy.optimizer) is (torch.optim.Adam if method.name == "zoo" else LearnedOptimizer)
 
 
 def test_a_decaying_learning_rate_falls_linearly_to_zero():
@@ -199,7 +199,7 @@ def test_wrong_options_are_refused(tmp_path, options, message):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
 def test_a_terminated_command_leaves_no_run_behind(tmp_path):
     command = [sys.executable, "-m", "experiments.sb3", "train", "--cells", str(tmp_path)]
-    options = "--algorithms a2c --settings defaults --contenders default --environments CartPole-v1 --seeds 0"
+    options = "--algorithms a2c --settings defaults --methods default --environments CartPole-v1 --seeds 0"
     process = subprocess.Popen(
         [*command, *options.split(), "--steps", "10000000"], start_new_session=True, stderr=subprocess.DEVNULL
     )

@@ -13,7 +13,7 @@ from learned_opt.analysis.statistics.intervals import (
     paired_improvement,
     probability_of_improvement,
 )
-from learned_opt.analysis.statistics.shares import share_interval
+from learned_opt.analysis.statistics.improvement import share_interval
 
 
 @given(data=st.data(), count=st.integers(1, 3000), confidence=st.sampled_from((0.8, 0.95, 0.99)))
@@ -74,7 +74,7 @@ def test_families_that_are_each_one_sided_leave_more_than_nothing_to_chance():
     won, lost = (np.ones(5), np.zeros(5)), (np.zeros(5), np.ones(5))
     for method in (paired_improvement, probability_of_improvement):
         found = method([won, lost], generator=np.random.default_rng(0))
-        assert found.probability == 0.5
+        assert found.value == 0.5
         assert found.low < 0.3
         assert found.high > 0.7
 
