@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from learned_opt.files import write_atomically
-from learned_opt.runs.leftovers import clear_leftovers, is_leftover
-from learned_opt.runs.lock import LOCK, exclusive
 from learned_opt.runs.checkpoint import checkpoints, fitting, load_checkpoint, save_checkpoint
 from learned_opt.runs.config_file import mapping
+from learned_opt.runs.leftovers import clear_leftovers, is_leftover
+from learned_opt.runs.lock import LOCK, exclusive
 
 CONFIG = "config.yaml"
 """Written first: a folder that holds it holds a run."""

@@ -1,8 +1,9 @@
 """Nothing of the project collides with a user's own `tasks` and `analysis`, however it is installed.
 
-A user's folder holds tasks.py (celery and invoke ask for one) and analysis.py, which nobody but that user may
-import. Each claim is tried from a source checkout on the path, from an editable install and from the wheel that
-is built of the source distribution. No C is compiled for it: without a compiler the package installs all the same.
+A user's folder holds tasks.py (celery and invoke ask for one) and analysis.py, which nobody but that user
+may import. Each claim is tried from a source checkout on the path, from an editable install and from the
+wheel that is built of the source distribution. No C is compiled for it: without a compiler the package
+installs all the same.
 """
 
 import os

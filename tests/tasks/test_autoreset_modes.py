@@ -200,6 +200,6 @@ def test_torchrl_wraps_it_as_it_wraps_sync_vector_env():
     envs = pytest.importorskip("torchrl.envs", reason="the torchrl extra is not installed")
     for mode in (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED):
         vector = gymnasium.make_vec("learned_opt/CartPole-v0", num_envs=3, autoreset_mode=mode)
-        played = envs.GymWrapper(vector).rollout(40, break_when_any_done=False)
-        assert played.batch_size == (3, 40)
+        played = envs.GymWrapper(vector).rollout(200, break_when_any_done=False)
+        assert played.batch_size == (3, 200)
         assert bool(played["next", "done"].any())
