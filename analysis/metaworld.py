@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,15 +15,18 @@ from numpy.typing import NDArray
 from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.algorithms.factory import make_learner
 from learned_opt.algorithms.inner_loop import live
-from learned_opt.analysis.statistics.intervals import bootstrap_interval, mean_share
-from learned_opt.files import write_atomically
+from learned_opt.analysis.result_file import write_results
+from learned_opt.analysis.statistics.improvement import mean_share
+from learned_opt.analysis.statistics.intervals import Interval, mean_interval
+from learned_opt.provenance import environment
 from learned_opt.rules import UpdateRule
 from learned_opt.tasks import MetaWorldFamily, Tasks
 from learned_opt.tasks.metaworld import BENCHMARK_SEED
 from learned_opt.tasks.metaworld_env import SPLITS
 from learned_opt.tasks.random import derive_noise, derive_seed
 
-FORMAT = 1
+KIND, METAWORLD = "metaworld", "metaworld.json.gz"
+"""What the file holds, and its name."""
 PUBLISHED: tuple[dict[str, Any], ...] = (
     {
         "benchmark": "ml10",
@@ -69,16 +70,6 @@ class Protocol:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
 
-class Rate(NamedTuple):
-    """A mean over goals with its 95 % interval: of successes that of `mean_share`, exact where goals are few
-    or nearly all alike; of returns the bootstrap's within environments, NaN where there is none.
-    """
-
-    mean: float
-    low: float
-    high: float
-
-
 @dataclass(frozen=True, eq=False)
 class SplitResults:
     """What n goals of a split gave, environment by environment.
@@ -94,26 +85,28 @@ class SplitResults:
     columns: dict[str, NDArray[np.float64]]
     diverged: NDArray[np.bool_]
 
-    def rate(self, column: str, environment: str | None = None, seed: int = 0) -> Rate:
-        """Of all environments, which weigh the same, or of one."""
+    def rate(self, column: str, environment: str | None = None, seed: int = 0) -> Interval:
+        """Mean of all environments, which weigh the same, or of one.
+
+        The interval of successes is that of `mean_share`, exact where goals are few or nearly all alike; of
+        returns the bootstrap's within environments.
+        """
         strata = np.split(self.columns[column], len(self.environments))
         if environment is not None:
             strata = [strata[self.environments.index(environment)]]
         generator = np.random.default_rng(seed)
         if column.startswith("success"):
-            share = mean_share(strata, generator=generator)
-            return Rate(share.probability, share.low, share.high)
-        ends = bootstrap_interval(strata, lambda x, axis: x.mean(axis), generator=generator)
-        return Rate(float(np.concatenate(strata).mean()), float(ends.low), float(ends.high))
+            return mean_share(strata, generator=generator)
+        return mean_interval(strata, generator)
 
     def to_dict(self) -> dict[str, Any]:
         """Rates as plain data."""
         return {
             "goals": len(self.diverged),
             "diverged": int(self.diverged.sum()),
-            **{column: _rounded(self.rate(column)) for column in self.columns},
+            **{column: self.rate(column).as_dict() for column in self.columns},
             "environments": {
-                name: {column: _rounded(self.rate(column, name)) for column in self.columns}
+                name: {column: self.rate(column, name).as_dict() for column in self.columns}
                 for name in self.environments
             },
         }
@@ -143,9 +136,9 @@ class MetaWorldResults:
         return "held-out tasks" if self.benchmark.startswith("ml1-") else "new environments"
 
     def save(self, path: Path, rule: str, digest: str) -> None:
-        """Write JSON, atomically; the rule by file and hash."""
+        """Write the file, atomically; the rule by file and hash."""
         data = {
-            "learned_opt_metaworld": FORMAT,
+            "environment": environment(),
             "command": self.command,
             "benchmark": self.benchmark,
             "benchmark_seed": BENCHMARK_SEED,
@@ -162,7 +155,7 @@ class MetaWorldResults:
             "published": [figure for figure in PUBLISHED if figure["benchmark"] == self.benchmark],
             "caveat": CAVEAT,
         }
-        write_atomically(path, json.dumps(data, indent=1, allow_nan=False).encode())
+        write_results(path, KIND, data)
 
 
 def evaluate(
@@ -241,10 +234,3 @@ def evaluate(
 def _chunks(tasks: Tasks, size: int) -> Iterator[tuple[int, Tasks]]:
     for start in range(0, len(tasks["goal"]), size):
         yield start, {key: value[start : start + size] for key, value in tasks.items()}
-
-
-def _rounded(rate: Sequence[float]) -> dict[str, float | None]:
-    return {
-        name: round(value, 5) if math.isfinite(value) else None
-        for name, value in zip(Rate._fields, rate, strict=True)
-    }

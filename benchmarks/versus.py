@@ -1,14 +1,14 @@
-"""How much faster is meta-training than what one would otherwise run? All methods in one run.
+"""How much faster is meta-training than what one would otherwise run? All contenders in one run.
 
     pip install -e '.[benchmarks]' && python benchmarks/versus.py [--cores 1]
 
 The setting of meta_training.py: learners of 2,531 parameters on CartPole, 16 environments × 32 steps an
 update (8 feed the inner gradient, 8 the outer one), K = 20, an LSTM rule with 16 hidden units, first-
-order meta-gradients clipped for each learner. Methods: this library; the same unroll in JAX
+order meta-gradients clipped for each learner. Contenders: this library; the same unroll in JAX
 (in_jax.py), which recomputes the rule's residuals, faster there than storing them; and PyTorch with
 TorchOpt, one task at a time (one_at_a_time.py). They take turns on the same cores, and the best window of
 each counts, in seconds and, on one core, also in CPU seconds, which other work on the machine disturbs
-less. Methods that are not installed are said to be skipped. Also prints the multiple of the arithmetic
+less. Contenders that are not installed are said to be skipped. Also prints the multiple of the arithmetic
 floor: the multiply-adds of the rule and of the policies at the speed of a large matrix product, measured
 in the same turns.
 """
@@ -43,17 +43,17 @@ class Options:
     """Options of the benchmark."""
 
     cores: int = 1
-    """CPU cores, and threads, that every method has."""
+    """CPU cores, and threads, that every contender has."""
     learners: int = 16
-    """Learners of the batched methods; the one that takes them in turn takes two."""
+    """Learners of the batched contenders; the one that takes them in turn takes two."""
     windows: int = 9
-    """Windows of K updates that each method runs; the best counts."""
+    """Windows of K updates that each contender runs; the best counts."""
 
 
 def main(options: Options) -> None:
     pin(options.cores)
     torch.set_num_threads(options.cores)
-    settle()  # as the command line does; all methods share the process
+    settle()  # as the command line does; all contenders share the process
     config = MetaConfig(
         families=("cartpole",),
         learners=options.learners,
@@ -64,19 +64,19 @@ def main(options: Options) -> None:
     rule = new_rule(config)
     group = TruncatedGroup("cartpole", config, rule, seed=0, view=View(roles=True, critic_first=False))
     group.lifetime[:] = 1e9
-    methods: dict[str, tuple[int, Callable[[], object]]] = {
+    contenders: dict[str, tuple[int, Callable[[], object]]] = {
         "learned_opt": (options.learners, lambda: group.advance(rule)),
         **in_jax(options.learners, rule),
         **one_at_a_time(),
     }
-    best = {(name, clock): float("inf") for clock in CLOCKS for name in methods}
+    best = {(name, clock): float("inf") for clock in CLOCKS for name in contenders}
     speed = dict.fromkeys(CLOCKS, 0.0)
-    for advance in (advance for _, advance in methods.values()):
+    for advance in (advance for _, advance in contenders.values()):
         advance()  # compiles
     for _ in range(options.windows):
         for clock, now in CLOCKS.items():
             speed[clock] = max(speed[clock], matrix_speed(now))
-        for name, (_, advance) in methods.items():
+        for name, (_, advance) in contenders.items():
             started = [clock() for clock in CLOCKS.values()]
             advance()
             for (clock, now), start in zip(CLOCKS.items(), started, strict=True):
@@ -84,7 +84,7 @@ def main(options: Options) -> None:
     print(f"{options.learners} learners, {options.cores} cores: learner-updates a second, and ours over it")
     for clock in list(CLOCKS)[: 2 if options.cores == 1 else 1]:
         floor = speed[clock] / multiply_adds(group.layout.size)
-        rates = {n: learners * UNROLL / best[n, clock] for n, (learners, _) in methods.items()}
+        rates = {n: learners * UNROLL / best[n, clock] for n, (learners, _) in contenders.items()}
         print(f" by {clock}")
         for name, rate in {**rates, "the arithmetic floor": floor}.items():
             print(f"  {name:<32}{rate:8.1f}{rates['learned_opt'] / rate:8.2f}")
@@ -97,24 +97,24 @@ def pin(cores: int) -> None:
 
 
 def in_jax(learners: int, rule: UpdateRule) -> dict[str, tuple[int, Callable[[], object]]]:
-    """The methods in JAX, with the rule's φ."""
+    """The contenders in JAX, with the rule's φ."""
     try:
         import in_jax as module
     except ImportError as error:
         print(f"skipped: JAX ({error}); pip install -e '.[benchmarks]'")
         return {}
     phi = {name: value.detach().numpy() for name, value in rule.named_parameters()}
-    return {"JAX, jitted and batched": (learners, module.method(learners, UNROLL, phi, remember=False))}
+    return {"JAX, jitted and batched": (learners, module.contender(learners, UNROLL, phi, remember=False))}
 
 
 def one_at_a_time() -> dict[str, tuple[int, Callable[[], object]]]:
-    """The method in PyTorch with TorchOpt; its cost is linear in the learners, two are enough."""
+    """The contender in PyTorch with TorchOpt; its cost is linear in the learners, two are enough."""
     try:
         import one_at_a_time as module
     except ImportError as error:
         print(f"skipped: TorchOpt ({error}); pip install -e '.[benchmarks]'")
         return {}
-    return {"PyTorch + TorchOpt, one by one": (2, module.method(2, UNROLL))}
+    return {"PyTorch + TorchOpt, one by one": (2, module.contender(2, UNROLL))}
 
 
 def multiply_adds(parameters: int) -> float:

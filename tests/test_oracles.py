@@ -315,23 +315,22 @@ def comparison():
     """A small comparison, by words: returns, anchors, scores of grids, chosen rates, areas and who wins."""
     from learned_opt import load_rule
     from learned_opt.algorithms.config import LearnerConfig
-    from learned_opt.analysis import CompareConfig, Contender, compare
-    from learned_opt.analysis.statistics.intervals import paired_improvement, probability_of_improvement
+    from learned_opt.analysis import CompareConfig, Method, compare
+    from learned_opt.analysis.statistics.improvement import paired_improvement, probability_of_improvement
     from learned_opt.analysis.statistics.scores import family_scores
 
     config = CompareConfig(
         families=("cartpole", "navigation2d"),
-        trained_on=("cartpole",),
-        tasks=4,
-        updates=6,
-        queries=3,
-        query_episodes=4,
+        num_tasks=4,
+        num_updates=6,
+        num_evals=3,
+        eval_episodes=4,
         baselines=("sgd", "adam"),
-        tuning_tasks=2,
-        tuning_updates=3,
-        learner=LearnerConfig(width=8, depth=1, environments=4, steps=8),
+        num_tuning_tasks=2,
+        num_tuning_updates=3,
+        inner=LearnerConfig(width=8, depth=1, environments=4, steps=8),
     )
-    results = compare(config, {"default": Contender(load_rule())})
+    results = compare(config, {"default": Method(load_rule())})
     areas = {}
     for name, family in results.families.items():
         yield f"{name}: random", family.random
@@ -339,14 +338,14 @@ def comparison():
         yield f"{name}: updates", family.updates
         yield f"{name}: steps per update", family.steps_per_update
         scores = family_scores(family)
-        for label, run in family.contenders.items():
+        for label, run in family.methods.items():
             yield f"{name}, {label}: rate and decay", [run.setting.lr, float(run.setting.decay)]
             yield f"{name}, {label}: options", sorted(run.setting.options.values())
             yield f"{name}, {label}: returns", run.returns
-            yield f"{name}, {label}: of mean actions", run.mean_action_returns
-            yield f"{name}, {label}: areas", scores[label].areas
+            yield f"{name}, {label}: of mean actions", run.deterministic_returns
+            yield f"{name}, {label}: areas", scores[label].auc
             yield f"{name}, {label}: finals", scores[label].finals
-            areas.setdefault(label, []).append(scores[label].areas)
+            areas.setdefault(label, []).append(scores[label].auc)
     for grid in results.tuning:
         yield f"{grid.family}, {grid.baseline}: grid", grid.scores
     for other in ("sgd", "adam"):

@@ -97,7 +97,7 @@ def compare(
         (
             name,
             label,
-            EvaluationJob(label, method, method.setting(), part, config.budget(), config.horizon_known),
+            EvaluationJob(label, method, method.setting(), part, config.budget(), not config.hide_horizon),
         )
         for name, whole in shown.items()
         for label, method in line_up[name].items()
@@ -200,7 +200,7 @@ def _grids(
     """Every baseline's grid, by its name and the family's."""
     budget = config.tuning_budget()
     jobs = [
-        TuningJob(make_baseline(baseline), part, budget)
+        TuningJob(baseline, part, budget)
         for baseline in config.baselines
         for whole in problems.values()
         for part in _parts(whole)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
@@ -11,6 +12,14 @@ from learned_opt.analysis.comparison.runs import Budget
 from learned_opt.analysis.comparison.tuning import TUNING_EVALS, make_baseline
 from learned_opt.tasks import TaskFamily, is_gymnasium_id, make_family
 
+POSITIVE = (
+    "num_tasks",
+    "num_updates",
+    "eval_episodes",
+    "num_tuning_tasks",
+    "num_tuning_updates",
+    "max_episode_steps",
+)
 Tuning = Literal["global", "family", "both"]
 
 
@@ -26,9 +35,9 @@ class CompareConfig:
     """Shown tasks a family, n; each has its own initial parameters and random numbers."""
     num_updates: int = 150
     """Updates of an inner training run."""
-    horizon_known: bool = True
-    """Whether rules know how long a run is, as `LearnedOptimizer` does from its `total_steps`. A baseline's
-    linear decay always does."""
+    hide_horizon: bool = False
+    """Do not tell rules how long a run is, as code does not that leaves out `total_steps`; a baseline's
+    linear decay always knows."""
     num_evals: int | None = None
     """Evaluations of a run, evenly from update 0 to the last: 16, or after each update of a short run."""
     eval_episodes: int = 8
@@ -60,18 +69,20 @@ class CompareConfig:
         for key in ("families", "baselines"):
             if len(set(getattr(self, key))) < len(getattr(self, key)):
                 raise ValueError(f"{key} repeats a name: {', '.join(getattr(self, key))}")
+        if self.reference_return is not None and not math.isfinite(self.reference_return):
+            raise ValueError(f"reference_return must be finite, got {self.reference_return}")
         if self.reference_return is not None and len(self.families) > 1:
             raise ValueError(
                 f"reference_return is of one family, and these are {', '.join(self.families)}: leave it out"
             )
+        for key in POSITIVE:
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{key} must be at least 1, got {value}")
         for name in self.families:
             self.made(name)
         for name in self.baselines:
             make_baseline(name)
-        for key in ("num_tasks", "num_updates", "eval_episodes", "num_tuning_tasks", "num_tuning_updates"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key} must be at least 1, got {value}")
         if not 2 <= self.evals() <= self.num_updates + 1:
             raise ValueError(
                 f"num_evals must be from 2 to num_updates + 1 = {self.num_updates + 1}, got {self.num_evals}"
@@ -110,7 +121,8 @@ class CompareConfig:
 
     def conditions(self) -> dict[str, Any]:
         """What decides results beside seeds, methods and how many tasks are shown; JSON-compatible."""
-        apart = {"families", "num_tasks", "seed", "device"}
+        apart = {"families", "num_tasks", "hide_horizon", "seed", "device"}
         kept = {name: value for name, value in asdict(self).items() if name not in apart}
+        kept["horizon_known"] = not self.hide_horizon
         plain: dict[str, Any] = json.loads(json.dumps(kept))
         return plain

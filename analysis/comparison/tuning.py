@@ -132,34 +132,34 @@ class TuningJob(Job[GridScores]):
     These are always of the training distribution, never the shown ones.
     """
 
-    baseline: Baseline
+    baseline: str
     problem: Problem
     budget: Budget
 
     @property
     def name(self) -> str:
         """For its file and for people."""
-        return f"tuning {self.baseline.name} on {self.problem.family.name}"
+        return f"tuning {self.baseline} on {self.problem.family.name}"
 
     @property
     def work(self) -> int:
         """Updates of single learners."""
-        return len(self.baseline.grid()) * self.problem.count * self.budget.num_updates
+        return len(make_baseline(self.baseline).grid()) * self.problem.count * self.budget.num_updates
 
     def identity(self) -> dict[str, Any]:
         """The grid, the tasks, and the budget."""
         return {
             "kind": "tuning",
-            "baseline": self.baseline.name,
-            "grid": [asdict(setting) for setting in self.baseline.grid()],
+            "baseline": self.baseline,
+            "grid": [asdict(setting) for setting in make_baseline(self.baseline).grid()],
             **self.problem.identity(),
             **self.budget.identity(),
         }
 
     def run(self, on_update: OnUpdate) -> GridScores:
         """All settings as one batch."""
-        settings = self.baseline.grid()
-        runs = run_settings(self.problem, self.baseline.make, settings, self.budget, on_update)
+        rule = make_baseline(self.baseline)
+        runs = run_settings(self.problem, rule.make, rule.grid(), self.budget, on_update)
         auc = score(runs.returns, runs.diverged, self.problem.random, self.problem.reference).auc
         return self.decode(auc.mean(1).tolist())
 
@@ -169,7 +169,9 @@ class TuningJob(Job[GridScores]):
 
     def decode(self, data: Any) -> GridScores:
         """From the scores."""
-        return GridScores(self.baseline.name, self.problem.family.name, self.baseline.grid(), data)
+        return GridScores(
+            self.baseline, self.problem.family.name, make_baseline(self.baseline).grid(), data
+        )
 
 
 def choose(baseline: Baseline, grids: Sequence[GridScores]) -> Tuned:

@@ -10,6 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from markupsafe import Markup
+
 from learned_opt.analysis.comparison.results import Results
 from learned_opt.analysis.reporting.curves import method_styles, plot_curves
 from learned_opt.analysis.reporting.figures import Entry, legend_below, new_figure, save_figure
@@ -64,7 +66,7 @@ def page(title: str, sections: Sequence[Section], *, seed: int = 0) -> str:
         seed: of every bootstrap.
     """
     filled = [_filled(section, seed) for section in sections]
-    return render("report.html.j2", title=title, sections=filled, time_to_target=time_to_target)
+    return render("report.html.j2", title=title, sections=filled, time_to_target=time_to_target, newline=Markup("\n"))
 
 
 def _filled(section: Section, seed: int) -> dict[str, Any]:
@@ -100,7 +102,7 @@ def comparison_pictures(results: Results, *, seed: int = 0) -> list[Picture]:
         *curves,
         Picture(
             _png(partial(plot_heatmap, results)),
-            "Normalized area under the learning curve, AUC (0 random policy, 1 reference); the best are framed.",
+            "Normalized area under the learning curve (0 random policy, 1 reference); the best are framed.",
         ),
         Picture(
             _png(partial(plot_profiles, results, seed=seed)),

@@ -55,7 +55,7 @@ def model_card(
         weights=sum(parameter.numel() for parameter in artifact.rule.parameters()),
         learning_rate=artifact.rule.nominal_lr,
         digest=artifact.digest,
-        license=str(provenance.get("license", "not stated")),
+        license=str(provenance.get("licence", "not stated")),
         stages=stages,
         meta_seeds=provenance.get("births"),
         comparisons=[_comparison(title, results, label, seed) for title, results in comparisons.items()],

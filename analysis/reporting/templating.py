@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from learned_opt.verbatim import code_block, code_span, markdown, visible
 
@@ -32,10 +33,10 @@ def _environment(folder: Path) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"md": markdown, "code": code_span, "block": code_block}
+    environment.filters |= {"md": markdown, "code": code_span, "block": lambda text: Markup(code_block(text))}
     return environment
 
 
 def _shown(value: Any) -> Any:
-    """Control characters as Python writes them, save line ends."""
-    return visible(value, keep="\n") if type(value) is str else value
+    """A text with control characters as Python writes them; what a filter made of one stays."""
+    return visible(value) if type(value) is str else value

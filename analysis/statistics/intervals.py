@@ -56,6 +56,11 @@ class Interval:
         width = np.nan_to_num(self.high - self.low)
         return self.text(f".{max(0, 2 - int(np.floor(np.log10(max(abs(self.value), width, 1e-9)))))}f")
 
+    def as_dict(self) -> dict[str, float | None]:
+        """As JSON, to five digits: null where there is no interval."""
+        ends = {"value": self.value, "low": self.low, "high": self.high}
+        return {name: round(float(x), 5) if np.isfinite(x) else None for name, x in ends.items()}
+
     @property
     def verdict(self) -> Literal["+", "-", ""]:
         """Of a share: + or - where the interval is clear of ½, of FEWEST comparisons at least."""
@@ -128,6 +133,12 @@ def bootstrap_interval(
     unknown = high - low <= ROUNDING * np.maximum(1.0, np.abs(middle)) if len(whole) < FEWEST else False
     unknown |= min(map(len, scores)) < 2
     return Interval(middle, np.where(unknown, np.nan, low), np.where(unknown, np.nan, high))
+
+
+def mean_interval(strata: Sequence[ArrayLike], generator: np.random.Generator) -> Interval:
+    """`bootstrap_interval` of the plain mean, as numbers."""
+    found = bootstrap_interval(strata, lambda scores, axis: scores.mean(axis), generator=generator)
+    return Interval(float(found.value), float(found.low), float(found.high))
 
 
 def performance_profile(

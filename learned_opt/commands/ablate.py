@@ -33,15 +33,15 @@ class Ablate:
     config: Path
     """YAML file with fields of MetaConfig, and `variants`: what each changes, by name."""
     out: Path
-    """Folder: a run for each variant, then results.json and curves.png."""
+    """Folder: a run for each variant, then results.json.gz and curves.png."""
     only: tuple[str, ...] = ()
     """Names of variants; all by default."""
-    tasks: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
     """Task families to compare on; the training families of the first variant by default."""
-    count: int = 32
-    """New tasks a family."""
-    updates: int = 150
-    """Updates a life."""
+    num_tasks: int = 32
+    """Held-out tasks a family."""
+    num_updates: int = 150
+    """Updates of a run."""
     seed: int = 0
     """Seed of everything random."""
     device: str = "cpu"
@@ -73,12 +73,10 @@ class Ablate:
                 raise ValueError(f"variants {name!r} and {other!r} would share a folder: rename one")
         check_folder(self.out, "ablate", *(["compare"] if (self.out / "variants").exists() else []))
         config = CompareConfig(
-            families=self.tasks or families,
-            trained_on=tuple(dict.fromkeys(f for name in names for f in variants[name][-1].families)),
-            horizon=horizon,
-            tasks=self.count,
-            updates=self.updates,
-            num_evals=min(16, self.updates + 1),
+            families=self.families or families,
+            max_episode_steps=horizon,
+            num_tasks=self.num_tasks,
+            num_updates=self.num_updates,
             baselines=("adam",),
             num_tuning_tasks=8,
             seed=self.seed,

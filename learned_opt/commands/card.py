@@ -36,7 +36,7 @@ class Card:
         """Read and write."""
         check_file(self.out)
         artifact = load_artifact(self.rule)
-        comparisons = {folder.name: load_results(folder / "results.json") for folder in self.results}
+        comparisons = {folder.name: load_results(folder) for folder in self.results}
         if len(comparisons) < len(self.results):
             raise ValueError("two folders of results have the same name, which titles their tables")
         training = [] if self.run_folder is None else [spent(folder) for folder in stages(self.run_folder)]

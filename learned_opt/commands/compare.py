@@ -59,7 +59,7 @@ class Compare:
     comparison: Annotated[CompareConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: DEFAULT)
     """What is compared on what, and for how long."""
     untrained: bool = False
-    """Also show the rule at initialization: Adam at the rule's learning rate, if it did not begin otherwise."""
+    """Also show the rule at initialization: Adam at its learning rate, if it did not begin otherwise."""
     env_steps: int | None = None
     """Environment steps of a run, instead of --num-updates."""
     processes: int = 1
@@ -92,7 +92,9 @@ class Compare:
             methods[label] = method
         made: list[Artifact | PolicyArtifact] = [*artifacts.values(), *policies.values()]
         for (label, method), artifact in zip(tuple(methods.items()), made, strict=True):
-            left = conditions_left({label: artifact}, config.inner, config.num_updates, config.max_episode_steps)
+            left = conditions_left(
+                {label: artifact}, config.inner, config.num_updates, config.max_episode_steps
+            )
             methods[label] = replace(method, trained_on=trained_families(artifact), left=left)
         if self.untrained:
             methods["untrained"] = untrained_method(run_of(next(iter(artifacts.values()))))
@@ -133,7 +135,7 @@ def inner_of(given: LearnerConfig, artifacts: dict[str, Artifact]) -> LearnerCon
     theirs = learner_of(artifacts)
     if given.objective not in (theirs.objective, LearnerConfig().objective):
         raise ValueError(
-            f"a learned initialization is for {theirs.objective}, with which it was trained: leave --inner out"
+            f"a learned initialization is for {theirs.objective}, which it was trained with: leave --inner out"
         )
     usual = LearnerConfig()
     changed = {
@@ -151,7 +153,8 @@ class Plot:
     results: tyro.conf.Positional[Path]
     """results.json.gz, or the folder that holds it."""
     kind: Literal["curves", "profiles", "heatmap", "times"] = "curves"
-    """learning curves; performance profiles; a heat-map of aucs; updates to 90 % of the reference method's end."""
+    """Learning curves; performance profiles; a heat-map of AUCs; updates to 90 % of the reference method's
+    end."""
     out: Path | None = None
     """The figure: .png, .pdf or .svg; KIND.png by default."""
     x: Literal["updates", "steps"] = "updates"

@@ -1,4 +1,5 @@
 import dataclasses
+import gzip
 import importlib
 import json
 import sys
@@ -11,25 +12,27 @@ import torch
 from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.analysis.comparison.compare import ONCE, Method, compare, total_updates
 from learned_opt.analysis.comparison.config import CompareConfig
-from learned_opt.analysis.comparison.results import GridScores, Setting
+from learned_opt.analysis.comparison.results import Setting
 from learned_opt.analysis.reporting.table import render_table
+from learned_opt.analysis.comparison.tuning import make_baseline
 from learned_opt.artifacts import load_artifact
+from learned_opt.provenance import environment
 from learned_opt.commands.rule_conditions import conditions_left
 from learned_opt.rules import SGD, Adam, CoordinatewiseLSTM
 
 CONFIG = CompareConfig(
     families=("bandit", "cartpole"),
-    trained_on=("bandit",),
-    tasks=3,
-    updates=4,
+    num_tasks=3,
+    num_updates=4,
     num_evals=3,
     eval_episodes=2,
     baselines=("sgd",),
     num_tuning_tasks=2,
     num_tuning_updates=2,
-    learner=LearnerConfig(width=8, depth=1, environments=4, steps=8),
+    inner=LearnerConfig(width=8, depth=1, environments=4, steps=8),
 )
 ALONE = dataclasses.replace(CONFIG, baselines=())
+ON_BANDIT = {"mine": Method(Adam(), trained_on=("bandit",), artifact="f00")}
 
 
 def returns(results, label, family="cartpole"):
@@ -64,12 +67,12 @@ def test_an_untrained_rule_lives_as_adam_does():
 
 
 def test_results_say_what_was_compared_and_how_it_was_tuned():
-    results = compare(CONFIG, {"mine": Method(Adam(), artifact="f00")}, command="here")
+    results = compare(CONFIG, ON_BANDIT, command="here")
     assert results.command == "here"
     assert results.artifacts == {"mine": "f00"}
     assert [f.split for f in results.families.values()] == ["held-out tasks", "held-out families"]
     assert list(results.families["bandit"].methods) == ["mine", "sgd"]
-    assert "2 tuning tasks of the family" in results.families["bandit"].methods["sgd"].tuned
+    assert "2 tuning tasks of the family" in results.families["bandit"].methods["sgd"].tuning_note
     assert [(g.baseline, g.family) for g in results.tuning] == [
         ("sgd", "bandit"),
         ("sgd", "cartpole"),
@@ -79,18 +82,18 @@ def test_results_say_what_was_compared_and_how_it_was_tuned():
 
 
 def test_global_tuning_uses_the_training_families_and_one_setting():
-    results = compare(dataclasses.replace(CONFIG, tuning="global"), {})
+    results = compare(dataclasses.replace(CONFIG, tuning="global"), ON_BANDIT)
     settings = [f.methods["sgd"].setting for f in results.families.values()]
     assert settings[0] == settings[1]
     assert [grid.family for grid in results.tuning] == ["bandit"]
 
 
-def test_shifted_tasks_are_other_tasks_tuned_on_the_same_grid():
+def test_ood_tasks_are_other_tasks_tuned_on_the_same_grid():
     config = dataclasses.replace(CONFIG, families=("bandit",))
-    plain, shifted = (compare(dataclasses.replace(config, shifted=s), {}) for s in (False, True))
-    assert shifted.families["bandit"].split == "ood tasks"
-    assert (plain.families["bandit"].reference != shifted.families["bandit"].reference).all()
-    assert plain.tuning == shifted.tuning
+    plain, ood = (compare(dataclasses.replace(config, ood=s), ON_BANDIT) for s in (False, True))
+    assert ood.families["bandit"].split == "ood tasks"
+    assert (plain.families["bandit"].reference != ood.families["bandit"].reference).all()
+    assert plain.tuning == ood.tuning
 
 
 @pytest.mark.parametrize(
@@ -112,10 +115,10 @@ def test_lives_in_other_conditions_than_those_of_training_are_called_so(changes,
     found = conditions_left({"default": load_artifact("default")}, learner, updates)
     assert set(left) <= set(found)
     assert bool(found) == bool(left)
-    config = dataclasses.replace(CONFIG, learner=learner, updates=updates, left=found)
-    assert config.split("bandit") == split
-    assert config.split("cartpole") == "held-out families"
-    assert dataclasses.replace(config, shifted=True, families=("bandit",)).split("bandit") == "ood tasks"
+    method = Method(Adam(), trained_on=("bandit",), left=found)
+    assert method.split("bandit", ood=False) == split
+    assert method.split("cartpole", ood=False) == "held-out families"
+    assert method.split("bandit", ood=True) == "ood tasks"
 
 
 @pytest.mark.parametrize("story", [{}, {"configuration": 3}, {"configuration": {"learner": {"width": "x"}}}])
@@ -132,11 +135,11 @@ def _append(calls, *call):
 def test_a_baseline_tuned_for_each_family_and_one_tuned_once_run_side_by_side():
     config = dataclasses.replace(CONFIG, tuning="both")
     calls = []
-    results = compare(config, {}, progress=partial(_append, calls))
-    assert calls[-1][0] == calls[-1][1] == total_updates(config, 0)
-    assert results.labels() == ["sgd", f"sgd{ONCE}"]
+    results = compare(config, ON_BANDIT, progress=partial(_append, calls))
+    assert calls[-1][0] == calls[-1][1] == total_updates(config, ON_BANDIT)
+    assert results.labels() == ["mine", "sgd", f"sgd{ONCE}"]
     for label, tuning in (("sgd", "family"), (f"sgd{ONCE}", "global")):
-        alone = compare(dataclasses.replace(CONFIG, tuning=tuning), {})
+        alone = compare(dataclasses.replace(CONFIG, tuning=tuning), ON_BANDIT)
         for family in config.families:
             both, one = results.families[family].methods[label], alone.families[family].methods["sgd"]
             assert both.setting == one.setting
@@ -144,11 +147,11 @@ def test_a_baseline_tuned_for_each_family_and_one_tuned_once_run_side_by_side():
 
 
 def test_progress_reaches_the_total_that_was_announced(tmp_path):
-    for _ in range(2):  # the second time every cell is found
+    for _ in range(2):  # the second time everything is found
         calls = []
         record = partial(_append, calls)
         compare(CONFIG, {"a": Method(Adam())}, cache=tmp_path, progress=record)
-        total = total_updates(CONFIG, 1)
+        total = total_updates(CONFIG, {"a": Method(Adam())})
         assert {call[1] for call in calls} == {total}
         assert calls[0][0] == 0
         assert calls[-1][0] == total
@@ -171,25 +174,36 @@ def test_an_interrupted_comparison_goes_on_and_ends_as_if_it_never_stopped(tmp_p
     assert resumed.content() == compare(CONFIG, methods).content()
 
 
-def test_a_cell_of_another_setting_seed_or_rule_is_not_reused(tmp_path):
-    cells = tmp_path
+def test_a_finished_job_of_another_setting_seed_or_rule_is_not_reused(tmp_path):
+    kept = tmp_path
     compare(ALONE, {"a": Method(Adam())}, cache=tmp_path)
-    assert len(list(cells.iterdir())) == 2
+    assert len(list(kept.iterdir())) == 2
     compare(ALONE, {"a": Method(Adam(), lr=0.1)}, cache=tmp_path)
-    assert len(list(cells.iterdir())) == 4
+    assert len(list(kept.iterdir())) == 4
     compare(ALONE, {"a": Method(Adam(beta1=0.5))}, cache=tmp_path)
-    assert len(list(cells.iterdir())) == 6
+    assert len(list(kept.iterdir())) == 6
     compare(dataclasses.replace(ALONE, seed=9), {"a": Method(Adam())}, cache=tmp_path)
-    assert len(list(cells.iterdir())) == 8
+    assert len(list(kept.iterdir())) == 8
 
 
-def test_a_cell_of_other_code_is_not_reused(tmp_path, monkeypatch):
-    """Neither of the package's nor of a family's own."""
-    compare(ALONE, {"a": Method(Adam())}, cache=tmp_path / "package")
-    monkeypatch.setattr("learned_opt.analysis.comparison.cache._code", lambda: "another revision")
-    compare(ALONE, {"a": Method(Adam())}, cache=tmp_path / "package")
-    assert len(list((tmp_path / "package").iterdir())) == 4
+@pytest.mark.parametrize("key", sorted(environment()))
+def test_a_number_is_not_reused_where_what_computed_it_differs(tmp_path, monkeypatch, key):
+    """Package, sources, torch, engine, instruction set, threads."""
+    config = dataclasses.replace(ALONE, families=("bandit",))
+    compare(config, ON_BANDIT, cache=tmp_path)
+    other = {**environment(), key: "another"}
+    monkeypatch.setattr("learned_opt.analysis.comparison.cache.environment", lambda: other)
+    compare(config, ON_BANDIT, cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    compare(config, ON_BANDIT, cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
 
+
+def test_results_say_what_computed_them():
+    assert compare(ALONE, ON_BANDIT).environment == environment()
+
+
+def test_a_job_on_another_revision_of_ones_own_family_is_not_reused(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     text = "from tasks.bandit import BernoulliBandit\nclass Mine(BernoulliBandit):\n    name = 'mine'\n"
     try:
@@ -197,7 +211,7 @@ def test_a_cell_of_other_code_is_not_reused(tmp_path, monkeypatch):
             (tmp_path / "mine_tasks.py").write_text(text + comment)
             importlib.invalidate_caches()
             sys.modules.pop("mine_tasks", None)
-            config = dataclasses.replace(ALONE, families=("mine_tasks:Mine",), trained_on=())
+            config = dataclasses.replace(ALONE, families=("mine_tasks:Mine",))
             compare(config, {"a": Method(Adam())}, cache=tmp_path / "own")
     finally:
         sys.modules.pop("mine_tasks", None)
@@ -205,15 +219,15 @@ def test_a_cell_of_other_code_is_not_reused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["", "{}", "[]", None])
-def test_a_damaged_cell_is_run_anew(tmp_path, damage):
+def test_a_damaged_file_is_run_anew(tmp_path, damage):
     config = dataclasses.replace(ALONE, families=("bandit",))
     first = compare(config, {"a": Method(Adam())}, cache=tmp_path)
-    (cell,) = tmp_path.iterdir()
+    (kept,) = tmp_path.iterdir()
     if damage is None:
-        data = json.loads(cell.read_text())
+        data = json.loads(gzip.decompress(kept.read_bytes()))
         data["value"]["returns"] = [[1.0]]
         damage = json.dumps(data)
-    cell.write_text(damage)
+    kept.write_bytes(gzip.compress(damage.encode()))
     again = compare(config, {"a": Method(Adam())}, cache=tmp_path)
     assert again.content() == first.content()
 
@@ -238,13 +252,12 @@ def test_a_rule_that_explodes_is_counted_as_diverged():
         ({"families": ("chess",)}, "unknown task family 'chess'"),
         ({"families": ("bandit", "bandit")}, "repeats a name"),
         ({"baselines": ("lion",)}, "unknown baseline 'lion'"),
-        ({"tasks": 0}, "tasks must be at least 1, got 0"),
+        ({"num_tasks": 0}, "num_tasks must be at least 1, got 0"),
         ({"num_tuning_updates": 0}, "num_tuning_updates must be at least 1"),
-        ({"queries": 1}, "queries must be from 2 to"),
-        ({"queries": 6}, "queries must be from 2 to"),
+        ({"num_evals": 1}, "num_evals must be from 2 to"),
+        ({"num_evals": 6}, "num_evals must be from 2 to"),
         ({"tuning": "none"}, "'global', 'family' or 'both'"),
-        ({"shifted": True}, "cartpole was not"),
-        ({"learner": LearnerConfig(outer_environments=4)}, "outer_environments to 0"),
+        ({"inner": LearnerConfig(outer_environments=4)}, "outer_environments to 0"),
     ],
 )
 def test_wrong_settings_are_refused_with_a_sentence(change, sentence):
@@ -257,30 +270,30 @@ def test_a_label_that_is_a_baseline_and_an_empty_comparison_are_refused():
         compare(CONFIG, {"sgd": Method(Adam())})
     with pytest.raises(ValueError, match="nothing to compare"):
         compare(ALONE, {})
+    with pytest.raises(ValueError, match="cartpole was not"):
+        compare(dataclasses.replace(ALONE, ood=True), ON_BANDIT)
 
 
-def test_rules_that_are_not_told_how_long_a_life_is_live_otherwise(tmp_path):
+def test_rules_that_do_not_know_the_horizon_move_otherwise(tmp_path):
     rule = CoordinatewiseLSTM(4, skip=True)
     with torch.no_grad():
         rule.head[0, 4 + 13] = 3.0  # the step's length depends on the share of life
     pair = {"lstm": Method(rule, lr=0.1), "adam": Method(Adam(), lr=0.1)}
-    told = compare(ALONE, pair, cache=tmp_path)
-    untold = compare(dataclasses.replace(ALONE, told=False), pair, cache=tmp_path)
-    assert (returns(told, "lstm") != returns(untold, "lstm")).any()
-    np.testing.assert_array_equal(returns(told, "adam"), returns(untold, "adam"))
+    known = compare(ALONE, pair, cache=tmp_path)
+    hidden = compare(dataclasses.replace(ALONE, hide_horizon=True), pair, cache=tmp_path)
+    assert (returns(known, "lstm") != returns(hidden, "lstm")).any()
+    np.testing.assert_array_equal(returns(known, "adam"), returns(hidden, "adam"))
 
 
 def test_a_baseline_that_could_not_be_tuned_is_named_so(monkeypatch):
     monkeypatch.setattr(
-        "learned_opt.analysis.comparison.jobs.score_grid",
-        lambda baseline, problem, budget, tick: GridScores(
-            baseline.name, problem.family.name, baseline.grid(), [0.0] * len(baseline.grid())
-        ),
+        "learned_opt.analysis.comparison.tuning.TuningJob.run",
+        lambda job, tick: job.decode([0.0] * len(make_baseline(job.baseline).grid())),
     )
     config = dataclasses.replace(CONFIG, families=("bandit",), baselines=("adam",), tuning="both")
     results = compare(config, {})
     assert results.labels() == ["adam", "adam, untuned"]
     for run in results.families["bandit"].methods.values():
-        assert run.tuned.startswith("untuned: all 28 settings scored the same")
+        assert run.tuning_note.startswith("untuned: all 28 settings scored the same")
         assert run.setting == Setting(1e-3, False, {"beta2": 0.999})
     assert "warning: adam on bandit is untuned: all 28 settings" in render_table(results)

@@ -1,7 +1,6 @@
-"""Comparisons on gymnasium environments: seeds as cells, processes, failures, merging, videos."""
+"""Comparisons on gymnasium environments: seeds as jobs, processes, failures, videos."""
 
 import dataclasses
-import json
 
 import gymnasium
 import numpy as np
@@ -9,22 +8,23 @@ import pytest
 from gymnasium import spaces
 
 from learned_opt.algorithms.config import LearnerConfig
-from learned_opt.analysis import CompareConfig, Method, compare, load_results, merge_results
+from learned_opt.analysis import CompareConfig, Method, compare, load_results
 from learned_opt.cli import main
 from learned_opt.rules import SGD, Adam
 from learned_opt.tasks import EnvironmentFailedError
 
+PPO = "--inner.objective ppo --inner.environments 2 --inner.steps 8 --inner.epochs 1 --inner.minibatches 2".split()
 SMALL = LearnerConfig(objective="ppo", width=8, depth=1, environments=2, steps=8, epochs=1, minibatches=2)
 CONFIG = CompareConfig(
     families=("CartPole-v1",),
-    tasks=2,
-    updates=4,
+    num_tasks=2,
+    num_updates=4,
     num_evals=2,
     eval_episodes=1,
     baselines=("sgd",),
     num_tuning_tasks=1,
     num_tuning_updates=2,
-    learner=SMALL,
+    inner=SMALL,
 )
 ALONE = dataclasses.replace(CONFIG, baselines=())
 
@@ -33,12 +33,12 @@ def returns(results, label="adam", family="CartPole-v1"):
     return results.families[family].methods[label].returns
 
 
-def test_each_seed_is_a_cell_and_more_seeds_keep_the_ones_there_are(tmp_path):
+def test_each_seed_is_a_job_and_more_seeds_keep_the_ones_there_are(tmp_path):
     method = {"adam": Method(Adam())}
     two = compare(ALONE, method, cache=tmp_path)
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert len(kept) == 2
-    three = compare(dataclasses.replace(ALONE, tasks=3), method, cache=tmp_path)
+    three = compare(dataclasses.replace(ALONE, num_tasks=3), method, cache=tmp_path)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert len(list(tmp_path.iterdir())) == 3
     np.testing.assert_array_equal(returns(three)[:, :2], returns(two))
@@ -92,8 +92,8 @@ gymnasium.register("Fragile-v0", entry_point=Fragile, max_episode_steps=4, rewar
 
 
 def test_seeds_that_were_finished_are_kept_when_an_environment_fails(tmp_path, monkeypatch):
-    config = dataclasses.replace(ALONE, families=("Fragile-v0",), tasks=3)
-    compare(dataclasses.replace(config, tasks=2), {"adam": Method(Adam())}, cache=tmp_path)
+    config = dataclasses.replace(ALONE, families=("Fragile-v0",), num_tasks=3)
+    compare(dataclasses.replace(config, num_tasks=2), {"adam": Method(Adam())}, cache=tmp_path)
     kept = set(tmp_path.iterdir())
     monkeypatch.setattr(Fragile, "breaks", True)
     with pytest.raises(EnvironmentFailedError, match=r"Fragile-v0 failed at step .*the motor broke"):
@@ -102,57 +102,29 @@ def test_seeds_that_were_finished_are_kept_when_an_environment_fails(tmp_path, m
     assert len(kept) == 2
 
 
-def test_merged_results_are_those_of_all_seeds():
-    method = {"adam": Method(Adam())}
-    parts = [compare(dataclasses.replace(ALONE, seed=seed), method) for seed in (0, 1)]
-    merged = merge_results(parts)
-    np.testing.assert_array_equal(returns(merged), np.concatenate([returns(p) for p in parts], axis=1))
-    assert len(merged.families["CartPole-v1"].random) == 4
-    with pytest.raises(ValueError, match="same seed"):
-        merge_results([parts[0], parts[0]])
-    for change in ({"told": False}, {"learner": dataclasses.replace(ALONE.learner, width=9)}):
-        otherwise = compare(dataclasses.replace(ALONE, seed=2, **change), method)
-        with pytest.raises(ValueError, match=f"different conditions, {next(iter(change))}"):
-            merge_results([parts[0], otherwise])
-    other = compare(dataclasses.replace(ALONE, seed=2), {"adam": Method(Adam(), lr=0.1)})
-    with pytest.raises(ValueError, match=r"adam had lr .* in one of the results and lr 0\.1"):
-        merge_results([parts[0], other])
-
-
-def test_the_command_compares_films_and_merges(tmp_path, capsys):
+def test_the_command_compares_and_films(tmp_path):
     pytest.importorskip("imageio", reason="the render extra is not installed")
-    settings = tmp_path / "learner.yaml"
-    settings.write_text("environments: 2\nsteps: 8\nepochs: 1\nminibatches: 2\nwidth: 8\n")
-    command = ["compare", "--env", "CartPole-v1", "--algorithm", "ppo", "--learner", str(settings)]
-    command += ["--env-steps", "32", "--queries", "2", "--count", "1", "--tuning-count", "1"]
-    command += ["--baselines", "sgd", "--cells", str(tmp_path / "cache")]
+    command = ["compare", "--families", "CartPole-v1", *PPO]
+    command += ["--env-steps", "32", "--num-evals", "2", "--num-tasks", "1", "--num-tuning-tasks", "1"]
+    command += ["--baselines", "sgd", "--cache", str(tmp_path / "cache")]
     assert main([*command, "--out", str(tmp_path / "a"), "--render"]) == 0
-    results = load_results(tmp_path / "a" / "results.json.gz")
-    assert results.updates == 4
+    results = load_results(tmp_path / "a")
+    assert results.num_updates == 4
     assert results.families["CartPole-v1"].steps_per_update == 8
     videos = sorted(path.name for path in (tmp_path / "a" / "videos").iterdir())
     assert videos == ["CartPole-v1-after.mp4", "CartPole-v1-before.mp4"]
     assert all(path.stat().st_size > 1000 for path in (tmp_path / "a" / "videos").iterdir())
-    data = json.loads((tmp_path / "a" / "results.json.gz").read_text())
-    run = data["families"]["CartPole-v1"]["methods"]
-    for each in run.values():
-        each["returns"] = [[value + 1 for value in row] for row in each["returns"]]
-    (tmp_path / "b.json").write_text(json.dumps({**data, "seed": 7}))
-    capsys.readouterr()
-    out = tmp_path / "merged"
-    assert main(["merge", str(tmp_path / "a"), str(tmp_path / "b.json"), "--out", str(out)]) == 0
-    assert main(["merge", str(out), str(tmp_path / "b.json"), "--out", str(tmp_path / "twice")]) == 2
-    assert len(load_results(out / "results.json.gz").families["CartPole-v1"].random) == 2
-    assert "CartPole-v1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--env", "CartPole-v1", "--tasks", "cartpole"], "give one of them"),
-        (["--env", "Nowhere-v0"], "unknown task family 'Nowhere-v0'"),
-        (["--render", "--tasks", "bandit"], "bandit has no pictures"),
-        (["--env", "Pendulum-v1", "--algorithm", "q-learning"], "Q-learning needs discrete actions"),
+        (["--families", "Nowhere-v0"], "unknown task family 'Nowhere-v0'"),
+        (["--render", "--families", "bandit"], "bandit has no pictures"),
+        (
+            ["--families", "Pendulum-v1", "--inner.objective", "q-learning"],
+            "Q-learning needs discrete actions",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, capsys, arguments, complaint):
@@ -160,14 +132,3 @@ def test_bad_input_is_one_sentence(tmp_path, capsys, arguments, complaint):
     told = capsys.readouterr().err.strip()
     assert complaint in told
     assert "\n" not in told
-
-
-def test_comparisons_of_several_seeds_can_tune_alike(tmp_path):
-    """Then they can be merged, also where nothing is found and tasks look the same."""
-    config = dataclasses.replace(CONFIG, families=("mountain_car",), tuning_seed=5)
-    parts = [compare(dataclasses.replace(config, seed=seed), {}, cache=tmp_path) for seed in (0, 1)]
-    assert len([path for path in tmp_path.iterdir() if path.name.startswith("tun")]) == 1
-    assert len(merge_results(parts).families["mountain_car"].random) == 4
-    path = tmp_path / "results.json.gz"
-    parts[0].save(path)
-    assert load_results(path).conditions == parts[0].conditions

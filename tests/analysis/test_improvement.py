@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from learned_opt.analysis.statistics.intervals import (
+from learned_opt.analysis.statistics.improvement import (
     mean_share,
     paired_improvement,
     probability_of_improvement,
+    share_interval,
 )
-from learned_opt.analysis.statistics.improvement import share_interval
 
 
 @given(data=st.data(), count=st.integers(1, 3000), confidence=st.sampled_from((0.8, 0.95, 0.99)))

@@ -9,12 +9,12 @@ from learned_opt.analysis.comparison.tuning import (
     BASELINES,
     choose,
     half_decades,
+    TuningJob,
     make_baseline,
-    score_grid,
 )
 
 SMALL = LearnerConfig(width=8, depth=1, environments=4, steps=8)
-BUDGET = Budget(updates=4, num_evals=3, eval_episodes=2, seed=1, device="cpu", learner=SMALL)
+BUDGET = Budget(num_updates=4, num_evals=3, eval_episodes=2, seed=1, device="cpu", inner=SMALL)
 
 
 def test_half_decades_include_both_ends():
@@ -118,12 +118,12 @@ def test_an_optimum_at_the_grids_edge_is_told():
 
 def test_a_grid_scores_every_setting_and_counts_its_learners():
     seen = []
-    grid = score_grid(
-        make_baseline("rmsprop"), draw_problem("bandit", "tuning tasks", 2, seed=0), BUDGET, seen.append
-    )
+    problem = draw_problem("bandit", "tuning tasks", 2, seed=0)
+    job = TuningJob("rmsprop", problem, BUDGET)
+    grid = job.run(seen.append)
     assert grid.settings == make_baseline("rmsprop").grid()
     assert len(grid.scores) == 14
-    assert sum(seen) == 14 * 2 * BUDGET.updates
+    assert sum(seen) == job.work == 14 * 2 * BUDGET.num_updates
     assert len(set(grid.scores)) > 1
 
 
