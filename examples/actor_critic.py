@@ -1,7 +1,7 @@
 """What the rule is for: an actor-critic that is to learn in a few hundred updates, with nothing tuned.
 
 python examples/actor_critic.py
-python examples/actor_critic.py --environment CartPole-v1 --updates 200
+python examples/actor_critic.py --env-id CartPole-v1 --updates 200
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from learned_opt import LearnedOptimizer
 class Options:
     """Hyper-parameters, the same for every optimizer."""
 
-    environment: str = "Acrobot-v1"
+    env_id: str = "Acrobot-v1"
     """A gymnasium id with vector observations and discrete actions; the rule never saw Acrobot."""
     updates: int = 150
     """Optimizer steps."""
@@ -66,7 +66,7 @@ def train(options: Options, seed: int, learning_rate: float | None) -> list[floa
     generator = torch.Generator().manual_seed(seed)
     environments = gymnasium.wrappers.vector.RecordEpisodeStatistics(
         gymnasium.make_vec(
-            options.environment,
+            options.env_id,
             num_envs=options.num_envs,
             vectorization_mode="sync",
             vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP},
@@ -131,10 +131,10 @@ def train(options: Options, seed: int, learning_rate: float | None) -> list[floa
 def main(options: Options) -> None:
     """Train with each optimizer and print what the last tenth of the episodes earned."""
     torch.set_num_threads(1)
-    print(f"{options.environment}, {options.updates} updates, mean return of the last tenth of the episodes:")
-    contenders: dict[str, float | None] = {"learned rule, nothing tuned": None}
-    contenders |= {f"Adam, learning rate {rate:g}": rate for rate in options.learning_rates}
-    for label, rate in contenders.items():
+    print(f"{options.env_id}, {options.updates} updates, mean return of the last tenth of the episodes:")
+    methods: dict[str, float | None] = {"learned rule, nothing tuned": None}
+    methods |= {f"Adam, learning rate {rate:g}": rate for rate in options.learning_rates}
+    for label, rate in methods.items():
         lasts = []
         for seed in range(options.seeds):
             finished = train(options, seed, rate)

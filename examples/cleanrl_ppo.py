@@ -1,7 +1,7 @@
 """PPO in one file, in CleanRL's manner, with a learned update rule and an annealed learning rate.
 
-python examples/cleanrl_ppo.py --steps 100000
-python examples/cleanrl_ppo.py --steps 100000 --optimizer adam --learning-rate 2.5e-4
+python examples/cleanrl_ppo.py --total-timesteps 100000
+python examples/cleanrl_ppo.py --total-timesteps 100000 --optimizer adam --learning-rate 2.5e-4
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from learned_opt import LearnedOptimizer
 class Options:
     """Hyper-parameters; those of PPO are CleanRL's."""
 
-    environment: str = "CartPole-v1"
+    env_id: str = "CartPole-v1"
     """A gymnasium id with vector observations and discrete actions."""
     optimizer: Literal["learned", "adam"] = "learned"
     """The update rule."""
@@ -31,37 +31,37 @@ class Options:
     """A shipped rule or a rule file; of the learned optimizer."""
     learning_rate: float = 2.5e-4
     """At the start, for both: over thousands of updates the rule does best at what suits Adam. For a few
-    hundred take the rule's nominal one, 0.007."""
-    anneal: bool = True
+    hundred take the rule's own, 0.007."""
+    anneal_lr: bool = True
     """Let the learning rate fall linearly to 0."""
-    steps: int = 100_000
+    total_timesteps: int = 100_000
     """Environment steps."""
-    environments: int = 4
+    num_envs: int = 4
     """Environments side by side."""
-    rollout: int = 128
+    num_steps: int = 128
     """Steps of each environment between updates."""
-    epochs: int = 4
+    update_epochs: int = 4
     """Passes over a rollout."""
-    minibatches: int = 4
+    num_minibatches: int = 4
     """Minibatches a pass."""
-    discount: float = 0.99
+    gamma: float = 0.99
     """Discount factor γ."""
-    trace: float = 0.95
+    gae_lambda: float = 0.95
     """GAE's λ."""
-    clip: float = 0.2
+    clip_coef: float = 0.2
     """Range of the probability ratio, ε."""
-    entropy_coefficient: float = 0.01
+    ent_coef: float = 0.01
     """Weight of the entropy bonus."""
-    value_coefficient: float = 0.5
+    vf_coef: float = 0.5
     """Weight of the value loss."""
-    max_gradient_norm: float = 0.5
+    max_grad_norm: float = 0.5
     """The gradient is clipped to this norm."""
     seed: int = 0
     """Seed of everything random."""
 
 
 class Agent(nn.Module):
-    """Separate tanh networks for actor and critic, orthogonally initialised."""
+    """Separate tanh networks for actor and critic, orthogonally initialized."""
 
     def __init__(self, observations: int, actions: int) -> None:
         super().__init__()
@@ -90,8 +90,8 @@ def main(options: Options) -> None:
     """Train and print the returns of finished episodes."""
     torch.manual_seed(options.seed)
     environments = gymnasium.make_vec(
-        options.environment,
-        num_envs=options.environments,
+        options.env_id,
+        num_envs=options.num_envs,
         vectorization_mode="sync",
         vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP},
     )
@@ -99,12 +99,12 @@ def main(options: Options) -> None:
     space = environments.single_observation_space
     assert isinstance(environments.single_action_space, gymnasium.spaces.Discrete)
     agent = Agent(int(np.prod(space.shape or (1,))), int(environments.single_action_space.n))
-    batch = options.environments * options.rollout
-    iterations = max(options.steps // batch, 1)
+    batch = options.num_envs * options.num_steps
+    iterations = max(options.total_timesteps // batch, 1)
     rate = options.learning_rate
     optimizer: torch.optim.Optimizer
     if options.optimizer == "learned":
-        updates = iterations * options.epochs * options.minibatches
+        updates = iterations * options.update_epochs * options.num_minibatches
         optimizer = LearnedOptimizer(agent.parameters(), lr=rate, rule=options.rule, total_steps=updates)
     else:
         optimizer = torch.optim.Adam(agent.parameters(), lr=rate, eps=1e-5)
@@ -112,13 +112,13 @@ def main(options: Options) -> None:
     observation = torch.as_tensor(environments.reset(seed=options.seed)[0], dtype=torch.float32)
     finished: list[float] = []
     for iteration in range(iterations):
-        if options.anneal:
+        if options.anneal_lr:
             optimizer.param_groups[0]["lr"] = rate * (1 - iteration / iterations)
         store: dict[str, list[Tensor]] = {
             key: [] for key in ("observation", "action", "log_probability", "value", "reward", "ended")
         }
         with torch.no_grad():
-            for _ in range(options.rollout):
+            for _ in range(options.num_steps):
                 policy = agent.policy(observation)
                 action = policy.sample()
                 following, reward, terminated, truncated, info = environments.step(action.numpy())
@@ -127,7 +127,7 @@ def main(options: Options) -> None:
                 cut = torch.as_tensor(truncated & ~terminated)
                 if cut.any():  # a truncated episode would have gone on: bootstrap
                     last = torch.as_tensor(np.stack(info["final_obs"][cut.numpy()]), dtype=torch.float32)
-                    reward[cut] += options.discount * agent.value(last)
+                    reward[cut] += options.gamma * agent.value(last)
                 store["observation"].append(observation)
                 store["action"].append(action)
                 store["log_probability"].append(policy.log_prob(action))
@@ -139,30 +139,30 @@ def main(options: Options) -> None:
                 observation = torch.as_tensor(following, dtype=torch.float32)
             data = {key: torch.stack(values) for key, values in store.items()}
             advantages = torch.zeros_like(data["reward"])
-            carried, following_value = torch.zeros(options.environments), agent.value(observation)
-            for t in reversed(range(options.rollout)):
+            carried, following_value = torch.zeros(options.num_envs), agent.value(observation)
+            for t in reversed(range(options.num_steps)):
                 alive = 1 - data["ended"][t]
-                error = data["reward"][t] + options.discount * following_value * alive - data["value"][t]
-                carried = error + options.discount * options.trace * alive * carried
+                error = data["reward"][t] + options.gamma * following_value * alive - data["value"][t]
+                carried = error + options.gamma * options.gae_lambda * alive * carried
                 advantages[t], following_value = carried, data["value"][t]
         flat = {key: values.flatten(0, 1) for key, values in data.items()}
         flat["advantage"] = advantages.flatten()
         flat["return"] = flat["advantage"] + flat["value"]
-        for _ in range(options.epochs):
-            for rows in torch.randperm(batch).chunk(options.minibatches):
+        for _ in range(options.update_epochs):
+            for rows in torch.randperm(batch).chunk(options.num_minibatches):
                 part = {key: values[rows] for key, values in flat.items()}
                 policy = agent.policy(part["observation"])
                 ratio = (policy.log_prob(part["action"]) - part["log_probability"]).exp()
                 advantage = part["advantage"]
                 advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-                clipped = ratio.clamp(1 - options.clip, 1 + options.clip)
+                clipped = ratio.clamp(1 - options.clip_coef, 1 + options.clip_coef)
                 policy_loss = -torch.min(ratio * advantage, clipped * advantage).mean()
                 value_loss = 0.5 * (agent.value(part["observation"]) - part["return"]).square().mean()
-                bonus = options.entropy_coefficient * policy.entropy().mean()
-                loss = policy_loss + options.value_coefficient * value_loss - bonus
+                bonus = options.ent_coef * policy.entropy().mean()
+                loss = policy_loss + options.vf_coef * value_loss - bonus
                 optimizer.zero_grad()
                 loss.backward()
-                nn.utils.clip_grad_norm_(agent.parameters(), options.max_gradient_norm)
+                nn.utils.clip_grad_norm_(agent.parameters(), options.max_grad_norm)
                 optimizer.step()
         if (iteration + 1) % max(iterations // 10, 1) == 0:
             recent = float(np.mean(finished[-20:])) if finished else float("nan")

@@ -1,8 +1,8 @@
 """LearnedOptimizer inside Stable-Baselines3: train, save, load, go on.
 
 pip install '.[sb3]'
-python examples/sb3_train.py --algorithm ppo --steps 20000
-python examples/sb3_train.py --algorithm ppo --steps 20000 --load runs/sb3/model.zip
+python examples/sb3_train.py --algorithm ppo --total-timesteps 20000
+python examples/sb3_train.py --algorithm ppo --total-timesteps 20000 --load runs/sb3/model.zip
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class Options:
 
     algorithm: Literal["ppo", "a2c", "dqn"] = "ppo"
     """Which of Stable-Baselines3's algorithms."""
-    environment: str = "CartPole-v1"
+    env_id: str = "CartPole-v1"
     """Any gymnasium id that suits the algorithm."""
-    steps: int = 20_000
+    total_timesteps: int = 20_000
     """Environment steps to train."""
     rule: str = "default"
     """A shipped rule or a rule file; a loaded model keeps its own."""
     learning_rate: float | None = None
     """None leaves the algorithm its own, which suits thousands of updates; for a few hundred take the rule's
-    nominal one, 0.007. A loaded model keeps its own."""
+    own, 0.007. A loaded model keeps its own."""
     load: Path | None = None
     """Go on from a saved model."""
     out: Path = field(default_factory=lambda: Path("runs/sb3/model.zip"))
@@ -59,8 +59,8 @@ def create(options: Options) -> BaseAlgorithm:
         # Stable-Baselines3 sets it at every iteration: it has to be given to the algorithm.
         settings["learning_rate"] = options.learning_rate
     if options.algorithm == "dqn":
-        settings["learning_starts"] = min(1000, options.steps // 4)
-    return ALGORITHMS[options.algorithm]("MlpPolicy", options.environment, **settings)
+        settings["learning_starts"] = min(1000, options.total_timesteps // 4)
+    return ALGORITHMS[options.algorithm]("MlpPolicy", options.env_id, **settings)
 
 
 def resume(options: Options, path: Path) -> BaseAlgorithm:
@@ -74,11 +74,11 @@ def resume(options: Options, path: Path) -> BaseAlgorithm:
 def main(options: Options) -> None:
     """Train, evaluate, save."""
     model = create(options) if options.load is None else resume(options, options.load)
-    model.learn(options.steps, reset_num_timesteps=options.load is None)
+    model.learn(options.total_timesteps, reset_num_timesteps=options.load is None)
     mean, deviation = evaluate_policy(model, model.get_env(), n_eval_episodes=10)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     model.save(options.out)
-    print(f"{options.algorithm} on {options.environment}: return {mean:.1f} ± {deviation:.1f}")
+    print(f"{options.algorithm} on {options.env_id}: return {mean:.1f} ± {deviation:.1f}")
     print(f"saved {options.out}")
 
 

@@ -1,7 +1,7 @@
 """LearnedOptimizer in TorchRL: PPO with its collector, its advantages and its loss.
 
 pip install '.[torchrl]'
-python examples/torchrl_ppo.py --steps 50000
+python examples/torchrl_ppo.py --total-frames 50000
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from learned_opt import LearnedOptimizer
 class Options:
     """Options of the example."""
 
-    environment: str = "CartPole-v1"
+    env_id: str = "CartPole-v1"
     """A gymnasium id with vector observations and discrete actions."""
-    steps: int = 50_000
+    total_frames: int = 50_000
     """Environment steps."""
-    rollout: int = 1024
+    frames_per_batch: int = 1024
     """Environment steps between updates."""
-    epochs: int = 4
+    num_epochs: int = 4
     """Passes over a rollout."""
-    minibatch: int = 256
+    sub_batch_size: int = 256
     """Steps in a minibatch."""
     rule: str = "default"
     """A shipped rule or a rule file."""
@@ -51,7 +51,7 @@ def network(inputs: int, outputs: int) -> nn.Sequential:
 def main(options: Options) -> None:
     """Train and print the returns of finished episodes."""
     torch.manual_seed(options.seed)
-    environment = TransformedEnv(GymEnv(options.environment, categorical_action_encoding=True), RewardSum())
+    environment = TransformedEnv(GymEnv(options.env_id, categorical_action_encoding=True), RewardSum())
     environment.set_seed(options.seed)
     observations = environment.observation_spec["observation"].shape[-1]
     policy = ProbabilisticActor(
@@ -67,21 +67,21 @@ def main(options: Options) -> None:
     critic = ValueOperator(network(observations, 1), in_keys=["observation"])
     advantage = GAE(gamma=0.99, lmbda=0.95, value_network=critic, average_gae=True)
     loss_module = ClipPPOLoss(policy, critic, entropy_coeff=0.01)
-    iterations = max(options.steps // options.rollout, 1)
-    updates = iterations * options.epochs * (options.rollout // options.minibatch)
+    iterations = max(options.total_frames // options.frames_per_batch, 1)
+    updates = iterations * options.num_epochs * (options.frames_per_batch // options.sub_batch_size)
     optimizer = LearnedOptimizer(loss_module.parameters(), rule=options.rule, total_steps=updates)
     collector = Collector(
         environment,
         policy,
-        frames_per_batch=options.rollout,
-        total_frames=iterations * options.rollout,
+        frames_per_batch=options.frames_per_batch,
+        total_frames=iterations * options.frames_per_batch,
         auto_register_policy_transforms=False,
     )
     for iteration, data in enumerate(collector):
-        for _ in range(options.epochs):
+        for _ in range(options.num_epochs):
             with torch.no_grad():
                 advantage(data)
-            for rows in torch.randperm(options.rollout).split(options.minibatch):
+            for rows in torch.randperm(options.frames_per_batch).split(options.sub_batch_size):
                 losses = loss_module(data.reshape(-1)[rows])
                 loss = losses["loss_objective"] + losses["loss_critic"] + losses["loss_entropy"]
                 optimizer.zero_grad()
@@ -91,7 +91,7 @@ def main(options: Options) -> None:
         collector.update_policy_weights_()
         returns = data["next", "episode_reward"][data["next", "done"]]
         if (iteration + 1) % max(iterations // 10, 1) == 0 and returns.numel():
-            print(f"{(iteration + 1) * options.rollout} steps: return {returns.mean().item():.1f}")
+            print(f"{(iteration + 1) * options.frames_per_batch} steps: return {returns.mean().item():.1f}")
     collector.shutdown()
 
 

@@ -73,5 +73,6 @@ class MetaProgress:
 
     def validated(self, step: int, scores: dict[str, float]) -> None:
         """A validation ended."""
-        parts = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        only = len(scores) == 1
+        parts = "  ".join(f"{value:.3f}" if only else f"{name} {value:.3f}" for name, value in scores.items())
         self._bar.say(f"meta-step {step}: {self._score}: {parts}")

@@ -9,8 +9,8 @@
 torch.Size([8, 16, 4])
 """
 
-from learned_opt.tasks.base import BatchedFamily, TaskFamily, Tasks, Transition
-from learned_opt.tasks.environments import BatchedEnvironments, Environments, Step
+from learned_opt.tasks.base import Environments, Step, TaskFamily, Tasks, Transition
+from learned_opt.tasks.batched import BatchedEnvironments, BatchedFamily
 from learned_opt.tasks.gymnasium_env import TaskEnv, TaskVectorEnv, register
 from learned_opt.tasks.gymnasium_failures import EnvironmentFailedError
 from learned_opt.tasks.gymnasium_tasks import GymnasiumFamily, gymnasium_family

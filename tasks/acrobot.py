@@ -10,7 +10,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from learned_opt.tasks.base import BatchedFamily, Range, Tasks, Transition
+from learned_opt.tasks.base import Range, Tasks, Transition
+from learned_opt.tasks.batched import BatchedFamily
 from learned_opt.tasks.random import Noise
 
 

@@ -1,10 +1,9 @@
-"""What a task family is: a distribution over Markov decision processes, as batched torch functions.
+"""What a task family is, and what its environments are: the interfaces that all else is written against.
 
-A family holds no state. Tasks are plain tensors, environment state is one plain tensor, and a step
-is a function of both, so that B tasks × E environments advance in one call, checkpoints are
-trivial and nothing is hidden. `BatchedEnvironments` (tasks/environments.py) adds what a sampler
-needs: autoreset, time limits, counters. Families whose environments keep state of their own
-(tasks/gymnasium_family.py) hand out environments of another kind behind the same interface.
+A family is a distribution over Markov decision processes. It holds no state: tasks are plain tensors, and
+`environments` makes B tasks × E environments of them that advance together. `learned_opt.tasks.batched` has
+families whose dynamics are torch functions; `learned_opt.tasks.gymnasium_tasks` makes families of gymnasium's
+environments, which keep state of their own.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -23,9 +22,6 @@ from gymnasium import spaces
 from torch import Tensor
 
 from learned_opt.tasks.random import Noise
-
-if TYPE_CHECKING:
-    from learned_opt.tasks.environments import Environments
 
 Tasks = dict[str, Tensor]
 """B tasks: each entry is a tensor whose first axis is B; a scalar property has shape (B, 1), never (B,)."""
@@ -79,6 +75,60 @@ def check_ranges(name: str, train: Mapping[str, Range], shifted: Mapping[str, Ra
                 f"{name} shifts {key} to ({below}, {above}), which must be finite, contain ({low}, {high}) "
                 "and be wider: shifted tasks are drawn from the one and not the other"
             )
+
+
+class Step(NamedTuple):
+    """One step of B × E environments.
+
+    `final_observation` (B, E, O) is what the action led to; `observation` equals it except where an
+    episode ended, where it is the first observation of the next episode. Bootstrap truncated
+    episodes from `final_observation`, terminated ones not at all.
+
+    `valid` (B, E), if there is one, is False where no step was taken: a gymnasium vector environment
+    that resets an ended episode in a step of its own, whatever the action.
+
+    `success` (B, E), if there is one, says where the task counts as done at this step, by the
+    environment's own word.
+    """
+
+    observation: Tensor
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    final_observation: Tensor
+    valid: Tensor | None = None
+    success: Tensor | None = None
+
+
+class Environments(Protocol):
+    """B tasks × E environments that advance together and reset themselves.
+
+    batch, environments: B and E.
+    tasks: the B tasks.
+    horizon: steps after which episodes are truncated, a number or (B, 1).
+    observation: what every agent sees now, (B, E, O).
+    """
+
+    batch: int
+    environments: int
+    tasks: Tasks
+    horizon: int | Tensor
+    observation: Tensor
+
+    def reset(self) -> Tensor:
+        """Start every environment anew; returns observations (B, E, O)."""
+
+    def step(self, action: Tensor) -> Step:
+        """Advance by `action`: integers (B, E) for Discrete spaces, floats (B, E, A) for Box."""
+
+    def replace_tasks(self, rows: Tensor, tasks: Tasks) -> None:
+        """Give the learners marked in `rows` (B, bool) the same rows of `tasks`, and reset them."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of them."""
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
 
 
 class Transition(NamedTuple):
@@ -182,7 +232,7 @@ class TaskFamily(ABC):
             tasks: B tasks, as `sample_tasks` returns them.
             environments: E.
             noise: source of every random number drawn there.
-            staggered: see `BatchedEnvironments`.
+            staggered: count first episodes from a random step on, so that time limits do not end all at once.
         """
 
     def reference_returns(self, tasks: Tasks, noise: Noise) -> Tensor | None:
@@ -198,66 +248,3 @@ class TaskFamily(ABC):
         None where it is to be played for: see `learned_opt.tasks.references.random_returns`.
         """
         return None
-
-
-class BatchedFamily(TaskFamily):
-    """A family whose dynamics are functions of B × E states at once.
-
-    What the functions return is held against the shapes below when environments are made, by a transition of
-    random actions that is then forgotten; `learned_opt.tasks.contract.Contract` says what is asked for and
-    what is converted. A family that breaks its promise is refused with a ValueError that names it
-    and the method.
-    """
-
-    def check_declaration(self) -> None:
-        """Refuse a name, spaces, a horizon or ranges that cannot be worked with.
-
-        Raises:
-            ValueError: one sentence that names family and attribute.
-        """
-        from learned_opt.tasks.declaration import about_declaration
-        from learned_opt.tasks.promises import refuse
-
-        refuse(self, about_declaration(self))
-
-    def constants(self, tasks: Tasks) -> Tasks:
-        """The tasks with derived quantities added (masses summed, matrices solved); computed once.
-
-        A quantity of each task has B as its first axis, and shape (B, 1) where it is one number, so that it
-        broadcasts against (B, E). What is the same for all tasks may have any shape.
-        """
-        return tasks
-
-    def environments(
-        self, tasks: Tasks, environments: int, noise: Noise, *, staggered: bool = False
-    ) -> Environments:
-        """As every family's; nothing but `tasks.BatchedEnvironments` over the functions below."""
-        from learned_opt.tasks.environments import BatchedEnvironments
-
-        return BatchedEnvironments(self, tasks, environments, noise, staggered=staggered)
-
-    @abstractmethod
-    def initial_state(self, constants: Tasks, environments: int, noise: Noise) -> Tensor:
-        """Draw start states of E = `environments` copies, independent and all alike, shape (B, E, S).
-
-        Those of several steps to come are drawn in one call, as of so many more copies.
-        """
-
-    @abstractmethod
-    def observe(self, constants: Tasks, state: Tensor) -> Tensor:
-        """What the agent sees of `state` (B, E, S): observations (B, E, O)."""
-
-    @abstractmethod
-    def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
-        """Advance every environment one step; no argument is modified.
-
-        Args:
-            constants: what `constants` returned for the B tasks.
-            state: (B, E, S).
-            action: integers (B, E) for Discrete, floats (B, E, A) for Box.
-            noise: source of randomness.
-
-        Returns:
-            state (B, E, S) of the type that `initial_state` has, reward (B, E) and terminated (B, E, bool).
-            Time limits are not the dynamics' business: they truncate, and never appear in `terminated`.
-        """

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from learned_opt.tasks.base import BatchedFamily, Tasks, Transition
+from learned_opt.tasks.base import TaskFamily, Tasks, Transition
 from learned_opt.tasks.promises import (
     MISTAKES,
     OF_TASKS,
@@ -46,7 +46,7 @@ class Contract:
 
     def __init__(
         self,
-        family: BatchedFamily,
+        family: TaskFamily,
         batch: int,
         environments: int,
         noise: Noise,
@@ -54,12 +54,12 @@ class Contract:
     ) -> None:
         self.family, self.batch, self.environments, self.noise = family, batch, environments, noise
         self._finite: Finite = finite or ("none" if id(family) in _proven else "some")
-        self._accepted: dict[str, list[Any]] = {}
+        self._accepted: dict[str, list[Any] | None] = {}
         self._state: tuple[int, torch.dtype] | None = None
         """Size and type of states, once there is one."""
 
     @classmethod
-    def of(cls, family: BatchedFamily, tasks: Tasks, environments: int, noise: Noise) -> Contract:
+    def of(cls, family: TaskFamily, tasks: Tasks, environments: int, noise: Noise) -> Contract:
         """For as many tasks as there are in `tasks`.
 
         Raises:
@@ -82,47 +82,51 @@ class Contract:
         """The family's, contiguous.
 
         Raises:
-            ValueError: they are not what is promised.
+            BrokenPromiseError: they are not what is promised.
         """
-        made = self._answer("constants", tasks)
-        found = kinds(made.values()) if isinstance(made, Mapping) else None
-        self._hold("constants", found, self.about_constants(made, tasks))
+        made = self._answer("constants", (tasks,), lambda made: self._about_constants(made, tasks))
         return {key: value.contiguous() for key, value in made.items()}
 
     def initial_state(self, constants: Tasks, copies: int, noise: Noise) -> Tensor:
         """The family's start states (B, copies, S).
 
         Raises:
-            ValueError: they are not what is promised.
+            BrokenPromiseError: they are not what is promised.
         """
-        state: Tensor = self._answer("initial_state", constants, copies, noise)
-        self._hold(f"initial_state of {copies}", kinds([state]), self.about_start(state, copies))
-        self.accept_state(state)
+
+        def complaints(state: object) -> Iterator[str]:
+            yield from self._about_state("initial_state returned states", state, copies)
+
+        state: Tensor = self._answer(
+            "initial_state", (constants, copies, noise), complaints, key=f"initial_state of {copies}"
+        )
+        self._state = state.shape[2], state.dtype
         return state
 
-    def accept_state(self, state: Tensor) -> None:
-        """Take a state's size and type for those that all are to have."""
-        self._state = state.shape[2], state.dtype
-
-    def observe(self, constants: Tasks, state: Tensor) -> Tensor:
+    def observe(self, constants: Tasks, state: Tensor, *, closely: bool = False) -> Tensor:
         """The family's observations (B, E, *O), as floats of their own: it may fill the same tensor again.
 
+        Args:
+            constants: what `constants` returned.
+            state: (B, E, S).
+            closely: whether all is looked at again, and whether the arguments were modified.
+
         Raises:
-            ValueError: they are not what is promised.
+            BrokenPromiseError: they are not what is promised.
         """
-        seen: Tensor = self._answer("observe", constants, state)
-        self._hold("observe", kinds([seen]), self.about_observation(seen))
+        seen: Tensor = self._answer("observe", (constants, state), self._about_observation, closely=closely)
         return seen.to(self.noise.dtype, copy=True)
 
-    def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
+    def transition(
+        self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise, *, closely: bool = False
+    ) -> Transition:
         """The family's transition, rewards as floats and endings as booleans, both of their own.
 
         Raises:
-            ValueError: it is not what is promised.
+            BrokenPromiseError: it is not what is promised.
         """
-        made: Transition = self._answer("transition", constants, state, action, noise)
-        found = kinds(made) if isinstance(made, Transition) else None
-        self._hold("transition", found, self.about_transition(made))
+        given = (constants, state, action, noise)
+        made: Transition = self._answer("transition", given, self._about_transition, closely=closely)
         if made.terminated.dtype is not torch.bool:  # any step may bring a number that is no truth
             refuse(self.family, self._about_terminated(made.terminated))
         reward = made.reward.to(self.noise.dtype, copy=True)
@@ -132,25 +136,21 @@ class Contract:
         """Take one transition by random actions and forget it, so that what is wrong shows before it counts.
 
         Raises:
-            ValueError: it, or what is seen, is not what is promised; or a function modified its arguments.
+            BrokenPromiseError: it, or what is seen, is not what is promised; or a function modified its
+                arguments.
         """
         here = self.noise
         generator = torch.Generator(here.device).manual_seed(0)
         noise = Noise(generator, replicas=here.replicas, dtype=here.dtype, share=here.share)
         action = random_action(self.family.action_space, (self.batch, self.environments), noise)
-        given, before = with_copies(constants, state)
-        self.observe(constants, state)
-        refuse(self.family, about_changes("observe", given, before))
-        made = self.transition(constants, state, action, noise)
-        refuse(self.family, about_changes("transition", given, before))
-        del self._accepted["observe"]  # what is seen of the next state is looked at in full as well
-        self.observe(constants, made.state)
+        self.observe(constants, state, closely=True)
+        made = self.transition(constants, state, action, noise, closely=True)
+        self.observe(constants, made.state, closely=True)
         if id(self.family) not in _proven:
             _proven.add(id(self.family))
             weakref.finalize(self.family, _proven.discard, id(self.family))
 
-    def about_constants(self, made: object, tasks: Tasks) -> Iterator[str]:
-        """Complaints about what `constants` made of tasks."""
+    def _about_constants(self, made: object, tasks: Tasks) -> Iterator[str]:
         if not isinstance(made, Mapping) or not made:
             what = "an empty dict" if isinstance(made, Mapping) else f"{type(made).__name__}"
             yield f"constants returned {what}, and a dict of tensors, the tasks' own among them, is asked for"
@@ -160,18 +160,12 @@ class Contract:
             shape = (self.batch,) if own else ()
             yield from about(told, value, "(B, ...)", shape, self.noise, rest=True, finite="none")
 
-    def about_start(self, state: object, copies: int) -> Iterator[str]:
-        """Complaints about what `initial_state` returned for `copies` environments of each task."""
-        yield from self._about_state("initial_state returned states", state, copies)
-
-    def about_observation(self, seen: object) -> Iterator[str]:
-        """Complaints about what `observe` returned."""
+    def _about_observation(self, seen: object) -> Iterator[str]:
         shape = (self.batch, self.environments, *self.family.observation_space.shape)
         axes = "(B, E, *observation_space.shape)"
         yield from about("observe returned observations", seen, axes, shape, self.noise, finite=self._finite)
 
-    def about_transition(self, made: object) -> Iterator[str]:
-        """Complaints about what `transition` returned."""
+    def _about_transition(self, made: object) -> Iterator[str]:
         if not isinstance(made, Transition):
             what = "None" if made is None else f"a {type(made).__name__}"
             yield f"transition returned {what}, and tasks.Transition(state, reward, terminated) is asked for"
@@ -193,40 +187,41 @@ class Contract:
         if dtype is not None and isinstance(state, Tensor) and state.dtype != dtype:
             yield f"{told} of type {state.dtype}, and {dtype} is asked for, of which the first ones were"
 
-    def _answer(self, method: str, *given: Any) -> Any:
-        function = getattr(self.family, method)
-        if method in self._accepted:
-            return function(*given)
-        with blamed(self.family, method, (ValueError, *MISTAKES)):
-            return function(*given)
-
-    def _hold(self, what: str, found: list[Any] | None, complaints: Iterator[str]) -> None:
-        if found is None or self._accepted.get(what) != found:
-            refuse(self.family, complaints)
-            assert found is not None
-            self._accepted[what] = found
+    def _answer(
+        self,
+        method: str,
+        given: tuple[Any, ...],
+        complaints: Callable[[Any], Iterator[str]],
+        *,
+        key: str = "",
+        closely: bool = False,
+    ) -> Any:
+        """What a method of the family returns, of the kind that was accepted, or looked at in full."""
+        function, accepted = getattr(self.family, method), self._accepted.get(key or method)
+        if accepted is not None and not closely:
+            made = function(*given)
+            if kinds(made) == accepted:
+                return made
+            refuse(self.family, complaints(made))
+        else:
+            # Of observe and transition: constants by name, and the state under none.
+            theirs: Tasks = {**given[0], "": given[1]} if closely else {}
+            before = {name: value.clone() for name, value in theirs.items()}
+            with blamed(self.family, method, (ValueError, *MISTAKES)):
+                made = function(*given)
+            refuse(self.family, (*complaints(made), *_changes(method, theirs, before)))
+        self._accepted[key or method] = kinds(made)
+        return made
 
 
 _proven: set[int] = set()
 """Identities of families that were rehearsed; they need not be hashable."""
 
 
-def about_changes(method: str, given: Tasks, before: Tasks) -> Iterator[str]:
-    """Complaints about a method that modified what it was given.
-
-    Args:
-        method: of the family.
-        given: the state, under no name, and entries of `constants` under theirs.
-        before: copies of these from before the call.
-    """
-    for key, value in given.items():
-        same = (value == before[key]) | (value.isnan() & before[key].isnan())
+def _changes(method: str, given: Tasks, before: Tasks) -> Iterator[str]:
+    """Complaints about a method that modified what it was given; `before` are copies from before the call."""
+    for key, copy in before.items():
+        same = (given[key] == copy) | (given[key].isnan() & copy.isnan())
         if not bool(same.all()):
             what = f"the entry {key!r} of constants" if key else "the state"
             yield f"{method} modified {what} that it was given, and another tensor is asked for"
-
-
-def with_copies(constants: Tasks, state: Tensor) -> tuple[Tasks, Tasks]:
-    """What a method is given, as `about_changes` has it, and copies of these tensors from before the call."""
-    given = {"": state, **constants}
-    return given, {key: value.clone() for key, value in given.items()}

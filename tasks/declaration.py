@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from learned_opt.tasks.base import BatchedFamily, TaskFamily, check_ranges
+from learned_opt.tasks.base import TaskFamily, check_ranges
 
 
-def about_declaration(family: BatchedFamily) -> Iterator[str]:
+def about_declaration(family: TaskFamily) -> Iterator[str]:
     """Complaints about a family's attributes, each a sentence that begins with the attribute's name."""
     name = getattr(family, "name", None)
     if not isinstance(name, str) or not name.strip():
@@ -48,7 +48,7 @@ def _about_actions(space: object) -> Iterator[str]:
         yield f"action_space is a Box of shape {space.shape} and type {space.dtype}, {asked}"
 
 
-def _about_units(family: BatchedFamily, shape: tuple[int, ...]) -> Iterator[str]:
+def _about_units(family: TaskFamily, shape: tuple[int, ...]) -> Iterator[str]:
     for attribute in ("observation_center", "observation_scale"):
         try:
             numbers = np.broadcast_to(np.asarray(getattr(family, attribute), float), shape)
@@ -59,7 +59,7 @@ def _about_units(family: BatchedFamily, shape: tuple[int, ...]) -> Iterator[str]
             yield f"{attribute} holds a number that is not finite, or a scale of 0 to divide by"
 
 
-def _about_ranges(family: BatchedFamily) -> Iterator[str]:
+def _about_ranges(family: TaskFamily) -> Iterator[str]:
     tables: dict[str, Mapping[str, Any]] = {}
     for attribute in ("train_range", "shifted_range", "defaults"):
         table = getattr(family, attribute)

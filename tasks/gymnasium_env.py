@@ -15,9 +15,9 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learned_opt.tasks.base import BatchedFamily, TaskFamily, Tasks
+from learned_opt.tasks.base import TaskFamily, Tasks
+from learned_opt.tasks.batched import BatchedEnvironments, BatchedFamily
 from learned_opt.tasks.contract import Contract
-from learned_opt.tasks.environments import BatchedEnvironments
 from learned_opt.tasks.promises import sampled_tasks
 from learned_opt.tasks.random import Noise
 from learned_opt.tasks.registry import FAMILIES, make_family

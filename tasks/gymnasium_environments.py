@@ -13,8 +13,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learned_opt.tasks.base import Tasks
-from learned_opt.tasks.environments import Step
+from learned_opt.tasks.base import Step, Tasks
 from learned_opt.tasks.gymnasium_failures import EnvironmentFailedError, named
 from learned_opt.tasks.gymnasium_returns import (
     Returned,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from learned_opt.tasks.base import BatchedFamily, TaskFamily, Tasks, Transition
-from learned_opt.tasks.contract import Contract, about_changes, with_copies
+from learned_opt.tasks.base import TaskFamily, Tasks
+from learned_opt.tasks.batched import AHEAD, BatchedFamily
+from learned_opt.tasks.contract import Contract
 from learned_opt.tasks.declaration import about_declaration
-from learned_opt.tasks.environments import AHEAD
-from learned_opt.tasks.promises import about_returns, about_tasks
+from learned_opt.tasks.promises import BrokenPromiseError, failure, sampled_tasks
 from learned_opt.tasks.random import Noise
-from learned_opt.tasks.references import random_action
+from learned_opt.tasks.references import held_returns, random_action
+
+T = TypeVar("T")
 
 SIZES = ((3, 5), (1, 1), (4, 2))
 """Tasks B and environments E that functions are tried with: what fits one by chance does not fit all."""
@@ -49,8 +51,8 @@ def inspect(family: TaskFamily, seed: int = 0) -> list[Finding]:
     findings = {method: Finding(method, skipped=True) for method in METHODS}
     spaces = not any("_space" in line for line in declared.broken)
     for batch, environments in SIZES:
-        trial = _Trial(family, batch, environments, seed)
-        for method, complaints in trial.complaints(spaces=spaces).items():
+        tried = _trial(family, batch, environments, seed, spaces=spaces)
+        for method, complaints in tried.items():
             new = [line for line in complaints if not any(told in line for told in declared.broken)]
             known = findings[method]
             if not known.broken:  # of other sizes it would be the same in other numbers
@@ -61,90 +63,59 @@ def inspect(family: TaskFamily, seed: int = 0) -> list[Finding]:
     return [*found, *_of_returns(family, seed)]
 
 
-def _attempt(family: TaskFamily, method: str, *given: Any, **named: Any) -> tuple[Any, list[str]]:
-    """What a family's method returns, or a complaint that it fails."""
+def _attempt(what: str, function: Callable[..., T], *given: Any, **named: Any) -> tuple[T | None, list[str]]:
+    """What a function returns, or what there is to complain of: `what` failed, or broke promises."""
     try:
-        return getattr(family, method)(*given, **named), []
+        return function(*given, **named), []
+    except BrokenPromiseError as error:
+        return None, list(error.complaints)
     except Exception as error:  # whatever a stranger's code does
-        return None, [f"{method} failed with {_told(error)}"]
+        return None, [failure(what, error)]
 
 
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+@torch.no_grad()
+def _trial(
+    family: BatchedFamily, batch: int, environments: int, seed: int, *, spaces: bool
+) -> dict[str, list[str]]:
+    """Complaints by method, in order, as long as there is something to give to the next.
 
+    Without `spaces` that hold there is nothing to see or to do.
+    """
+    noise = Noise(torch.Generator().manual_seed(seed))
+    contract = Contract(family, batch, environments, noise, finite="all")
+    found: dict[str, list[str]] = {}
 
-class _Trial:
-    """The methods of a batched family in order, as long as there is something to give to the next."""
+    def attempt(
+        method: str, function: Callable[..., T], *given: Any, told: str = "", **named: Any
+    ) -> T | None:
+        made, complaints = _attempt(method, function, *given, **named)
+        known = found.setdefault(method, [])
+        known += [line + told for line in complaints if line + told not in known]
+        return made
 
-    def __init__(self, family: BatchedFamily, batch: int, environments: int, seed: int) -> None:
-        self.family, self.batch, self.environments = family, batch, environments
-        self.noise = Noise(torch.Generator().manual_seed(seed))
-        self.contract = Contract(family, batch, environments, self.noise, finite="all")
-
-    @torch.no_grad()
-    def complaints(self, *, spaces: bool) -> dict[str, list[str]]:
-        """By method, of those that were reached; without `spaces` there is nothing to see or to do."""
-        found: dict[str, list[str]] = {}
-        tasks, found["sample_tasks"] = self._tasks()
-        if tasks is None and self.family.defaults:
-            tasks, _ = _attempt(self.family, "default_tasks", self.batch, self.noise)
-        if tasks is None:
-            return found
-        made, told = _attempt(self.family, "constants", tasks)
-        told = told or list(self.contract.about_constants(made, tasks))
-        found["constants"] = told
-        if told:
-            return found
-        constants: Tasks = {key: value.contiguous() for key, value in made.items()}
-        state, found["initial_state"] = self._start(constants)
-        if state is None or not spaces:
-            return found
-        found["observe"] = self._seen(constants, state)
-        found["transition"], following = self._moved(constants, state)
-        if following is not None and not found["observe"]:
-            found["observe"] = self._seen(constants, following)
+    tasks: Tasks | None = None
+    for shifted in (True, False) if family.shifted_range else (False,):
+        tasks = attempt("sample_tasks", sampled_tasks, family, batch, noise, shifted=shifted)
+    if tasks is None and family.defaults:
+        tasks, _ = _attempt("", family.default_tasks, batch, noise)
+    constants = None if tasks is None else attempt("constants", contract.constants, tasks)
+    if constants is None:
         return found
-
-    def _tasks(self) -> tuple[Tasks | None, list[str]]:
-        told: list[str] = []
-        tasks = None
-        for shifted in (True, False):
-            if shifted and not self.family.shifted_range:
-                continue
-            drawn, failed = _attempt(self.family, "sample_tasks", self.batch, self.noise, shifted=shifted)
-            failed = failed or list(about_tasks("sample_tasks returned", drawn, self.batch, self.noise))
-            tasks = None if failed else drawn
-            told += [line for line in failed if line not in told]
-        return tasks, told
-
-    def _start(self, constants: Tasks) -> tuple[Tensor | None, list[str]]:
-        """States; complaints also about as many as are drawn for several steps at once."""
-        state, told = self._started(constants, self.environments)
-        if told:
-            return None, told
-        self.contract.accept_state(state)
-        return state, self._started(constants, AHEAD * self.environments)[1]
-
-    def _started(self, constants: Tasks, copies: int) -> tuple[Any, list[str]]:
-        state, told = _attempt(self.family, "initial_state", constants, copies, self.noise)
-        told = told or list(self.contract.about_start(state, copies))
-        return state, [f"{line} (E = {copies})" for line in told]
-
-    def _seen(self, constants: Tasks, state: Tensor) -> list[str]:
-        given, before = with_copies(constants, state)
-        seen, told = _attempt(self.family, "observe", constants, state)
-        told = told or list(self.contract.about_observation(seen))
-        return told + list(about_changes("observe", given, before))
-
-    def _moved(self, constants: Tasks, state: Tensor) -> tuple[list[str], Tensor | None]:
-        """Complaints about a transition, and where it leads."""
-        action = random_action(self.family.action_space, (self.batch, self.environments), self.noise)
-        given, before = with_copies(constants, state)
-        made, told = _attempt(self.family, "transition", constants, state, action, self.noise)
-        told = told or list(self.contract.about_transition(made))
-        told += about_changes("transition", given, before)
-        sound = isinstance(made, Transition) and not any("states" in line for line in told)
-        return told, made.state if sound else None
+    state: Tensor | None = None
+    for copies in (environments, AHEAD * environments):  # as many are drawn for several steps at once
+        told = f" (E = {copies})"
+        drawn = attempt("initial_state", contract.initial_state, constants, copies, noise, told=told)
+        if drawn is None and state is None:
+            return found
+        state = drawn if state is None else state
+    if state is None or not spaces:
+        return found
+    attempt("observe", contract.observe, constants, state, closely=True)
+    action = random_action(family.action_space, (batch, environments), noise)
+    made = attempt("transition", contract.transition, constants, state, action, noise, closely=True)
+    if made is not None and not found["observe"]:
+        attempt("observe", contract.observe, constants, made.state, closely=True)
+    return found
 
 
 @torch.no_grad()
@@ -177,7 +148,7 @@ def _episode(family: BatchedFamily, seed: int) -> tuple[tuple[str, ...], tuple[s
             if (number == 0 or number % 2) and bool(((one < low) | (one > high)).any()):
                 told["observations leave the bounds of observation_space"] = None
     except Exception as error:  # a stranger's code
-        return (f"an episode ended with {_told(error)}",), tuple(told)
+        return (failure("an episode", error),), tuple(told)
     return (), tuple(told)
 
 
@@ -187,13 +158,14 @@ def _of_returns(family: TaskFamily, seed: int) -> Iterator[Finding]:
     for method in ("reference_returns", "random_returns"):
         found = None
         for batch, _ in SIZES:
-            tasks, failed = _attempt(family, "sample_tasks", batch, noise)
-            if failed or list(about_tasks("", tasks, batch, noise)):
+            tasks, _ = _attempt("sample_tasks", sampled_tasks, family, batch, noise)
+            if tasks is None:
                 found = Finding(method, skipped=True)
                 break
-            returns, told = _attempt(family, method, tasks, noise)
+            returns, told = _attempt(method, getattr(family, method), tasks, noise)
+            if returns is not None:
+                _, told = _attempt(method, held_returns, family, method, returns, tasks, noise)
             if told or returns is not None:
-                told = told or list(about_returns(f"{method} returned", returns, batch, noise))
                 found = Finding(method, tuple(told))
             if told:
                 break
@@ -205,17 +177,16 @@ def _of_environments(family: TaskFamily, seed: int) -> Iterable[Finding]:
     """Tasks and some steps of a family that makes environments of its own."""
     batch, copies = 2, 2
     noise = Noise(torch.Generator().manual_seed(seed))
-    tasks, told = _attempt(family, "sample_tasks", batch, noise)
-    told = told or list(about_tasks("sample_tasks returned", tasks, batch, noise))
+    tasks, told = _attempt("sample_tasks", sampled_tasks, family, batch, noise)
     yield Finding("sample_tasks", tuple(told))
-    if told:
+    if tasks is None:
         return
 
-    environments, told = _attempt(family, "environments", tasks, copies, noise)
-    try:
-        for _ in range(0 if told else 3):
+    def played() -> None:
+        environments = family.environments(tasks, copies, noise)
+        for _ in range(3):
             environments.step(random_action(family.action_space, (batch, copies), noise))
-    except Exception as error:  # a stranger's code
-        told = [f"environments failed at a step with {_told(error)}"]
+
+    _, told = _attempt("environments", played)
     yield Finding("environments", tuple(told))
     yield from _of_returns(family, seed)

@@ -17,7 +17,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learned_opt.tasks.base import BatchedFamily, Range, Tasks, Transition
+from learned_opt.tasks.base import Range, Tasks, Transition
+from learned_opt.tasks.batched import BatchedFamily
 from learned_opt.tasks.random import Noise
 
 if TYPE_CHECKING:

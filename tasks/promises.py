@@ -38,14 +38,25 @@ def name_of(family: TaskFamily) -> str:
     return str(getattr(family, "name", "") or type(family).__name__)
 
 
+class BrokenPromiseError(ValueError):
+    """A family does not keep what it promises: one sentence that names it and the method.
+
+    complaints: all there are about that method, of which the sentence tells the first.
+    """
+
+    def __init__(self, family: TaskFamily, complaints: Sequence[str]) -> None:
+        super().__init__(f"family {name_of(family)}: {complaints[0]}")
+        self.complaints = tuple(complaints)
+
+
 def refuse(family: TaskFamily, complaints: Iterable[str]) -> None:
-    """Stop at the first complaint, if there is one.
+    """Stop if there is a complaint.
 
     Raises:
-        ValueError: one sentence that names family and method.
+        BrokenPromiseError: there is.
     """
-    for complaint in complaints:
-        raise ValueError(f"family {name_of(family)}: {complaint}")
+    if told := tuple(complaints):
+        raise BrokenPromiseError(family, told)
 
 
 @contextmanager
@@ -55,17 +66,19 @@ def blamed(
     """Say which method of a family it was that failed within.
 
     Raises:
-        ValueError: one sentence, in place of the exceptions that are `mistakes`; others stay as they are.
+        BrokenPromiseError: in place of the exceptions that are `mistakes`; others stay as they are.
     """
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except mistakes as error:
-        told = " ".join(str(error).split())
-        raise ValueError(
-            f"family {name_of(family)}: {method} failed with {type(error).__name__}: {told}"
-        ) from error
+        raise BrokenPromiseError(family, [failure(method, error)]) from error
+
+
+def failure(method: str, error: Exception) -> str:
+    """The complaint that a method raised an error."""
+    return f"{method} failed with {type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def sampled_tasks(family: TaskFamily, batch: int, noise: Noise, *, shifted: bool = False) -> Tasks:
@@ -156,11 +169,12 @@ def about(
         yield f"{told} of which {int(bad.sum())} of {bad.numel()} numbers are not finite as {noise.dtype}"
 
 
-def kinds(tensors: Iterable[Any]) -> list[Any] | None:
+def kinds(made: object) -> list[Any] | None:
     """What two answers of a function have in common if both are right or both wrong; None tells nothing."""
+    parts: Any = made.values() if isinstance(made, Mapping) else made if isinstance(made, tuple) else [made]
     try:
-        return [(x.shape, x.dtype, x.device, x.layout) for x in tensors]
-    except (AttributeError, RuntimeError, TypeError):  # no tensor, a nested one, or nothing that has parts
+        return [type(made), *((x.shape, x.dtype, x.device, x.layout) for x in parts)]
+    except (AttributeError, RuntimeError, TypeError):  # no tensor, or a nested one
         return None
 
 

@@ -9,7 +9,8 @@ import gymnasium
 
 from learned_opt.tasks.acrobot import Acrobot
 from learned_opt.tasks.bandit import BernoulliBandit
-from learned_opt.tasks.base import BatchedFamily, TaskFamily
+from learned_opt.tasks.base import TaskFamily
+from learned_opt.tasks.batched import BatchedFamily
 from learned_opt.tasks.cartpole import CartPole
 from learned_opt.tasks.catch import Catch
 from learned_opt.tasks.gridworld import GridWorld, GridWorldSparse

@@ -24,7 +24,7 @@ from learned_opt.analysis.comparison.tuning import UNTUNED, Tuned, TuningJob, ch
 from learned_opt.analysis.statistics.scores import BEST_SEEN, best_seen
 from learned_opt.policies.base import Policies, check_names
 from learned_opt.provenance import environment
-from learned_opt.rl2.policies import MemoryPolicy
+from learned_opt.rl2.policies import InContextPolicy
 
 ONCE = ", tuned once"
 """Added to the name of a baseline tuned for all families together where one tuned for each also runs."""
@@ -180,9 +180,9 @@ def _check_methods(config: CompareConfig, methods: Mapping[str, Method], trained
         )
     for label, method in methods.items():
         rule = method.rule
-        if isinstance(rule, MemoryPolicy) and set(config.families) != {rule.family}:
+        if isinstance(rule, InContextPolicy) and set(config.families) != {rule.family}:
             raise ValueError(f"{label} knows {rule.family} alone: compare it on that family by itself")
-        if isinstance(rule, MemoryPolicy) and rule.horizon != config.max_episode_steps:
+        if isinstance(rule, InContextPolicy) and rule.horizon != config.max_episode_steps:
             raise ValueError(
                 f"{label} was meta-trained with max_episode_steps {rule.horizon or 'left out'}: compare it so"
             )

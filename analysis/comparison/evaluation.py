@@ -12,7 +12,7 @@ from learned_opt.analysis.comparison.method import Method
 from learned_opt.analysis.comparison.results import Setting
 from learned_opt.analysis.comparison.runs import Budget, Problem, SettingRuns, run_policy, run_settings
 from learned_opt.analysis.result_file import decode, decode_flags, encode, is_number, require
-from learned_opt.rl2.policies import MemoryPolicy
+from learned_opt.rl2.policies import InContextPolicy
 from learned_opt.rules import UpdateRule
 
 
@@ -53,7 +53,7 @@ class EvaluationJob(Job[SettingRuns]):
     def run(self, on_update: OnUpdate) -> SettingRuns:
         """Train, or let a policy adapt."""
         rule = self.method.rule
-        if isinstance(rule, MemoryPolicy):
+        if isinstance(rule, InContextPolicy):
             return run_policy(self.problem, rule, self.method.trial, self.budget)
         return run_settings(
             self.problem,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from learned_opt.analysis.comparison.results import Setting
-from learned_opt.rl2.policies import MemoryPolicy
+from learned_opt.rl2.policies import InContextPolicy
 from learned_opt.rules import UpdateRule
 from learned_opt.tasks import FAMILIES
 
@@ -27,7 +27,7 @@ class Method:
         where it is another one, or "num_updates" where runs are longer.
     """
 
-    rule: UpdateRule | MemoryPolicy
+    rule: UpdateRule | InContextPolicy
     lr: float | None = None
     decay: bool = False
     tuning_note: str = "as shipped"
@@ -39,7 +39,7 @@ class Method:
 
     def setting(self) -> Setting:
         """Its hyper-parameters."""
-        if isinstance(self.rule, MemoryPolicy):
+        if isinstance(self.rule, InContextPolicy):
             return Setting(0.0)
         lr = self.rule.nominal_lr if self.lr is None else self.lr
         return Setting(float(lr), self.decay, dict(self.options))

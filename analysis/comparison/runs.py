@@ -15,7 +15,7 @@ from learned_opt.algorithms.factory import make_learner
 from learned_opt.algorithms.inner_loop import Life, live
 from learned_opt.analysis.comparison.results import Array, Setting
 from learned_opt.policies.base import Policies, Policy, policy_for
-from learned_opt.rl2.policies import MemoryPolicy
+from learned_opt.rl2.policies import InContextPolicy
 from learned_opt.rl2.trial import play
 from learned_opt.rules import UpdateRule
 from learned_opt.rules.base import Scalar
@@ -243,7 +243,7 @@ def run_settings(
 
 
 @torch.no_grad()
-def run_policy(problem: Problem, policy: MemoryPolicy, trial: int, budget: Budget) -> SettingRuns:
+def run_policy(problem: Problem, policy: InContextPolicy, trial: int, budget: Budget) -> SettingRuns:
     """Let a policy adapt in context on the same n tasks: SettingRuns of G = 1.
 
     Where a learner has taken u updates, the policy has played as many environment steps, in one stream,
@@ -283,7 +283,7 @@ def run_policy(problem: Problem, policy: MemoryPolicy, trial: int, budget: Budge
 
 
 def _remembered(
-    policy: MemoryPolicy, rows: torch.Tensor, steps: torch.Tensor
+    policy: InContextPolicy, rows: torch.Tensor, steps: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The memory (n, M) after so many `steps` (n,) of trials' rows (n, T + 1, I), and the next row."""
     memory = policy.initial_memory(len(rows))

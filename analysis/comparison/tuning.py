@@ -169,9 +169,7 @@ class TuningJob(Job[GridScores]):
 
     def decode(self, data: Any) -> GridScores:
         """From the scores."""
-        return GridScores(
-            self.baseline, self.problem.family.name, make_baseline(self.baseline).grid(), data
-        )
+        return GridScores(self.baseline, self.problem.family.name, make_baseline(self.baseline).grid(), data)
 
 
 def choose(baseline: Baseline, grids: Sequence[GridScores]) -> Tuned:

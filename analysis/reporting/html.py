@@ -66,7 +66,9 @@ def page(title: str, sections: Sequence[Section], *, seed: int = 0) -> str:
         seed: of every bootstrap.
     """
     filled = [_filled(section, seed) for section in sections]
-    return render("report.html.j2", title=title, sections=filled, time_to_target=time_to_target, newline=Markup("\n"))
+    return render(
+        "report.html.j2", title=title, sections=filled, time_to_target=time_to_target, newline=Markup("\n")
+    )
 
 
 def _filled(section: Section, seed: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Learning curves of meta-policies: validations over meta-steps, each seed's and their mean."""
+"""Learning curves of in-context policies: validations over meta-steps, each seed's and their mean."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from learned_opt.analysis.reporting.figures import Entry, as_it_is, legend_below
 from learned_opt.runs.metrics import VALIDATIONS, read_rows
 
 SCORE = "mean_total_reward"
-"""The column of validations.csv that policies with a memory are judged by."""
+"""The column of validations.csv that in-context policies are judged by."""
 
 Curve = dict[int, float]
 """A score by meta-step."""

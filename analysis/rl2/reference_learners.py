@@ -1,4 +1,4 @@
-"""Learners that are hard to beat where a task's structure is known: yardsticks for meta-policies."""
+"""Learners that are hard to beat where a task's structure is known: yardsticks for in-context policies."""
 
 from __future__ import annotations
 

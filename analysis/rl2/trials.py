@@ -18,7 +18,7 @@ from learned_opt.analysis.result_file import encode, write_results
 from learned_opt.analysis.rl2.reference_learners import REFERENCES
 from learned_opt.analysis.statistics.intervals import Interval, mean_interval
 from learned_opt.provenance import environment
-from learned_opt.rl2.policies import MemoryPolicy
+from learned_opt.rl2.policies import InContextPolicy
 from learned_opt.rl2.trial import play
 from learned_opt.tasks import BatchedFamily, Noise, TaskFamily, Tasks, make_family
 from learned_opt.tasks.promises import sampled_tasks
@@ -83,7 +83,7 @@ class TrialResults:
 
 
 def run_trials(
-    policies: Mapping[str, MemoryPolicy],
+    policies: Mapping[str, InContextPolicy],
     family: str,
     *,
     num_tasks: int,

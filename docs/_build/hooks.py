@@ -1,4 +1,4 @@
-"""What the site needs beside its pages: equations as MathML, whole intervals, a source tree that griffe can read."""
+"""What the site needs beside its pages: equations as MathML, and a source tree that griffe can read."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 TREE = ROOT / "build" / "documented"
 EQUATION = re.compile(r"```math\n(.*?)```", re.DOTALL)
 INTERVAL = re.compile(r"\[(−?-?[\d.]+), (−?-?[\d.]+)\](?!\()")
+PICTURE = re.compile(r'<img alt="[^"]*" src="([^"]+)"\s*/?>')
 PUBLIC = re.compile(r"<!-- public: ([\w.]+) -->")
 
 
@@ -32,9 +33,15 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """Typeset equations, which browsers draw without scripts, keep intervals on one line, list what packages export."""
     markdown = INTERVAL.sub("[\\1,\N{NO-BREAK SPACE}\\2]", markdown)
     markdown = EQUATION.sub(
-        lambda found: f'<div class="equation">{convert(found.group(1).strip(), display="block")}</div>', markdown
+        lambda found: f'<div class="equation">{convert(found.group(1).strip(), display="block")}</div>',
+        markdown,
     )
     return PUBLIC.sub(lambda found: "\n\n".join(f"::: {name}" for name in public(found.group(1))), markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Let each picture open at its own size: on a phone its letters are small."""
+    return PICTURE.sub(lambda found: f'<a href="{found.group(1)}">{found.group(0)}</a>', html)
 
 
 def public(package: str) -> list[str]:

@@ -14,8 +14,8 @@ from experiments.sb3.settings import (
     Method,
     MethodName,
     budget,
-    methods,
     has_setting,
+    methods,
 )
 
 

@@ -81,6 +81,10 @@ class ReturnScale:
         zeros = torch.zeros(batch, 1, device=device, dtype=dtype)
         return cls(zeros, zeros, zeros)
 
+    def state(self) -> list[Tensor]:
+        """For checkpoints; the constructor's arguments."""
+        return [self.mean, self.square, self.weight]
+
     def center_and_scale(self) -> tuple[Tensor, Tensor]:
         """Mean, and deviation + FLOOR · |mean|, (B, 1) each; 0 and 1 before anything was seen."""
         weight = self.weight.clamp_min(torch.finfo(self.weight.dtype).tiny)

@@ -26,6 +26,11 @@ _OF_ROLLOUT = ("inner", "outer", "order", "going", "metrics")
 """What a learner keeps of a rollout between its updates."""
 
 
+def clipped_gain(ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
+    """min(ρ Â, clip(ρ, 1 ± ε) Â), equation 7 of Schulman et al. 2017; ρ and Â are of one shape."""
+    return torch.minimum(ratio * advantage, ratio.clamp(1 - clip_range, 1 + clip_range) * advantage)
+
+
 class PPOLearner(ActorCriticLearner):
     """B independent PPO learners (Schulman et al. 2017, arXiv 1707.06347) on B tasks, side by side.
 
@@ -166,8 +171,7 @@ class PPOLearner(ActorCriticLearner):
         log_ratio = self.policy.log_prob(output, log_std, part["action"]) - part["log_prob"]
         ratio = log_ratio.exp()
         advantage = normalised(part["advantage"], self._divisor(), share)
-        clipped = ratio.clamp(1 - config.clip_range, 1 + config.clip_range)
-        gain = torch.minimum(ratio * advantage, clipped * advantage)
+        gain = clipped_gain(ratio, advantage, config.clip_range)
         value = self.policy.critic(tensors, part["observation"])
         error = (value - part["target"]).square()
         if config.value_clip:

@@ -23,13 +23,13 @@ from learned_opt.artifacts import Artifact, load_artifact
 from learned_opt.commands.outputs import check_file, check_folder
 from learned_opt.commands.rule_conditions import conditions_left, learner_of, run_of, trained_families
 from learned_opt.commands.training import check_device, set_threads
+from learned_opt.files import clear_leftovers
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.initial_rule import new_rule
 from learned_opt.meta.trainer import ARTIFACT
 from learned_opt.progress import WorkBar
 from learned_opt.rl2.artifact import PolicyArtifact, load_policy
 from learned_opt.rules import LearnedStart
-from learned_opt.runs.leftovers import clear_leftovers
 from learned_opt.runs.lock import exclusive
 from learned_opt.tasks.random import derive_noise
 
@@ -55,7 +55,7 @@ class Compare:
     rule: tuple[str, ...] = ("default",)
     """Rules: shipped names or files."""
     policy: tuple[Path, ...] = ()
-    """Meta-policies, files that meta-train wrote; of the one family shown."""
+    """In-context policies, as meta-train wrote them; of the one family shown."""
     comparison: Annotated[CompareConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: DEFAULT)
     """What is compared on what, and for how long."""
     untrained: bool = False
@@ -204,7 +204,7 @@ def rule_methods(artifacts: dict[str, Artifact]) -> dict[str, Method]:
 
 
 def policy_methods(artifacts: Mapping[str, PolicyArtifact]) -> dict[str, Method]:
-    """Meta-policies by label, the folder's name.
+    """In-context policies by label, the folder's name.
 
     Raises:
         ValueError: two of one name.

@@ -17,9 +17,9 @@ from learned_opt.commands.compare import (
 )
 from learned_opt.commands.rule_conditions import trained_families
 from learned_opt.commands.training import check_device, set_threads, train_once
+from learned_opt.files import is_leftover
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.trainer import ARTIFACT
-from learned_opt.runs.leftovers import is_leftover
 from learned_opt.runs.lock import LOCK
 from learned_opt.runs.verdict import improvements
 
@@ -116,7 +116,9 @@ class Demo:
         trained = load_artifact(training / ARTIFACT)
         print(f"2/2 comparing on held-out tasks, and on {', '.join(UNSEEN)}, which no rule was trained on")
         entries: dict[str, Method] = {
-            "trained here": Method(trained.rule, artifact=trained.digest, trained_on=trained_families(trained)),
+            "trained here": Method(
+                trained.rule, artifact=trained.digest, trained_on=trained_families(trained)
+            ),
             "default": Method(shipped.rule, artifact=shipped.digest, trained_on=trained_families(shipped)),
             "untrained": untrained_method(config),
         }

@@ -11,7 +11,7 @@ from learned_opt.analysis import BASELINES
 from learned_opt.artifacts import load_artifact, shipped_rules
 from learned_opt.kernels import lstm_step
 from learned_opt.tasks import FAMILIES
-from learned_opt.tasks.base import BatchedFamily
+from learned_opt.tasks.batched import BatchedFamily
 from learned_opt.verbatim import console
 
 

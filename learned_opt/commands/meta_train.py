@@ -11,15 +11,14 @@ from learned_opt.commands.training import APART, check_device, set_threads, trai
 from learned_opt.meta.config import BIRTH, MetaConfig
 from learned_opt.meta.presets import ALGORITHMS
 from learned_opt.meta.stages import load_recipe
-from learned_opt.meta.trainer import Outcome
 from learned_opt.progress import MetaProgress, WorkBar
 from learned_opt.rl2.config import MemoryConfig
 from learned_opt.rl2.policies import POLICIES
-from learned_opt.rl2.trainer import MemoryTrainer
+from learned_opt.rl2.trainer import InContextTrainer
 from learned_opt.runs.config_file import check_fields, mapping
 from learned_opt.runs.distributed import Ranks, joined, launched_by_torchrun
 from learned_opt.runs.folder import BORN, CONFIG, FREE, STAGE, begun, refuse_foreign
-from learned_opt.runs.verdict import Verdict
+from learned_opt.runs.loop import Outcome
 
 Algorithm = Literal[
     "lstm",
@@ -86,7 +85,7 @@ class MetaTrain:
         asked = replace(self, resume=resume)
         if ranks.agree(asked._is_policy):
             if ranks.share.count > 1:
-                raise ValueError("policies with a memory are trained by one process: leave torchrun out")
+                raise ValueError("in-context policies are trained by one process: leave torchrun out")
             return asked._train_policy()
         recipe = ranks.agree(asked.recipe)
         if self.births > 1:
@@ -97,6 +96,7 @@ class MetaTrain:
             return 0 if done else 130
         outcome = train_recipe(recipe, self.out, resume=resume, threads=self.threads, ranks=ranks)
         if ranks.first:
+            print(f"{outcome.step} meta-steps; {outcome.diverged} learners diverged and were restarted")
             return self._tell(outcome)
         return 130 if outcome.interrupted else 0
 
@@ -123,38 +123,29 @@ class MetaTrain:
         own = self.out / CONFIG
         return self.algorithm in POLICIES or (self.resume and own.exists() and "algorithm" in mapping(own))
 
-    def _tell(self, outcome: Outcome) -> int:
-        """Say how it went; returns the exit code."""
-        print(f"{outcome.step} meta-steps; {outcome.diverged} learners diverged and were restarted")
+    def _tell(self, outcome: Outcome, product: str = "rule") -> int:
+        """Say how it ended; returns the exit code."""
         if outcome.interrupted:
-            print(f"interrupted; the rule as it stands: {outcome.path}")
+            print(f"interrupted; the {product} as it stands: {outcome.path}")
             print("go on with the same command and --resume")
             return 130
-        sentence = outcome.verdict.sentence()
-        print(f"{sentence}: {outcome.path}" if sentence else f"the best validated rule: {outcome.path}")
+        sentence = outcome.verdict.sentence(product) or f"the best validated {product}"
+        print(f"{sentence}: {outcome.path}")
         return 0
 
     def _train_policy(self) -> int:
         config = self.policy_config()
         check_device(config.device)
         set_threads(self.threads)
-        trainer = MemoryTrainer(config, self.out, resume=self.resume)
+        trainer = InContextTrainer(config, self.out, resume=self.resume)
         print(APART.format(config.family))
-        with WorkBar("meta-training", "iterations") as bar:
+        with WorkBar("meta-training", "meta-steps") as bar:
             outcome = trainer.run(MetaProgress(bar, config.meta_steps, "trials/s", "mean total reward"))
-        print(f"{outcome.step} iterations; mean total reward of a trial {outcome.best:.2f}")
-        if outcome.interrupted:
-            print(f"interrupted; the policy as it stands: {outcome.path}")
-            print("go on with the same command and --resume")
-            return 130
-        scores = [score for _, score in trainer.validations]
-        verdict = Verdict(trainer.best_step, outcome.best, scores[0], scores[-1], min(scores))
-        sentence = verdict.sentence("policy")
-        print(f"{sentence}: {outcome.path}" if sentence else f"the best validated policy: {outcome.path}")
-        return 0
+        print(f"{outcome.step} meta-steps; mean total reward of a trial {outcome.verdict.best:.2f}")
+        return self._tell(outcome, "policy")
 
     def policy_config(self) -> MemoryConfig:
-        """Of a policy with a memory, which has no update rule to be learned."""
+        """Of an in-context policy, which has no update rule to be learned."""
         path = self.out / CONFIG if self.resume and self.config is None else self.config
         data = {} if path is None else mapping(path)
         given = {

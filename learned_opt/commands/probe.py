@@ -15,9 +15,9 @@ from learned_opt.analysis.result_file import encode, read_results, write_results
 from learned_opt.artifacts import load_artifact
 from learned_opt.commands.outputs import check_folder, make_folder
 from learned_opt.commands.training import set_threads
+from learned_opt.files import is_leftover
 from learned_opt.provenance import environment
 from learned_opt.rules import Adam, LearnedStart
-from learned_opt.runs.leftovers import is_leftover
 from learned_opt.tasks import make_family
 
 KIND, PROBE = "probe", "probe.json.gz"

@@ -77,7 +77,7 @@ def conditions_left(
     """Settings in which lives leave those that some rule was trained on, as far as headers tell.
 
     Args:
-        artifacts: the rules; policies with a memory have no such settings, and leave none.
+        artifacts: the rules; in-context policies have no such settings, and leave none.
         learner: whose lives are to be shown.
         updates: their length.
         horizon: that gymnasium ids are given.

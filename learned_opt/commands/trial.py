@@ -20,7 +20,7 @@ from learned_opt.verbatim import console, visible
 
 @dataclass(frozen=True)
 class Trial:
-    """Total reward of meta-policies over whole trials, beside what is known of the family.
+    """Total reward of in-context policies over whole trials, beside what is known of the family.
 
     That is UCB1, Thompson sampling, posterior sampling and the optimum, or a long-tuned policy's return.
     Where the policies' folders hold their validations, training.png shows how they were learned.

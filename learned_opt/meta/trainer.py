@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,16 +24,12 @@ from learned_opt.meta.lr_calibration import CALIBRATION, calibrate
 from learned_opt.meta.provenance import provenance
 from learned_opt.meta.validation import Validator
 from learned_opt.policies.base import Policies, check_names
-from learned_opt.rules import CoordinatewiseLSTM, LearnedStart, UpdateRule
-from learned_opt.runs.checkpoint import check_fits, fitting, load_optimizer
-from learned_opt.runs.checkpoint_schedule import Pace, attempt
+from learned_opt.rules import CoordinatewiseLSTM, LearnedStart
+from learned_opt.rules.base import UpdateRule
+from learned_opt.runs.checkpoint import check_fits, load_optimizer
 from learned_opt.runs.distributed import ALONE, Ranks
-from learned_opt.runs.divergence import DivergenceError, Health
-from learned_opt.runs.folder import RunFolder
-from learned_opt.runs.interrupts import interrupts
+from learned_opt.runs.loop import MetaStep, RunPlan, TrainingRun
 from learned_opt.runs.lr_schedule import cosine
-from learned_opt.runs.metrics import MetricsLog
-from learned_opt.runs.verdict import ALIKE, Verdict
 from learned_opt.tasks.random import derive_seed
 
 ARTIFACT = "rule.safetensors"
@@ -46,64 +40,17 @@ GROUPS: dict[str, type[LearnerGroup]] = {
     "reptile": ReptileGroup,
 }
 """What computes meta-gradients, by estimator."""
-COUNTERS = ("step", "diverged", "updates", "seconds", "best_step")
-"""How far a run has come."""
-HISTORY = ("first", "last", "lowest")
-"""Mean validation scores: of the rule that a run began with, the latest, and the lowest."""
+METRICS = ("reward", "return", "success", "gradient_norm", "meta_gradient_norm", "diverged")
+"""In metrics.csv: "reward" is the mean of a step, which tells nothing where every step pays the same, and
+"return" the mean of the episodes that ended meanwhile, empty if none did."""
 
 
-class Observer(Protocol):
-    """Told of progress; the command line draws it."""
-
-    def stepped(self, step: int, rate: float, diverged: int) -> None:
-        """A meta-step ended: learner-updates (or trials) a second so far, learners restarted so far."""
-
-    def validated(self, step: int, scores: dict[str, float]) -> None:
-        """A validation ended."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended.
-
-    rule: the validated best; if interrupted, the rule as it stands.
-    path: where it was saved.
-    step: meta-steps done.
-    interrupted: whether the user stopped it early.
-    diverged: learners restarted because they diverged.
-    best: validation scores of the best rule so far.
-    verdict: whether any rule validated better than the one that the run began with.
-    """
-
-    rule: UpdateRule
-    path: Path
-    step: int
-    interrupted: bool
-    diverged: int
-    best: dict[str, float]
-    verdict: Verdict
-
-
-def collect(group: LearnerGroup) -> dict[str, Any]:
-    """The state of a group's learners on all ranks, on the first one."""
-    state = group.state_dict()
-    generator = state.pop("generator")
-    return {"generator": generator, **(group.ranks.join_rows(state, group.rows) or {})}
-
-
-def share_out(group: LearnerGroup, state: dict[str, Any] | None) -> dict[str, Any]:
-    """The inverse of `collect`, for any number of ranks: each one gets its part of the first one's state."""
-    generator = group.ranks.agree(lambda: (state or {}).pop("generator"))
-    own: dict[str, Any] = group.ranks.split_rows(state, group.rows, group.config.device)
-    return {"generator": generator, **own}
-
-
-class MetaTrainer:
+class MetaTrainer(TrainingRun[UpdateRule]):
     """One meta-training run in a folder of its own.
 
     Each meta-step advances one group of learners by K updates and moves φ along the mean of their
     clipped meta-gradients. A running average of φ is validated now and then on fresh tasks of the
-    training families, and the best one becomes the artifact.
+    training families, and the best one, calibrated after tbptt, becomes the artifact.
 
     Args:
         config: the run.
@@ -121,6 +68,9 @@ class MetaTrainer:
             learners.
     """
 
+    artifact, product, criterion, work = ARTIFACT, "rule", "all", "learner_updates"
+    scattered = "groups"
+
     def __init__(
         self,
         config: MetaConfig,
@@ -131,37 +81,41 @@ class MetaTrainer:
         ranks: Ranks = ALONE,
     ) -> None:
         check_names(policies, config.families)
-        self.config, self.folder, self.policies, self.ranks = config, folder, policies, ranks
-        self._run = RunFolder(folder, config.to_dict(), lambda data: MetaConfig.from_dict(data).to_dict())
-        states: list[Any] = []
-
-        def opened() -> dict[str, Any] | None:
-            """What ranks have in common; the learners' own states stay on the first until they are shared."""
-            content = self._run.earlier(config.device, resume=resume)
-            if content is not None and ranks.share.count > 1:
-                states.extend(content.pop("groups"))
-            return content
-
-        saved = ranks.agree(opened)
+        plan = RunPlan(
+            meta_steps=config.meta_steps,
+            validate_every=config.validate_every,
+            early_stop_score=config.target or math.inf,
+            checkpoint_every=config.checkpoint_every,
+            checkpoint_minutes=config.checkpoint_minutes,
+            learners=config.learners,
+            max_diverged=config.divergence_limit,
+        )
+        super().__init__(config.to_dict(), plan, folder, device=config.device, resume=resume, ranks=ranks)
+        self.config, self.policies = config, policies
         self.origin = load_artifact(config.start) if config.start else None
         self.rule = new_rule(config, policies).to(config.device)
+        self.learned = copy.deepcopy(self.rule).requires_grad_(False)
+        """The running average of the rule."""
         self.unused: dict[str, Tensor] = {}
         inner, prefix = (self.rule.rule, "rule.") if isinstance(self.rule, LearnedStart) else (self.rule, "")
         if isinstance(inner, CoordinatewiseLSTM):
             self.unused = {prefix + name: mask for name, mask in inner.weights_of(config.without).items()}
-        self.average = copy.deepcopy(self.rule).requires_grad_(False)
         own = [value for name, value in self.rule.named_parameters() if name != "start"]
         starts = [value for name, value in self.rule.named_parameters() if name == "start"]
-        groups = [(own, 1.0), (starts, config.start_lr / config.meta_lr if config.start_lr else 1.0)]
-        self.shares = [share for parameters, share in groups if parameters]
         self.optimizer = torch.optim.AdamW(
-            [{"params": parameters} for parameters, _ in groups if parameters],
+            [
+                {"params": parameters, "factor": factor}
+                for parameters, factor in (
+                    (own, 1.0),
+                    (starts, (config.start_lr or config.meta_lr) / config.meta_lr),
+                )
+                if parameters
+            ],
             lr=config.meta_lr,
             weight_decay=config.meta_weight_decay,
         )
-        group = GROUPS[config.estimator]
         self.groups: list[LearnerGroup] = [
-            group(
+            GROUPS[config.estimator](
                 family,
                 config.of_replica(replica),
                 self.rule,
@@ -176,213 +130,117 @@ class MetaTrainer:
             for replica in range(config.groups_per_family)
             for index, family in enumerate(config.families)
         ]
-        self.step = 0
-        self.diverged = self.updates = self.best_step = 0
-        self.seconds = 0.0
-        self.best: dict[str, float] = {}
-        self.first = self.last = self.lowest = math.nan
-        self.best_state = self._snapshot()
-        self.health = Health(config.learners, config.divergence_limit)
         self._validator = partial(Validator, policies=policies, ranks=ranks, rival=copy.deepcopy(self.rule))
         self._validate = self._validator(config)
-        if saved is not None:
-            if ranks.share.count > 1:
-                saved["groups"] = [
-                    share_out(group, states[place] if states else None)
-                    for place, group in enumerate(self.groups)
-                ]
-            self._load(saved)
-        ranks.agree(lambda: self._run.begin(resume=resume))
+        self.open()
 
-    def run(self, observer: Observer | None = None) -> Outcome:
-        """Train to the last meta-step, calibrate the best validated rule (after tbptt), and save it.
-
-        Interrupted, it saves the rule as it stands (the running average) instead; the best one is in
-        the checkpoint, and a resumed run goes on from there. Diverged learners are restarted and
-        counted, and cost no meta-step. A checkpoint that cannot be written in between costs a warning.
-
-        Raises:
-            DivergenceError: too many learners diverge, or the rule itself; all is saved before.
-            FileExistsError: another run is at work in the folder.
-            OSError: the last checkpoint or the rule could not be written.
-        """
-        with ExitStack() as stack:
-            self.ranks.agree(lambda: stack.enter_context(self._run.claimed()))
-            return self._train(observer)
-
-    def _train(self, observer: Observer | None) -> Outcome:
-        config = self.config
-        interrupted = False
-        with self._log() as log, interrupts() as stop:
-            pace = Pace(config.checkpoint_every, config.checkpoint_minutes)
-            if not self.best:
-                self._assess(log, observer)
-            self._check(log)  # a resumed run that was stopped for its divergence stays so
-            while self.step < config.meta_steps and not self._reached():
-                if self.ranks.any(stop()):
-                    interrupted = True
-                    break
-                self._measured_step(log, observer)
-                if self.step % config.validate_every == 0 or self.step == config.meta_steps:
-                    self._assess(log, observer)
-                self._check(log)
-                if self.ranks.agree(lambda: pace.due(self.step)):
-                    if log is not None:
-                        log.flush()
-                    pace.save(self._save)
-        self._save()
-        rule = copy.deepcopy(self.average)
-        if interrupted:
-            story = self._provenance(self.step, {})
-        else:
-            rule.load_state_dict(self.best_state)
-            story = {**self._provenance(self.best_step, self.best), "improvement": self.verdict().facts()}
-            if config.estimator == "tbptt":
-                tasks = CALIBRATION * config.validation_tasks
-                wider = replace(config, validation_tasks=tasks)
-                story["calibration"] = calibrate(rule, self._validator(wider, "calibration"))
-        path = self.folder / ARTIFACT
-        self.ranks.agree(lambda: save_rule(rule, path, story))
-        return Outcome(rule, path, self.step, interrupted, self.diverged, self.best, self.verdict())
-
-    def verdict(self) -> Verdict:
-        """What validation says so far."""
-        return Verdict(self.best_step, self.best.get("all", math.nan), self.first, self.last, self.lowest)
-
-    def _log(self) -> AbstractContextManager[MetricsLog | None]:
-        """Of the first rank; the others keep none."""
-        done = self.step if self.best else -1
-        return MetricsLog(self.folder, self.config.families, done) if self.ranks.first else nullcontext()
-
-    def _measured_step(self, log: MetricsLog | None, observer: Observer | None) -> None:
-        """One meta-step, logged."""
-        meta_lr, start = self._meta_lr(), time.monotonic()
-        group = self.groups[self.step % len(self.groups)]
-        window = self._advance()
-        self.seconds += time.monotonic() - start
-        self.updates += group.config.unroll * self.config.learners
-        self.diverged += int(window.metrics["diverged"])
-        self.health.observe(window.metrics["diverged"])
-        totals = {"seconds": self.seconds, "learner_updates": self.updates, "meta_lr": meta_lr}
-        if log is not None:
-            log.step(self.step, group.family, {**window.metrics, **totals})
-        if observer is not None:
-            observer.stepped(self.step, self.updates / self.seconds, self.diverged)
-
-    def _check(self, log: MetricsLog | None) -> None:
-        """Stop where going on is a waste.
-
-        Raises:
-            DivergenceError: with the reason, and where what was learned lies.
-        """
-        sound = all(bool(value.isfinite().all()) for value in self.average.parameters())
-        complaint = self.health.complaint() if sound else "the rule's own parameters are no longer finite"
-        if complaint is None:
-            return
-        if log is not None:
-            log.flush()
-        if sound:
-            self._save()
-        kept = "the best validated rule" if self.best_step else "the rule that it began with, none better,"
-        raise DivergenceError(
-            f"stopped at meta-step {self.step}: {complaint}; lower meta_lr (now {self.config.meta_lr:g}) or "
-            f"nominal_lr, or raise divergence_limit; {kept} is {self.folder / ARTIFACT}"
-        )
-
-    def _advance(self) -> Window:
-        """One meta-step."""
-        for share, group in zip(self.shares, self.optimizer.param_groups, strict=True):
-            group["lr"] = share * self._meta_lr()
-        window = contained(self.groups[self.step % len(self.groups)].advance(self.rule), self.config.learners)
+    def advance(self) -> MetaStep:
+        """K updates of one group's learners, and a step of the meta-optimizer."""
+        config, group = self.config, self.groups[self.step % len(self.groups)]
+        meta_lr = cosine(config.meta_lr, self.step, config.meta_steps)
+        for entry in self.optimizer.param_groups:
+            entry["lr"] = entry["factor"] * meta_lr
+        window = contained(group.advance(self.rule), config.learners)
         for name, parameter in self.rule.named_parameters():
             gradient = window.meta_gradient.get(name)
             if gradient is not None and name in self.unused:
                 gradient = gradient.masked_fill(self.unused[name], 0.0)
             parameter.grad = gradient
         self.optimizer.step()
-        self.step += 1
-        decay = min(self.config.average, self.step / (self.step + 10))
+        steps = self.step + 1
+        decay = min(config.average, steps / (steps + 10))
         with torch.no_grad():
-            pairs = zip(self.average.parameters(), self.rule.parameters(), strict=True)
-            for mean, current in pairs:
+            for mean, current in zip(self.learned.parameters(), self.rule.parameters(), strict=True):
                 mean.lerp_(current, 1 - decay)
-        return window
+        metrics = {"meta_lr": meta_lr, **columns(window.metrics)}
+        return MetaStep(
+            group.family, group.config.unroll * config.learners, window.metrics["diverged"], metrics
+        )
 
-    def _meta_lr(self) -> float:
-        return cosine(self.config.meta_lr, self.step, self.config.meta_steps)
+    def validate(self) -> dict[str, float]:
+        """Scores of the running average."""
+        return self._validate(self.learned)
 
-    def _reached(self) -> bool:
-        """Whether the validated score is good enough to stop early."""
-        return self.config.target > 0 and self.best["all"] >= self.config.target
+    def finish(self, learned: UpdateRule) -> dict[str, Any]:
+        """Calibrate the learning rate that truncated backpropagation made too large."""
+        if self.config.estimator != "tbptt":
+            return {}
+        wider = replace(self.config, validation_tasks=CALIBRATION * self.config.validation_tasks)
+        return {"calibration": calibrate(learned, self._validator(wider, "calibration"))}
 
-    def _assess(self, log: MetricsLog | None, observer: Observer | None) -> None:
-        self.ranks.check_equal(self._replicated(), f"rules, or random numbers, at meta-step {self.step}")
-        scores = self._validate(self.average)
-        if log is not None:
-            log.validation(self.step, scores)
-        self.last = scores["all"]
-        if not self.best:
-            self.first = self.lowest = self.last
-        self.lowest = min(self.lowest, self.last)
-        if not self.best or scores["all"] > self.best["all"] + ALIKE:
-            self.best, self.best_step, self.best_state = scores, self.step, self._snapshot()
-            if self.ranks.first:
-                story = {**self._provenance(self.step, scores), "improvement": self.verdict().facts()}
-                attempt(lambda: save_rule(self.average, self.folder / ARTIFACT, story))
-        if observer is not None:
-            observer.validated(self.step, scores)
+    def save(self, learned: UpdateRule, path: Path, provenance: dict[str, Any]) -> None:
+        """As a rule file."""
+        save_rule(learned, path, provenance)
 
-    def _replicated(self) -> Iterator[Tensor]:
-        """What is the same on all ranks."""
-        yield from (*self.rule.parameters(), *self.average.parameters())
+    def provenance(self, step: int, scores: dict[str, float]) -> dict[str, Any]:
+        """Families, settings, scores, and where the rule comes from."""
+        return provenance(
+            self.config, self.groups, step=step, scores=scores, policies=self.policies, origin=self.origin
+        )
+
+    def remedy(self) -> str:
+        """Smaller steps."""
+        return f"lower meta_lr (now {self.config.meta_lr:g}) or nominal_lr"
+
+    def replicated(self) -> Iterator[Tensor]:
+        """The rule, its running average, the meta-optimizer, and all random generators."""
+        yield from (*self.rule.parameters(), *self.learned.parameters())
         for entries in self.optimizer.state.values():
             yield from entries.values()
         for group in self.groups:
             yield group.noise.generator.get_state()
 
-    def _snapshot(self) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in self.average.named_parameters()}
-
-    def _provenance(self, step: int, scores: dict[str, float]) -> dict[str, Any]:
-        return provenance(
-            self.config, self.groups, step=step, scores=scores, policies=self.policies, origin=self.origin
-        )
-
-    def _save(self) -> None:
-        content = {
-            **{name: getattr(self, name) for name in (*COUNTERS, *HISTORY)},
-            "best": self.best,
-            "best_state": self.best_state,
+    def state_dict(self) -> dict[str, Any]:
+        """The rule, its running average, the meta-optimizer, and all learners."""
+        return {
             "start": None if self.origin is None else self.origin.digest,
-            "recent": self.health.recent(),
             "rule": self.rule.state_dict(),
-            "average": self.average.state_dict(),
+            "average": self.learned.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "groups": [collect(group) for group in self.groups],
+            "groups": [whole_state(group) for group in self.groups],
         }
-        if self.ranks.first:
-            self._run.save(content)
 
-    def _load(self, saved: dict[str, Any]) -> None:
-        start = None if self.origin is None else self.origin.digest
-        if saved.get("start", start) != start:
-            raise ValueError(f"{self.folder} was started from another rule than {self.config.start}")
-        with fitting(self.folder):
-            saved = {**dict.fromkeys(HISTORY, math.nan), **saved}  # which older checkpoints do not hold
-            for name in (*COUNTERS, *HISTORY):
-                check_fits(getattr(self, name), saved[name], name)
-                setattr(self, name, saved[name])
-            check_fits(self.best_state, saved["best_state"], "best_state")
-            self.best_state = saved["best_state"]
-            self.best = {str(name): float(score) for name, score in saved["best"].items()}
-            self.health.restore(saved.get("recent", ()))
-            self.rule.load_state_dict(saved["rule"])
-            self.average.load_state_dict(saved["average"])
-            load_optimizer(self.optimizer, saved["optimizer"])
-            for group, state in zip(self.groups, saved["groups"], strict=True):
-                group.check_policies(state)
-                check_fits(group.state_dict(), state, group.family)
-                group.load_state_dict(state)
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """The inverse of `state_dict`.
+
+        Raises:
+            ValueError: the run began with another rule.
+        """
+        if saved["start"] != (None if self.origin is None else self.origin.digest):
+            raise ValueError(f"it was started from another rule than {self.config.start}")
+        self.rule.load_state_dict(saved["rule"])
+        self.learned.load_state_dict(saved["average"])
+        load_optimizer(self.optimizer, saved["optimizer"])
+        states = saved.get("groups") or [None] * len(self.groups)
+        for group, state in zip(self.groups, states, strict=True):
+            state = own_state(group, state)
+            group.check_policies(state)
+            check_fits(group.state_dict(), state, group.family)
+            group.load_state_dict(state)
+
+
+def columns(metrics: dict[str, float]) -> dict[str, float | None]:
+    """A window's metrics as columns of metrics.csv."""
+    endings = metrics.get("endings", 0.0)
+    returns = {"return": metrics["reward"] / endings} if endings > 0 else {}
+    told = {**metrics, **returns}
+    return {name: told.get(name) for name in METRICS}
+
+
+def whole_state(group: LearnerGroup) -> dict[str, Any]:
+    """The state of a group's learners on all ranks, on the first one."""
+    state = group.state_dict()
+    generator = state.pop("generator")
+    return {"generator": generator, **(group.ranks.join_rows(state, group.rows) or {})}
+
+
+def own_state(group: LearnerGroup, state: dict[str, Any] | None) -> dict[str, Any]:
+    """The inverse of `whole_state`, whatever the number of ranks: each gets its part."""
+    generator = group.ranks.agree(lambda: (state or {}).pop("generator"))
+    own: dict[str, Any] = group.ranks.split_rows(state, group.rows, group.config.device)
+    return {"generator": generator, **own}
+
+
 
 def contained(window: Window, learners: int) -> Window:
     """The window; if its meta-gradient is not finite, one that moves nothing, its learners all diverged."""

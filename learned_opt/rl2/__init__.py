@@ -1,12 +1,12 @@
-"""Meta-policies: they adapt by what they remember of a task, without any gradient step."""
+"""In-context policies: they adapt by what they remember of a task, without any gradient step."""
 
 from learned_opt.rl2.artifact import PolicyArtifact, load_policy, save_policy
-from learned_opt.rl2.policies import ContextPolicy, MemoryPolicy, RecurrentPolicy
+from learned_opt.rl2.policies import ContextPolicy, InContextPolicy, RecurrentPolicy
 from learned_opt.rl2.trial import Trial, play
 
 __all__ = [
     "ContextPolicy",
-    "MemoryPolicy",
+    "InContextPolicy",
     "PolicyArtifact",
     "RecurrentPolicy",
     "Trial",

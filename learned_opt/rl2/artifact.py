@@ -1,4 +1,4 @@
-"""Policies with a memory as files: safetensors with a JSON header, as rules are."""
+"""In-context policies as files: safetensors with a JSON header, as rules are."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from typing import Any
 
 from learned_opt.artifacts import FORMAT, ArtifactError, read_tensors, write_tensors
 from learned_opt.rl2.config import MemoryConfig
-from learned_opt.rl2.policies import ContextPolicy, MemoryPolicy, RecurrentPolicy
+from learned_opt.rl2.policies import POLICIES, InContextPolicy
 from learned_opt.tasks import needs_import
-
-KINDS: dict[str, type[MemoryPolicy]] = {kind.__name__: kind for kind in (RecurrentPolicy, ContextPolicy)}
 
 
 @dataclass(frozen=True)
 class PolicyArtifact:
     """A policy with what its header says of it, and the file's SHA-256."""
 
-    policy: MemoryPolicy
+    policy: InContextPolicy
     header: dict[str, Any]
     digest: str
 
@@ -41,7 +39,9 @@ class PolicyArtifact:
             raise ArtifactError(f"the policy's header holds no readable configuration ({reason})") from error
 
 
-def save_policy(policy: MemoryPolicy, path: str | Path, provenance: Mapping[str, Any] | None = None) -> None:
+def save_policy(
+    policy: InContextPolicy, path: str | Path, provenance: Mapping[str, Any] | None = None
+) -> None:
     """Write a policy, atomically.
 
     Raises:
@@ -49,7 +49,7 @@ def save_policy(policy: MemoryPolicy, path: str | Path, provenance: Mapping[str,
     """
     header = {
         "format": FORMAT,
-        "policy": type(policy).__name__,
+        "policy": next(kind for kind, made in POLICIES.items() if type(policy) is made),
         "config": policy.config(),
         "provenance": dict(provenance or {}),
     }
@@ -67,8 +67,8 @@ def load_policy(path: str | Path) -> PolicyArtifact:
         raise ArtifactError(f"no policy {str(path)!r}: give a file of meta-train --algorithm rl2 or context")
     header, tensors, digest = read_tensors(path)
     kind, config = header.get("policy"), header.get("config")
-    if not isinstance(kind, str) or kind not in KINDS or not isinstance(config, dict):
-        raise ArtifactError(f"{path} holds no policy with a memory; rules go to --rule")
+    if not isinstance(kind, str) or kind not in POLICIES or not isinstance(config, dict):
+        raise ArtifactError(f"{path} holds no in-context policy; rules go to --rule")
     hidden, elements = config.get("hidden"), sum(tensor.numel() for tensor in tensors.values())
     if type(hidden) is not int or hidden * hidden > elements:
         raise ArtifactError(f"{path}: the header's sizes do not fit the tensors")
@@ -76,7 +76,7 @@ def load_policy(path: str | Path) -> PolicyArtifact:
     if not isinstance(family, str) or needs_import(family):
         raise ArtifactError(f"{path} is of the family {family!r:.100}: files import no code, do that first")
     try:
-        policy = KINDS[kind](**config)
+        policy = POLICIES[kind](**config)
         policy.load_state_dict(tensors)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]

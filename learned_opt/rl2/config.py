@@ -1,4 +1,4 @@
-"""Everything that defines the training of a policy with a memory."""
+"""Everything that defines the training of an in-context policy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from learned_opt.tasks import make_family
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """Hyper-parameters of a meta-policy's training."""
+    """Hyper-parameters of an in-context policy's training."""
 
     algorithm: str = "rl2"
     """rl2, a recurrent policy, or context, one that is conditioned on the mean code of what it saw."""

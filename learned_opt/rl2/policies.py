@@ -1,4 +1,4 @@
-"""Policies with a memory that lasts for a whole trial: several episodes of one task."""
+"""In-context policies: their memory lasts for a whole trial, several episodes of one task."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from learned_opt.policies.distribution import INITIAL_LOG_STD, ActionDistribution, bounded_log_std
 from learned_opt.rules.base import fingerprint
 from learned_opt.tasks import make_family
+from learned_opt.tasks.constants import constant
 
 
-class MemoryPolicy(nn.Module, ABC):
+class InContextPolicy(nn.Module, ABC):
     """One actor-critic for all tasks of a family, which tells them apart by what it remembers.
 
     Shapes: R trials side by side, T steps. An input row tells of one moment: the observation, and of the
@@ -44,7 +45,7 @@ class MemoryPolicy(nn.Module, ABC):
         """What actions are, and how probable."""
         if len(made.observation_space.shape) != 1:
             raise ValueError(
-                f"policies with a memory take observations that are vectors, and those of {family} have the "
+                f"in-context policies take observations that are vectors, and those of {family} have the "
                 f"shape {made.observation_space.shape}: flatten them"
             )
         self.observations = int(made.observation_space.shape[0])
@@ -85,30 +86,22 @@ class MemoryPolicy(nn.Module, ABC):
         self, observation: Tensor, before: Tensor, action: Tensor, reward: Tensor, ended: Tensor
     ) -> Tensor:
         """Input rows (R, T, I) of observations (R, T, O) that actions (R, T) or (R, T, A) `before` led to."""
-        made = self.distribution.family
-        center = torch.as_tensor(made.observation_center, device=observation.device, dtype=observation.dtype)
-        scale = torch.as_tensor(made.observation_scale, device=observation.device, dtype=observation.dtype)
         if self.distribution.discrete:
             action = nn.functional.one_hot(action, self.actions).to(observation.dtype)
         outcome = torch.stack((reward, ended.to(reward.dtype)), -1)
-        return torch.cat(((observation - center) / scale, action, outcome, (before - center) / scale), -1)
+        return torch.cat((self._normalized(observation), action, outcome, self._normalized(before)), -1)
 
     def first_row(self, observation: Tensor) -> Tensor:
         """The input rows (R, 1, I) at trials' starts, of observations (R, O)."""
-        blank = observation.new_zeros(len(observation), 1, self.inputs)
-        full = self.row(
-            observation.unsqueeze(1),
-            observation.unsqueeze(1),
-            torch.zeros(
-                (len(observation), 1) if self.distribution.discrete else (len(observation), 1, self.actions),
-                device=observation.device,
-                dtype=torch.long if self.distribution.discrete else observation.dtype,
-            ),
-            observation.new_zeros(len(observation), 1),
-            observation.new_zeros(len(observation), 1),
-        )
-        blank[:, :, : self.observations] = full[:, :, : self.observations]
-        return blank
+        row = observation.new_zeros(len(observation), 1, self.inputs)
+        row[:, 0, : self.observations] = self._normalized(observation)
+        return row
+
+    def _normalized(self, observation: Tensor) -> Tensor:
+        made = self.distribution.family
+        units = (made.observation_center, made.observation_scale)
+        center, scale = (constant(unit, observation.device, observation.dtype) for unit in units)
+        return (observation - center) / scale
 
     def interrupted_row(self, row: Tensor, observation: Tensor) -> Tensor:
         """The input row (R, 1, I) as if its episode had ended and one begun with `observation` (R, O)."""
@@ -137,7 +130,7 @@ class MemoryPolicy(nn.Module, ABC):
                 parameter.zero_()
 
 
-class RecurrentPolicy(MemoryPolicy):
+class RecurrentPolicy(InContextPolicy):
     """RL² (Duan et al. 2016, arXiv 1611.02779): a GRU that is not reset between a trial's episodes."""
 
     def _build(self) -> None:
@@ -153,7 +146,7 @@ class RecurrentPolicy(MemoryPolicy):
         return signal, last.squeeze(0)
 
 
-class ContextPolicy(MemoryPolicy):
+class ContextPolicy(InContextPolicy):
     """A policy conditioned on a task vector z: the mean of what an encoder makes of each past step.
 
     The mean does not mind the order of steps, as the posterior over Markov decision processes does
@@ -188,5 +181,5 @@ class ContextPolicy(MemoryPolicy):
         return signal, total[:, -1]
 
 
-POLICIES: dict[str, type[MemoryPolicy]] = {"rl2": RecurrentPolicy, "context": ContextPolicy}
-"""By the name of the algorithm that trains them."""
+POLICIES: dict[str, type[InContextPolicy]] = {"rl2": RecurrentPolicy, "context": ContextPolicy}
+"""By kind, in configurations and files."""

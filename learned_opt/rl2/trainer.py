@@ -1,11 +1,8 @@
-"""Meta-training of policies with a memory: PPO on whole trials."""
+"""Meta-training of in-context policies: PPO on whole trials."""
 
 from __future__ import annotations
 
-import copy
-import math
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,43 +10,26 @@ import torch
 from torch import Tensor
 
 from learned_opt.algorithms.advantages import ReturnScale, generalised_advantages, normalised
-from learned_opt.files import write_atomically
-from learned_opt.meta.trainer import Observer
+from learned_opt.algorithms.ppo import clipped_gain
 from learned_opt.rl2.artifact import save_policy
 from learned_opt.rl2.config import MemoryConfig
-from learned_opt.rl2.policies import POLICIES, MemoryPolicy
+from learned_opt.rl2.policies import POLICIES, InContextPolicy
 from learned_opt.rl2.trial import Trial, play
-from learned_opt.runs.checkpoint import check_fits, fitting, load_optimizer
-from learned_opt.runs.checkpoint_schedule import Pace, attempt
-from learned_opt.runs.divergence import DivergenceError, Health
-from learned_opt.runs.folder import RunFolder
-from learned_opt.runs.interrupts import interrupts
+from learned_opt.runs.checkpoint import check_fits, load_optimizer
+from learned_opt.runs.loop import MetaStep, RunPlan, TrainingRun
 from learned_opt.runs.lr_schedule import cosine
 from learned_opt.tasks.promises import sampled_tasks
 from learned_opt.tasks.random import derive_noise, derive_seed
 
 ARTIFACT = "policy.safetensors"
-COUNTERS = ("step", "diverged", "seconds", "best", "best_step")
-"""How far a run has come."""
 
 
-@dataclass(frozen=True)
-class PolicyOutcome:
-    """How a run ended: the best validated policy (as it stands, if interrupted), and where it lies."""
-
-    policy: MemoryPolicy
-    path: Path
-    step: int
-    interrupted: bool
-    best: float
-
-
-class MemoryTrainer:
+class InContextTrainer(TrainingRun[InContextPolicy]):
     """One run in a folder of its own: PPO (Schulman et al. 2017), backpropagated through whole trials.
 
     Args:
         config: the run.
-        folder: where config.yaml, validations.csv, checkpoints and policy.safetensors go.
+        folder: where config.yaml, metrics, checkpoints and policy.safetensors go.
         resume: go on from the folder's checkpoint.
 
     Raises:
@@ -58,88 +38,54 @@ class MemoryTrainer:
         ValueError: nothing to resume, nothing intact, or it belongs to another configuration.
     """
 
+    artifact, product, criterion, work = ARTIFACT, "policy", "mean_total_reward", "trials"
+
     def __init__(self, config: MemoryConfig, folder: Path, *, resume: bool = False) -> None:
-        self.config, self.folder = config, folder
-        self._run = RunFolder(folder, asdict(config), lambda data: asdict(MemoryConfig(**data)))
-        saved = self._run.earlier(config.device, resume=resume)
+        plan = RunPlan(
+            meta_steps=config.meta_steps,
+            validate_every=config.validate_every,
+            early_stop_score=config.target,
+            checkpoint_every=config.checkpoint_every,
+            checkpoint_minutes=config.checkpoint_minutes,
+            learners=config.trials,
+            max_diverged=config.divergence_limit,
+        )
+        super().__init__(asdict(config), plan, folder, device=config.device, resume=resume)
+        self.config = config
         generator = torch.Generator().manual_seed(derive_seed(config.seed, "policy"))
         kind = POLICIES[config.algorithm]
         policy = kind(config.family, config.hidden, horizon=config.horizon, generator=generator)
-        self.policy = policy.to(config.device)
+        self.learned = policy.to(config.device)
         self.noise = derive_noise(config.seed, "trials", device=config.device)
         self.scale = ReturnScale.zeros(1, self.noise.device, self.noise.dtype)
-        self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=config.meta_lr, eps=1e-5)
-        self.step, self.seconds, self.best, self.best_step = 0, 0.0, -math.inf, 0
-        self.best_state = copy.deepcopy(self.policy.state_dict())
-        self.validations: list[list[float]] = []
-        self.diverged = 0
-        self.health = Health(config.trials, config.divergence_limit)
-        if saved is not None:
-            self._load(saved)
-        self._run.begin(resume=resume)
+        self.optimizer = torch.optim.Adam(self.learned.parameters(), lr=config.meta_lr, eps=1e-5)
+        self.open()
 
-    def run(self, observer: Observer | None = None) -> PolicyOutcome:
-        """Train to the last iteration or the target, and save the best validated policy.
-
-        Raises:
-            DivergenceError: too many trials hold no usable numbers; all is saved before.
-            FileExistsError: another run is at work in the folder.
-            OSError: the last checkpoint or the policy could not be written.
-        """
-        with self._run.claimed():
-            return self._train(observer)
-
-    def _train(self, observer: Observer | None) -> PolicyOutcome:
-        config, interrupted = self.config, False
-        with interrupts() as stop:
-            pace = Pace(config.checkpoint_every, config.checkpoint_minutes)
-            if not self.validations:
-                self._assess(observer)
-            self._check()  # a resumed run that was stopped for its divergence stays so
-            while self.step < config.meta_steps and self.best < config.target:
-                if stop():
-                    interrupted = True
-                    break
-                start = time.monotonic()
-                lost = self._iterate()
-                self.diverged += lost
-                self.health.observe(lost)
-                self.seconds += time.monotonic() - start
-                self.step += 1
-                if observer is not None:
-                    observer.stepped(self.step, self.step * config.trials / self.seconds, self.diverged)
-                if self.step % config.validate_every == 0 or self.step == config.meta_steps:
-                    self._assess(observer)
-                self._check()
-                if pace.due(self.step):
-                    pace.save(self._save)
-        self._save()
-        policy = copy.deepcopy(self.policy)
-        if not interrupted:
-            policy.load_state_dict(self.best_state)
-        path = self.folder / ARTIFACT
-        save_policy(policy, path, self._provenance(None if interrupted else self.best))
-        return PolicyOutcome(policy, path, self.step, interrupted, self.best)
-
-    def _check(self) -> None:
-        """Stop where going on is a waste.
-
-        Raises:
-            DivergenceError: with the reason.
-        """
-        complaint = self.health.complaint()
-        if complaint is not None:
-            self._save()
-            raise DivergenceError(
-                f"stopped at iteration {self.step}: {complaint}; lower meta_lr (now {self.config.meta_lr:g}) "
-                f"or raise divergence_limit; the best validated policy is {self.folder / ARTIFACT}"
-            )
-
-    def _iterate(self) -> int:
-        """Play fresh trials and take the gradient steps on them; how many held numbers of no use."""
-        config, policy = self.config, self.policy
+    def advance(self) -> MetaStep:
+        """Fresh trials, and the gradient steps on them."""
+        config = self.config
+        meta_lr = cosine(config.meta_lr, self.step, config.meta_steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = cosine(config.meta_lr, self.step, config.meta_steps)
+            group["lr"] = meta_lr
+        lost, total_reward = self._iterate()
+        metrics = {"meta_lr": meta_lr, "mean_total_reward": total_reward, "diverged": lost}
+        return MetaStep(config.family, config.trials, lost, metrics)
+
+    def validate(self) -> dict[str, float]:
+        """Mean total reward of trials on fresh tasks, the same at every validation."""
+        config = self.config
+        noise = derive_noise(config.seed, "validation", device=config.device)
+        tasks = sampled_tasks(self.learned.distribution.family, config.validation_tasks, noise)
+        trial = play(self.learned, tasks, None, noise, episodes=config.trial_episodes())
+        return {self.criterion: float(trial.rewards.sum(1).mean())}
+
+    def _iterate(self) -> tuple[int, float | None]:
+        """Play fresh trials and take the gradient steps on them.
+
+        Returns:
+            How many trials held numbers of no use, and the mean total reward of the others, if any.
+        """
+        config, policy = self.config, self.learned
         tasks = sampled_tasks(policy.distribution.family, config.trials, self.noise)
         trial = play(policy, tasks, None, self.noise, episodes=config.trial_episodes())
         usable = torch.cat((trial.rows, trial.last), 1).isfinite().all(2).all(1)
@@ -148,7 +94,8 @@ class MemoryTrainer:
         if lost:
             trial = Trial(*(entry[usable] for entry in trial))
         if lost == config.trials:
-            return lost
+            return lost, None
+        total_reward = float(trial.rewards.sum(1).mean())
         with torch.no_grad():
             rows = torch.cat((trial.rows, trial.last), 1)
             output, unit_values, _ = policy(rows, policy.initial_memory(len(rows)))
@@ -161,18 +108,17 @@ class MemoryTrainer:
             loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_gradient_norm)
             if not bool(norm.isfinite()):
-                return config.trials
+                return config.trials, total_reward
             self.optimizer.step()
-        return lost
+        return lost, total_reward
 
     def _loss(self, trial: Trial, before: Tensor, advantages: Tensor, targets: Tensor) -> Tensor:
-        config, policy = self.config, self.policy
+        config, policy = self.config, self.learned
         output, values, _ = policy(trial.rows, policy.initial_memory(len(trial.rows)))
         output, values, actions = _counted(trial.valid, output, values, trial.actions)
         log_std = policy.log_std()
         ratio = (policy.distribution.log_prob(output, log_std, actions) - before).exp()
-        clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
-        gain = torch.minimum(ratio * advantages, clipped * advantages).mean()
+        gain = clipped_gain(ratio, advantages, config.clip).mean()
         error = (values - targets).square().mean()
         entropy = policy.distribution.entropy(output, log_std).mean()
         loss: Tensor = -gain + config.value_coefficient * error - config.entropy_coefficient * entropy
@@ -201,64 +147,41 @@ class MemoryTrainer:
         center, scale = self.scale.center_and_scale()
         return normalised(advantages.reshape(1, -1)).view_as(advantages), (returns - center) / scale
 
-    def _assess(self, observer: Observer | None) -> None:
-        """Mean total reward of trials on fresh tasks, the same at every validation."""
-        config = self.config
-        noise = derive_noise(config.seed, "validation", device=config.device)
-        tasks = sampled_tasks(self.policy.distribution.family, config.validation_tasks, noise)
-        trial = play(self.policy, tasks, None, noise, episodes=config.trial_episodes())
-        score = float(trial.rewards.sum(1).mean())
-        self.validations.append([self.step, score])
-        if score > self.best:
-            self.best, self.best_step = score, self.step
-            self.best_state = copy.deepcopy(self.policy.state_dict())
-            attempt(lambda: save_policy(self.policy, self.folder / ARTIFACT, self._provenance(score)))
-        lines = ["meta_step,mean_total_reward", *(f"{s:.0f},{v:.6g}" for s, v in self.validations)]
-        table = ("\n".join(lines) + "\n").encode()
-        attempt(lambda: write_atomically(self.folder / "validations.csv", table))
-        if observer is not None:
-            observer.validated(self.step, {config.family: score})
+    def save(self, learned: InContextPolicy, path: Path, provenance: dict[str, Any]) -> None:
+        """As a policy file."""
+        save_policy(learned, path, provenance)
 
-    def _provenance(self, score: float | None) -> dict[str, Any]:
-        """Of the best policy with its score, or without one of the policy as it stands."""
+    def provenance(self, step: int, scores: dict[str, float]) -> dict[str, Any]:
+        """Family, settings and scores."""
         return {
             "families": [self.config.family],
             "seed": self.config.seed,
-            "meta_steps": self.step if score is None else self.best_step,
-            "validation": {} if score is None else {"mean_total_reward": round(score, 6)},
+            "meta_steps": step,
+            "validation": {name: round(score, 6) for name, score in scores.items()},
             "configuration": asdict(self.config),
             "licence": "Apache-2.0",
         }
 
-    def _save(self) -> None:
-        content = {
-            **{name: getattr(self, name) for name in COUNTERS},
-            "best_state": self.best_state,
-            "validations": self.validations,
-            "recent": self.health.recent(),
-            "policy": self.policy.state_dict(),
+    def remedy(self) -> str:
+        """Smaller steps."""
+        return f"lower meta_lr (now {self.config.meta_lr:g})"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The policy, its optimizer, the scale of returns, and the random generator."""
+        return {
+            "policy": self.learned.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scale": [self.scale.mean, self.scale.square, self.scale.weight],
+            "scale": self.scale.state(),
             "generator": self.noise.generator.get_state(),
         }
-        self._run.save(content)
 
-    def _load(self, saved: dict[str, Any]) -> None:
-        with fitting(self.folder):
-            saved = {"diverged": 0, "recent": [], **saved}  # which older checkpoints do not hold
-            for name in COUNTERS:
-                check_fits(getattr(self, name), saved[name], name)
-                setattr(self, name, saved[name])
-            check_fits(self.best_state, saved["best_state"], "best_state")
-            self.best_state = saved["best_state"]
-            self.validations = [[float(step), float(score)] for step, score in saved["validations"]]
-            self.health.restore(saved["recent"])
-            self.policy.load_state_dict(saved["policy"])
-            load_optimizer(self.optimizer, saved["optimizer"])
-            scale = self.scale
-            check_fits([scale.mean, scale.square, scale.weight], saved["scale"], "scale")
-            scale.mean, scale.square, scale.weight = saved["scale"]
-            self.noise.generator.set_state(saved["generator"].cpu())
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.learned.load_state_dict(saved["policy"])
+        load_optimizer(self.optimizer, saved["optimizer"])
+        check_fits(self.scale.state(), saved["scale"], "scale")
+        self.scale = ReturnScale(*saved["scale"])
+        self.noise.generator.set_state(saved["generator"].cpu())
 
 
 def _counted(valid: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""Trials: a policy with a memory meets a task for several episodes in a row."""
+"""Trials: an in-context policy meets a task for several episodes in a row."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from learned_opt.rl2.policies import MemoryPolicy
+from learned_opt.rl2.policies import InContextPolicy
 from learned_opt.rollouts.collect import longest
 from learned_opt.tasks import Noise, Tasks
 
@@ -49,7 +49,7 @@ class Trial(NamedTuple):
 
 @torch.no_grad()
 def play(
-    policy: MemoryPolicy,
+    policy: InContextPolicy,
     tasks: Tasks,
     steps: int | None,
     noise: Noise,

@@ -17,8 +17,6 @@ from torch import Tensor
 
 from learned_opt.files import write_atomically
 
-CHECKPOINT = "checkpoint.pt"
-"""The one name of runs before checkpoints were numbered; without a checksum, and the last to be tried."""
 KEPT = 3
 """So many are kept, so that a damaged one costs the steps since the one before it."""
 MAGIC = b"learned_opt checkpoint 1\n"
@@ -34,18 +32,16 @@ def checkpoint_name(step: int) -> str:
     return f"checkpoint-{step:07d}.ckpt"
 
 
+def step_of(path: Path) -> int:
+    """The meta-step in a checkpoint's name, -1 if it is no checkpoint's."""
+    match = _NAME.fullmatch(path.name)
+    return -1 if match is None else int(match[1])
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """The folder's checkpoints, the latest first."""
-    found = [path for path in folder.glob("checkpoint*") if step_of(path) is not None and path.is_file()]
-    return sorted(found, key=lambda path: step_of(path) or 0, reverse=True)
-
-
-def step_of(path: Path) -> int | None:
-    """The meta-step in a checkpoint's name, -1 for `CHECKPOINT`, None if it is no checkpoint's name."""
-    if path.name == CHECKPOINT:
-        return -1
-    match = _NAME.fullmatch(path.name)
-    return None if match is None else int(match[1])
+    found = [path for path in folder.glob("checkpoint-*") if step_of(path) >= 0 and path.is_file()]
+    return sorted(found, key=step_of, reverse=True)
 
 
 def save_checkpoint(folder: Path, content: dict[str, Any]) -> Path:
@@ -60,7 +56,7 @@ def save_checkpoint(folder: Path, content: dict[str, Any]) -> Path:
     path = folder / checkpoint_name(content["step"])
     write_atomically(path, MAGIC + hashlib.sha256(payload).digest() + payload)
     # Those of later steps were damaged, or this run would have gone on from them: they count for nothing.
-    earlier = [other for other in checkpoints(folder) if (step_of(other) or 0) <= content["step"]]
+    earlier = [other for other in checkpoints(folder) if step_of(other) <= content["step"]]
     for old in earlier[KEPT:]:
         old.unlink(missing_ok=True)
     return path
@@ -72,20 +68,20 @@ def load_checkpoint(folder: Path, device: str) -> dict[str, Any]:
     Raises:
         ValueError: there is no checkpoint, or all are damaged.
     """
-    found = checkpoints(folder)
-    if not found:
-        raise ValueError(f"{folder} holds no checkpoint to resume from")
-    for index, path in enumerate(found):
+    found, damage = checkpoints(folder), list[str]()
+    for path in found:
         try:
             content = read_checkpoint(path, device)
         except ValueError as error:
-            if index + 1 == len(found):
-                damaged = f"all {len(found)} checkpoints in {folder} are damaged" if index else str(error)
-                raise ValueError(f"{damaged}: start a new run in another --out") from error
-            log.warning("%s; going on from %s", error, found[index + 1].name)
+            damage.append(str(error))
             continue
+        for complaint in damage:
+            log.warning("%s; going on from %s", complaint, path.name)
         return content
-    raise AssertionError("unreachable")
+    if not found:
+        raise ValueError(f"{folder} holds no checkpoint to resume from")
+    told = damage[0] if len(found) == 1 else f"all {len(found)} checkpoints in {folder} are damaged"
+    raise ValueError(f"{told}: start a new run in another --out")
 
 
 def read_checkpoint(path: Path, device: str) -> dict[str, Any]:
@@ -96,12 +92,10 @@ def read_checkpoint(path: Path, device: str) -> dict[str, Any]:
     """
     try:
         data = path.read_bytes()
-        if path.name != CHECKPOINT:
-            if not data.startswith(MAGIC):
-                raise ValueError("no checkpoint")
-            digest, data = data[len(MAGIC) :][:_DIGEST], data[len(MAGIC) + _DIGEST :]
-            if hashlib.sha256(data).digest() != digest:
-                raise ValueError("another checksum")
+        start = len(MAGIC) + _DIGEST
+        head, data = data[:start], data[start:]
+        if head != MAGIC + hashlib.sha256(data).digest():
+            raise ValueError("no checkpoint, or another checksum")
         _check_sizes(data)
         content = torch.load(io.BytesIO(data), weights_only=True, map_location=device)
     except Exception as error:

@@ -15,7 +15,7 @@ class DivergenceError(ArithmeticError):
     """Meta-training was stopped because going on is a waste; the message says why."""
 
 
-class Health:
+class DivergenceMonitor:
     """The share of learners that diverged of late.
 
     Args:

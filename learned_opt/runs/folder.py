@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from learned_opt.files import write_atomically
-from learned_opt.runs.checkpoint import checkpoints, fitting, load_checkpoint, save_checkpoint
+from learned_opt.files import clear_leftovers, is_leftover, write_atomically
+from learned_opt.runs.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from learned_opt.runs.config_file import mapping
-from learned_opt.runs.leftovers import clear_leftovers, is_leftover
 from learned_opt.runs.lock import LOCK, exclusive
 
 CONFIG = "config.yaml"
 """Written first: a folder that holds it holds a run."""
-FREE = ("meta_steps", "checkpoint_every", "checkpoint_minutes", "divergence_limit")
-"""Settings that a resumed run may have changed; the others decide what was learned so far."""
+FREE = ("meta_steps", "checkpoint_every", "checkpoint_minutes", "divergence_limit", "start")
+"""Settings that a resumed run may have changed; the others decide what was learned so far. Of the rule that
+it started from the trainer compares the file itself, whose path may have moved."""
 STAGE, BORN = "stage-", "birth-"
 """Folders of a recipe's stages and births: stage-1, stage-2, ..., birth-1, birth-2, ..."""
 _PART = re.compile(rf"({STAGE}|{BORN})\d+")
@@ -33,11 +33,10 @@ class RunFolder:
     Args:
         path: the folder; made when the run begins.
         settings: of the run, as config.yaml shall hold them.
-        complete: settings of an earlier version with the defaults of fields it did not know.
     """
 
-    def __init__(self, path: Path, settings: Settings, complete: Callable[[Settings], Settings]) -> None:
-        self.path, self._settings, self._complete = path, settings, complete
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self.path, self._settings = path, settings
         self._known: list[Path] = []
 
     def earlier(self, device: str, *, resume: bool) -> dict[str, Any] | None:
@@ -57,11 +56,11 @@ class RunFolder:
         theirs = mapping(self.path / CONFIG) if saved is None else saved.get("config")
         if not isinstance(theirs, dict):
             raise ValueError(f"{self._known[0]} is damaged: it names no settings")
-        with fitting(self.path):
-            theirs = self._complete(theirs)
-        changed = [key for key, value in self._settings.items() if key not in FREE and value != theirs[key]]
-        if "start" in changed and saved is not None and saved.get("start") is not None:
-            changed.remove("start")  # the trainer compares the file itself: its path may have moved
+        changed = [
+            name
+            for name in dict.fromkeys((*self._settings, *theirs))
+            if name not in FREE and self._settings.get(name) != theirs.get(name)
+        ]
         if changed:
             raise ValueError(
                 f"{self.path} was trained with other settings for {', '.join(changed)}; "

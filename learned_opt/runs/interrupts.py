@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,21 +12,18 @@ from typing import Any
 @contextmanager
 def interrupts() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C (or SIGTERM) into a request to stop at the next meta-step; a second kills."""
-    asked = False
+    asked: list[int] = []
+    previous: dict[int, Any] = {}
 
     def ask(number: int, frame: Any) -> None:
-        nonlocal asked
-        asked = True
+        asked.append(number)
         signal.signal(number, previous[number])
 
-    previous: dict[int, Any] = {}
-    try:
+    with contextlib.suppress(ValueError):  # not in the main thread: nothing to catch there
         for number in (signal.SIGINT, signal.SIGTERM):
             previous[number] = signal.signal(number, ask)
-    except ValueError:  # not in the main thread: nothing to catch there
-        pass
     try:
-        yield lambda: asked
+        yield lambda: bool(asked)
     finally:
         for caught, handler in previous.items():
             signal.signal(caught, handler)

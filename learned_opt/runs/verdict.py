@@ -17,14 +17,22 @@ class Verdict:
 
     best_step: meta-steps of the rule with the best score; 0 is the rule that the run began with.
     best, first, last, lowest: its score, that of the rule that the run began with, of the latest one, and
-        the lowest of all; not finite where a run is older than such records.
+        the lowest of all; not finite before the first validation.
     """
 
-    best_step: int
-    best: float
-    first: float
-    last: float
-    lowest: float
+    best_step: int = 0
+    best: float = math.nan
+    first: float = math.nan
+    last: float = math.nan
+    lowest: float = math.nan
+
+    def after(self, step: int, score: float) -> Verdict:
+        """With one more validation."""
+        if math.isnan(self.first):
+            return Verdict(step, score, score, score, score)
+        better = score > self.best + ALIKE
+        best = (step, score) if better else (self.best_step, self.best)
+        return Verdict(*best, self.first, score, min(self.lowest, score))
 
     @property
     def improved(self) -> bool:
@@ -39,8 +47,8 @@ class Verdict:
     def facts(self) -> dict[str, Any]:
         """For an artifact's header, JSON-compatible."""
         scores = {"at_first": self.first, "best": self.best, "last": self.last}
-        known = {name: round(score, 6) for name, score in scores.items() if math.isfinite(score)}
-        return {"improved": self.improved, "told_apart": self.differed, **known}
+        rounded = {name: round(score, 6) for name, score in scores.items() if math.isfinite(score)}
+        return {"improved": self.improved, "told_apart": self.differed, **rounded}
 
     def sentence(self, what: str = "rule") -> str:
         """Where nothing improved, that it did not; else nothing."""
@@ -51,11 +59,9 @@ class Verdict:
                 f"meta-training did NOT improve the {what}: every validation scored {self.best:.3f}, so that "
                 f"none told one {what} from another; kept is the one that it began with"
             )
-        scores = [f"{self.best:.3f} to begin with"] if math.isfinite(self.best) else []
-        scores += [f"{self.last:.3f} at the end"] if math.isfinite(self.last) else []
         return (
             f"meta-training did NOT improve the {what}: none validated better than the one that it began "
-            f"with ({', '.join(scores)}), which is kept"
+            f"with ({self.best:.3f} to begin with, {self.last:.3f} at the end), which is kept"
         )
 
 

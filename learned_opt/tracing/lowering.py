@@ -19,7 +19,7 @@ from torch import Tensor
 from learned_opt.kernels.program import CODES, LARGEST, Draw, Program, UntraceableError
 from learned_opt.policies.distribution import ActionDistribution
 from learned_opt.tasks import Noise, Tasks
-from learned_opt.tasks.base import BatchedFamily
+from learned_opt.tasks.batched import BatchedFamily
 from learned_opt.tracing.graph import Symbol, in_order
 from learned_opt.tracing.tensor import inputs, named_inputs, symbols_of
 

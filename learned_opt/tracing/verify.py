@@ -15,7 +15,7 @@ from learned_opt.kernels import native, rollout
 from learned_opt.kernels.program import Program, UntraceableError
 from learned_opt.policies.distribution import ActionDistribution
 from learned_opt.tasks import BatchedEnvironments, Noise, Tasks
-from learned_opt.tasks.base import BatchedFamily
+from learned_opt.tasks.batched import BatchedFamily
 from learned_opt.tasks.contract import Contract
 from learned_opt.tasks.promises import sampled_tasks
 from learned_opt.tracing.fingerprint import described

@@ -214,7 +214,7 @@ def test_results_keep_names_to_the_character(names, family, results, tmp_path):
 def test_metrics_keep_names_to_the_character(name, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with MetricsLog(tmp_path, (name,)) as log:
+    with MetricsLog(tmp_path) as log:
         values = dict.fromkeys(("reward", "gradient_norm", "meta_gradient_norm", "diverged"), 0.5)
         log.step(1, name, values)
         log.validation(1, {name: 0.5, "all": 0.5})

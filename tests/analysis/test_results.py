@@ -7,9 +7,9 @@ import pytest
 
 from learned_opt.analysis.comparison.results import (
     KIND,
-    LearningCurves,
     FamilyResults,
     GridScores,
+    LearningCurves,
     Results,
     Setting,
     load_results,

@@ -22,16 +22,16 @@ from learned_opt.analysis import (
 from learned_opt.analysis.comparison.results import (
     MIXED,
     SPLITS,
-    LearningCurves,
     FamilyResults,
+    LearningCurves,
     Results,
     Setting,
     common_split,
 )
 from learned_opt.analysis.reporting.html import Section, page
 from learned_opt.analysis.reporting.model_card import model_card
-from learned_opt.analysis.reporting.summary_plots import plot_heatmap, plot_profiles, plot_times
 from learned_opt.analysis.reporting.summary import OVERALL, summary_table
+from learned_opt.analysis.reporting.summary_plots import plot_heatmap, plot_profiles, plot_times
 from learned_opt.analysis.reporting.table import render_table
 from learned_opt.artifacts import load_artifact, save_rule
 from learned_opt.cli import main

@@ -7,9 +7,9 @@ from learned_opt.analysis.comparison.results import GridScores, Setting
 from learned_opt.analysis.comparison.runs import LARGEST_BATCH, Budget, draw_problem, run_settings
 from learned_opt.analysis.comparison.tuning import (
     BASELINES,
+    TuningJob,
     choose,
     half_decades,
-    TuningJob,
     make_baseline,
 )
 

@@ -40,7 +40,7 @@ def test_a_plain_loop_is_ahead_of_adam_at_its_default():
 @pytest.mark.parametrize("algorithm", ["ppo", "a2c", "dqn"])
 def test_stable_baselines3(algorithm, tmp_path):
     pytest.importorskip("stable_baselines3")
-    command = [EXAMPLES / "sb3_train.py", "--algorithm", algorithm, "--steps", 600]
+    command = [EXAMPLES / "sb3_train.py", "--algorithm", algorithm, "--total-timesteps", 600]
     assert "saved" in run(*command, "--out", tmp_path / "a.zip")
     assert "saved" in run(*command, "--load", tmp_path / "a.zip", "--out", tmp_path / "b.zip")
     assert (tmp_path / "b.zip").exists()
@@ -48,12 +48,14 @@ def test_stable_baselines3(algorithm, tmp_path):
 
 @pytest.mark.parametrize("optimizer", ["learned", "adam"])
 def test_cleanrl_ppo(optimizer):
-    assert last_return(run(EXAMPLES / "cleanrl_ppo.py", "--steps", 1500, "--optimizer", optimizer)) > 5
+    assert (
+        last_return(run(EXAMPLES / "cleanrl_ppo.py", "--total-timesteps", 1500, "--optimizer", optimizer)) > 5
+    )
 
 
 def test_torchrl_ppo():
     pytest.importorskip("torchrl")
-    assert last_return(run(EXAMPLES / "torchrl_ppo.py", "--steps", 2048)) > 5
+    assert last_return(run(EXAMPLES / "torchrl_ppo.py", "--total-frames", 2048)) > 5
 
 
 CONTINUE = """
@@ -62,7 +64,7 @@ from pathlib import Path
 sys.path.insert(0, {examples!r})
 from sb3_train import Options, create, resume
 torch.set_num_threads(1)
-options, path = Options(steps=2048), Path({path!r})
+options, path = Options(total_timesteps=2048), Path({path!r})
 if {loaded}:
     model = resume(options, path)
 else:

@@ -16,9 +16,9 @@ from learned_opt.meta.estimators.base import View, Window
 from learned_opt.meta.estimators.unroll import _above_siblings
 from learned_opt.meta.trainer import GROUPS, MetaTrainer, contained, new_rule
 from learned_opt.progress import MetaProgress
-from learned_opt.rl2.trainer import MemoryConfig, MemoryTrainer
+from learned_opt.rl2.trainer import InContextTrainer, MemoryConfig
 from learned_opt.runs.checkpoint import load_checkpoint
-from learned_opt.runs.divergence import EARLIEST, DivergenceError, Health
+from learned_opt.runs.divergence import EARLIEST, DivergenceError, DivergenceMonitor
 from learned_opt.runs.metrics import read_rows
 from learned_opt.tasks.cartpole import CartPole
 from learned_opt.tasks.navigation import Navigation2D
@@ -242,7 +242,7 @@ def test_a_run_in_which_most_learners_diverge_stops_and_says_why(tmp_path, monke
 
 
 def test_health_looks_at_the_last_stretch_alone():
-    health = Health(4, 0.25)
+    health = DivergenceMonitor(4, 0.25)
     for _ in range(EARLIEST - 1):
         health.observe(4)
         assert health.complaint() is None
@@ -251,7 +251,7 @@ def test_health_looks_at_the_last_stretch_alone():
     for _ in range(100):
         health.observe(1)
     assert health.complaint() is None
-    twin = Health(4, 0.25)
+    twin = DivergenceMonitor(4, 0.25)
     twin.restore(health.recent())
     twin.observe(2)
     assert twin.complaint() is not None
@@ -282,12 +282,12 @@ def test_a_trial_of_bad_numbers_never_reaches_a_policy_with_a_memory(what, tmp_p
         validation_tasks=2,
     )
     poison = Poison(monkeypatch, Navigation2D, what, float("nan"))
-    trainer = MemoryTrainer(config, tmp_path / "run")
-    before = {name: value.clone() for name, value in trainer.policy.state_dict().items()}
+    trainer = InContextTrainer(config, tmp_path / "run")
+    before = {name: value.clone() for name, value in trainer.learned.state_dict().items()}
     poison.on = True
-    assert trainer._iterate() == 1
+    assert trainer._iterate()[0] == 1
     assert bool(trainer.scale.mean.isfinite().all())
-    after = trainer.policy.state_dict()
+    after = trainer.learned.state_dict()
     assert all(bool(value.isfinite().all()) for value in after.values())
     assert any(not torch.equal(value, before[name]) for name, value in after.items())
 
@@ -303,13 +303,13 @@ def test_a_policy_whose_trials_are_all_bad_stops_and_says_why(tmp_path, monkeypa
         validation_tasks=2,
     )
     transition = Navigation2D.transition
-    trainer = MemoryTrainer(config, tmp_path / "run")
+    trainer = InContextTrainer(config, tmp_path / "run")
     trainer._iterate()  # a family that is bad from the start is refused
     monkeypatch.setattr(
         Navigation2D,
         "transition",
         lambda *arguments: transition(*arguments)._replace(reward=torch.full((4, 1), float("inf"))),
     )
-    trainer._assess = lambda observer: None
-    with pytest.raises(DivergenceError, match="stopped at iteration 10: 100%"):
+    trainer.validate = lambda: {"mean_total_reward": 0.0}
+    with pytest.raises(DivergenceError, match="stopped at meta-step 10: 100%"):
         trainer.run()

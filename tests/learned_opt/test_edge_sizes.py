@@ -21,7 +21,8 @@ from learned_opt.policies.mlp import ActorCritic
 from learned_opt.rollouts.collect import Rollout, collect
 from learned_opt.rollouts.normalization import ObservationScale, RunningMoments
 from learned_opt.tasks import Noise, make_family
-from learned_opt.tasks.base import BatchedFamily, Transition
+from learned_opt.tasks.base import Transition
+from learned_opt.tasks.batched import BatchedFamily
 from learned_opt.tracing.verify import dynamics_of
 
 LIBRARIES = (a2c_gradients, lstm_step, rollout, mlp)

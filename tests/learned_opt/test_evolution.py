@@ -149,7 +149,7 @@ def test_meta_training_by_evolution_resumes_exactly(changes, tmp_path):
     MetaTrainer(config, tmp_path / "whole").run()
     trainer = MetaTrainer(config, tmp_path / "parts")
     for _ in range(4):
-        trainer._advance()
+        trainer.take_step()
     trainer._save()
     MetaTrainer(config, tmp_path / "parts", resume=True).run()
     whole, parts = (load_checkpoint(tmp_path / name, "cpu")["rule"] for name in ("whole", "parts"))

@@ -15,7 +15,7 @@ from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.trainer import MetaTrainer
 from learned_opt.meta.validation import Validator
 from learned_opt.rl2.config import MemoryConfig
-from learned_opt.rl2.trainer import MemoryTrainer
+from learned_opt.rl2.trainer import InContextTrainer
 from learned_opt.runs.divergence import DivergenceError
 from learned_opt.runs.verdict import Verdict, improvements
 
@@ -132,7 +132,7 @@ def test_a_resumed_run_remembers_what_it_began_with(tmp_path, validations):
 def test_a_run_that_stops_does_not_call_the_rule_at_birth_the_best(tmp_path, validations):
     validations(*FELL)
     trainer = MetaTrainer(TINY, tmp_path / "run")
-    trainer.health.complaint = lambda: "too many diverge"
+    trainer.monitor.complaint = lambda: "too many diverge"
     with pytest.raises(DivergenceError, match="the rule that it began with, none better, is"):
         trainer.run()
 
@@ -192,13 +192,7 @@ def test_the_page_of_a_run_tells_it(tmp_path, validations):
 def test_policies_with_a_memory_say_so_too(scores, said, tmp_path, capsys, monkeypatch):
     told = itertools.cycle(scores)
 
-    def assess(self, observer):
-        score = next(told)
-        self.validations.append([self.step, score])
-        if score > self.best:
-            self.best, self.best_step = score, self.step
-
-    monkeypatch.setattr(MemoryTrainer, "_assess", assess)
+    monkeypatch.setattr(InContextTrainer, "validate", lambda self: {"mean_total_reward": next(told)})
     data = {"algorithm": "rl2", "family": "bandit", "hidden": 4, "trials": 4, "meta_steps": 2}
     data |= {"validate_every": 1, "validation_tasks": 4, "episodes": 3}
     assert MemoryConfig(**data)

@@ -23,7 +23,8 @@ from learned_opt.policies.distribution import ActionDistribution
 from learned_opt.policies.mlp import ActorCritic
 from learned_opt.rollouts.collect import collect, play_episodes
 from learned_opt.tasks import Noise, make_family
-from learned_opt.tasks.base import BatchedFamily, Transition
+from learned_opt.tasks.base import Transition
+from learned_opt.tasks.batched import BatchedFamily
 from learned_opt.tasks.registry import FAMILIES
 from learned_opt.tracing import verify
 from learned_opt.tracing.lowering import trace

@@ -18,7 +18,7 @@ from learned_opt.meta.estimators.es import EvolutionGroup
 from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.trainer import new_rule
 from learned_opt.tasks import make_family
-from learned_opt.tasks.environments import AHEAD
+from learned_opt.tasks.batched import AHEAD
 from learned_opt.tasks.random import derive_noise
 from learned_opt.trees import leaves, mapped
 

@@ -18,11 +18,10 @@ from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.analysis.reporting.figures import save_figure
 from learned_opt.cli import main
 from learned_opt.commands.training import train_once
-from learned_opt.files import write_atomically
+from learned_opt.files import _claim, clear_leftovers, is_leftover, write_atomically
 from learned_opt.meta.config import MetaConfig
 from learned_opt.runs.folder import begun, is_occupied, refuse_occupied
-from learned_opt.runs.leftovers import clear_leftovers, is_leftover
-from learned_opt.runs.lock import LOCK, claim
+from learned_opt.runs.lock import LOCK
 
 TINY = MetaConfig(
     families=("bandit",),
@@ -78,11 +77,10 @@ def test_a_file_cleared_away_before_its_writer_has_locked_it_is_made_anew(tmp_pa
     def late(descriptor, *, wait=False):
         if not cleared:
             cleared.extend(tmp_path.iterdir())
-            clear_leftovers(tmp_path)
-        claim(descriptor, wait=wait)
+            cleared[0].unlink()
+        _claim(descriptor, wait=wait)
 
-    monkeypatch.setattr("learned_opt.runs.leftovers.claim", late)
-    monkeypatch.setattr("learned_opt.runs.leftovers._remove_abandoned", lambda path: path.unlink())
+    monkeypatch.setattr("learned_opt.files._claim", late)
     write_atomically(tmp_path / "file", b"content")
     assert len(cleared) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

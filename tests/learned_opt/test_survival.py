@@ -24,9 +24,8 @@ from learned_opt.meta.estimators.base import View
 from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.initial_rule import new_rule
 from learned_opt.meta.trainer import MetaTrainer
-from learned_opt.rl2.trainer import MemoryConfig, MemoryTrainer
+from learned_opt.rl2.trainer import InContextTrainer, MemoryConfig
 from learned_opt.runs.checkpoint import (
-    CHECKPOINT,
     KEPT,
     MAGIC,
     check_fits,
@@ -136,7 +135,7 @@ def shaken(config, folder, source, kinds):
 
 def newest(folder):
     """The meta-step of the latest checkpoint, 0 before the first."""
-    return max((step_of(path) or 0 for path in checkpoints(folder)), default=0)
+    return max((step_of(path) for path in checkpoints(folder)), default=0)
 
 
 def _wait_for(step, folder, process):
@@ -151,7 +150,7 @@ def straight(tmp_path_factory):
     folder = tmp_path_factory.mktemp("straight")
     torch.set_num_threads(1)
     MetaTrainer(TINY, folder / "rule").run()
-    MemoryTrainer(POLICY, folder / "policy").run()
+    InContextTrainer(POLICY, folder / "policy").run()
     return folder
 
 
@@ -253,26 +252,10 @@ def test_if_all_checkpoints_are_damaged_one_sentence_says_so(tmp_path, capsys):
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
-def test_a_folder_of_an_earlier_version_is_resumed(straight, tmp_path):
-    """It has one checkpoint without number or checksum, which knows nothing of later fields."""
-    run = tmp_path / "run"
-    MetaTrainer(TINY, run).run(Stopper(8))
-    content = load_checkpoint(run, "cpu")
-    for path in checkpoints(run):
-        path.unlink()
-    for field in ("checkpoint_minutes", "divergence_limit"):
-        del content["config"][field]
-    for entry in ("start", "recent"):
-        del content[entry]
-    torch.save(content, run / CHECKPOINT)
-    MetaTrainer(TINY, run, resume=True).run()
-    assert outcome(run)[:2] == outcome(straight / "rule")[:2]
-
-
 def test_tables_that_a_crash_has_cut_keep_their_whole_rows(tmp_path):
     folder = tmp_path
     values = {"reward": 1.0, "gradient_norm": 1.0, "meta_gradient_norm": 1.0, "diverged": 0.0}
-    with MetricsLog(folder, ("bandit",)) as log:
+    with MetricsLog(folder) as log:
         for step in range(1, 13):
             log.step(step, "bandit", values)
     path = folder / "metrics.csv"

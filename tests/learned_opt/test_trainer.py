@@ -104,7 +104,7 @@ def test_ctrl_c_saves_the_rule_and_the_run_can_go_on(tmp_path):
     assert outcome.interrupted
     assert outcome.step == 2
     saved = load_rule(outcome.path)
-    for ours, theirs in zip(saved.parameters(), trainer.average.parameters(), strict=True):
+    for ours, theirs in zip(saved.parameters(), trainer.learned.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     assert bool(saved.head.any())  # the rule as it stands, not as it was born
     finished = MetaTrainer(TINY, tmp_path / "run", resume=True).run()

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from learned_opt.analysis.comparison.runs import Budget, draw_problem, run_policy
 from learned_opt.analysis.rl2.trials import plot_trials, run_trials
 from learned_opt.cli import main
+from learned_opt.meta.trainer import columns
 from learned_opt.rl2.policies import ContextPolicy, RecurrentPolicy
-from learned_opt.rl2.trainer import MemoryConfig, MemoryTrainer
+from learned_opt.rl2.trainer import InContextTrainer, MemoryConfig
 from learned_opt.rl2.trial import play
 from learned_opt.runs.metrics import MetricsLog, read_rows
 from learned_opt.tasks import BatchedFamily, make_family
@@ -215,13 +216,13 @@ def trained(family, tmp_path, **changes):
         "validation_tasks": 128,
         **changes,
     }
-    return MemoryTrainer(MemoryConfig(**config), tmp_path / "run")
+    return InContextTrainer(MemoryConfig(**config), tmp_path / "run")
 
 
 def test_steps_after_a_trials_end_count_nowhere_in_training(tmp_path):
     """Rows, actions, values and rewards there may be anything: losses, targets, gradients stay the same."""
     trainer = trained(Chancy.name, tmp_path)
-    policy, noise = trainer.policy, derive_noise(3, "trial")
+    policy, noise = trainer.learned, derive_noise(3, "trial")
     trial = play(policy, policy.distribution.family.sample_tasks(16, noise), None, noise, episodes=2)
     over = ~trial.valid
     assert 20 < int(over.sum()) < over.numel() - 20
@@ -250,7 +251,7 @@ def test_steps_after_a_trials_end_count_nowhere_in_training(tmp_path):
 
 def test_value_reaches_back_to_no_step_from_beyond_a_trials_end(tmp_path):
     trainer = trained(Chancy.name, tmp_path, discount=0.9, trace=0.8)
-    policy, noise = trainer.policy, derive_noise(4, "trial")
+    policy, noise = trainer.learned, derive_noise(4, "trial")
     trial = play(policy, policy.distribution.family.sample_tasks(6, noise), None, noise, episodes=2)
     values = torch.randn(6, trial.valid.shape[1] + 1, generator=noise.generator)
     _, targets = trainer._advantages(trial, values)
@@ -275,23 +276,23 @@ def test_training_learns_when_every_step_pays_the_same(family, at_birth, reached
     outcome = trained(family, tmp_path).run()
     rows = (tmp_path / "run" / "validations.csv").read_text().splitlines()
     assert float(rows[1].split(",")[1]) < at_birth
-    assert outcome.best > reached
+    assert outcome.verdict.best > reached
 
 
 @pytest.mark.parametrize("algorithm", ["rl2", "context"])
 def test_validation_and_shown_trials_measure_the_same_number(algorithm, tmp_path):
     trainer = trained(Lever.name, tmp_path, algorithm=algorithm, episodes=3)
-    trainer._assess(None)
+    trainer.assess()
     noise = derive_noise(0, "validation")
-    tasks = trainer.policy.distribution.family.sample_tasks(128, noise)
-    totals = play(trainer.policy, tasks, None, noise, episodes=3).rewards.sum(1)
-    assert trainer.best == float(totals.mean())
+    tasks = trainer.learned.distribution.family.sample_tasks(128, noise)
+    totals = play(trainer.learned, tasks, None, noise, episodes=3).rewards.sum(1)
+    assert trainer.verdict.best == float(totals.mean())
 
-    results = run_trials({"mine": trainer.policy}, Lever.name, tasks=20, episodes=3, seed=5)
+    results = run_trials({"mine": trainer.learned}, Lever.name, tasks=20, episodes=3, seed=5)
     noise = derive_noise(5, "shown tasks", Lever.name)
-    tasks = trainer.policy.distribution.family.sample_tasks(20, noise)
+    tasks = trainer.learned.distribution.family.sample_tasks(20, noise)
     noise = derive_noise(5, "trials", "mine")
-    totals = play(trainer.policy, tasks, None, noise, episodes=3).rewards.sum(1)
+    totals = play(trainer.learned, tasks, None, noise, episodes=3).rewards.sum(1)
     np.testing.assert_array_equal(results.totals()["mine"], totals.numpy())
     assert bool((results.returns["mine"] >= 1).all()), "each episode was played"
 
@@ -365,10 +366,9 @@ def test_a_trial_of_nothing_is_refused():
 
 
 def test_metrics_tell_the_return_of_episodes_where_the_reward_of_a_step_is_always_the_same(tmp_path):
-    common = {"seconds": 1.0, "gradient_norm": 1.0, "meta_gradient_norm": 1.0, "diverged": 0.0, "reward": 1.0}
-    with MetricsLog(tmp_path, ("cartpole",)) as log:
+    with MetricsLog(tmp_path) as log:
         for step, endings in enumerate((0.05, 0.01, 0.0), 1):
-            log.step(step, "cartpole", {**common, "endings": endings})
+            log.step(step, "cartpole", columns({"reward": 1.0, "endings": endings}))
     rows = read_rows(tmp_path / "metrics.csv")
     assert [row["return"] for row in rows] == ["20", "100", ""]
 

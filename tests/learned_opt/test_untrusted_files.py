@@ -40,7 +40,7 @@ from learned_opt.meta.trainer import MetaTrainer
 from learned_opt.rl2.artifact import load_policy, save_policy
 from learned_opt.rl2.config import MemoryConfig
 from learned_opt.rl2.policies import RecurrentPolicy
-from learned_opt.runs.checkpoint import CHECKPOINT, MAGIC, checkpoint_name, read_checkpoint
+from learned_opt.runs.checkpoint import MAGIC, checkpoint_name, read_checkpoint
 from learned_opt.runs.config_file import ALIASES, mapping
 from learned_opt.runs.metrics import read_rows
 
@@ -225,7 +225,6 @@ def kinds(folder):
     arguments = "cell", {"kind": "shown"}, lambda: [1.0, 2.0], lambda x: x, lambda x: [float(y) for y in x]
     store.get_or_run(*arguments)
     (stored,) = cell.iterdir()
-    legacy = folder / CHECKPOINT
     numbered = folder / checkpoint_name(2)
     variants = {**TINY.to_dict(), "variants": {"a": {"hidden": 3}, "b": {"stages": [{}, {"meta_lr": 0.1}]}}}
     configs = [yaml.safe_dump(TINY.to_dict()).encode(), yaml.safe_dump(variants).encode()]
@@ -256,10 +255,6 @@ def kinds(folder):
     def load_results_file(data):
         path.write_bytes(data)
         load_results(path).to_json()
-
-    def load_legacy(data):
-        legacy.write_bytes(data)
-        read_checkpoint(legacy, "cpu")
 
     def load_numbered(data):
         numbered.write_bytes(data)
@@ -306,7 +301,6 @@ def kinds(folder):
         Kind("results", [saved(results().save)], load_results_file, as_json),
         Kind("cell", [stored.read_bytes()], load_cell, as_json),
         Kind("checkpoint", [checkpoint], load_numbered, resigned),
-        Kind("checkpoint of an earlier version", [payload], load_legacy),
         Kind("resumed run", [checkpoint], resume, as_content),
         Kind("configuration", configs, load_config),
         Kind("metrics", [(run / "metrics.csv").read_bytes()], load_rows),

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from learned_opt.tasks.bandit import BernoulliBandit
-from learned_opt.tasks.environments import BatchedEnvironments
+from learned_opt.tasks.batched import BatchedEnvironments
 from learned_opt.tasks.random import Noise
 
 

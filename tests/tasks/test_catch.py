@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from learned_opt.tasks.batched import BatchedEnvironments
 from learned_opt.tasks.catch import Catch
-from learned_opt.tasks.environments import BatchedEnvironments
 from learned_opt.tasks.random import Noise
 
 

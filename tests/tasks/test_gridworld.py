@@ -3,7 +3,7 @@ from functools import cache
 import pytest
 import torch
 
-from learned_opt.tasks.environments import BatchedEnvironments
+from learned_opt.tasks.batched import BatchedEnvironments
 from learned_opt.tasks.gridworld import GridWorld, GridWorldSparse
 from learned_opt.tasks.random import Noise
 

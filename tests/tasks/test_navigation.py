@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from learned_opt.tasks.environments import BatchedEnvironments
+from learned_opt.tasks.batched import BatchedEnvironments
 from learned_opt.tasks.navigation import Navigation2D, Navigation2DSparse
 from learned_opt.tasks.random import Noise
 from learned_opt.tasks.references import random_returns

@@ -11,7 +11,8 @@ from gymnasium import spaces
 import learned_opt.tasks
 from learned_opt.tasks.acrobot import Acrobot
 from learned_opt.tasks.bandit import BernoulliBandit
-from learned_opt.tasks.base import BatchedFamily, Transition
+from learned_opt.tasks.base import Transition
+from learned_opt.tasks.batched import BatchedFamily
 from learned_opt.tasks.cartpole import CartPole
 from learned_opt.tasks.catch import Catch
 from learned_opt.tasks.lqr import LinearQuadratic

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from learned_opt.tasks.environments import BatchedEnvironments
+from learned_opt.tasks.batched import BatchedEnvironments
 from learned_opt.tasks.random import Noise
 from learned_opt.tasks.references import random_returns
 from learned_opt.tasks.tabular_mdp import TabularMDP

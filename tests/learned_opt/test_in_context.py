@@ -1,4 +1,4 @@
-"""Policies with a memory: what they remember, how they are trained, and what they are measured by."""
+"""In-context policies: what they remember, how they are trained, and what they are measured by."""
 
 import json
 
@@ -13,7 +13,7 @@ from learned_opt.artifacts import ArtifactError
 from learned_opt.cli import main
 from learned_opt.rl2.artifact import load_policy, save_policy
 from learned_opt.rl2.policies import ContextPolicy, RecurrentPolicy
-from learned_opt.rl2.trainer import MemoryConfig, MemoryTrainer
+from learned_opt.rl2.trainer import InContextTrainer, MemoryConfig
 from learned_opt.rl2.trial import play
 from learned_opt.tasks import make_family
 from learned_opt.tasks.random import derive_noise
@@ -86,33 +86,32 @@ def test_training_learns_a_bandit_with_two_arms_far_apart(algorithm, tmp_path, m
     config = MemoryConfig(
         algorithm=algorithm, episodes=10, hidden=16, trials=64, meta_steps=60, validate_every=60, seed=1
     )
-    outcome = MemoryTrainer(config, tmp_path / "run").run()
+    outcome = InContextTrainer(config, tmp_path / "run").run()
     rows = (tmp_path / "run" / "validations.csv").read_text().splitlines()
     untrained = float(rows[1].split(",")[1])
     assert untrained < 2
-    assert outcome.best > 6
+    assert outcome.verdict.best > 6
 
 
 def test_the_same_seed_gives_equal_files_and_a_resumed_run_too(tmp_path):
     config = MemoryConfig(**TINY, checkpoint_every=2)
     for name in "ab":
-        MemoryTrainer(config, tmp_path / name).run()
+        InContextTrainer(config, tmp_path / name).run()
     whole = (tmp_path / "a" / "policy.safetensors").read_bytes()
     assert (tmp_path / "b" / "policy.safetensors").read_bytes() == whole
 
-    trainer = MemoryTrainer(config, tmp_path / "d")
-    trainer._assess(None)
+    trainer = InContextTrainer(config, tmp_path / "d")
+    trainer.assess()
     for _ in range(2):
-        trainer._iterate()
-        trainer.step += 1
-    trainer._assess(None)
+        trainer.take_step()
+    trainer.assess()
     trainer._save()
-    MemoryTrainer(config, tmp_path / "d", resume=True).run()
+    InContextTrainer(config, tmp_path / "d", resume=True).run()
     assert (tmp_path / "d" / "policy.safetensors").read_bytes() == whole
 
 
 def test_a_run_stops_early_at_its_target(tmp_path):
-    outcome = MemoryTrainer(MemoryConfig(**TINY, target=0.1), tmp_path / "run").run()
+    outcome = InContextTrainer(MemoryConfig(**TINY, target=0.1), tmp_path / "run").run()
     assert outcome.step == 0
 
 
@@ -127,7 +126,7 @@ def test_policies_are_saved_and_loaded(kind, tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(data[:-8])
     with pytest.raises(ArtifactError):
         load_policy(tmp_path / "cut.safetensors")
-    with pytest.raises(ArtifactError, match="no policy with a memory"):
+    with pytest.raises(ArtifactError, match="no in-context policy"):
         load_policy(next(iter(__import__("learned_opt").artifacts.shipped_rules().values())))
 
 

@@ -1,73 +1,84 @@
-"""Batched environments: a task family's dynamics with autoreset, time limits and counters."""
+"""Families whose dynamics are torch functions, and their environments: autoreset, time limits and counters.
+
+Environment state is one plain tensor and a step is a function of state and task, so that B tasks × E
+environments advance in one call, checkpoints are trivial and nothing is hidden.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from learned_opt.tasks.base import BatchedFamily, Tasks
+from learned_opt.tasks.base import Step, TaskFamily, Tasks, Transition
 from learned_opt.tasks.constants import constant
 from learned_opt.tasks.contract import Contract
+from learned_opt.tasks.declaration import about_declaration
+from learned_opt.tasks.promises import refuse
 from learned_opt.tasks.random import Noise
 
 AHEAD = 32
 """Steps whose start states are drawn at once: a draw costs more than its numbers."""
 
 
-class Step(NamedTuple):
-    """One step of B × E environments.
+class BatchedFamily(TaskFamily):
+    """A family whose dynamics are functions of B × E states at once.
 
-    `final_observation` (B, E, O) is what the action led to; `observation` equals it except where an
-    episode ended, where it is the first observation of the next episode. Bootstrap truncated
-    episodes from `final_observation`, terminated ones not at all.
-
-    `valid` (B, E), if there is one, is False where no step was taken: a gymnasium vector environment
-    that resets an ended episode in a step of its own, whatever the action.
-
-    `success` (B, E), if there is one, says where the task counts as done at this step, by the
-    environment's own word.
+    What the functions return is held against the shapes below when environments are made, by a transition of
+    random actions that is then forgotten; `learned_opt.tasks.contract.Contract` says what is asked for and
+    what is converted. A family that breaks its promise is refused with a ValueError that names it
+    and the method.
     """
 
-    observation: Tensor
-    reward: Tensor
-    terminated: Tensor
-    truncated: Tensor
-    final_observation: Tensor
-    valid: Tensor | None = None
-    success: Tensor | None = None
+    def check_declaration(self) -> None:
+        """Refuse a name, spaces, a horizon or ranges that cannot be worked with.
 
+        Raises:
+            ValueError: one sentence that names family and attribute.
+        """
+        refuse(self, about_declaration(self))
 
-class Environments(Protocol):
-    """B tasks × E environments that advance together and reset themselves.
+    def constants(self, tasks: Tasks) -> Tasks:
+        """The tasks with derived quantities added (masses summed, matrices solved); computed once.
 
-    batch, environments: B and E.
-    tasks: the B tasks.
-    horizon: steps after which episodes are truncated, a number or (B, 1).
-    observation: what every agent sees now, (B, E, O).
-    """
+        A quantity of each task has B as its first axis, and shape (B, 1) where it is one number, so that it
+        broadcasts against (B, E). What is the same for all tasks may have any shape.
+        """
+        return tasks
 
-    batch: int
-    environments: int
-    tasks: Tasks
-    horizon: int | Tensor
-    observation: Tensor
+    def environments(
+        self, tasks: Tasks, environments: int, noise: Noise, *, staggered: bool = False
+    ) -> BatchedEnvironments:
+        """As every family's; nothing but `BatchedEnvironments` over the functions below."""
+        return BatchedEnvironments(self, tasks, environments, noise, staggered=staggered)
 
-    def reset(self) -> Tensor:
-        """Start every environment anew; returns observations (B, E, O)."""
+    @abstractmethod
+    def initial_state(self, constants: Tasks, environments: int, noise: Noise) -> Tensor:
+        """Draw start states of E = `environments` copies, independent and all alike, shape (B, E, S).
 
-    def step(self, action: Tensor) -> Step:
-        """Advance by `action`: integers (B, E) for Discrete spaces, floats (B, E, A) for Box."""
+        Those of several steps to come are drawn in one call, as of so many more copies.
+        """
 
-    def replace_tasks(self, rows: Tensor, tasks: Tasks) -> None:
-        """Give the learners marked in `rows` (B, bool) the same rows of `tasks`, and reset them."""
+    @abstractmethod
+    def observe(self, constants: Tasks, state: Tensor) -> Tensor:
+        """What the agent sees of `state` (B, E, S): observations (B, E, O)."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds of them."""
+    @abstractmethod
+    def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
+        """Advance every environment one step; no argument is modified.
 
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        Args:
+            constants: what `constants` returned for the B tasks.
+            state: (B, E, S).
+            action: integers (B, E) for Discrete, floats (B, E, A) for Box.
+            noise: source of randomness.
+
+        Returns:
+            state (B, E, S) of the type that `initial_state` has, reward (B, E) and terminated (B, E, bool).
+            Time limits are not the dynamics' business: they truncate, and never appear in `terminated`.
+        """
 
 
 class BatchedEnvironments:
