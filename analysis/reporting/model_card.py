@@ -57,7 +57,7 @@ def model_card(
         digest=artifact.digest,
         license=str(provenance.get("licence", "not stated")),
         stages=stages,
-        meta_seeds=provenance.get("births"),
+        meta_seeds=_meta_seeds(provenance.get("births")),
         comparisons=[_comparison(title, results, label, seed) for title, results in comparisons.items()],
         bold=lambda text, best: f"**{text}**" if best else text,
     )
@@ -83,6 +83,14 @@ def _stage(story: Mapping[str, Any]) -> dict[str, Any]:
         "families": story.get("families", []),
         "spent": None,
     }
+
+
+def _meta_seeds(story: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """How the rule was chosen among those of several meta-seeds, if it was."""
+    if story is None:
+        return None
+    chosen = {"metric": CRITERIA[story["criterion"]], "distinct": story["told_apart"]}
+    return {**chosen, "seeds": story["seeds"], "scores": story["scores"], "num_tasks": story["tasks"]}
 
 
 def _comparison(title: str, results: Results, label: str, seed: int) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def inner_of(given: LearnerConfig, artifacts: dict[str, Artifact]) -> LearnerCon
     theirs = learner_of(artifacts)
     if given.objective not in (theirs.objective, LearnerConfig().objective):
         raise ValueError(
-            f"a learned initialization is for {theirs.objective}, which it was trained with: leave --inner out"
+            f"a learned initialization is for {theirs.objective}, as it was trained: leave --inner out"
         )
     usual = LearnerConfig()
     changed = {

@@ -13,7 +13,8 @@ from learned_opt.cli import main
 from learned_opt.rules import SGD, Adam
 from learned_opt.tasks import EnvironmentFailedError
 
-PPO = ["--inner.objective", "ppo", "--inner.environments", "2", "--inner.steps", "8", "--inner.epochs", "1", "--inner.minibatches", "2"]
+PPO = ["--inner.objective", "ppo", "--inner.environments", "2", "--inner.steps", "8"]
+PPO += ["--inner.epochs", "1", "--inner.minibatches", "2"]
 SMALL = LearnerConfig(objective="ppo", width=8, depth=1, environments=2, steps=8, epochs=1, minibatches=2)
 CONFIG = CompareConfig(
     families=("CartPole-v1",),

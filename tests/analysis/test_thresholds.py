@@ -53,7 +53,9 @@ def test_where_the_rival_begins_at_its_target_there_is_none():
     scores = family_scores(at_once(quick=0.05, adam=0.0))
     assert speed(UPDATES, scores["quick"], scores["adam"]) is None
     both = results(there=at_once(quick=0.05, adam=0.0), here=family(quick=0.05, adam=0.025))
-    made = speed_summary(both, "quick", "adam", ["there", "here"], generator=np.random.default_rng(0))
+    found = speed_summary(both, "quick", "adam", ["there", "here"], generator=np.random.default_rng(0))
+    alone = speed_summary(both, "quick", "adam", ["here"], generator=np.random.default_rng(0))
+    assert found == alone
 
 
 def test_the_summary_is_the_median_over_families_with_a_target():
