@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from learned_opt.algorithms.config import LearnerConfig
-from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms import InnerAlgorithm
 from learned_opt.algorithms.inner_loop import live
 from learned_opt.analysis.result_file import write_results
 from learned_opt.analysis.statistics.improvement import mean_share
@@ -161,7 +160,7 @@ class MetaWorldResults:
 def evaluate(
     rule: UpdateRule,
     family: MetaWorldFamily,
-    learner: LearnerConfig,
+    learner: InnerAlgorithm,
     protocol: Protocol,
     split: str,
     *,
@@ -204,7 +203,7 @@ def evaluate(
         count = len(tasks["goal"])
         tasks = {key: value.to(device) for key, value in tasks.items()}
         life = live(
-            make_learner(family, count, noise, learner, tasks=tasks),
+            learner.learner(family, count, noise, tasks=tasks),
             rule,
             updates=protocol.adaptation_steps,
             queries=2,

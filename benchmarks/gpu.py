@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 import tyro
 
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C
 from learned_opt.algorithms.cuda_graphs import Recorder
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.estimators.base import LearnerGroup, View
@@ -83,7 +83,8 @@ def setting(family: str, estimator: Estimator, learners: int) -> tuple[LearnerGr
         unroll=20,
         estimator=estimator,
         perturbed="all" if estimator == "tbptt" else "head",
-        learner=LearnerConfig(environments=16 - outer, outer_environments=outer),
+        learner=A2C(num_envs=16 - outer),
+        outer_num_envs=outer,
         device="cuda",
     )
     rule = new_rule(config).to("cuda")

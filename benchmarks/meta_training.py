@@ -17,8 +17,7 @@ from typing import Any
 import torch
 import tyro
 
-from learned_opt.algorithms import on_environments
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C, on_environments
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.estimators import unroll as unroll_module
 from learned_opt.meta.estimators.base import View
@@ -48,7 +47,8 @@ def main(options: Options) -> None:
         learners=16,
         hidden=16,
         unroll=20,
-        learner=LearnerConfig(environments=8, outer_environments=8),
+        learner=A2C(num_envs=8),
+        outer_num_envs=8,
     )
     rule = new_rule(config)
     group = TruncatedGroup(options.family, config, rule, seed=0, view=View(roles=True, critic_first=False))

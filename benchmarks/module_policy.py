@@ -17,8 +17,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from learned_opt.algorithms.config import LearnerConfig
-from learned_opt.algorithms.factory import RLLearner, make_learner
+from learned_opt.algorithms import A2C, RLLearner
 from learned_opt.policies.mlp import ActorCritic
 from learned_opt.policies.module import ModulePolicy
 from learned_opt.tasks import make_family
@@ -94,7 +93,7 @@ def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     family = make_family(options.family)
     inputs, outputs = family.observation_space.shape[0], ActorCritic(family).actions
-    config = LearnerConfig(width=WIDTH, environments=16, steps=32)
+    config = A2C(hidden_size=WIDTH, num_envs=16, num_steps=32)
 
     def own(make: Callable[[], nn.Module]) -> ModulePolicy:
         return ModulePolicy(family, make)
@@ -110,7 +109,7 @@ def main(options: Options) -> None:
     noise = derive_noise(0, "benchmark")
     learners: dict[str, tuple[RLLearner, Tensor]] = {}
     for name, policy in policies.items():
-        learner = make_learner(family, options.learners, noise, config, policy=policy)
+        learner = config.learner(family, options.learners, noise, policy=policy)
         learners[name] = learner, learner.initial_parameters()
     best = dict.fromkeys(policies, float("inf"))
     for _ in range(options.repeats):

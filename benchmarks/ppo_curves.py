@@ -30,8 +30,6 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from learned_opt.algorithms.config import LearnerConfig
-from learned_opt.algorithms.factory import make_learner
 from learned_opt.algorithms.inner_loop import live
 from learned_opt.files import write_atomically
 from learned_opt.policies.mlp import ActorCritic
@@ -73,22 +71,21 @@ class Options:
 def ours(options: Options) -> np.ndarray:
     """Returns (moments, seeds) of the learner of this library."""
     rows = options.environments * options.rollout
-    config = LearnerConfig(
-        objective="ppo",
-        width=64,
-        environments=options.environments,
-        steps=options.rollout,
-        discount=options.discount,
-        entropy_coefficient=0.0,
-        advantage_scale="batch",
-        value_units="rewards",
-        epochs=options.epochs,
-        minibatches=rows // options.minibatch,
+    config = PPO(
+        hidden_size=64,
+        num_envs=options.environments,
+        num_steps=options.rollout,
+        gamma=options.discount,
+        ent_coef=0.0,
+        normalize_advantage="batch",
+        value_scale="rewards",
+        update_epochs=options.epochs,
+        num_minibatches=rows // options.minibatch,
     )
     family = make_family(options.environment)
     noise = derive_noise(0, "ppo curves", options.environment)
     policy = ActorCritic(family, config.width, config.depth, config.activation, value_gain=1.0)
-    learner = make_learner(family, options.seeds, noise, config, policy=policy)
+    learner = config.learner(family, options.seeds, noise, policy=policy)
     updates = round(options.steps / rows) * options.epochs * config.minibatches
     life = live(
         learner,

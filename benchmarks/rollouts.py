@@ -39,7 +39,7 @@ class Options:
 def main(options: Options) -> None:
     torch.set_num_threads(1)
     names = options.families or [
-        name for name, f in FAMILIES.items() if f.__module__ != "learned_opt.tasks.mujoco"
+        name for name, f in FAMILIES.items() if f.__module__ != "learned_opt.tasks.families.mujoco"
     ]
     print(f"environment steps a second, {options.learners} learners × {ENVIRONMENTS} environments × {STEPS}:")
     for name in names:

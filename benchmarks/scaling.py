@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import tyro
 
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.estimators.base import View
 from learned_opt.meta.estimators.tbptt import TruncatedGroup
@@ -62,7 +62,7 @@ def main(options: Options) -> None:
     turns = 1 if options.quick else 5
     learners = LEARNERS[: 3 if options.quick else None]
     widths = WIDTHS[: 3 if options.quick else None]
-    for width in (WIDTHS[0], LearnerConfig().width):
+    for width in (WIDTHS[0], A2C().width):
         print(f"cost a learner-update against learners, networks of width {width}, K = 5:")
         flatness({f"{count} learners": (count, width, 5) for count in learners}, turns)
     print("cost a learner-update against parameters, 16 learners, K = 3:")
@@ -78,7 +78,7 @@ def setting(
     learners: int, width: int, unroll: int, ranks: Ranks = ALONE
 ) -> tuple[TruncatedGroup, UpdateRule]:
     """A group in the middle of its lives, and the rule."""
-    learner = LearnerConfig(width=width, environments=8, outer_environments=8)
+    learner = A2C(hidden_size=width, num_envs=8)
     config = MetaConfig(families=("cartpole",), learners=learners, unroll=unroll, learner=learner)
     rule, view = new_rule(config), View(roles=True, critic_first=False)
     group = TruncatedGroup("cartpole", config, rule, seed=0, view=view, ranks=ranks)

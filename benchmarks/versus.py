@@ -24,7 +24,7 @@ import torch
 import tyro
 from meta_training import matrix_speed
 
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.estimators.base import View
 from learned_opt.meta.estimators.tbptt import TruncatedGroup
@@ -59,7 +59,8 @@ def main(options: Options) -> None:
         learners=options.learners,
         hidden=HIDDEN,
         unroll=UNROLL,
-        learner=LearnerConfig(environments=8, outer_environments=8),
+        learner=A2C(num_envs=8),
+        outer_num_envs=8,
     )
     rule = new_rule(config)
     group = TruncatedGroup("cartpole", config, rule, seed=0, view=View(roles=True, critic_first=False))

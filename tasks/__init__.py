@@ -13,7 +13,7 @@ from learned_opt.tasks.base import Environments, Step, TaskFamily, Tasks, Transi
 from learned_opt.tasks.batched import BatchedEnvironments, BatchedFamily
 from learned_opt.tasks.gymnasium_env import TaskEnv, TaskVectorEnv, register
 from learned_opt.tasks.gymnasium_failures import EnvironmentFailedError
-from learned_opt.tasks.gymnasium_tasks import GymnasiumFamily, gymnasium_family
+from learned_opt.tasks.gymnasium_family import GymnasiumFamily
 from learned_opt.tasks.metaworld import MetaWorldFamily
 from learned_opt.tasks.random import WHOLE, Noise, Share
 from learned_opt.tasks.registry import FAMILIES, check_family, is_gymnasium_id, make_family, needs_import
@@ -36,7 +36,6 @@ __all__ = [
     "Tasks",
     "Transition",
     "check_family",
-    "gymnasium_family",
     "is_gymnasium_id",
     "make_family",
     "needs_import",

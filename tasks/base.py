@@ -2,7 +2,7 @@
 
 A family is a distribution over Markov decision processes. It holds no state: tasks are plain tensors, and
 `environments` makes B tasks × E environments of them that advance together. `learned_opt.tasks.batched` has
-families whose dynamics are torch functions; `learned_opt.tasks.gymnasium_tasks` makes families of gymnasium's
+families whose dynamics are torch functions, `learned_opt.tasks.gymnasium_family` those of gymnasium's
 environments, which keep state of their own.
 """
 

@@ -251,35 +251,21 @@ class TaskVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
 
 def register() -> None:
     """Register every family with gymnasium, as "learned_opt/CartPole-v0" and so on; repeatable."""
-    for name in FAMILIES:
+    for name, kind in FAMILIES.items():
         identifier = environment_id(name)
         if identifier not in gymnasium.registry:
             gymnasium.register(
                 identifier,
-                entry_point="learned_opt.tasks.gymnasium_env:TaskEnv",
-                vector_entry_point="learned_opt.tasks.gymnasium_env:TaskVectorEnv",
+                entry_point=f"{__name__}:TaskEnv",
+                vector_entry_point=f"{__name__}:TaskVectorEnv",
                 kwargs={"family": name},
-                max_episode_steps=FAMILIES[name].horizon,
+                max_episode_steps=kind.horizon,
             )
 
 
 def environment_id(name: str) -> str:
-    """The gymnasium id of the family called `name`."""
-    words = "".join(word.capitalize() for word in name.split("_"))
-    return f"learned_opt/{_SPELLING.get(name, words)}-v0"
-
-
-_SPELLING = {
-    "cartpole": "CartPole",
-    "gridworld": "GridWorld",
-    "gridworld_sparse": "GridWorldSparse",
-    "halfcheetah_dir": "HalfCheetahDir",
-    "halfcheetah_vel": "HalfCheetahVel",
-    "lqr": "LQR",
-    "navigation2d": "Navigation2D",
-    "navigation2d_sparse": "Navigation2DSparse",
-    "tabular_mdp": "TabularMDP",
-}
+    """The gymnasium id of the family called `name`: that of its class."""
+    return f"learned_opt/{FAMILIES[name].__name__}-v0"
 
 
 def _batched(family: str | BatchedFamily) -> BatchedFamily:

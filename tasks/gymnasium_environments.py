@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import finalize
 
 import numpy as np
@@ -13,22 +13,20 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learned_opt.tasks.base import Step, Tasks
-from learned_opt.tasks.gymnasium_failures import EnvironmentFailedError, named
+from learned_opt.tasks.base import Step, TaskFamily, Tasks
+from learned_opt.tasks.gymnasium_copies import Copies
+from learned_opt.tasks.gymnasium_failures import EnvironmentFailedError, WrongReturnError, named
 from learned_opt.tasks.gymnasium_returns import (
     Returned,
-    WrongReturnError,
     flags,
     numbers,
     reset_of,
     step_of,
     successes_of,
 )
+from learned_opt.tasks.gymnasium_spaces import native
 from learned_opt.tasks.random import Noise
 from learned_opt.tasks.variation import Apply
-
-if TYPE_CHECKING:
-    from learned_opt.tasks.gymnasium_tasks import GymnasiumFamily
 
 SEEDS = 2**24
 """Environments are seeded with numbers below this, as many as float32 tells apart."""
@@ -49,7 +47,8 @@ class GymnasiumEnvironments:
     Gymnasium cannot save an environment: after `load_state_dict` the same tasks begin new episodes.
 
     Args:
-        family: what makes the environments.
+        family: whose they are.
+        copies: what makes them.
         tasks: B tasks.
         environments: E.
         noise: draws the seeds of B × E environments, and the first counts.
@@ -62,20 +61,22 @@ class GymnasiumEnvironments:
 
     def __init__(
         self,
-        family: GymnasiumFamily,
+        family: TaskFamily,
+        copies: Copies,
         tasks: Tasks,
         environments: int,
         noise: Noise,
         *,
         staggered: bool = False,
     ) -> None:
-        self.family, self.tasks, self.environments, self.noise = family, tasks, environments, noise
+        self.family, self.copies, self.tasks = family, copies, tasks
+        self.environments, self.noise = environments, noise
         self.batch = next(iter(tasks.values())).shape[0]
         self.horizon = self._horizon_of(tasks)
-        self.staggered = staggered and family.vectorization != "vector_entry_point"
+        self.staggered = staggered and copies.vectorization != "vector_entry_point"
         self.steps = 0
-        self._vectors = [family.borrow(environments) for _ in range(self.batch)]
-        self._release = finalize(self, family.give_back, list(self._vectors))
+        self._vectors = [copies.borrow(environments) for _ in range(self.batch)]
+        self._release = finalize(self, copies.give_back, list(self._vectors))
         self._mode = _mode_of(family.name, self._vectors[0])
         self._resetting = np.zeros((self.batch, environments), dtype=bool)
         self.reset()
@@ -88,7 +89,7 @@ class GymnasiumEnvironments:
 
     def step(self, action: Tensor) -> Step:
         """Advance by `action`: integers (B, E) for Discrete spaces, floats (B, E, A) for Box, clipped."""
-        actions = self.family.native(action)
+        actions = native(self.family.action_space, action)
         self.steps += 1
         ignored = self._resetting.copy()
         with self._watched("failed"):
@@ -152,7 +153,7 @@ class GymnasiumEnvironments:
 
     def _horizon_of(self, tasks: Tasks) -> int | Tensor:
         """Steps after which episodes are truncated here, a number or (B, 1)."""
-        if "horizon" in tasks and self.family.vectorization == "vector_entry_point":
+        if "horizon" in tasks and self.copies.vectorization == "vector_entry_point":
             raise ValueError(
                 f"{self.family.name} counts its own episodes: take sync or async vectorization for tasks "
                 "with horizons of their own"
@@ -170,7 +171,7 @@ class GymnasiumEnvironments:
                 vector = self._vectors[row]
                 task = {key: float(self.tasks[key][row]) for key in self.family.train_range}
                 if task:
-                    _give_task(vector, task, self.family.apply)
+                    _give_task(vector, task, self.copies.apply)
                 scalar = isinstance(vector, (SyncVectorEnv, AsyncVectorEnv))
                 first, _ = reset_of(vector.reset(seed=seeds[row] if scalar else seeds[row][0]))
                 seen[row] = self._seen(first)
@@ -189,7 +190,7 @@ class GymnasiumEnvironments:
 
         A vector version that was told the limit has ended its episodes there, or does not know it.
         """
-        last = self.horizon if self.family.counts else self.horizon + 1
+        last = self.horizon if self.copies.counts else self.horizon + 1
         over: NDArray[np.bool_] = (self.elapsed + 1 >= last).cpu().numpy() & ~gone
         return over
 

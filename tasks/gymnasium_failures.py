@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from learned_opt.tasks.gymnasium_returns import WrongReturnError
-from learned_opt.tasks.gymnasium_spaces import SpaceError
+
+class WrongReturnError(ValueError):
+    """What an environment returned is not what was asked for: the message is a clause about "it"."""
+
+
+class SpaceError(ValueError):
+    """Spaces that are not supported; the message names the environment."""
 
 
 class EnvironmentFailedError(RuntimeError):

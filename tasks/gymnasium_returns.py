@@ -11,14 +11,12 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from learned_opt.tasks.gymnasium_failures import WrongReturnError
+
 SUCCESS = ("success", "is_success")
 """Entries of a step's info by which environments say that their task is done."""
 NUMBERS = "biuf"
 """Kinds of numpy types that are numbers here."""
-
-
-class WrongReturnError(ValueError):
-    """What an environment returned is not what was asked for: the message is a clause about "it"."""
 
 
 class Returned(NamedTuple):
@@ -84,18 +82,6 @@ def flags(value: Any, shape: tuple[int, ...], what: str) -> NDArray[np.bool_]:
     return array.astype(np.bool_)
 
 
-def reward_of(value: Any) -> float:
-    """The reward of one environment."""
-    if type(value) is float:
-        return value
-    return float(numbers(value, (), "a reward"))
-
-
-def flag_of(value: Any, what: str) -> bool:
-    """What one environment says of its episode's end."""
-    return value if type(value) is bool else bool(flags(value, (), what))
-
-
 def observed(space: spaces.Box, value: Any, what: str = "an observation") -> NDArray[Any]:
     """An observation in the shape and type of its space.
 
@@ -150,58 +136,48 @@ def _member(space: spaces.Space[Any], value: Any, what: str) -> Any:
     return value
 
 
-def success_of(value: Any) -> bool | None:
-    """Whether one environment says that its task is done; None where it says so in words of its own.
-
-    A boolean or a number is read, and so is an array of one; NaN is no success.
-    """
-    try:
-        array = np.asarray(value)
-    except Exception:  # whatever an array-like raises
-        return None
-    if array.size != 1 or array.dtype.kind not in NUMBERS:
-        return None
-    return bool(np.nan_to_num(array).reshape(()))
-
-
 def told(info: Any, environment: str) -> dict[str, bool]:
     """What one environment's info says of success; other entries serve nobody here and are left out."""
-    found = {}
-    for key in SUCCESS if isinstance(info, Mapping) else ():
-        value = info.get(key)
-        success = None if value is None else success_of(value)
-        if success is not None:
-            found[key] = success
-        elif value is not None:
-            unread(environment, key, value)
-    return found
+    found = successes_of(info, 1, environment)
+    return {} if found is None else {SUCCESS[0]: bool(found[0])}
 
 
 def successes_of(info: Any, count: int, environment: str) -> NDArray[np.bool_] | None:
-    """What the infos of E = `count` environments say of success, (E,); None where they say nothing."""
+    """What the infos of E = `count` environments say of success, (E,); None where they say nothing.
+
+    A boolean or a number is read, NaN as no success; of what is neither a warning tells.
+    """
     found: NDArray[np.bool_] | None = None
     for key in SUCCESS if isinstance(info, Mapping) else ():
         value = info.get(key)
         if value is None:
             continue
-        array = np.asarray(value) if not isinstance(value, Mapping) else np.asarray(None)
-        if array.size == count and array.dtype.kind in NUMBERS:
-            said = np.nan_to_num(array).reshape(count).astype(np.bool_)
-        elif array.shape == (count,) and all(x is None or success_of(x) is not None for x in array):
-            said = np.array([bool(x is not None and success_of(x)) for x in array])
-        else:
-            unread(environment, key, value)
+        said = _truths(value, count)
+        if said is None:
+            warnings.warn(
+                f"{environment}: info[{key!r}] is {shown(value)}, neither a boolean nor a number, and is not "
+                "counted",
+                stacklevel=2,
+            )
             continue
         found = said if found is None else found | said
     return found
 
 
-def unread(environment: str, key: str, value: Any) -> None:
-    """Say once that an entry of an info is not understood."""
-    warnings.warn(
-        f"{environment}: info[{key!r}] is {shown(value)}, neither a boolean nor a number, and is not counted",
-        stacklevel=2,
-    )
+def _truths(value: Any, count: int) -> NDArray[np.bool_] | None:
+    """A value as (count,) truths; where gymnasium has gathered those of some, None stands for the others'."""
+    try:
+        array = np.asarray(value)
+    except Exception:  # whatever an array-like raises
+        return None
+    if array.size == count and array.dtype.kind in NUMBERS:
+        said: NDArray[np.bool_] = np.nan_to_num(array).reshape(count).astype(np.bool_)
+        return said
+    if array.shape != (count,) or array.dtype != object:
+        return None
+    each = [np.zeros(1, np.bool_) if x is None else _truths(x, 1) for x in array]
+    known = [x for x in each if x is not None]
+    return np.concatenate(known) if len(known) == count else None
 
 
 def shown(value: Any) -> str:

@@ -11,11 +11,8 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
+from learned_opt.tasks.gymnasium_failures import SpaceError
 from learned_opt.tasks.gymnasium_returns import NUMBERS
-
-
-class SpaceError(ValueError):
-    """Spaces that are not supported; the message names the environment."""
 
 
 def observations_of(environment: str, space: spaces.Space[Any]) -> spaces.Box:
@@ -30,7 +27,7 @@ def observations_of(environment: str, space: spaces.Space[Any]) -> spaces.Box:
         raise SpaceError(
             f"{environment} has observations{where} of {type(part).__name__}, which cannot be flattened to "
             f"numbers: wrap it ({without}gymnasium.wrappers.TransformObservation makes a Box of it), by the "
-            "wrappers of a gymnasium_family"
+            "wrappers of a GymnasiumFamily"
         )
     if not isinstance(space, spaces.Box):
         space = spaces.flatten_space(space)
@@ -44,12 +41,10 @@ def observations_of(environment: str, space: spaces.Space[Any]) -> spaces.Box:
 
 
 def _unflattenable(space: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(space, spaces.Dict):
-        for key, part in space.spaces.items():
+    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+        parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        for key, part in parts:
             yield from _unflattenable(part, f"{path}[{key!r}]")
-    elif isinstance(space, spaces.Tuple):
-        for index, part in enumerate(space.spaces):
-            yield from _unflattenable(part, f"{path}[{index}]")
     elif isinstance(space, spaces.Text) or not isinstance(space, spaces.Space):
         yield path, space  # numbers of letters are no numbers to learn from
     elif not isinstance(space, spaces.Box):
@@ -74,7 +69,7 @@ def actions_of(environment: str, space: spaces.Space[Any]) -> spaces.Discrete | 
     raise SpaceError(
         f"{environment} has actions of {space}: only Discrete and one-dimensional Box are supported; wrap it "
         "in gymnasium.wrappers.TransformAction, which takes such actions and makes its own of them, by the "
-        "wrappers of a gymnasium_family"
+        "wrappers of a GymnasiumFamily"
     )
 
 
@@ -113,32 +108,28 @@ def check_vector(
             "or async vectorization"
         )
     seen, done = vector.single_observation_space, vector.single_action_space
-    same = (
-        isinstance(seen, spaces.Box)
-        and seen.shape == observation.shape
-        and np.dtype(seen.dtype).kind == np.dtype(observation.dtype).kind
-    )
-    for what, theirs, ours, equal in (
-        ("observations", seen, observation, same),
-        ("actions", done, action, _same_actions(done, action)),
+    for what, theirs, ours, alike in (
+        ("observations", seen, observation, _alike(seen, observation)),
+        ("actions", done, action, _alike(done, action) and _within(done, action)),
     ):
-        if not equal:
+        if not alike:
             raise SpaceError(
                 f"{environment}'s vector version has {what} of {_brief(theirs)} where the single environment "
                 f"has {_brief(ours)}: take sync or async vectorization"
             )
 
 
-def _same_actions(theirs: Any, ours: spaces.Discrete | spaces.Box) -> bool:
-    if isinstance(ours, spaces.Discrete):
-        return isinstance(theirs, spaces.Discrete) and (theirs.n, theirs.start) == (ours.n, ours.start)
-    return (
-        isinstance(theirs, spaces.Box)
-        and theirs.shape == ours.shape
-        and np.dtype(theirs.dtype).kind == np.dtype(ours.dtype).kind
-        and np.allclose(theirs.low, ours.low)
-        and np.allclose(theirs.high, ours.high)
-    )
+def _alike(theirs: Any, ours: spaces.Discrete | spaces.Box) -> bool:
+    if not isinstance(ours, spaces.Box):
+        return bool(theirs == ours)
+    kinds_alike = isinstance(theirs, spaces.Box) and np.dtype(theirs.dtype).kind == np.dtype(ours.dtype).kind
+    return kinds_alike and theirs.shape == ours.shape
+
+
+def _within(theirs: Any, ours: spaces.Discrete | spaces.Box) -> bool:
+    if not isinstance(ours, spaces.Box):
+        return True
+    return np.allclose(theirs.low, ours.low) and np.allclose(theirs.high, ours.high)
 
 
 def _brief(space: Any) -> str:

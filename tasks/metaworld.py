@@ -11,7 +11,8 @@ from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 
 from learned_opt.tasks.base import Tasks
-from learned_opt.tasks.gymnasium_tasks import GymnasiumFamily, Vectorization
+from learned_opt.tasks.gymnasium_copies import Vectorization
+from learned_opt.tasks.gymnasium_family import GymnasiumFamily
 from learned_opt.tasks.metaworld_env import SPLITS, Goals, MetaWorldEnv, draw_goals, give_goal
 from learned_opt.tasks.random import Noise
 from learned_opt.tasks.references import stored_references
@@ -42,7 +43,7 @@ class MetaWorldFamily(GymnasiumFamily):
 
     Args:
         benchmark: its name.
-        vectorization: see `gymnasium_family`; "async" takes a process for every environment.
+        vectorization: see `GymnasiumFamily`; "async" takes a process for every environment.
 
     Raises:
         ValueError: Meta-World is not installed, or has no such environment.
@@ -68,14 +69,10 @@ class MetaWorldFamily(GymnasiumFamily):
                 "environment": (0.0, float(len(self.goals["train"]))),
                 "goal": (0.0, float(self.count())),
             },
-            (),
             shifted=largest,
             vectorization=vectorization,
-            horizon=None,
-            reference=None,
             apply=give_goal,
             name=benchmark,
-            options={},
         )
 
     def count(self) -> int:

@@ -69,7 +69,7 @@ def reference_returns(family: TaskFamily, tasks: Tasks, noise: Noise, *, shifted
     if stored is None or why:
         raise NoReferenceError(
             f"no reference return for the {split} tasks of {family.name!r}{f' ({why})' if why else ''}: "
-            "implement its reference_returns, give gymnasium_family a reference (--reference), or store a "
+            "implement its reference_returns, give GymnasiumFamily a reference (--reference), or store a "
             f"tuned policy's mean return in {_STORED.name}"
         )
     batch = next(iter(tasks.values())).shape[0]

@@ -1,60 +1,33 @@
-"""Task families by name."""
+"""Task families by name: those in `learned_opt.tasks.families`, benchmarks, gymnasium ids, and one's own."""
 
 from __future__ import annotations
 
 import math
+import pkgutil
 import sys
+from importlib import import_module
 
 import gymnasium
 
-from learned_opt.tasks.acrobot import Acrobot
-from learned_opt.tasks.bandit import BernoulliBandit
+from learned_opt.tasks import families
 from learned_opt.tasks.base import TaskFamily
 from learned_opt.tasks.batched import BatchedFamily
-from learned_opt.tasks.cartpole import CartPole
-from learned_opt.tasks.catch import Catch
-from learned_opt.tasks.gridworld import GridWorld, GridWorldSparse
-from learned_opt.tasks.gymnasium_tasks import gymnasium_family
+from learned_opt.tasks.gymnasium_family import GymnasiumFamily
 from learned_opt.tasks.lookup import find_attribute
-from learned_opt.tasks.lqr import LinearQuadratic
 from learned_opt.tasks.metaworld import MetaWorldFamily, is_benchmark
-from learned_opt.tasks.mountain_car import MountainCar, MountainCarContinuous
-from learned_opt.tasks.mujoco import (
-    AntDir,
-    AntVel,
-    HalfCheetahDir,
-    HalfCheetahVel,
-    HopperRandom,
-    Walker2dRandom,
-)
-from learned_opt.tasks.navigation import Navigation2D, Navigation2DSparse
-from learned_opt.tasks.pendulum import Pendulum
-from learned_opt.tasks.tabular_mdp import TabularMDP
 
-FAMILIES: dict[str, type[BatchedFamily]] = {
-    family.name: family
-    for family in (
-        Acrobot,
-        AntDir,
-        AntVel,
-        BernoulliBandit,
-        CartPole,
-        Catch,
-        GridWorld,
-        GridWorldSparse,
-        HalfCheetahDir,
-        HalfCheetahVel,
-        HopperRandom,
-        LinearQuadratic,
-        MountainCar,
-        MountainCarContinuous,
-        Navigation2D,
-        Navigation2DSparse,
-        Pendulum,
-        TabularMDP,
-        Walker2dRandom,
-    )
-}
+
+def _shipped() -> dict[str, type[BatchedFamily]]:
+    """Every class that names itself in its body, in a module of `learned_opt.tasks.families`."""
+    found = {}
+    for each in pkgutil.iter_modules(families.__path__, f"{families.__name__}."):
+        for kind in vars(import_module(each.name)).values():
+            if getattr(kind, "__module__", "") == each.name and "name" in vars(kind):
+                found[kind.name] = kind
+    return dict(sorted(found.items()))
+
+
+FAMILIES: dict[str, type[BatchedFamily]] = _shipped()
 """Every family that ships, by the name that users type."""
 
 
@@ -78,7 +51,7 @@ def make_family(name: str, horizon: int | None = None, reference: float | None =
     if is_benchmark(name):
         return MetaWorldFamily(name)
     if name in gymnasium.registry:
-        return gymnasium_family(name, horizon=horizon, reference=reference)
+        return GymnasiumFamily(name, horizon=horizon, reference=reference)
     if ":" in name:
         return _own(name, horizon, reference)
     raise ValueError(_unknown(name))
@@ -108,7 +81,7 @@ def check_given(name: str, horizon: int | None, reference: float | None = None) 
 
 _GIVEN = (
     "a horizon or a reference is given to gymnasium ids, and {} is none and has its own: leave it out; for "
-    "ids beside such families, name a gymnasium_family of your own"
+    "ids beside such families, name a GymnasiumFamily of your own"
 )
 
 
@@ -140,7 +113,7 @@ def _own(name: str, horizon: int | None, reference: float | None) -> TaskFamily:
     found, module = find_attribute(name)
     attribute = name.partition(":")[2]
     if found is None and attribute in gymnasium.registry:  # as gymnasium.make("module:Id-v0")
-        return gymnasium_family(name, horizon=horizon, reference=reference)
+        return GymnasiumFamily(name, horizon=horizon, reference=reference)
     if found is None:
         raise ValueError(f"cannot import the task family {name!r}: {module.__name__} has no {attribute!r}")
     try:

@@ -9,15 +9,7 @@ from typing import Any
 import gymnasium
 from numpy.typing import NDArray
 
-from learned_opt.tasks.gymnasium_returns import (
-    flag_of,
-    flattened,
-    observed,
-    reset_of,
-    reward_of,
-    step_of,
-    told,
-)
+from learned_opt.tasks.gymnasium_returns import flags, flattened, numbers, observed, reset_of, step_of, told
 from learned_opt.tasks.gymnasium_spaces import actions_of, observations_of
 
 Apply = Callable[[Any, Mapping[str, float]], None]
@@ -80,9 +72,9 @@ class VariedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         step = step_of(self.env.step(action))
         return (
             self._observed(step.observation),
-            reward_of(step.reward),
-            flag_of(step.terminated, "terminated"),
-            flag_of(step.truncated, "truncated"),
+            float(numbers(step.reward, (), "a reward")),
+            bool(flags(step.terminated, (), "terminated")),
+            bool(flags(step.truncated, (), "truncated")),
             told(step.info, self.name),
         )
 

@@ -3,82 +3,69 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C, InnerAlgorithm
 from learned_opt.analysis.comparison.runs import Budget
 from learned_opt.analysis.comparison.tuning import TUNING_EVALS, make_baseline
+from learned_opt.settings import Count, Length, Seed, Settings
 from learned_opt.tasks import TaskFamily, is_gymnasium_id, make_family
 
-POSITIVE = (
-    "num_tasks",
-    "num_updates",
-    "eval_episodes",
-    "num_tuning_tasks",
-    "num_tuning_updates",
-    "max_episode_steps",
-)
 Tuning = Literal["global", "family", "both"]
 
 
 @dataclass(frozen=True)
-class CompareConfig:
+class CompareConfig(Settings):
     """What methods are compared on, and for how long."""
 
     families: tuple[str, ...]
     """Task families to show: shipped ones, gymnasium ids, or module:attribute for your own."""
     ood: bool = False
     """Show tasks outside the training ranges; tuning never sees them."""
-    num_tasks: int = 32
+    num_tasks: Count = 32
     """Shown tasks a family, n; each has its own initial parameters and random numbers."""
-    num_updates: int = 150
+    num_updates: Length = 150
     """Updates of an inner training run."""
     hide_horizon: bool = False
     """Do not tell rules how long a run is, as code does not that leaves out `total_steps`; a baseline's
     linear decay always knows."""
-    num_evals: int | None = None
+    num_evals: Length | None = None
     """Evaluations of a run, evenly from update 0 to the last: 16, or after each update of a short run."""
-    eval_episodes: int = 8
+    eval_episodes: Count = 8
     """Fresh episodes an evaluation."""
     baselines: tuple[str, ...] = ("sgd", "rmsprop", "adam")
     """Hand-made rules to tune and compare with."""
     tuning: Tuning = "family"
     """Tune baselines once over the rules' training families, for each family by itself, or show both."""
-    num_tuning_tasks: int = 8
+    num_tuning_tasks: Count = 8
     """Tuning tasks a family; never the ones shown."""
-    num_tuning_updates: int | None = None
+    num_tuning_updates: Length | None = None
     """Updates of a run while tuning; as many as shown by default."""
-    max_episode_steps: int | None = None
+    max_episode_steps: Length | None = None
     """Steps after which episodes of gymnasium ids are truncated; for ids without a limit of their own, such
     as Blackjack-v1, or instead of it."""
     reference_return: float | None = None
     """Return of a very good policy in the one gymnasium id shown, which scores 1; its reward threshold by
     default, or without one the best return that is seen."""
-    seed: int = 0
+    seed: Seed = 0
     """Everything random follows from this and the config."""
     device: str = "cpu"
     """cpu, cuda, cuda:1, ..."""
-    inner: LearnerConfig = field(default_factory=LearnerConfig)
+    inner: InnerAlgorithm = A2C()
     """The inner algorithm, the same for every method."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.families:
             raise ValueError("a comparison needs at least one task family, got none")
         for key in ("families", "baselines"):
             if len(set(getattr(self, key))) < len(getattr(self, key)):
                 raise ValueError(f"{key} repeats a name: {', '.join(getattr(self, key))}")
-        if self.reference_return is not None and not math.isfinite(self.reference_return):
-            raise ValueError(f"reference_return must be finite, got {self.reference_return}")
         if self.reference_return is not None and len(self.families) > 1:
             raise ValueError(
                 f"reference_return is of one family, and these are {', '.join(self.families)}: leave it out"
             )
-        for key in POSITIVE:
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key} must be at least 1, got {value}")
         for name in self.families:
             self.made(name)
         for name in self.baselines:
@@ -86,13 +73,6 @@ class CompareConfig:
         if not 2 <= self.evals() <= self.num_updates + 1:
             raise ValueError(
                 f"num_evals must be from 2 to num_updates + 1 = {self.num_updates + 1}, got {self.num_evals}"
-            )
-        if self.tuning not in get_args(Tuning):
-            raise ValueError(f"tuning must be 'global', 'family' or 'both', got {self.tuning!r}")
-        if self.inner.outer_environments:
-            raise ValueError(
-                "outer environments serve meta-training: set inner.outer_environments to 0, "
-                f"not {self.inner.outer_environments}"
             )
 
     def evals(self) -> int:

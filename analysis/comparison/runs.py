@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from learned_opt.algorithms.config import LearnerConfig
-from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms import A2C, InnerAlgorithm
 from learned_opt.algorithms.inner_loop import Life, live
 from learned_opt.analysis.comparison.results import Array, Setting
 from learned_opt.policies.base import Policies, Policy, policy_for
@@ -49,11 +48,12 @@ class Budget:
     eval_episodes: int
     seed: int
     device: str
-    inner: LearnerConfig = field(default_factory=LearnerConfig)
+    inner: InnerAlgorithm = A2C()
 
     def identity(self) -> dict[str, Any]:
         """Itself, and the references that scores rest on, as data."""
-        return {"budget": asdict(self), "references": stored_references()}
+        inner = {"kind": self.inner.kind, **asdict(self.inner)}
+        return {"budget": {**asdict(self), "inner": inner}, "references": stored_references()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,7 +254,7 @@ def run_policy(problem: Problem, policy: InContextPolicy, trial: int, budget: Bu
     path = (problem.purpose, "lives", problem.family.name)
     noise = derive_noise(budget.seed, *path, device=budget.device)
     policy = policy.to(budget.device)
-    per_update = make_learner(problem.family, 1, noise, budget.inner).steps_per_update
+    per_update = budget.inner.learner(problem.family, 1, noise).steps_per_update
     moments = torch.linspace(0, budget.num_updates, budget.num_evals).round().long()
     whole = play(policy, problem.tasks, trial, noise)
     rows = torch.cat((whole.rows, whole.last), 1)
@@ -307,7 +307,7 @@ def _run_chunk(
     path = (problem.purpose, "lives", problem.family.name)
     noise = derive_noise(budget.seed, *path, device=budget.device, replicas=replicas)
     tasks = {key: value.repeat(replicas, *[1] * (value.dim() - 1)) for key, value in problem.tasks.items()}
-    learner = make_learner(problem.family, batch, noise, budget.inner, tasks=tasks, policy=problem.policy)
+    learner = budget.inner.learner(problem.family, batch, noise, tasks=tasks, policy=problem.policy)
 
     def after_update() -> None:
         if on_update is not None:

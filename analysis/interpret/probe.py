@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from learned_opt.algorithms import A2C, InnerAlgorithm
 from learned_opt.algorithms.a2c import ActorCriticLearner
-from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.algorithms.inner_loop import live
 from learned_opt.analysis.comparison.results import Array
 from learned_opt.layout import ParameterLayout
 from learned_opt.rules import Adam, UpdateRule
 from learned_opt.rules.base import RuleState, Scalar
 from learned_opt.tasks import make_family
-from learned_opt.tasks.navigation import Navigation2D
+from learned_opt.tasks.families.navigation import Navigation2D
 from learned_opt.tasks.random import derive_noise, derive_seed
 
 LAYER = (128, 160)
@@ -114,7 +114,7 @@ def trace(
     learners: int = 16,
     seed: int = 0,
     lr: Scalar | None = None,
-    config: LearnerConfig | None = None,
+    config: InnerAlgorithm | None = None,
     horizon: int | None = None,
 ) -> Trace:
     """Watch a rule through whole lives on held-out tasks of a family; `horizon` is a gymnasium id's."""
@@ -160,10 +160,10 @@ def navigation_paths(
 
 
 def _learner(
-    family: str, count: int, seed: int, config: LearnerConfig | None, horizon: int | None = None
+    family: str, count: int, seed: int, config: InnerAlgorithm | None, horizon: int | None = None
 ) -> ActorCriticLearner:
     noise = derive_noise(seed, "probe", family)
-    return ActorCriticLearner(make_family(family, horizon), count, noise, config or LearnerConfig())
+    return ActorCriticLearner(make_family(family, horizon), count, noise, config or A2C())
 
 
 @torch.no_grad()

@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learned_opt.algorithms.factory import RLLearner, make_learner
+from learned_opt.algorithms import RLLearner
 from learned_opt.algorithms.inner_loop import live
 from learned_opt.analysis.comparison.config import CompareConfig
 from learned_opt.analysis.comparison.method import Method
 from learned_opt.analysis.comparison.runs import draw_problem
 from learned_opt.files import write_atomically
-from learned_opt.rollouts.collect import View
+from learned_opt.rollouts.collect import ObservationTransform
 from learned_opt.rules import UpdateRule
 from learned_opt.tasks import GymnasiumFamily, make_family
 from learned_opt.tasks.random import derive_noise, derive_seed
@@ -74,7 +74,7 @@ def render_runs(config: CompareConfig, method: Method, folder: Path) -> list[Pat
         ).parts[0]
         path = (problem.purpose, "lives", name)
         noise = derive_noise(config.seed, *path, device=config.device)
-        learner = make_learner(problem.family, 1, noise, config.inner, tasks=problem.tasks)
+        learner = config.inner.learner(problem.family, 1, noise, tasks=problem.tasks)
         view = learner.observation_scale
         at_first = None if view is None else replace(view, moments=replace(view.moments))
         life = live(
@@ -102,7 +102,7 @@ def video_paths(names: Sequence[str], folder: Path) -> list[Path]:
 
 
 @torch.no_grad()
-def _episode(learner: RLLearner, parameters: Tensor, view: View | None) -> Frames:
+def _episode(learner: RLLearner, parameters: Tensor, view: ObservationTransform | None) -> Frames:
     """Pictures of one episode at θ (1, N), which sees observations through `view`."""
     family, policy = learner.family, learner.policy
     assert isinstance(family, GymnasiumFamily)

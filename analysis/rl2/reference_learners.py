@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from learned_opt.tasks import Noise, Tasks
-from learned_opt.tasks.bandit import BernoulliBandit
-from learned_opt.tasks.tabular_mdp import TabularMDP, optimum
+from learned_opt.tasks.families.bandit import Bandit
+from learned_opt.tasks.families.tabular_mdp import TabularMDP, optimum
 
 Player = Callable[[Tasks, int, Noise], Tensor]
 """(B tasks, number of episodes, randomness) to the return of each episode, (B, episodes)."""
@@ -81,7 +81,7 @@ def _pull(
 ) -> Tensor:
     """Always the arm of the largest index, ties broken at random."""
     batch, arms = tasks["probability"].shape
-    family = BernoulliBandit(arms)
+    family = Bandit(arms)
     constants = family.constants(tasks)
     state = family.initial_state(constants, 1, noise)
     wins, pulls = torch.zeros(2, batch, arms, device=noise.device)

@@ -17,7 +17,7 @@ from pathlib import Path
 import tyro
 
 import learned_opt.tasks
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C
 from learned_opt.analysis.comparison.results import Setting
 from learned_opt.analysis.comparison.runs import Budget, draw_problem, run_settings
 from learned_opt.files import write_atomically
@@ -61,7 +61,7 @@ class LongTuned:
     def _best(self, name: str, shifted: bool) -> float:
         """The best mean return over tasks, of all settings, queries and action modes."""
         problem = draw_problem(name, "long-tuned", self.count, seed=self.seed, shifted=shifted)
-        learner = LearnerConfig(environments=self.environments, discount=DISCOUNT)
+        learner = A2C(num_envs=self.environments, gamma=DISCOUNT)
         budget = Budget(self.updates, 9, 8, self.seed, "cpu", learner)
         lives = run_settings(problem, lambda _: Adam(), [Setting(lr, True, {}) for lr in LRS], budget)
         return max(float(lives.returns.mean(2).max()), float(lives.deterministic_returns.mean(2).max()))

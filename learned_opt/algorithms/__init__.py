@@ -1,21 +1,24 @@
 """Inner reinforcement-learning algorithms: what an update rule trains."""
 
-from learned_opt.algorithms.a2c import ActorCriticLearner
-from learned_opt.algorithms.base import GradientSample, Learner
-from learned_opt.algorithms.config import LearnerConfig
-from learned_opt.algorithms.dqn import QLearner
-from learned_opt.algorithms.factory import RLLearner, make_learner
-from learned_opt.algorithms.ppo import PPOLearner
-from learned_opt.algorithms.reinforce import ReinforceLearner
+from learned_opt.algorithms.a2c import A2C, ActorCriticLearner
+from learned_opt.algorithms.base import GradientSample, Learner, RLLearner
+from learned_opt.algorithms.config import InnerAlgorithm, inner
+from learned_opt.algorithms.dqn import DQN, QLearner
+from learned_opt.algorithms.ppo import PPO, PPOLearner
+from learned_opt.algorithms.reinforce import Reinforce, ReinforceLearner
 
 __all__ = [
+    "A2C",
+    "DQN",
+    "PPO",
     "ActorCriticLearner",
     "GradientSample",
+    "InnerAlgorithm",
     "Learner",
-    "LearnerConfig",
     "PPOLearner",
     "QLearner",
     "RLLearner",
+    "Reinforce",
     "ReinforceLearner",
-    "make_learner",
+    "inner",
 ]

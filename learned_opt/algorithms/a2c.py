@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,12 +11,44 @@ from torch import Tensor
 from learned_opt.algorithms.a2c_gradients import gradients
 from learned_opt.algorithms.advantages import ReturnScale, generalised_advantages, mean, normalised
 from learned_opt.algorithms.base import GradientSample
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.config import Stepwise
 from learned_opt.algorithms.on_environments import ActingLearner
 from learned_opt.policies.base import Network, Policy, Tensors
 from learned_opt.policies.mlp import ActorCritic
 from learned_opt.rollouts.collect import Rollout
+from learned_opt.settings import Fraction, NotNegative
 from learned_opt.tasks import Noise, TaskFamily, Tasks
+
+
+@dataclass(frozen=True)
+class A2C(Stepwise):
+    """Advantage actor-critic (Mnih et al. 2016); see `ActorCriticLearner`."""
+
+    kind: ClassVar[str] = "a2c"
+
+    gae_lambda: Fraction = 0.95
+    """GAE's λ of the inner loss; the outer one takes λ = 1."""
+    vf_coef: NotNegative = 0.5
+    """Weight of the value loss in the inner loss."""
+    ent_coef: NotNegative = 0.01
+    """Weight of the entropy bonus in the inner loss."""
+    normalize_advantage: Literal["returns", "batch"] = "returns"
+    """Advantages are centred on their batch and divided by the running scale of returns, or by the batch's
+    own standard deviation (as PPO usually does), which blows up noise once a policy is good."""
+    value_scale: Literal["returns", "rewards"] = "returns"
+    """Whether critics work in units of the running scale of returns, or in the rewards' own."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_envs * self.num_steps == 1:
+            raise ValueError(
+                "an update of one transition (num_envs 1, num_steps 1) has a centred advantage of 0, so that "
+                "the actor would never learn: set more num_envs or num_steps"
+            )
+
+    def learners(self) -> type[ActorCriticLearner]:
+        """What is made of these settings."""
+        return ActorCriticLearner
 
 
 class _Losses(NamedTuple):
@@ -40,32 +73,47 @@ class ActorCriticLearner(ActingLearner):
         noise: source of every random number: tasks, initial parameters, environments, actions.
         config: hyper-parameters.
         tasks: the tasks themselves, if not to be drawn from the family's training distribution.
-        policy: the networks; by default stacked perceptrons of the configured width and depth.
+        policy: the networks; by default stacked perceptrons of the configured size.
+        outer_num_envs: environments beside the configured ones, for the outer loss.
 
     Raises:
-        ValueError: the policy is of another family, or has no critic.
+        ValueError: the policy is of another family, or has no critic; or an outer loss is asked for of one
+            transition.
     """
 
     carries_memory: ClassVar[bool] = True
     recordable: ClassVar[bool] = True
+    config: A2C
 
     def __init__(
         self,
         family: TaskFamily,
         batch: int,
         noise: Noise,
-        config: LearnerConfig | None = None,
+        config: A2C | None = None,
         *,
         tasks: Tasks | None = None,
         policy: Policy | None = None,
+        outer_num_envs: int = 0,
     ) -> None:
-        config = config or LearnerConfig()
-        policy = policy or ActorCritic(family, config.width, config.depth, config.activation)
+        config = config or A2C()
+        if outer_num_envs * config.num_steps == 1:
+            raise ValueError(
+                "an outer loss of one transition (outer_num_envs 1, num_steps 1) has a centred advantage of "
+                "0, so that nothing would be meta-learned: set more outer_num_envs or num_steps"
+            )
+        policy = policy or ActorCritic(family, config.hidden_size, config.num_layers, config.activation)
         if not policy.values:
             raise ValueError("the actor-critic needs values: let the policy's module return (output, value)")
-        super().__init__(family, batch, noise, config, policy, tasks, staggered=True)
+        super().__init__(
+            *(family, batch, noise, config, policy, tasks),
+            staggered=True,
+            num_steps=config.num_steps,
+            outer_num_envs=outer_num_envs,
+            normalize_rewards=config.normalize_rewards,
+        )
         self.scale = ReturnScale.zeros(batch, noise.device, noise.dtype)
-        traces = [config.trace] * config.environments + [1.0] * config.outer_environments
+        traces = [config.gae_lambda] * config.num_envs + [1.0] * outer_num_envs
         self._traces = torch.tensor(traces, device=noise.device, dtype=noise.dtype)
 
     def restart(self, rows: Tensor, tasks: Tasks | None = None) -> None:
@@ -75,7 +123,7 @@ class ActorCriticLearner(ActingLearner):
 
     def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
         """One rollout at θ (B, N), and both gradients from it."""
-        rollout, metrics = self.experience(parameters, self.config.steps)
+        rollout, metrics = self.experience(parameters, self.num_steps)
         if not second_order:
             made = gradients(self.policy, parameters.detach(), rollout, self.scale, self.config)
             if made is not None:
@@ -107,12 +155,12 @@ class ActorCriticLearner(ActingLearner):
         tensors = self._layout.split(parameters)
         log_std = None if self.policy.discrete else self.policy.log_std(tensors)
         critic = self.policy.network(tensors, "critic")
-        columns = (slice(0, config.environments), slice(config.environments, None))
+        columns = (slice(0, config.num_envs), slice(config.num_envs, None))
         inner, outer = (rollout.columns(some) for some in columns)
         output, unit_values = self._read(inner, tensors)
         seen = unit_values.detach()
-        trace: float | Tensor = config.trace
-        if config.outer_environments:
+        trace: float | Tensor = config.gae_lambda
+        if self.outer_num_envs:
             outer_output, outer_values = self._read(outer, tensors)
             shape = rollout.rewards.shape[:2]
             seen = torch.cat((seen.view(*shape, -1), outer_values.detach().view(*shape, -1)), 2).flatten(1)
@@ -128,10 +176,10 @@ class ActorCriticLearner(ActingLearner):
         error = unit_values - (targets - center) / scale
         inner_loss = (
             -mean(ratio * normalised(advantages, divisor, share), share)
-            + config.value_coefficient * mean(error.square(), share)
-            - config.entropy_coefficient * self.policy.entropy(output, log_std, share)
+            + config.vf_coef * mean(error.square(), share)
+            - config.ent_coef * self.policy.entropy(output, log_std, share)
         )
-        if not config.outer_environments:
+        if not self.outer_num_envs:
             return _Losses(inner_loss.sum(), None)
         ratio = self._ratio(outer_output, log_std, outer)
         outer_share = outer.share()
@@ -142,13 +190,13 @@ class ActorCriticLearner(ActingLearner):
     def _units(self) -> tuple[Tensor, Tensor]:
         """Center and scale of the critic's values, (B, 1) each."""
         center, scale = self.scale.center_and_scale()
-        if self.config.value_units == "rewards":
+        if self.config.value_scale == "rewards":
             return torch.zeros_like(center), torch.ones_like(scale)
         return center, scale
 
     def _divisor(self) -> Tensor | None:
         """What advantages are divided by, (B, 1), or None for their own deviation."""
-        return self.scale.center_and_scale()[1] if self.config.advantage_scale == "returns" else None
+        return self.scale.center_and_scale()[1] if self.config.normalize_advantage == "returns" else None
 
     def _read(self, rollout: Rollout, tensors: Tensors) -> tuple[Tensor, Tensor]:
         """Outputs (B, T · E, A) and values (B, T · E) of the visited states."""
@@ -177,7 +225,7 @@ class ActorCriticLearner(ActingLearner):
             self._next_values(critic, rollout, values, center, scale),
             rollout.terminated,
             rollout.truncated,
-            discount=self.config.discount,
+            discount=self.config.gamma,
             trace=trace,
         )
         return advantages.flatten(1), (advantages + values).flatten(1)

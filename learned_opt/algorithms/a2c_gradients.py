@@ -6,14 +6,13 @@ import ctypes
 import math
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from learned_opt.algorithms.advantages import FLOOR, ReturnScale
-from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.kernels import native
 from learned_opt.kernels.addresses import address, address_of_array
 from learned_opt.kernels.mlp import Perceptron, threads_for
@@ -29,6 +28,38 @@ MOST_ROWS = 2**31 - 1
 """Rows of a learner that C can count."""
 
 
+class LossSettings(Protocol):
+    """What the losses depend on, as `A2C` has it."""
+
+    @property
+    def num_envs(self) -> int:
+        """Environments of the inner loss."""
+
+    @property
+    def gamma(self) -> float:
+        """γ."""
+
+    @property
+    def gae_lambda(self) -> float:
+        """λ of the inner loss."""
+
+    @property
+    def vf_coef(self) -> float:
+        """Weight of the value loss."""
+
+    @property
+    def ent_coef(self) -> float:
+        """Weight of the entropy bonus."""
+
+    @property
+    def value_scale(self) -> Literal["returns", "rewards"]:
+        """The critic's units."""
+
+    @property
+    def normalize_advantage(self) -> Literal["returns", "batch"]:
+        """What advantages are divided by."""
+
+
 class Gradients(NamedTuple):
     """Of the inner and the outer loss, (B, N) each."""
 
@@ -37,7 +68,7 @@ class Gradients(NamedTuple):
 
 
 def gradients(
-    policy: Policy, parameters: Tensor, rollout: Rollout, scale: ReturnScale, config: LearnerConfig
+    policy: Policy, parameters: Tensor, rollout: Rollout, scale: ReturnScale, config: LossSettings
 ) -> Gradients | None:
     """What `ActorCriticLearner` differentiates its losses to, or None where C does not apply.
 
@@ -66,10 +97,10 @@ def gradients(
     tensors = policy.layout().split(parameters)
     actor, critic = policy.network(tensors, "actor"), policy.network(tensors, "critic")
     batch, steps, environments, *shape = rollout.observations.shape
-    inputs, wanted = math.prod(shape), config.environments + config.outer_environments
+    inputs = math.prod(shape)
     if actor.sizes != (batch, inputs, policy.actions) or critic.sizes != (batch, inputs, 1):
         return None
-    if not (actor.is_plain and critic.is_plain) or environments != wanted:
+    if not (actor.is_plain and critic.is_plain) or environments < config.num_envs:
         return None
     if steps * environments > MOST_ROWS:
         return None
@@ -81,7 +112,7 @@ def _run(
     tensors: Tensors,
     rollout: Rollout,
     scale: ReturnScale,
-    config: LearnerConfig,
+    config: LossSettings,
     networks: tuple[Perceptron, Perceptron],
 ) -> Gradients:
     """The same, where C applies."""
@@ -109,18 +140,18 @@ def _run(
     mean, square, weight = (x.clone() for x in (scale.mean, scale.square, scale.weight))
     numbers = np.array(
         [
-            *(config.discount, config.trace, scale.decay, FLOOR),
-            *(config.value_coefficient, config.entropy_coefficient, torch.finfo(torch.float32).tiny),
+            *(config.gamma, config.gae_lambda, scale.decay, FLOOR),
+            *(config.vf_coef, config.ent_coef, torch.finfo(torch.float32).tiny),
         ],
         np.float32,
     )
-    has_outer = config.outer_environments > 0
+    has_outer = copies > config.num_envs
     actions = rollout.actions.contiguous()
     terminated, truncated = rollout.terminated.contiguous(), rollout.truncated.contiguous()
     fields = (
         *(records[0].address, records[1].address if has_outer else 0, records[2].address),
-        *(batch, steps, copies, config.environments, policy.discrete, policy.actions),
-        *(config.value_units == "rewards", config.advantage_scale == "batch"),
+        *(batch, steps, copies, config.num_envs, policy.discrete, policy.actions),
+        *(config.value_scale == "rewards", config.normalize_advantage == "batch"),
         address("observations", rollout.observations, seen),
         address("final_observations", rollout.final_observations, seen),
         address("actions", actions, shape, torch.int64)

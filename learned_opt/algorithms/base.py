@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from learned_opt.layout import ParameterLayout
+from learned_opt.policies.base import Policy
+from learned_opt.rollouts.collect import Episodes
 from learned_opt.rules.base import RuleState, select_rows
+from learned_opt.tasks import Environments, Noise, TaskFamily, Tasks
 
 
 class GradientSample(NamedTuple):
@@ -65,3 +68,31 @@ class Learner(Protocol):
 
         With `second_order` the inner gradient can be differentiated with respect to `parameters`.
         """
+
+
+class RLLearner(Learner, Protocol):
+    """B learners that act in environments of one family with a policy."""
+
+    recordable: ClassVar[bool]
+    """Whether all that a gradient changes is what `state_dict` holds, in other tensors than before."""
+    family: TaskFamily
+    policy: Policy
+    environments: Environments
+
+    @property
+    def steps_per_update(self) -> float:
+        """Environment steps that one inner gradient of one learner costs."""
+
+    def restart(self, rows: Tensor, tasks: Tasks | None = None) -> None:
+        """Take new tasks, or draw training tasks, for the learners marked in `rows` (B, bool)."""
+
+    def judge(
+        self, parameters: Tensor, episodes: int, noise: Noise, *, deterministic: bool = False
+    ) -> Episodes:
+        """Fresh episodes at θ (B, N)."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes as learners live, beside their parameters; for checkpoints."""
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""

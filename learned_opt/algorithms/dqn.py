@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -10,16 +11,46 @@ from torch import Tensor
 
 from learned_opt.algorithms.advantages import mean
 from learned_opt.algorithms.base import GradientSample
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.config import Stepwise
 from learned_opt.algorithms.on_environments import ActingLearner
 from learned_opt.policies.base import EpsilonGreedy, Policy
 from learned_opt.policies.mlp import ActorCritic
 from learned_opt.rollouts.collect import Rollout
+from learned_opt.settings import Count, Fraction
 from learned_opt.tasks import Noise, TaskFamily, Tasks
 
 Transitions = dict[str, Tensor]
 """R transitions a learner: observation and following (B, R, *S), action, reward, terminated and
 weight (B, R): 0 where no step was taken."""
+
+
+@dataclass(frozen=True)
+class DQN(Stepwise):
+    """Deep Q-networks (Mnih et al. 2015) with replay and target parameters; see `QLearner`."""
+
+    kind: ClassVar[str] = "dqn"
+
+    num_steps: Count = 8
+    buffer_size: Count = 4096
+    """Transitions that the replay holds."""
+    batch_size: Count = 128
+    """Transitions of a gradient."""
+    epsilon: Fraction = 0.1
+    """Probability of a random action."""
+    tau: Fraction = 0.05
+    """Share by which the target parameters move to the parameters at each update."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fresh = self.num_envs * self.num_steps
+        if self.buffer_size < fresh:
+            raise ValueError(
+                f"buffer_size must hold the {fresh} transitions of an update, got {self.buffer_size}"
+            )
+
+    def learners(self) -> type[QLearner]:
+        """What is made of these settings."""
+        return QLearner
 
 
 class QLearner(ActingLearner):
@@ -35,28 +66,38 @@ class QLearner(ActingLearner):
         noise: source of every random number.
         config: hyper-parameters.
         tasks: the tasks themselves, if not to be drawn from the family's training distribution.
-        policy: whose outputs are action values; by default stacked perceptrons of the configured width
-            and depth.
+        policy: whose outputs are action values; by default stacked perceptrons of the configured size.
 
     Raises:
         ValueError: the family's actions are continuous, or the policy is recurrent or of another family.
     """
+
+    config: DQN
 
     def __init__(
         self,
         family: TaskFamily,
         batch: int,
         noise: Noise,
-        config: LearnerConfig,
+        config: DQN,
         *,
         tasks: Tasks | None = None,
         policy: Policy | None = None,
+        outer_num_envs: int = 0,
     ) -> None:
-        policy = policy or ActorCritic(family, config.width, config.depth, config.activation, values=False)
-        greedy = EpsilonGreedy(policy, config.exploration)
-        super().__init__(family, batch, noise, config, greedy, tasks, staggered=True)
+        policy = policy or ActorCritic(
+            family, config.hidden_size, config.num_layers, config.activation, values=False
+        )
+        greedy = EpsilonGreedy(policy, config.epsilon)
+        super().__init__(
+            *(family, batch, noise, config, greedy, tasks),
+            staggered=True,
+            num_steps=config.num_steps,
+            outer_num_envs=outer_num_envs,
+            normalize_rewards=config.normalize_rewards,
+        )
         device, observation = noise.device, family.observation_space.shape
-        shape = (batch, config.replay)
+        shape = (batch, config.buffer_size)
         self.replay: Transitions = {
             "observation": torch.zeros(*shape, *observation, device=device, dtype=noise.dtype),
             "following": torch.zeros(*shape, *observation, device=device, dtype=noise.dtype),
@@ -79,11 +120,11 @@ class QLearner(ActingLearner):
     def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
         """One rollout at θ (B, N), stored in replay, and both gradients."""
         theta = parameters.detach()
-        rate = torch.where(self.stored > 0, self.config.target_rate, 1.0).to(theta.dtype)
+        rate = torch.where(self.stored > 0, self.config.tau, 1.0).to(theta.dtype)
         self.target = torch.lerp(self.target, theta, rate)
-        rollout, metrics = self.unscaled_experience(theta, self.config.steps)
-        self._store(_transitions(rollout.columns(slice(0, self.config.environments))))
-        fresh = rollout.columns(slice(self.config.environments, None))
+        rollout, metrics = self.unscaled_experience(theta, self.num_steps)
+        self._store(_transitions(rollout.columns(slice(0, self.config.num_envs))))
+        fresh = rollout.columns(slice(self.config.num_envs, None))
         remembered = self._scaled(self._draw())
         if not second_order:
             parameters = theta.requires_grad_()
@@ -91,7 +132,7 @@ class QLearner(ActingLearner):
             inner_loss = self._loss(parameters, remembered).sum()
             (inner,) = torch.autograd.grad(inner_loss, parameters, create_graph=second_order)
             outer = torch.zeros_like(theta)
-            if self.config.outer_environments:
+            if self.outer_num_envs:
                 outer_loss = self._loss(parameters, self._scaled(_transitions(fresh))).sum()
                 (outer,) = torch.autograd.grad(outer_loss, parameters)
         inner, norm = self.clipped(inner)
@@ -115,7 +156,7 @@ class QLearner(ActingLearner):
         """Huber loss (B,) of the temporal-difference errors."""
         with torch.no_grad():
             ahead = self.policy.actor(self._layout.split(self.target), seen["following"]).amax(-1)
-            goal = seen["reward"] + self.config.discount * torch.where(seen["terminated"], 0.0, ahead)
+            goal = seen["reward"] + self.config.gamma * torch.where(seen["terminated"], 0.0, ahead)
         values = self.policy.actor(self._layout.split(parameters), seen["observation"])
         chosen = values.gather(-1, seen["action"].unsqueeze(-1)).squeeze(-1)
         losses = F.smooth_l1_loss(chosen, goal, reduction="none")
@@ -124,7 +165,7 @@ class QLearner(ActingLearner):
     def _store(self, fresh: Transitions) -> None:
         """Into the ring; the oldest are overwritten."""
         count = fresh["reward"].shape[1]
-        places = (self.stored + torch.arange(count, device=self.stored.device)) % self.config.replay
+        places = (self.stored + torch.arange(count, device=self.stored.device)) % self.config.buffer_size
         for name, old in self.replay.items():
             index = places.view(*places.shape, *[1] * (old.dim() - 2)).expand(-1, -1, *old.shape[2:])
             self.replay[name] = old.scatter(1, index, fresh[name])
@@ -132,8 +173,8 @@ class QLearner(ActingLearner):
 
     def _draw(self) -> Transitions:
         """A minibatch, uniformly with replacement."""
-        held = self.stored.clamp(max=self.config.replay)
-        places = (self.noise.uniform(self._batch, self.config.minibatch) * held).long().clamp(max=held - 1)
+        held = self.stored.clamp(max=self.config.buffer_size)
+        places = (self.noise.uniform(self._batch, self.config.batch_size) * held).long().clamp(max=held - 1)
         rows = torch.arange(self._batch, device=places.device).unsqueeze(1)
         return {name: value[rows, places] for name, value in self.replay.items()}
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from learned_opt.algorithms.base import RLLearner
 from learned_opt.algorithms.cuda_graphs import Recorder
-from learned_opt.algorithms.factory import RLLearner
 from learned_opt.rollouts.collect import Episodes
 from learned_opt.rules.base import RuleState, Scalar, UpdateRule, is_usable
 from learned_opt.tasks.random import derive_noise

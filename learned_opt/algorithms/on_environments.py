@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.algorithms.advantages import mean
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.config import InnerAlgorithm
 from learned_opt.layout import ParameterLayout
 from learned_opt.policies.base import Policy
 from learned_opt.rollouts.collect import Episodes, Rollout, collect, play_episodes
@@ -27,6 +27,9 @@ class ActingLearner:
         config: hyper-parameters.
         policy: the networks.
         tasks: the tasks themselves, if not to be drawn from the family's training distribution.
+        num_steps: steps of each environment between rollouts.
+        outer_num_envs: environments beside the configured ones, for the outer loss.
+        normalize_rewards: whether rewards are divided by the running deviation of discounted returns.
         staggered: see `tasks.BatchedEnvironments`.
 
     Raises:
@@ -43,11 +46,14 @@ class ActingLearner:
         family: TaskFamily,
         batch: int,
         noise: Noise,
-        config: LearnerConfig,
+        config: InnerAlgorithm,
         policy: Policy,
         tasks: Tasks | None,
         *,
         staggered: bool,
+        num_steps: int,
+        outer_num_envs: int = 0,
+        normalize_rewards: bool = False,
     ) -> None:
         if policy.family is not family:
             raise ValueError(
@@ -60,7 +66,8 @@ class ActingLearner:
             )
         self.family, self.noise, self._batch, self.config = family, noise, batch, config
         self.policy, self._layout = policy, policy.layout()
-        total = config.environments + config.outer_environments
+        total = config.num_envs + outer_num_envs
+        self.num_steps, self.outer_num_envs = num_steps, outer_num_envs
         if tasks is None:
             tasks = sampled_tasks(family, batch, noise)
         refuse(family, about_tasks(OF_TASKS, tasks, batch, noise))
@@ -69,13 +76,13 @@ class ActingLearner:
         self.observation_scale: ObservationScale | None = None
         self.reward_scale: RewardScale | None = None
         device, dtype = noise.device, noise.dtype
-        if config.normalise_observations:
+        if config.normalize_observations:
             shape = family.observation_space.shape
-            units = policy.normalisation(self.environments.observation)
+            units = policy.normalization(self.environments.observation)
             nothing = RunningMoments.nothing(batch, shape, device, dtype)
             self.observation_scale = ObservationScale(nothing, *units)
             self.observation_scale.moments.observe(self.environments.observation)
-        if config.normalise_rewards:
+        if normalize_rewards:
             running = torch.zeros(batch, total, device=device, dtype=dtype)
             self.reward_scale = RewardScale(RunningMoments.nothing(batch, (), device, dtype), running)
 
@@ -92,7 +99,7 @@ class ActingLearner:
     @property
     def steps_per_update(self) -> float:
         """Environment steps that one inner gradient of one learner costs."""
-        return self.config.environments * self.config.steps
+        return self.config.num_envs * self.num_steps
 
     def initial_parameters(self) -> Tensor:
         """Fresh parameter vectors, (B, N)."""
@@ -137,14 +144,14 @@ class ActingLearner:
         ended = rollout.terminated | rollout.truncated
         told = {"reward": rollout.rewards, "endings": ended.to(rollout.rewards.dtype)}
         metrics = {name: mean(entry.flatten(1), rollout.share()) for name, entry in told.items()}
-        if self.config.reward_factor != 1:
-            rollout = rollout._replace(rewards=self.config.reward_factor * rollout.rewards)
+        if self.config.reward_scale != 1:
+            rollout = rollout._replace(rewards=self.config.reward_scale * rollout.rewards)
         if self.observation_scale is not None:
             self.observation_scale.moments.observe(
                 rollout.unscaled.flatten(1, 2), None if rollout.valid is None else rollout.valid.flatten(1)
             )
         if self.reward_scale is not None:
-            self.reward_scale.observe(rollout.rewards, ended, self.config.discount, rollout.valid)
+            self.reward_scale.observe(rollout.rewards, ended, self.config.gamma, rollout.valid)
         return rollout, metrics
 
     def judge(
@@ -164,7 +171,7 @@ class ActingLearner:
     def clipped(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Each learner's gradient (B, N) clipped to the configured norm, and the norms before, (B,)."""
         norm = gradient.norm(dim=1, keepdim=True)
-        shrunk = gradient * (self.config.max_gradient_norm / (norm + 1e-6)).clamp(max=1.0)
+        shrunk = gradient * (self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
         return shrunk, norm.detach().squeeze(1)
 
     def state_dict(self) -> dict[str, Any]:

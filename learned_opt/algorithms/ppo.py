@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from learned_opt.algorithms.a2c import ActorCriticLearner
+from learned_opt.algorithms.a2c import A2C, ActorCriticLearner
 from learned_opt.algorithms.advantages import mean, normalised
 from learned_opt.algorithms.base import GradientSample
-from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.policies.base import Policy
 from learned_opt.rollouts.collect import Rollout
+from learned_opt.settings import Count, Fraction, NotNegative, Positive
 from learned_opt.tasks import Noise, TaskFamily, Tasks
 
 KL_MARGIN = 1.5
@@ -26,6 +27,50 @@ _OF_ROLLOUT = ("inner", "outer", "order", "going", "metrics")
 """What a learner keeps of a rollout between its updates."""
 
 
+@dataclass(frozen=True)
+class PPO(A2C):
+    """Proximal policy optimization (Schulman et al. 2017); see `PPOLearner`."""
+
+    kind: ClassVar[str] = "ppo"
+
+    hidden_size: Count = 64
+    num_envs: Count = 8
+    num_steps: Count = 128
+    gamma: Fraction = 0.99
+    ent_coef: NotNegative = 0.0
+    normalize_advantage: Literal["returns", "batch"] = "batch"
+    normalize_observations: bool = True
+    normalize_rewards: bool = True
+    update_epochs: Count = 4
+    """Passes over each rollout."""
+    num_minibatches: Count = 4
+    """Parts that a rollout is cut into; each update takes one."""
+    clip_range: Positive = 0.2
+    """ε: how far the ratio of probabilities may profit from leaving 1."""
+    clip_range_vf: NotNegative = 0.0
+    """How far the value loss lets a value leave the rollout's, in units of the critic; 0 does not clip."""
+    target_kl: NotNegative = 0.0
+    """A rollout's remaining updates are left out once the policy is 1.5 times this far from it; 0 never."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rows = self.num_envs * self.num_steps
+        if rows % self.num_minibatches:
+            raise ValueError(
+                f"a rollout of {rows} steps cannot be cut into {self.num_minibatches} equal minibatches"
+            )
+        if rows == self.num_minibatches:
+            raise ValueError(
+                f"{rows} minibatches of a rollout of {rows} steps are one transition each, whose centred "
+                "advantage is 0, so that the actor would never learn: set fewer num_minibatches, or more "
+                "num_envs or num_steps"
+            )
+
+    def learners(self) -> type[PPOLearner]:
+        """What is made of these settings."""
+        return PPOLearner
+
+
 def clipped_gain(ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
     """min(ρ Â, clip(ρ, 1 ± ε) Â), equation 7 of Schulman et al. 2017; ρ and Â are of one shape."""
     return torch.minimum(ratio * advantage, ratio.clamp(1 - clip_range, 1 + clip_range) * advantage)
@@ -34,7 +79,7 @@ def clipped_gain(ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
 class PPOLearner(ActorCriticLearner):
     """B independent PPO learners (Schulman et al. 2017, arXiv 1707.06347) on B tasks, side by side.
 
-    A rollout serves `epochs` × `minibatches` updates, each on a part of it that no other update of
+    A rollout serves `update_epochs` × `num_minibatches` updates, each on a part of it that no other update of
     the epoch sees. The inner loss is −E[min(ρ Â, clip(ρ, 1 ± ε) Â)] + c_v · value loss − c_e · entropy,
     ρ = π_θ(a|s) / π_old(a|s), with advantages by GAE(γ, λ) from the rollout and normalised over the
     minibatch. Values may be clipped around the rollout's, the worse of both losses counting; a learner
@@ -46,18 +91,22 @@ class PPOLearner(ActorCriticLearner):
     """
 
     carries_memory: ClassVar[bool] = False
+    config: PPO
 
     def __init__(
         self,
         family: TaskFamily,
         batch: int,
         noise: Noise,
-        config: LearnerConfig,
+        config: PPO,
         *,
         tasks: Tasks | None = None,
         policy: Policy | None = None,
+        outer_num_envs: int = 0,
     ) -> None:
-        super().__init__(family, batch, noise, config, tasks=tasks, policy=policy)
+        super().__init__(
+            family, batch, noise, config, tasks=tasks, policy=policy, outer_num_envs=outer_num_envs
+        )
         self.phase = 0
         self.inner: Rows = {}
         self.outer: Rows = {}
@@ -68,7 +117,7 @@ class PPOLearner(ActorCriticLearner):
     @property
     def steps_per_update(self) -> float:
         """Environment steps of a learner for each of its updates."""
-        return super().steps_per_update / (self.config.epochs * self.config.minibatches)
+        return super().steps_per_update / (self.config.update_epochs * self.config.num_minibatches)
 
     def restart(self, rows: Tensor, tasks: Tasks | None = None) -> None:
         """As of every acting learner; the next gradient begins with a rollout."""
@@ -86,7 +135,7 @@ class PPOLearner(ActorCriticLearner):
             inner_loss, divergence = self._inner_loss(parameters, part)
             (inner,) = torch.autograd.grad(inner_loss.sum(), parameters, create_graph=second_order)
             outer = torch.zeros_like(parameters)
-            if self.config.outer_environments:
+            if self.outer_num_envs:
                 (outer,) = torch.autograd.grad(self._outer_loss(parameters).sum(), parameters)
         inner, norm = self.clipped(inner)
         metrics = {**self.metrics, "gradient_norm": norm}
@@ -114,17 +163,17 @@ class PPOLearner(ActorCriticLearner):
     def _gather(self, parameters: Tensor) -> None:
         """A rollout at θ, with what its updates will want to know of it."""
         config = self.config
-        rollout, self.metrics = self.experience(parameters, config.steps)
+        rollout, self.metrics = self.experience(parameters, self.num_steps)
         tensors = self._layout.split(parameters.detach())
-        inner = rollout.columns(slice(0, config.environments))
-        self.inner = self._rows(tensors, inner, config.trace)
+        inner = rollout.columns(slice(0, config.num_envs))
+        self.inner = self._rows(tensors, inner, config.gae_lambda)
         share = inner.share()
         targets = self.inner["target"]
         self.scale.observe(targets, share)
         center, scale = self._units()
         self.inner["target"] = (targets - center) / scale
-        if config.outer_environments:
-            outer = rollout.columns(slice(config.environments, None))
+        if self.outer_num_envs:
+            outer = rollout.columns(slice(config.num_envs, None))
             self.outer = self._rows(tensors, outer, trace=1.0)
             self.outer["advantage"] = normalised(self.outer["advantage"], self._divisor(), outer.share())
         self.going = torch.ones_like(self.going)
@@ -151,13 +200,13 @@ class PPOLearner(ActorCriticLearner):
     def _part(self) -> Rows:
         """The next minibatch, of rows drawn without replacement within an epoch."""
         config = self.config
-        rows = config.environments * config.steps
-        if self.phase % config.minibatches == 0:
+        rows = config.num_envs * config.num_steps
+        if self.phase % config.num_minibatches == 0:
             self.order = self.noise.uniform(self._batch, rows).argsort(1)
-        size = rows // config.minibatches
-        first = (self.phase % config.minibatches) * size
+        size = rows // config.num_minibatches
+        first = (self.phase % config.num_minibatches) * size
         chosen = self.order[:, first : first + size]
-        self.phase = (self.phase + 1) % (config.epochs * config.minibatches)
+        self.phase = (self.phase + 1) % (config.update_epochs * config.num_minibatches)
         learners = torch.arange(self._batch, device=chosen.device).unsqueeze(1)
         return {name: column[learners, chosen] for name, column in self.inner.items()}
 
@@ -174,13 +223,13 @@ class PPOLearner(ActorCriticLearner):
         gain = clipped_gain(ratio, advantage, config.clip_range)
         value = self.policy.critic(tensors, part["observation"])
         error = (value - part["target"]).square()
-        if config.value_clip:
-            near = part["value"] + (value - part["value"]).clamp(-config.value_clip, config.value_clip)
+        if config.clip_range_vf:
+            near = part["value"] + (value - part["value"]).clamp(-config.clip_range_vf, config.clip_range_vf)
             error = torch.maximum(error, (near - part["target"]).square())
         loss = (
             -mean(gain, share)
-            + config.value_coefficient * mean(error, share)
-            - config.entropy_coefficient * self.policy.entropy(output, log_std, share)
+            + config.vf_coef * mean(error, share)
+            - config.ent_coef * self.policy.entropy(output, log_std, share)
         )
         return loss, mean((ratio - 1 - log_ratio).detach(), share)
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from learned_opt.algorithms.advantages import generalised_advantages
 from learned_opt.algorithms.base import GradientSample
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms.config import InnerAlgorithm
 from learned_opt.algorithms.on_environments import ActingLearner
 from learned_opt.policies.base import Policy
 from learned_opt.policies.mlp import ActorCritic
 from learned_opt.rollouts.collect import Rollout, longest
+from learned_opt.settings import Fraction, NotNegative
 from learned_opt.tasks import Noise, TaskFamily, Tasks
 
 CLIP = 10.0
@@ -24,6 +26,32 @@ TIMES = 4
 """Features of the baseline that are functions of time alone."""
 LARGEST = 1024
 """Observations of more numbers than this are too many features for the baseline."""
+
+
+@dataclass(frozen=True)
+class Reinforce(InnerAlgorithm):
+    """REINFORCE (Williams 1992) on `num_envs` whole episodes an update; see `ReinforceLearner`."""
+
+    kind: ClassVar[str] = "reinforce"
+    whole_episodes: ClassVar[bool] = True
+
+    gae_lambda: Fraction = 1.0
+    """GAE's λ; at 1 advantages are returns to go less the baseline."""
+    ent_coef: NotNegative = 0.01
+    """Weight of the entropy bonus in the inner loss."""
+    normalize_advantage: Literal["batch", "none"] = "batch"
+    """Advantages are centred on their batch and divided by its standard deviation, or left as they are."""
+    baseline: bool = True
+    """Whether the linear feature baseline is subtracted from returns."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.baseline and self.gae_lambda != 1:
+            raise ValueError("without a baseline there is no GAE: set gae_lambda to 1")
+
+    def learners(self) -> type[ReinforceLearner]:
+        """What is made of these settings."""
+        return ReinforceLearner
 
 
 class ReinforceLearner(ActingLearner):
@@ -44,7 +72,7 @@ class ReinforceLearner(ActingLearner):
         config: hyper-parameters.
         tasks: the tasks themselves, if not to be drawn from the family's training distribution.
         policy: the networks, whose critic is not used; by default stacked perceptrons of the configured
-            width and depth.
+            size.
 
     Raises:
         ValueError: the policy is of another family, observations are too large for the baseline, or an
@@ -52,25 +80,33 @@ class ReinforceLearner(ActingLearner):
     """
 
     carries_memory: ClassVar[bool] = True
+    config: Reinforce
 
     def __init__(
         self,
         family: TaskFamily,
         batch: int,
         noise: Noise,
-        config: LearnerConfig,
+        config: Reinforce,
         *,
         tasks: Tasks | None = None,
         policy: Policy | None = None,
+        outer_num_envs: int = 0,
     ) -> None:
+        if outer_num_envs:
+            raise ValueError(
+                f"REINFORCE's episodes serve both losses: set outer_num_envs to 0, not {outer_num_envs}"
+            )
         numbers = math.prod(family.observation_space.shape)
         if config.baseline and numbers > LARGEST:
             raise ValueError(
                 f"the linear baseline takes observations of up to {LARGEST} numbers, and those of "
-                f"{family.name} have {numbers}: set baseline to False and trace to 1"
+                f"{family.name} have {numbers}: set baseline to False and gae_lambda to 1"
             )
-        policy = policy or ActorCritic(family, config.width, config.depth, config.activation, values=False)
-        super().__init__(family, batch, noise, config, policy, tasks, staggered=False)
+        policy = policy or ActorCritic(
+            family, config.hidden_size, config.num_layers, config.activation, values=False
+        )
+        super().__init__(family, batch, noise, config, policy, tasks, staggered=False, num_steps=0)
         self._check_something_is_left()
 
     def _check_something_is_left(self) -> None:
@@ -80,18 +116,18 @@ class ReinforceLearner(ActingLearner):
             ValueError: the policy would never learn.
         """
         config, horizon = self.config, self.horizon
-        if config.environments > 1:
+        if config.num_envs > 1:
             return
         if config.baseline and horizon <= TIMES:
             raise ValueError(
                 f"one episode of {self.family.name} has at most {horizon} steps, whose returns the linear "
-                "baseline fits exactly, so that the policy would never learn: set more environments, or "
-                "baseline to False and trace to 1"
+                "baseline fits exactly, so that the policy would never learn: set more num_envs, or "
+                "baseline to False and gae_lambda to 1"
             )
-        if config.advantage_scale == "batch" and horizon == 1:
+        if config.normalize_advantage == "batch" and horizon == 1:
             raise ValueError(
                 f"one episode of {self.family.name} is one transition, whose centred advantage is 0, so that "
-                "the policy would never learn: set more environments, or advantage_scale to 'none'"
+                "the policy would never learn: set more num_envs, or normalize_advantage to 'none'"
             )
 
     @property
@@ -102,7 +138,7 @@ class ReinforceLearner(ActingLearner):
     @property
     def steps_per_update(self) -> float:
         """Environment steps that one gradient of one learner costs at most."""
-        return self.config.environments * self.horizon
+        return self.config.num_envs * self.horizon
 
     def gradient(
         self, parameters: Tensor, *, second_order: bool = False, credited: bool = False
@@ -130,15 +166,15 @@ class ReinforceLearner(ActingLearner):
             share = mask / mask.sum(1, keepdim=True)
             likelihood = log_prob if credited else (log_prob - log_prob.detach()).exp()
             outer_loss = -(share * likelihood * advantages).sum()
-            bonus = self.config.entropy_coefficient * self.policy.entropy(output, log_std, share)
+            bonus = self.config.ent_coef * self.policy.entropy(output, log_std, share)
             inner_loss = outer_loss - bonus.sum()
             told = (mask * log_prob).sum(1)
         (inner,) = torch.autograd.grad(inner_loss, parameters, create_graph=second_order, retain_graph=True)
         outer = inner
-        if self.config.entropy_coefficient:
+        if self.config.ent_coef:
             (outer,) = torch.autograd.grad(outer_loss, parameters, retain_graph=second_order)
         inner, norm = self.clipped(inner)
-        returns = (rollout.rewards * alive).sum(1).mean(1) / self.config.reward_factor
+        returns = (rollout.rewards * alive).sum(1).mean(1) / self.config.reward_scale
         metrics = {
             "reward": returns,
             "endings": torch.ones_like(returns),
@@ -165,17 +201,17 @@ class ReinforceLearner(ActingLearner):
                 following,
                 last,
                 torch.zeros_like(last),
-                discount=config.discount,
+                discount=config.gamma,
                 trace=trace,
             )
 
         advantages = lambda_returns(zeros, 1.0)
         if config.baseline:
             values = fitted_baseline(rollout.observations, advantages, alive)
-            advantages = lambda_returns(values, config.trace) * alive
+            advantages = lambda_returns(values, config.gae_lambda) * alive
         flat, mask = advantages.flatten(1), alive.flatten(1)
         scale = torch.ones_like(flat[:, 0])
-        if config.advantage_scale == "batch":
+        if config.normalize_advantage == "batch":
             share = mask / mask.sum(1, keepdim=True)
             flat = (flat - (share * flat).sum(1, keepdim=True)) * mask
             scale = (share * flat.square()).sum(1).sqrt() + 1e-8
@@ -185,7 +221,7 @@ class ReinforceLearner(ActingLearner):
     def _discounted(self, rollout: Rollout, alive: Tensor) -> Tensor:
         """Mean discounted return of the episodes, (B,)."""
         steps = torch.arange(rollout.rewards.shape[1], device=alive.device, dtype=alive.dtype)
-        weights = alive * (self.config.discount**steps).view(1, -1, 1)
+        weights = alive * (self.config.gamma**steps).view(1, -1, 1)
         return (rollout.rewards * weights).sum(1).mean(1)
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from learned_opt.algorithms.config import LearnerConfig
-from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms import InnerAlgorithm
 from learned_opt.analysis import CompareConfig, Method, compare, load_results, plot_curves, render_table
 from learned_opt.analysis.comparison.results import RESULTS, Results
 from learned_opt.analysis.reporting.curves import LARGEST
@@ -110,7 +109,7 @@ class Compare:
     def _updates(self, config: CompareConfig) -> int:
         """Length of a run in updates; inner algorithms that cannot be are refused here, before any work."""
         costs = {
-            make_learner(config.made(name), 1, derive_noise(config.seed), config.inner).steps_per_update
+            config.inner.learner(config.made(name), 1, derive_noise(config.seed)).steps_per_update
             for name in config.families
         }
         if self.env_steps is None:
@@ -124,7 +123,7 @@ class Compare:
         return max(1, round(self.env_steps / costs.pop()))
 
 
-def inner_of(given: LearnerConfig, artifacts: dict[str, Artifact]) -> LearnerConfig:
+def inner_of(given: InnerAlgorithm, artifacts: dict[str, Artifact]) -> InnerAlgorithm:
     """The inner algorithm as given; for learned initializations theirs, with what is given otherwise.
 
     Raises:
@@ -133,16 +132,14 @@ def inner_of(given: LearnerConfig, artifacts: dict[str, Artifact]) -> LearnerCon
     if not any(isinstance(artifact.rule, LearnedStart) for artifact in artifacts.values()):
         return given
     theirs = learner_of(artifacts)
-    if given.objective not in (theirs.objective, LearnerConfig().objective):
+    if given == DEFAULT.inner:
+        return theirs
+    if type(given) is not type(theirs):
         raise ValueError(
-            f"a learned initialization is for {theirs.objective}, as it was trained: leave --inner out"
+            f"a learned initialization is for {theirs.kind}, which it was trained with: leave --inner out"
         )
-    usual = LearnerConfig()
-    changed = {
-        item.name: getattr(given, item.name)
-        for item in fields(given)
-        if getattr(given, item.name) != getattr(usual, item.name)
-    }
+    usual = type(given)()
+    changed = {name: value for name, value in vars(given).items() if value != getattr(usual, name)}
     return replace(theirs, **changed)
 
 

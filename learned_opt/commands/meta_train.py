@@ -15,10 +15,10 @@ from learned_opt.progress import MetaProgress, WorkBar
 from learned_opt.rl2.config import MemoryConfig
 from learned_opt.rl2.policies import POLICIES
 from learned_opt.rl2.trainer import InContextTrainer
-from learned_opt.runs.config_file import check_fields, mapping
 from learned_opt.runs.distributed import Ranks, joined, launched_by_torchrun
 from learned_opt.runs.folder import BORN, CONFIG, FREE, STAGE, begun, refuse_foreign
 from learned_opt.runs.loop import Outcome
+from learned_opt.runs.yaml_file import check_fields, mapping
 
 Algorithm = Literal[
     "lstm",

@@ -10,7 +10,6 @@ from typing import Literal
 
 from rich.table import Table
 
-from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.analysis.metaworld import (
     CAVEAT,
     METAWORLD,
@@ -24,6 +23,7 @@ from learned_opt.artifacts import load_artifact
 from learned_opt.commands.outputs import check_folder, make_folder
 from learned_opt.commands.rule_conditions import learner_of, trained_families
 from learned_opt.commands.training import check_device, set_threads
+from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.presets import ALGORITHMS
 from learned_opt.progress import WorkBar
 from learned_opt.rules import LearnedStart
@@ -84,7 +84,7 @@ class MetaWorld:
             self.together,
         )
         artifact = load_artifact(self.rule)
-        learner = LearnerConfig(**ALGORITHMS["maml"]["learner"])
+        learner = MetaConfig.from_dict({"learner": ALGORITHMS["maml"]["learner"]}).learner
         if isinstance(artifact.rule, LearnedStart):
             learner = learner_of({self.rule: artifact})
         family = MetaWorldFamily(self.benchmark)

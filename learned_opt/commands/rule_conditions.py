@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from typing import Any
 
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C, InnerAlgorithm
 from learned_opt.artifacts import Artifact
 from learned_opt.meta.config import MetaConfig
 from learned_opt.rl2.artifact import PolicyArtifact
 from learned_opt.rules import LearnedStart
+from learned_opt.runs.config_file import plain, structured
 from learned_opt.tasks import needs_import
-
-OF_TRAINING = ("outer_environments", "longevity")
-"""Settings of the inner learner that only meta-training knows."""
 
 
 def trained_families(artifact: Artifact | PolicyArtifact) -> tuple[str, ...]:
@@ -46,20 +43,18 @@ def _configuration(provenance: dict[str, Any]) -> MetaConfig:
     return config
 
 
-def learner_of(artifacts: dict[str, Artifact]) -> LearnerConfig:
+def learner_of(artifacts: dict[str, Artifact]) -> InnerAlgorithm:
     """The learner to compare with: the one that learned starts are for, or the standard one.
 
     Raises:
         ValueError: two starts are for different learners.
     """
     theirs = {
-        name: replace(
-            _configuration(artifact.header["provenance"]).learner, outer_environments=0, longevity=1
-        )
+        name: _configuration(artifact.header["provenance"]).learner
         for name, artifact in artifacts.items()
         if isinstance(artifact.rule, LearnedStart)
     }
-    first = next(iter(theirs.values()), LearnerConfig())
+    first = next(iter(theirs.values()), A2C())
     for name, config in theirs.items():
         if config != first:
             raise ValueError(
@@ -70,7 +65,7 @@ def learner_of(artifacts: dict[str, Artifact]) -> LearnerConfig:
 
 def conditions_left(
     artifacts: Mapping[str, Artifact | PolicyArtifact],
-    learner: LearnerConfig,
+    learner: InnerAlgorithm,
     updates: int,
     horizon: int | None = None,
 ) -> tuple[str, ...]:
@@ -83,7 +78,7 @@ def conditions_left(
         horizon: that gymnasium ids are given.
 
     Returns:
-        Names of fields of `LearnerConfig`, "updates" where lives are longer than any in training, and
+        Names of fields of `InnerAlgorithm`, "updates" where lives are longer than any in training, and
         "horizon" where it is another.
     """
     left: dict[str, None] = {}
@@ -91,12 +86,11 @@ def conditions_left(
         provenance = artifact.header["provenance"]
         settings = provenance.get("configuration", {})
         try:
-            theirs = LearnerConfig(**settings["learner"])
+            theirs = plain(structured(InnerAlgorithm, settings["learner"], "the header", importing=False))
             longest = float(provenance["lifetimes"][1])
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             continue  # nothing that could be compared with
-        names = [field.name for field in fields(LearnerConfig) if field.name not in OF_TRAINING]
-        left |= dict.fromkeys(name for name in names if getattr(theirs, name) != getattr(learner, name))
+        left |= dict.fromkeys(name for name, value in plain(learner).items() if theirs.get(name) != value)
         if updates > longest:
             left["updates"] = None
         if settings.get("horizon") != horizon:

@@ -17,12 +17,12 @@ from learned_opt.meta.initial_rule import new_rule
 from learned_opt.meta.trainer import ARTIFACT, MetaTrainer
 from learned_opt.meta.validation import Validator
 from learned_opt.progress import MetaProgress, WorkBar
-from learned_opt.runs.config_file import mapping
 from learned_opt.runs.distributed import ALONE, Ranks, claim_device
 from learned_opt.runs.divergence import DivergenceError
 from learned_opt.runs.folder import BORN, CONFIG, STAGE, holds_run, is_occupied, refuse_occupied
 from learned_opt.runs.loop import Outcome
 from learned_opt.runs.verdict import improvements
+from learned_opt.runs.yaml_file import mapping
 from learned_opt.tasks import FAMILIES
 from learned_opt.tasks.metaworld import is_benchmark
 

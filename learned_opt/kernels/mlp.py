@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from learned_opt.algorithms.config import Activation
 from learned_opt.kernels import native
 from learned_opt.kernels.addresses import address, address_of_array, fits, places
+
+Activation = Literal["tanh", "relu"]
 
 Layer = tuple[Tensor, Tensor]
 """Weights (B, out, in) and biases (B, out), as torch.nn.Linear would hold them."""

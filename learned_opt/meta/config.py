@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from learned_opt.algorithms.config import FOREIGN, LearnerConfig
+from learned_opt.algorithms import A2C, InnerAlgorithm
 from learned_opt.rules.features import GROUPS
-from learned_opt.runs.config_file import check_fields, mapping
+from learned_opt.runs.config_file import merged, plain, structured
+from learned_opt.runs.yaml_file import check_fields, mapping
+from learned_opt.settings import Count, Settings
 from learned_opt.tasks import check_family
 
 RULES = ("lstm", "classic", "sgd", "adam", "meta-sgd", "meta-lstm")
@@ -52,6 +54,16 @@ OF_RULE = {
 OF_LIFE = ("unroll", "shortest_life", "longest_life", "validation_updates")
 """Numbers of updates that a learner's longevity multiplies."""
 PERTURBED = ("all", "head", "skip")
+
+
+@dataclass(frozen=True)
+class Mixed(Settings):
+    """One of several inner algorithms that a family's batches of learners take in turn."""
+
+    inner: InnerAlgorithm = A2C()
+    horizon_multiplier: Count = 1
+    """Lives and the windows between meta-steps have this many times as many updates: for algorithms that
+    learn little from each, such as PPO from a minibatch."""
 
 
 @dataclass(frozen=True)
@@ -168,11 +180,12 @@ class MetaConfig:
     """Seed of everything random."""
     device: str = "cpu"
     """Where it runs: cpu, cuda, cuda:1, ..."""
-    learner: LearnerConfig = field(
-        default_factory=lambda: LearnerConfig(environments=16, outer_environments=8)
-    )
-    """The inner learner; its outer environments are of tbptt, evolution strategies run none."""
-    mixture: tuple[LearnerConfig, ...] = ()
+    learner: InnerAlgorithm = A2C()
+    """The inner learner."""
+    outer_num_envs: int | None = None
+    """Environments of a learner whose data feed the outer loss alone; by default 8, or none with REINFORCE,
+    whose episodes serve both. Of tbptt."""
+    mixture: tuple[Mixed, ...] = ()
     """Inner learners for the groups of a family to take in turn, instead of `learner` for all: other
     objectives, widths, batch sizes, discount factors, scales of reward, lengths of life."""
 
@@ -222,9 +235,10 @@ class MetaConfig:
         if not (self.average < 1 and self.known_total <= 1 and self.divergence_limit <= 1):
             raise ValueError("average must be below 1, known_total and divergence_limit at most 1")
         self._check_mixture()
-        backward = self.estimator == "tbptt" and self.learner.objective != "reinforce"
-        if backward and self.learner.outer_environments < 1:
-            raise ValueError("learner.outer_environments must be at least 1 in meta-training by tbptt")
+        if self.outer_num_envs is not None and self.estimator != "tbptt":
+            raise ValueError(f"outer_num_envs has no meaning with estimator {self.estimator!r}: leave it out")
+        if self.outer_num_envs == 0 and not self.learner.whole_episodes:
+            raise ValueError("outer_num_envs must be at least 1 in meta-training by tbptt")
 
     def _check_mixture(self) -> None:
         """Every learner of a mixture must do, and must have a group to serve."""
@@ -242,14 +256,20 @@ class MetaConfig:
 
     def of_replica(self, replica: int) -> MetaConfig:
         """The run as a family's group number `replica` sees it: its own learner, windows and lives."""
-        learner = self.mixture[replica % len(self.mixture)] if self.mixture else self.learner
-        times = learner.longevity
+        mixed = self.mixture[replica % len(self.mixture)] if self.mixture else Mixed(self.learner)
+        times = mixed.horizon_multiplier
         return replace(
             self,
-            learner=replace(learner, longevity=1),
+            learner=mixed.inner,
             mixture=(),
             **{name: times * getattr(self, name) for name in OF_LIFE},
         )
+
+    def outer_envs(self) -> int:
+        """Environments of a learner for the outer loss of backpropagation."""
+        if self.outer_num_envs is None:
+            return 0 if self.learner.whole_episodes else 8
+        return self.outer_num_envs
 
     def _check_birth(self) -> None:
         """Settings of one rule are refused with another, and a run must have something to learn."""
@@ -295,7 +315,7 @@ class MetaConfig:
         if self.exploration_credit and not (
             self.second_order
             and self.initialisation == "learned"
-            and self.learner.objective == "reinforce"
+            and self.learner.whole_episodes
             and self.siblings > 1
         ):
             raise ValueError(
@@ -305,8 +325,9 @@ class MetaConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as written to config.yaml."""
-        data = asdict(self)
-        return {**data, **{name: list(data[name]) for name in ("families", "without", "mixture")}}
+        data = {name: getattr(self, name) for name in (item.name for item in fields(self))}
+        more = {name: list(data[name]) for name in ("families", "without")}
+        return {**data, **more, "learner": plain(self.learner), "mixture": plain(self.mixture)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], source: str = "the configuration") -> MetaConfig:
@@ -322,14 +343,13 @@ class MetaConfig:
         if not isinstance(mixture, list) or not all(isinstance(each, dict) for each in mixture):
             raise ValueError(f"{source}: mixture must be a list of mappings")
         check_fields(cls, data, source, "")
-        for each in (inner, *mixture):
-            check_fields(LearnerConfig, each, source, "learner.")
         for name in ("families", "without"):
             if name in data:
                 data[name] = tuple(data[name])
         try:
-            learner = _learner(inner, {})
-            mixed = tuple(_learner(each, inner) for each in mixture)
+            inner = merged(plain(A2C()), inner)
+            learner: InnerAlgorithm = structured(InnerAlgorithm, inner, source)  # type: ignore[type-abstract]
+            mixed = tuple(structured(Mixed, merged({"inner": inner}, each), source) for each in mixture)
             return cls(**data, learner=learner, mixture=mixed)
         except OverflowError as error:
             raise ValueError(f"{source}: a number is too large") from error
@@ -342,12 +362,3 @@ class MetaConfig:
             ValueError: the file is missing, is no mapping, or holds an unknown field or bad value.
         """
         return cls.from_dict(mapping(path), str(path))
-
-
-def _learner(given: dict[str, Any], common: dict[str, Any]) -> LearnerConfig:
-    """A learner that is like the default one, of the objective's own settings, but for what is given."""
-    objective = given.get("objective", common.get("objective", "actor-critic"))
-    if objective != common.get("objective", "actor-critic"):
-        common = {name: value for name, value in common.items() if name not in FOREIGN.get(objective, ())}
-    outer = asdict(MetaConfig().learner) if objective == "actor-critic" else {}
-    return LearnerConfig(**{**outer, **common, **given})

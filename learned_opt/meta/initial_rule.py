@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from learned_opt.algorithms.factory import RLLearner, make_learner
+from learned_opt.algorithms import RLLearner
 from learned_opt.artifacts import load_rule
 from learned_opt.layout import ParameterLayout
 from learned_opt.meta.config import MetaConfig
@@ -117,7 +117,7 @@ def _learner(config: MetaConfig, policies: Policies | None) -> RLLearner:
             make_family(name, config.horizon, config.reference),
             derive_noise(config.seed, "shape"),
         )
-        learners[name] = make_learner(family, 1, noise, config.learner, policy=policy_for(family, policies))
+        learners[name] = config.learner.learner(family, 1, noise, policy=policy_for(family, policies))
     first, *others = learners
     for name in others:
         if _shapes(learners[name].layout) != _shapes(learners[first].layout):

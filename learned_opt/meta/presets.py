@@ -8,15 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 _EPISODES: dict[str, Any] = {
-    "objective": "reinforce",
-    "width": 100,
+    "kind": "reinforce",
+    "hidden_size": 100,
     "activation": "relu",
-    "environments": 20,
-    "discount": 0.99,
-    "trace": 1.0,
-    "entropy_coefficient": 0.0,
-    "max_gradient_norm": 1e3,
-    "advantage_scale": "batch",
+    "num_envs": 20,
+    "gamma": 0.99,
+    "ent_coef": 0.0,
+    "max_grad_norm": 1e3,
 }
 """The inner learner of Finn et al. 2017: REINFORCE with the linear feature baseline, 2 × 100 units."""
 
@@ -74,7 +72,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
         "average": 0.98,
         "validation_tasks": 64,
         "validation_updates": 200,
-        "learner": {"objective": "q-learning", "steps": 8},
+        "learner": {"kind": "dqn"},
     },
 }
 """By name: what each changes of `MetaConfig`'s defaults."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from learned_opt.meta.config import BIRTH, OF_RULE, MetaConfig
-from learned_opt.runs.config_file import mapping
+from learned_opt.runs.yaml_file import mapping
 
 Recipe = tuple[MetaConfig, ...]
 """Stages, each of which starts from the rule of the one before."""

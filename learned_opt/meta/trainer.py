@@ -241,7 +241,6 @@ def own_state(group: LearnerGroup, state: dict[str, Any] | None) -> dict[str, An
     return {"generator": generator, **own}
 
 
-
 def contained(window: Window, learners: int) -> Window:
     """The window; if its meta-gradient is not finite, one that moves nothing, its learners all diverged."""
     if all(bool(value.isfinite().all()) for value in window.meta_gradient.values()):

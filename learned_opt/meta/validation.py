@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from learned_opt.algorithms.factory import make_learner
 from learned_opt.algorithms.inner_loop import live
 from learned_opt.meta.config import MetaConfig
 from learned_opt.policies.base import Policies, policy_for
@@ -98,13 +96,8 @@ class Validator:
         """The same of learners that live in this way, (B,)."""
         family, tasks, floor, reference = self._tasks[name]
         noise = derive_noise(way.seed, f"{self.purpose} lives", name, device=way.device)
-        learner = make_learner(
-            family,
-            way.validation_tasks,
-            noise,
-            replace(way.learner, outer_environments=0),
-            tasks=tasks,
-            policy=self._policies[name],
+        learner = way.learner.learner(
+            family, way.validation_tasks, noise, tasks=tasks, policy=self._policies[name]
         )
         life = live(
             learner,

@@ -53,7 +53,7 @@ class Policy(ActionDistribution, ABC):
     def network(self, tensors: Tensors, role: Role) -> Network:
         """The actor or critic with these parameters, ready to run on observations as environments give them.
 
-        Values are in units of the learner's value normaliser.
+        Values are in units of the learner's value normalizer.
         """
 
     @abstractmethod
@@ -65,10 +65,10 @@ class Policy(ActionDistribution, ABC):
         return self.network(tensors, "actor")(observations)
 
     def critic(self, tensors: Tensors, observations: Tensor) -> Tensor:
-        """Values (B, R), in units of the learner's value normaliser."""
+        """Values (B, R), in units of the learner's value normalizer."""
         return self.network(tensors, "critic")(observations).squeeze(-1)
 
-    def normalisation(self, like: Tensor) -> tuple[Tensor, Tensor]:
+    def normalization(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """The family's observation center and scale, of shape S each; shared, not to be changed."""
         size = self.family.observation_space.shape
         units = (self.family.observation_center, self.family.observation_scale)

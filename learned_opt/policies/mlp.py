@@ -10,8 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from learned_opt.algorithms.config import Activation
-from learned_opt.kernels.mlp import Perceptron
+from learned_opt.kernels.mlp import Activation, Perceptron
 from learned_opt.layout import ParameterLayout, Role
 from learned_opt.policies.base import Policy, Tensors
 from learned_opt.policies.distribution import INITIAL_LOG_STD, bounded_log_std
@@ -85,7 +84,7 @@ class ActorCritic(Policy):
         """The actor's or critic's perceptron, ready to run on observations."""
         names = iter(self.layers(role))
         layers = [(tensors[weight], tensors[bias]) for weight, bias in zip(names, names, strict=True)]
-        center, scale = (constant.flatten() for constant in self.normalisation(layers[0][0]))
+        center, scale = (constant.flatten() for constant in self.normalization(layers[0][0]))
         return Perceptron(layers, self.activation, center, scale)
 
     def layers(self, role: Role) -> list[str]:

@@ -12,7 +12,7 @@ from torch.func import functional_call, vmap
 from learned_opt.layout import ParameterLayout, Role
 from learned_opt.policies.base import Actor, Network, Policy, Tensors
 from learned_opt.policies.distribution import INITIAL_LOG_STD, bounded_log_std
-from learned_opt.policies.module_check import Trial, materialise
+from learned_opt.policies.module_check import Signature, materialize
 from learned_opt.policies.recurrent_cells import write_out_cells
 from learned_opt.tasks import Noise, TaskFamily
 from learned_opt.tasks.base import BOUNDED
@@ -26,7 +26,7 @@ SEED_BITS = 24
 class ModulePolicy(Policy):
     """B copies of a user's module, each with parameters of its own.
 
-    Its forward takes observations (R, *S), normalised as the family says, and returns logits or means
+    Its forward takes observations (R, *S), normalized as the family says, and returns logits or means
     (R, A); or these and values, (R,) or (R, 1), which the actor-critic needs. Q-learning takes the
     outputs as action values. A module with `initial_memory(rows)` is recurrent: that returns a tensor,
     or a tuple of them, with `rows` rows each; forward takes (observations, memory) and returns
@@ -35,7 +35,7 @@ class ModulePolicy(Policy):
     Gaussian policies take the log standard deviation from the module's parameter or buffer `log_std`, of A
     numbers, or else have one beside the module; it is kept within bounds, see `bounded_log_std`.
 
-    A learner's initial parameters are the module's own initialisation, drawn on the CPU from the given
+    A learner's initial parameters are the module's own initialization, drawn on the CPU from the given
     noise; the global generator is left as it was. Frozen parameters and buffers are constants that all
     learners share.
 
@@ -52,7 +52,7 @@ class ModulePolicy(Policy):
         self.make = make
         self.module = self._made(0)
         """One copy: the architecture, and the constants."""
-        self.trial = Trial.of(self.module, self._normalised(self._examples(3)), self.actions)
+        self.signature = Signature.of(self.module, self._normalized(self._examples(3)), self.actions)
         if self.module is self._made(1):
             raise ValueError("make must build a new module at every call, and returned the same one twice")
         self._try_batching()
@@ -60,12 +60,12 @@ class ModulePolicy(Policy):
     @property
     def values(self) -> bool:
         """Whether the module returns values."""
-        return self.trial.values
+        return self.signature.values
 
     @property
     def recurrent(self) -> bool:
         """Whether the module has a memory."""
-        return self.trial.memory is not None
+        return self.signature.memory is not None
 
     def layout(self) -> ParameterLayout:
         """The module's trained parameters by name, tied ones once; roles where names tell them."""
@@ -76,7 +76,7 @@ class ModulePolicy(Policy):
         return ParameterLayout.of(shapes, roles)
 
     def initial_parameters(self, batch: int, noise: Noise) -> Tensor:
-        """The module's own initialisation, drawn anew for each learner: (B, N)."""
+        """The module's own initialization, drawn anew for each learner: (B, N)."""
         pairs = (noise.uniform(batch, 2) * 2**SEED_BITS).long().tolist()
         seeds = [(high << SEED_BITS) + low for high, low in pairs]
         made = {seed: self._vector(seed) for seed in dict.fromkeys(seeds)}  # replicas share theirs
@@ -111,7 +111,7 @@ class ModulePolicy(Policy):
 
     def initial_memory(self, observations: Tensor) -> Tensor | None:
         """The module's initial memory for each row, its tensors side by side: (B, R, M)."""
-        if self.trial.memory is None:
+        if self.signature.memory is None:
             return None
         return self._fresh(observations).expand(*observations.shape[:2], -1)
 
@@ -152,12 +152,12 @@ class ModulePolicy(Policy):
             name: value.to(like.device, like.dtype if value.is_floating_point() else None)
             for name, value in self._constants.items()
         }
-        center, scale = self.normalisation(like)
+        center, scale = self.normalization(like)
 
         def one(parameters: Tensors, observations: Tensor, *memory: Tensor) -> tuple[Tensor, ...]:
             state = {**constants, **parameters}
-            arguments = (observations, *(self.trial.unpacked(entry) for entry in memory))
-            return self.trial.parts(functional_call(self.module, state, arguments))
+            arguments = (observations, *(self.signature.unpacked(entry) for entry in memory))
+            return self.signature.parts(functional_call(self.module, state, arguments))
 
         batched = vmap(one)
 
@@ -169,13 +169,13 @@ class ModulePolicy(Policy):
         return run
 
     def _made(self, seed: int) -> nn.Module:
-        """A new module, initialised from `seed`; the global generator stays as it was."""
+        """A new module, initialized from `seed`; the global generator stays as it was."""
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.default_generator.manual_seed(seed)
             made = self.make()
             if not isinstance(made, nn.Module):
                 raise ValueError(f"make must return a torch.nn.Module, and returned a {type(made).__name__}")
-            return write_out_cells(materialise(made, self._normalised(self._examples(1))))
+            return write_out_cells(materialize(made, self._normalized(self._examples(1))))
 
     def _vector(self, seed: int) -> Tensor:
         """Initial parameters of one learner, (N,)."""
@@ -221,12 +221,12 @@ class ModulePolicy(Policy):
         return False
 
     def _fresh(self, like: Tensor) -> Tensor:
-        assert self.trial.memory is not None
-        return self.trial.memory.to(like.device, like.dtype)
+        assert self.signature.memory is not None
+        return self.signature.memory.to(like.device, like.dtype)
 
-    def _normalised(self, observations: Tensor) -> Tensor:
+    def _normalized(self, observations: Tensor) -> Tensor:
         """Observations (..., *S) as the module sees them."""
-        center, scale = self.normalisation(observations)
+        center, scale = self.normalization(observations)
         return (observations - center) / scale
 
     def _examples(self, rows: int) -> Tensor:
@@ -235,7 +235,7 @@ class ModulePolicy(Policy):
         low, high = (torch.as_tensor(bound, dtype=torch.float64) for bound in (box.low, box.high))
         size = (rows, *box.shape)
         anywhere = low + (high - low) * torch.rand(size, generator=generator, dtype=torch.float64)
-        center, scale = self.normalisation(low)
+        center, scale = self.normalization(low)
         typical = center + scale * torch.randn(size, generator=generator, dtype=torch.float64)
         return torch.where(high - low < BOUNDED, anywhere, typical.clamp(low, high)).float()
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 
-def materialise(module: nn.Module, observations: Tensor) -> nn.Module:
+def materialize(module: nn.Module, observations: Tensor) -> nn.Module:
     """Let lazy layers find their sizes from observations (R, *S); returns the module."""
     if any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters()):
         with torch.no_grad():
@@ -21,7 +21,7 @@ def materialise(module: nn.Module, observations: Tensor) -> nn.Module:
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
+class Signature:
     """What a forward pass returns.
 
     values: whether values come with the outputs.
@@ -36,7 +36,7 @@ class Trial:
     single: bool
 
     @classmethod
-    def of(cls, module: nn.Module, observations: Tensor, actions: int) -> Trial:
+    def of(cls, module: nn.Module, observations: Tensor, actions: int) -> Signature:
         """Try a module on R ≥ 2 observations (R, *S), of which it is to make outputs (R, A), A = `actions`.
 
         Raises:
@@ -60,18 +60,18 @@ class Trial:
                     f"the forward pass changes the module's buffer {changed[0]}, as BatchNorm does, and "
                     "learners share buffers: take a layer without running statistics, such as LayerNorm"
                 )
-            trial = cls._described(module, made, len(observations), actions)
+            found = cls._described(module, made, len(observations), actions)
             fewer = module(*_arguments(module, observations[:-1]))
-        for whole, part in zip(trial.parts(made), trial.parts(fewer), strict=True):
+        for whole, part in zip(found.parts(made), found.parts(fewer), strict=True):
             if not torch.allclose(whole[:-1], part, rtol=1e-3, atol=1e-4):
                 raise ValueError(
                     "the module mixes the rows of a batch, as BatchNorm does, and what it makes of an "
                     "observation must not depend on the others: take a layer such as LayerNorm"
                 )
-        return trial
+        return found
 
     @classmethod
-    def _described(cls, module: nn.Module, made: Any, rows: int, actions: int) -> Trial:
+    def _described(cls, module: nn.Module, made: Any, rows: int, actions: int) -> Signature:
         recurrent = hasattr(module, "initial_memory")
         wanted = f"outputs (R, {actions}) and values (R,)" + (" and memory" if recurrent else "")
         parts = made if isinstance(made, tuple) else (made,)

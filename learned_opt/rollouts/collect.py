@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,8 +14,8 @@ from learned_opt.rollouts.compiled import travel
 from learned_opt.rollouts.normalization import ObservationScale
 from learned_opt.tasks import Environments, Noise, Tasks
 
-View = Callable[[Tensor], Tensor]
-"""How a policy sees observations (B, E, *S): normalised, say."""
+ObservationTransform = Callable[[Tensor], Tensor]
+"""How a policy sees observations (B, E, *S): normalized, say."""
 
 AT_ONCE = 16
 """Steps of fresh episodes between looks at whether any still goes on."""
@@ -61,7 +61,7 @@ class Rollout(NamedTuple):
         """Where a policy's memory begins anew after a step, (B, T, E)."""
         return _ended(self.terminated, self.truncated, self.valid)
 
-    def seen_by(self, view: View) -> Rollout:
+    def seen_by(self, view: ObservationTransform) -> Rollout:
         """The same steps with observations as a view of them."""
         seen, reached = (view(x.flatten(1, 2)).view_as(x) for x in (self.unscaled, self.final_unscaled))
         return self._replace(observations=seen, final_observations=reached)
@@ -96,7 +96,7 @@ def collect(
     noise: Noise,
     memory: Tensor | None = None,
     *,
-    view: View | None = None,
+    view: ObservationTransform | None = None,
     deterministic: bool = False,
 ) -> Rollout:
     """Let policies with parameters `tensors` act for T = `steps` steps from where environments stand.
@@ -112,12 +112,12 @@ def collect(
         if made is not None:
             plain = Rollout(*made, unscaled=made.observations, final_unscaled=made.final_observations)
             return plain if view is None else plain.seen_by(view)
-    view = view or _as_it_is
+    view = view or (lambda observation: observation)
     log_std = None if policy.discrete else policy.log_std(tensors)
     actor = policy.acting(tensors)
     if memory is None:
         memory = policy.initial_memory(environments.observation)
-    columns: dict[str, list[Tensor | None]] = {name: [] for name in _STEPWISE}
+    rows: list[tuple[Tensor | None, ...]] = []
     for t in range(steps):
         unscaled = environments.observation
         output, after = actor(view(unscaled), memory)
@@ -138,11 +138,10 @@ def collect(
             memory,
             after,
         )
-        for column, entry in zip(columns.values(), row, strict=True):
-            column.append(entry)
+        rows.append(row)
         if after is not None:
             memory = policy.forget(after, _ended(step.terminated, step.truncated, step.valid))
-    stacked = {name: _stacked(column) for name, column in columns.items()}
+    stacked = dict(zip(_STEPWISE, map(_stacked, zip(*rows, strict=True)), strict=True))
     both = {"observations": stacked["unscaled"], "final_observations": stacked["final_unscaled"]}
     return Rollout(**both, **stacked).seen_by(view)  # type: ignore[arg-type]
 
@@ -154,7 +153,7 @@ _STEPWISE = (
 """Fields of `Rollout` that steps bring, in the order in which `collect` notes them."""
 
 
-def _stacked(column: list[Tensor | None]) -> Tensor | None:
+def _stacked(column: Sequence[Tensor | None]) -> Tensor | None:
     """Entries (B, E, …) of T steps as (B, T, E, …); False where some steps have none, as of success."""
     there = [entry for entry in column if entry is not None]
     if not there:
@@ -173,10 +172,6 @@ def longest(horizon: int | Tensor) -> int:
     return math.ceil(float(horizon.max())) if isinstance(horizon, Tensor) else horizon
 
 
-def _as_it_is(observation: Tensor) -> Tensor:
-    return observation
-
-
 class Episodes(NamedTuple):
     """Fresh episodes of B policies.
 
@@ -188,21 +183,6 @@ class Episodes(NamedTuple):
     success: Tensor | None
 
 
-def episodic_returns(
-    policy: Policy,
-    parameters: Tensor,
-    tasks: Tasks,
-    episodes: int,
-    noise: Noise,
-    *,
-    deterministic: bool = False,
-    view: View | None = None,
-) -> Tensor:
-    """Undiscounted returns of fresh episodes, (B, episodes); see `play_episodes`."""
-    played = play_episodes(policy, parameters, tasks, episodes, noise, deterministic=deterministic, view=view)
-    return played.returns
-
-
 @torch.no_grad()
 def play_episodes(
     policy: Policy,
@@ -212,7 +192,7 @@ def play_episodes(
     noise: Noise,
     *,
     deterministic: bool = False,
-    view: View | None = None,
+    view: ObservationTransform | None = None,
 ) -> Episodes:
     """Fresh episodes of policies with parameters (B, N), whose returns are undiscounted.
 

@@ -1,4 +1,4 @@
-"""Running normalisation of observations and rewards, each learner by its own experience."""
+"""Running normalization of observations and rewards, each learner by its own experience."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 CLIP = 10.0
-"""Normalised observations and rewards are clipped to this magnitude."""
+"""Normalized observations and rewards are clipped to this magnitude."""
 EPSILON = 1e-8
 
 
@@ -76,7 +76,7 @@ class ObservationScale:
     scale: Tensor | float = 1.0
 
     def __call__(self, observation: Tensor) -> Tensor:
-        """Normalise observations (B, E, *O)."""
+        """Normalize observations (B, E, *O)."""
         mean, deviation = self.moments.mean.unsqueeze(1), self.moments.deviation().unsqueeze(1)
         return self.center + self.scale * ((observation - mean) / deviation).clamp(-CLIP, CLIP)
 

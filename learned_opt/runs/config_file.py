@@ -1,126 +1,158 @@
-"""Reading configuration files, whoever wrote them."""
+"""Configuration as files: TOML read and written, settings to and from plain data, whoever wrote them."""
 
 from __future__ import annotations
 
-import reprlib
+import inspect
+import sys
+from collections.abc import Mapping
 from dataclasses import fields
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-import yaml
+import cattrs
+import tomli_w
+from cattrs.errors import ForbiddenExtraKeysError
+from cattrs.gen import make_dict_structure_fn
 
-LARGEST, LONGEST, ALIASES, DEEPEST = 2**16, 1000, 20, 20
-"""Limits of configuration files: bytes, characters of a name or path, aliases, levels of nesting."""
+from learned_opt.registry import find, name_of
+from learned_opt.settings import Choice, shown
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+LARGEST = 2**16
+"""Bytes of a configuration file."""
+T = TypeVar("T")
+Table = dict[str, Any]
 
 
-def mapping(path: Path) -> dict[str, Any]:
-    """A YAML file's mapping of names to values.
+def read(path: Path) -> Table:
+    """What a TOML file says.
 
     Raises:
-        ValueError: the file is missing, too large, says something twice, or holds no such thing.
+        ValueError: the file is missing, too large, or no TOML.
     """
     try:
-        if path.stat().st_size > LARGEST:
+        with open(path, "rb") as file:
+            data = file.read(LARGEST + 1)
+        if len(data) > LARGEST:
             raise ValueError(f"{path} is larger than any configuration ({LARGEST} bytes)")
-        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(data.decode())
     except OSError as error:
         raise ValueError(f"cannot read the configuration {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"cannot read the configuration {path}: it is not UTF-8 ({error.reason})") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not TOML: {' '.join(str(error).split())[:300]}") from error
+
+
+def written(data: Mapping[str, Any]) -> bytes:
+    """Plain data as a TOML file."""
+    return tomli_w.dumps(data).encode()
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Table:
+    """`base` with `changes`, table by table; a table of another `kind` takes the whole place of the old."""
+    if changes.get("kind", base.get("kind")) != base.get("kind"):
+        return dict(changes)
+    made = dict(base)
+    for name, value in changes.items():
+        old = made.get(name)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        made[name] = merged(old, value) if both else value  # type: ignore[arg-type]
+    return made
+
+
+def plain(settings: Any) -> Any:
+    """Settings as tables, lists, texts and numbers; a setting that is None is left out.
+
+    A choice among several kinds tells its own as `kind`.
+    """
+    if isinstance(settings, tuple):
+        return [plain(each) for each in settings]
+    if not hasattr(settings, "__dataclass_fields__"):
+        return settings
+    told = {"kind": name_of(type(settings))} if isinstance(settings, Choice) else {}
+    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    return told | {name: plain(value) for name, value in values.items() if value is not None}
+
+
+def structured(kind: type[T], data: object, source: str, *, importing: bool = True) -> T:
+    """The inverse of `plain`; settings that are left out take their defaults.
+
+    Args:
+        kind: a dataclass, or the base of a choice.
+        data: tables, lists, texts and numbers.
+        source: whose data, for the complaint.
+        importing: whether `module:Class` may import; files of strangers import no code.
+
+    Raises:
+        ValueError: an unknown setting, or a value that its setting cannot have.
+    """
     try:
-        excess = _excess(text)
-        repeated = "" if excess else _repeated(text)
-        data = None if excess or repeated else yaml.safe_load(text)
-    except Exception as error:  # PyYAML leaks KeyError, AttributeError and others on odd tags
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())[:300]}") from error
-    if excess:
-        raise ValueError(f"{path} has {excess}: write it out more plainly")
-    if repeated:
-        raise ValueError(f"{path}: {repeated}: leave one of them out")
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} holds no mapping of field names to values")
-    return data
+        return _converter(importing).structure(data, kind)
+    except ForbiddenExtraKeysError as error:
+        known = ", ".join(field.name for field in fields(error.cl))
+        unknown = ", ".join(shown(name) for name in sorted(error.extra_fields))
+        raise ValueError(
+            f"{source}: unknown setting {unknown} of {error.cl.__name__}; it has {known}"
+        ) from error
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{source}: {error}") from error
 
 
-def _excess(text: str) -> str:
-    """What a YAML text has too much of: PyYAML takes time and memory out of all proportion for it."""
-    depth = aliases = 0
-    for event in yaml.parse(text, yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        aliases += isinstance(event, yaml.AliasEvent)
-        if depth > DEEPEST:
-            return f"lists and mappings nested more than {DEEPEST} deep"
-        if aliases > ALIASES:
-            return f"more than {ALIASES} aliases"
-    return ""
+@lru_cache
+def _converter(importing: bool) -> cattrs.Converter:
+    """Types are held against values by the settings themselves, which say what is wrong in a sentence."""
+    made = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
+    for primitive in (int, bool, str):
+        made.register_structure_hook(primitive, lambda value, _: value)
+    made.register_structure_hook(float, lambda value, _: float(value) if type(value) is int else value)
+    made.register_structure_hook_func(lambda hint: get_origin(hint) is Literal, lambda value, _: value)
 
+    def optional(value: Any, hint: Any) -> Any:
+        (rest,) = (each for each in get_args(hint) if each is not type(None))
+        return None if value is None else made.structure(value, rest)
 
-def _repeated(text: str) -> str:
-    """Which key stands twice in one mapping, at whatever depth, and where; of several the first."""
-    loader = yaml.SafeLoader(text)
-    waiting: list[tuple[yaml.Node | None, str]] = [(loader.get_single_node(), "")]
-    seen: set[int] = set()  # an alias is the node that it stands for
-    found: list[tuple[int, str]] = []
-    while waiting:
-        node, prefix = waiting.pop()
-        if node is None or id(node) in seen:
-            continue
-        seen.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
-            waiting += [(item, f"{prefix}{number}.") for number, item in enumerate(node.value, 1)]
-        if not isinstance(node, yaml.MappingNode):
-            continue
-        lines: dict[Any, int] = {}
-        for key, value in node.value:
-            name, line = _key(loader, key), key.start_mark.line + 1
-            if name in lines:
-                twice = f"twice, in line {lines[name]} and in line {line}"
-                found.append((line, f"{shown(str(key.value), prefix)} stands {twice}"))
-            lines.setdefault(name, line)
-            waiting.append((value, f"{prefix}{shown(key.value).strip(chr(39))}."))
-    return min(found, default=(0, ""))[1]
+    def several(value: Any, hint: Any) -> Any:
+        if not isinstance(value, (list, tuple)):
+            return value
+        return tuple(made.structure(each, get_args(hint)[0]) for each in value)
 
+    def table(kind: type) -> Any:
+        structure = make_dict_structure_fn(
+            kind, made, _cattrs_forbid_extra_keys=True, _cattrs_detailed_validation=False
+        )
 
-def _key(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
-    """What a mapping's key is to Python, to which 1 and 1.0 are the same; of others what stands there."""
-    try:
-        value = loader.construct_object(node, deep=True)
-        hash(value)
-    except (yaml.YAMLError, TypeError, ValueError, AttributeError, KeyError):
-        return node.tag, repr(node.value)
-    return value
+        def checked(value: Any, _: Any) -> Any:
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{kind.__name__} must be a table of settings, got {shown(value)}")
+            return structure(value, kind)
 
+        return checked
 
-def check_fields(kind: type, data: dict[str, Any], source: str, prefix: str) -> None:
-    """Refuse unknown fields and values whose type differs from the default's."""
-    default = kind()
-    names = {item.name for item in fields(default)}
-    for key, value in data.items():
-        if key not in names:
-            choices = ", ".join(sorted(prefix + name for name in names))
-            raise ValueError(f"{source}: unknown field {shown(key, prefix)}; choose from {choices}")
-        expected = getattr(default, key)
-        fits = {
-            bool: isinstance(value, bool),
-            int: isinstance(value, int) and not isinstance(value, bool),
-            float: isinstance(value, (int, float)) and not isinstance(value, bool),
-            str: _is_name(value),
-            tuple: isinstance(value, (list, tuple)) and all(map(_is_name, value)),
-            type(None): value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)),
-        }
-        if not fits[type(expected)]:
-            named = {tuple: "list of names", type(None): "number, or left out"}
-            wanted = named.get(type(expected), type(expected).__name__)
-            raise ValueError(f"{source}: {prefix + key} must be a {wanted}, got {shown(value)}")
+    def choice(value: Any, base: type[Choice]) -> Any:
+        if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
+            raise ValueError(f"{base.__name__} must be a table that names its kind, got {shown(value)}")
+        chosen = find(base, value["kind"], importing=importing)
+        rest = {name: each for name, each in value.items() if name != "kind"}
+        return table(chosen)(rest, chosen)
 
+    def is_choice(hint: Any) -> bool:
+        return inspect.isclass(hint) and issubclass(hint, Choice)
 
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and len(value) <= LONGEST
-
-
-def shown(value: object, prefix: str = "") -> str:
-    """A value from a file, in a few words however large it is."""
-    try:
-        return reprlib.repr(prefix + value if isinstance(value, str) else value)
-    except ValueError:  # an integer of more digits than Python writes
-        return "a huge number"
+    made.register_structure_hook_func(lambda hint: get_origin(hint) in (Union, UnionType), optional)
+    made.register_structure_hook_func(lambda hint: get_origin(hint) is tuple, several)
+    made.register_structure_hook_func(
+        lambda hint: get_origin(hint) is Annotated,
+        lambda value, hint: made.structure(value, get_args(hint)[0]),
+    )
+    made.register_structure_hook_factory(
+        lambda hint: hasattr(hint, "__dataclass_fields__") and not is_choice(hint), table
+    )
+    made.register_structure_hook_func(is_choice, choice)
+    return made

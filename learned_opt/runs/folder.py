@@ -12,8 +12,8 @@ import yaml
 
 from learned_opt.files import clear_leftovers, is_leftover, write_atomically
 from learned_opt.runs.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from learned_opt.runs.config_file import mapping
 from learned_opt.runs.lock import LOCK, exclusive
+from learned_opt.runs.yaml_file import mapping
 
 CONFIG = "config.yaml"
 """Written first: a folder that holds it holds a run."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C, inner
 from learned_opt.analysis.comparison.compare import ONCE, Method, compare, total_updates
 from learned_opt.analysis.comparison.config import CompareConfig
 from learned_opt.analysis.comparison.results import Setting
@@ -29,7 +29,7 @@ CONFIG = CompareConfig(
     baselines=("sgd",),
     num_tuning_tasks=2,
     num_tuning_updates=2,
-    inner=LearnerConfig(width=8, depth=1, environments=4, steps=8),
+    inner=A2C(hidden_size=8, num_layers=1, num_envs=4, num_steps=8),
 )
 ALONE = dataclasses.replace(CONFIG, baselines=())
 ON_BANDIT = {"mine": Method(Adam(), trained_on=("bandit",), artifact="f00")}
@@ -100,18 +100,15 @@ def test_ood_tasks_are_other_tasks_tuned_on_the_same_grid():
     ("changes", "updates", "left", "split"),
     [
         ({}, 150, (), "held-out tasks"),
-        ({"width": 128}, 150, ("width",), "ood conditions"),
-        ({"environments": 4, "steps": 8}, 200, ("environments", "steps"), "ood conditions"),
+        ({"hidden_size": 128}, 150, ("hidden_size",), "ood conditions"),
+        ({"num_envs": 4, "num_steps": 8}, 200, ("num_envs", "num_steps"), "ood conditions"),
         ({}, 201, ("updates",), "ood conditions"),
-        ({"objective": "reinforce"}, 150, ("objective",), "held-out algorithm"),
+        ({"kind": "reinforce"}, 150, ("kind",), "held-out algorithm"),
     ],
 )
 def test_lives_in_other_conditions_than_those_of_training_are_called_so(changes, updates, left, split):
     """The shipped rule was trained on lives of up to 200 updates of the standard learner."""
-    learner = dataclasses.replace(
-        LearnerConfig(), advantage_scale="batch" if changes.get("objective") else "returns"
-    )
-    learner = dataclasses.replace(learner, **changes)
+    learner = dataclasses.replace(inner(changes.get("kind", "a2c")), **_without_kind(changes))
     found = conditions_left({"default": load_artifact("default")}, learner, updates)
     assert set(left) <= set(found)
     assert bool(found) == bool(left)
@@ -121,11 +118,17 @@ def test_lives_in_other_conditions_than_those_of_training_are_called_so(changes,
     assert method.split("bandit", ood=True) == "ood tasks"
 
 
-@pytest.mark.parametrize("story", [{}, {"configuration": 3}, {"configuration": {"learner": {"width": "x"}}}])
+@pytest.mark.parametrize(
+    "story", [{}, {"configuration": 3}, {"configuration": {"learner": {"hidden_size": "x"}}}]
+)
 def test_headers_that_tell_no_conditions_leave_none(story):
     artifact = load_artifact("default")
     artifact.header["provenance"] = {"lifetimes": [60, 200], **story}
-    assert conditions_left({"default": artifact}, LearnerConfig(width=7), 1000) == ()
+    assert conditions_left({"default": artifact}, A2C(hidden_size=7), 1000) == ()
+
+
+def _without_kind(changes):
+    return {name: value for name, value in changes.items() if name != "kind"}
 
 
 def _append(calls, *call):
@@ -205,7 +208,7 @@ def test_results_say_what_computed_them():
 
 def test_a_job_on_another_revision_of_ones_own_family_is_not_reused(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
-    text = "from tasks.bandit import BernoulliBandit\nclass Mine(BernoulliBandit):\n    name = 'mine'\n"
+    text = "from learned_opt.tasks.families.bandit import Bandit\nclass Mine(Bandit):\n    name = 'mine'\n"
     try:
         for comment in ("", "# rewards are ten times as large now"):
             (tmp_path / "mine_tasks.py").write_text(text + comment)
@@ -252,12 +255,11 @@ def test_a_rule_that_explodes_is_counted_as_diverged():
         ({"families": ("chess",)}, "unknown task family 'chess'"),
         ({"families": ("bandit", "bandit")}, "repeats a name"),
         ({"baselines": ("lion",)}, "unknown baseline 'lion'"),
-        ({"num_tasks": 0}, "num_tasks must be at least 1, got 0"),
-        ({"num_tuning_updates": 0}, "num_tuning_updates must be at least 1"),
+        ({"num_tasks": 0}, r"num_tasks must be positive \(at least 1\), got 0"),
+        ({"num_tuning_updates": 0}, "num_tuning_updates must be positive"),
         ({"num_evals": 1}, "num_evals must be from 2 to"),
         ({"num_evals": 6}, "num_evals must be from 2 to"),
-        ({"tuning": "none"}, "'global', 'family' or 'both'"),
-        ({"inner": LearnerConfig(outer_environments=4)}, "outer_environments to 0"),
+        ({"tuning": "none"}, "tuning must be one of global, family, both"),
     ],
 )
 def test_wrong_settings_are_refused_with_a_sentence(change, sentence):

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import PPO
 from learned_opt.analysis import CompareConfig, Method, compare, load_results
 from learned_opt.cli import main
 from learned_opt.rules import SGD, Adam
 from learned_opt.tasks import EnvironmentFailedError
 
-PPO = ["--inner.objective", "ppo", "--inner.environments", "2", "--inner.steps", "8"]
-PPO += ["--inner.epochs", "1", "--inner.minibatches", "2"]
-SMALL = LearnerConfig(objective="ppo", width=8, depth=1, environments=2, steps=8, epochs=1, minibatches=2)
+SMALL_PPO = ["--inner", "ppo", "--inner.num-envs", "2", "--inner.num-steps", "8"]
+SMALL_PPO += ["--inner.update-epochs", "1", "--inner.num-minibatches", "2"]
+SMALL = PPO(hidden_size=8, num_layers=1, num_envs=2, num_steps=8, update_epochs=1, num_minibatches=2)
 CONFIG = CompareConfig(
     families=("CartPole-v1",),
     num_tasks=2,
@@ -105,7 +105,7 @@ def test_seeds_that_were_finished_are_kept_when_an_environment_fails(tmp_path, m
 
 def test_the_command_compares_and_films(tmp_path):
     pytest.importorskip("imageio", reason="the render extra is not installed")
-    command = ["compare", "--families", "CartPole-v1", *PPO]
+    command = ["compare", "--families", "CartPole-v1", *SMALL_PPO]
     command += ["--env-steps", "32", "--num-evals", "2", "--num-tasks", "1", "--num-tuning-tasks", "1"]
     command += ["--baselines", "sgd", "--cache", str(tmp_path / "cache")]
     assert main([*command, "--out", str(tmp_path / "a"), "--render"]) == 0
@@ -123,7 +123,7 @@ def test_the_command_compares_and_films(tmp_path):
         (["--families", "Nowhere-v0"], "unknown task family 'Nowhere-v0'"),
         (["--render", "--families", "bandit"], "bandit has no pictures"),
         (
-            ["--families", "Pendulum-v1", "--inner.objective", "q-learning"],
+            ["--families", "Pendulum-v1", "--inner", "dqn"],
             "Q-learning needs discrete actions",
         ),
     ],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C
 from learned_opt.analysis import (
     CompareConfig,
     Method,
@@ -24,7 +24,7 @@ from learned_opt.rules import SGD, Adam
 from learned_opt.tasks import GymnasiumFamily, make_family
 
 ENDLESS = "CliffWalking-v1"
-LEARNER = {"width": 4, "depth": 1, "environments": 2, "steps": 4}
+LEARNER = {"hidden_size": 4, "num_layers": 1, "num_envs": 2, "num_steps": 4}
 CONFIG = CompareConfig(
     families=(ENDLESS,),
     max_episode_steps=9,
@@ -35,7 +35,7 @@ CONFIG = CompareConfig(
     baselines=("sgd",),
     num_tuning_tasks=1,
     num_tuning_updates=1,
-    inner=LearnerConfig(**LEARNER),
+    inner=A2C(**LEARNER),
 )
 TINY = {
     "families": [ENDLESS],
@@ -49,7 +49,8 @@ TINY = {
     "validate_every": 2,
     "validation_tasks": 1,
     "validation_updates": 2,
-    "learner": {**LEARNER, "outer_environments": 1},
+    "learner": {**LEARNER},
+    "outer_num_envs": 1,
 }
 
 
@@ -76,10 +77,10 @@ def test_an_id_without_a_limit_says_what_to_give():
 def test_an_id_with_its_module_takes_a_horizon_and_a_family_of_ones_own_does_not(tmp_path, monkeypatch):
     (tmp_path / "my_limits.py").write_text(
         "import gymnasium\n"
-        "from tasks import gymnasium_family\n"
+        "from learned_opt.tasks import GymnasiumFamily\n"
         "if 'Limitless-v0' not in gymnasium.registry:\n"
         "    gymnasium.register('Limitless-v0', 'gymnasium.envs.classic_control:CartPoleEnv')\n"
-        "own = gymnasium_family('CartPole-v1')\n"
+        "own = GymnasiumFamily('CartPole-v1')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     assert make_family("my_limits:Limitless-v0", 11).horizon == 11
@@ -187,7 +188,7 @@ def test_meta_training_records_its_horizon_and_resumes_with_it(tmp_path, capsys)
     assert main(["meta-train", "--resume", "--out", str(run)]) == 0
     artifact = load_artifact(run / "rule.safetensors")
     assert artifact.header["provenance"]["configuration"]["horizon"] == 9
-    lives = LearnerConfig(**LEARNER)
+    lives = A2C(**LEARNER)
     assert "horizon" not in conditions_left({"a": artifact}, lives, 8, 9)
     assert "horizon" in conditions_left({"a": artifact}, lives, 8, 10)
     assert "--reference" in refusal(

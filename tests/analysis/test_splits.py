@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C
 from learned_opt.analysis import (
     CompareConfig,
     Method,
@@ -39,7 +39,7 @@ from learned_opt.rules import SGD, Adam, CoordinatewiseLSTM
 
 FAMILIES = ("bandit", "navigation2d", "gridworld_sparse")
 STORED = sorted((Path(__file__).parents[2] / "docs/results").rglob("results.json.gz"))
-TINY = ["--inner.environments", "2", "--inner.steps", "4"]
+TINY = ["--inner.num-envs", "2", "--inner.num-steps", "4"]
 CONFIG = CompareConfig(
     families=("bandit",),
     num_tasks=6,
@@ -47,7 +47,7 @@ CONFIG = CompareConfig(
     num_evals=2,
     eval_episodes=1,
     baselines=(),
-    inner=LearnerConfig(width=4, depth=1, environments=2, steps=4),
+    inner=A2C(hidden_size=4, num_layers=1, num_envs=2, num_steps=4),
 )
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C
 from learned_opt.analysis.comparison.results import GridScores, Setting
 from learned_opt.analysis.comparison.runs import LARGEST_BATCH, Budget, draw_problem, run_settings
 from learned_opt.analysis.comparison.tuning import (
@@ -13,7 +13,7 @@ from learned_opt.analysis.comparison.tuning import (
     make_baseline,
 )
 
-SMALL = LearnerConfig(width=8, depth=1, environments=4, steps=8)
+SMALL = A2C(hidden_size=8, num_layers=1, num_envs=4, num_steps=8)
 BUDGET = Budget(num_updates=4, num_evals=3, eval_episodes=2, seed=1, device="cpu", inner=SMALL)
 
 

@@ -15,10 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learned_opt import CoordinatewiseLSTM, LearnedOptimizer, ParameterLayout
-from learned_opt.algorithms import a2c_gradients
+from learned_opt.algorithms import A2C, a2c_gradients
 from learned_opt.algorithms.advantages import ReturnScale
-from learned_opt.algorithms.config import LearnerConfig
-from learned_opt.algorithms.factory import make_learner
 from learned_opt.kernels import lstm_step, mlp, rollout
 from learned_opt.kernels.addresses import address, address_of_array, addresses_of_pieces, fits
 from learned_opt.kernels.mlp import Perceptron
@@ -74,7 +72,7 @@ def of_networks(*, back):
 
 def of_gradients(family, batch=B, steps=T, inner=3, outer=1):
     policy = ActorCritic(make_family(family), 6, 1)
-    config = LearnerConfig(environments=max(inner, 1), outer_environments=outer, steps=max(steps, 2))
+    config = A2C(num_envs=max(inner, 1), num_steps=max(steps, 2))
     shape, sees = (batch, steps, inner + outer), policy.family.observation_space.shape
     number = torch.arange(batch * steps * (inner + outer)).view(shape)
     actions = number % policy.actions if policy.discrete else drawn(*shape, policy.actions)
@@ -413,8 +411,8 @@ def test_a_rule_whose_weights_were_replaced_by_others_is_refused_by_its_optimize
 
 def test_learners_live_on_the_cpu_whatever_the_default_device_is():
     """What is made for C is made where C can reach it."""
-    source, config = Noise(torch.Generator().manual_seed(0)), LearnerConfig(environments=2, steps=4)
-    learner = make_learner(make_family("cartpole"), 2, source, config)
+    source, config = Noise(torch.Generator().manual_seed(0)), A2C(num_envs=2, num_steps=4)
+    learner = config.learner(make_family("cartpole"), 2, source)
     parameters = learner.initial_parameters()
     with torch.device("meta"):
         sample = learner.gradient(parameters)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C
 from learned_opt.analysis import load_results
 from learned_opt.analysis.reporting.model_card import model_card
 from learned_opt.analysis.result_file import read_results
@@ -34,7 +34,8 @@ TINY = MetaConfig(
     validate_every=2,
     validation_tasks=2,
     validation_updates=3,
-    learner=LearnerConfig(width=4, environments=2, outer_environments=1, steps=4),
+    learner=A2C(hidden_size=4, num_envs=2, num_steps=4),
+    outer_num_envs=1,
 )
 
 
@@ -202,7 +203,7 @@ def test_help_is_no_error(capsys):
 
 
 def test_a_recipe_of_several_stages_trains_one_after_the_other(tmp_path, capsys):
-    first = {"estimator": "es", "perturbed": "skip", "sigma": 0.2, "learner": {"outer_environments": 0}}
+    first = {"estimator": "es", "perturbed": "skip", "sigma": 0.2}
     second = {"meta_lr": 1e-3, "families": ["bandit", "catch"]}
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({**TINY.to_dict(), "start": "", "stages": [first, second]}))
@@ -236,7 +237,6 @@ def test_the_best_of_several_births_is_kept(criterion, measured, tmp_path, capsy
         "criterion": criterion,
         "estimator": "es",
         "perturbed": "skip",
-        "learner": {"outer_environments": 0},
     }
     recipe, run, alone = (tmp_path / name for name in ("recipe.yaml", "run", "alone"))
     stages = [first, {"criterion": criterion, "meta_lr": 1e-3}]

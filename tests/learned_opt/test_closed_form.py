@@ -5,16 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from learned_opt.algorithms import a2c, a2c_gradients
-from learned_opt.algorithms.config import LearnerConfig
-from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms import A2C, a2c, a2c_gradients
 from learned_opt.kernels import native
 from learned_opt.tasks import Noise, make_family
 
 needs_compiled = pytest.mark.skipif(a2c_gradients.library() is None, reason="no C compiler at installation")
 
 
-def gradients(family, monkeypatch, *, by_c, batch=3, updates=3, change=None, **config):
+def gradients(family, monkeypatch, *, by_c, batch=3, updates=3, change=None, outer=4, **config):
     """Those of the last of some updates at random parameters, with what else an update leaves behind."""
     with monkeypatch.context() as patch:
         made = []
@@ -25,8 +23,8 @@ def gradients(family, monkeypatch, *, by_c, batch=3, updates=3, change=None, **c
 
         patch.setattr(a2c, "gradients", told)
         noise = Noise(torch.Generator().manual_seed(0))
-        sizes = {"environments": 7, "outer_environments": 4, "steps": 45, "entropy_coefficient": 0.03}
-        learner = make_learner(make_family(family), batch, noise, LearnerConfig(**{**sizes, **config}))
+        sizes = {"num_envs": 7, "num_steps": 45, "ent_coef": 0.03}
+        learner = A2C(**{**sizes, **config}).learner(make_family(family), batch, noise, outer_num_envs=outer)
         shape = learner.initial_parameters().shape
         parameters = 0.3 * torch.randn(shape, generator=torch.Generator().manual_seed(1))
         if change is not None:
@@ -47,18 +45,18 @@ def gradients(family, monkeypatch, *, by_c, batch=3, updates=3, change=None, **c
 
 CONFIGS = {
     "as it is": {},
-    "no outer environments": {"outer_environments": 0},
-    "advantages over their own deviation": {"advantage_scale": "batch"},
-    "values in units of rewards": {"value_units": "rewards"},
-    "other networks": {"activation": "relu", "depth": 1, "width": 70},
-    "no hidden layer": {"depth": 0},
-    "one step": {"steps": 1, "advantage_scale": "batch"},
-    "many rows": {"environments": 70, "steps": 20},
+    "no outer environments": {"outer": 0},
+    "advantages over their own deviation": {"normalize_advantage": "batch"},
+    "values in units of rewards": {"value_scale": "rewards"},
+    "other networks": {"activation": "relu", "num_layers": 1, "hidden_size": 70},
+    "no hidden layer": {"num_layers": 0},
+    "one step": {"num_steps": 1, "normalize_advantage": "batch"},
+    "many rows": {"num_envs": 70, "num_steps": 20},
     "other coefficients": {
-        "discount": 0.9,
-        "trace": 0.5,
-        "value_coefficient": 2.0,
-        "entropy_coefficient": 0.0,
+        "gamma": 0.9,
+        "gae_lambda": 0.5,
+        "vf_coef": 2.0,
+        "ent_coef": 0.0,
     },
 }
 
@@ -78,10 +76,10 @@ def test_they_are_autograds(family, config, monkeypatch):
 @needs_compiled
 def test_every_coordinate_has_its_own_tensors_gradient(monkeypatch):
     """Relative to each tensor's own largest, so that small ones count."""
-    config = {"max_gradient_norm": 1e9}
+    config = {"max_grad_norm": 1e9}
     ours, theirs = (gradients("pendulum", monkeypatch, by_c=by_c, **config) for by_c in (True, False))
     noise = Noise(torch.Generator().manual_seed(0))
-    layout = make_learner(make_family("pendulum"), 3, noise, LearnerConfig()).layout
+    layout = A2C().learner(make_family("pendulum"), 3, noise).layout
     for mine, yours in zip(ours[:2], theirs[:2], strict=True):
         for name, tensor in layout.split(yours).items():
             size = tensor.abs().max().item()
@@ -92,7 +90,7 @@ def test_every_coordinate_has_its_own_tensors_gradient(monkeypatch):
 @needs_compiled
 def test_threads_and_company_change_nothing_and_instruction_sets_next_to_nothing(monkeypatch):
     before, results = torch.get_num_threads(), []
-    sizes = {"environments": 40, "outer_environments": 40, "width": 64, "max_gradient_norm": 1e9}
+    sizes = {"num_envs": 40, "outer": 40, "hidden_size": 64, "max_grad_norm": 1e9}
     for threads in (1, 2):
         torch.set_num_threads(threads)
         results.append(gradients("cartpole", monkeypatch, by_c=True, batch=6, **sizes))
@@ -128,7 +126,7 @@ def test_what_is_not_finite_stays_with_its_learner(monkeypatch):
 def test_second_order_and_own_policies_are_left_to_autograd(monkeypatch):
     monkeypatch.setattr(a2c_gradients, "_run", None)  # not to be called
     noise = Noise(torch.Generator().manual_seed(0))
-    learner = make_learner(make_family("cartpole"), 2, noise, LearnerConfig(outer_environments=2))
+    learner = A2C().learner(make_family("cartpole"), 2, noise, outer_num_envs=2)
     parameters = learner.initial_parameters().requires_grad_()
     sample = learner.gradient(parameters, second_order=True)
     assert sample.inner.requires_grad

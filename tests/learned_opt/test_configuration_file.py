@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from learned_opt.analysis.comparison.results import read_json
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.stages import load_recipe, load_variants
-from learned_opt.runs.config_file import mapping
+from learned_opt.runs.yaml_file import mapping
 
 KEYS = st.text(st.characters(categories=("L", "N")), min_size=1, max_size=6)
 TREES = st.recursive(

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C
 from learned_opt.cli import main
 from learned_opt.commands import meta_train
 from learned_opt.meta.config import MetaConfig
@@ -41,15 +41,16 @@ TINY = MetaConfig(
     validation_tasks=2,
     validation_updates=4,
     checkpoint_every=2,
-    learner=LearnerConfig(width=4, environments=2, outer_environments=2, steps=6),
+    learner=A2C(hidden_size=4, num_envs=2, num_steps=6),
+    outer_num_envs=2,
 )
-EVOLVED = replace(TINY, estimator="pes", scoring="rank", learner=replace(TINY.learner, outer_environments=0))
+EVOLVED = replace(TINY, estimator="pes", scoring="rank", outer_num_envs=None)
 STARTED = replace(TINY, families=("navigation2d",), initialisation="learned")
 RUNS = {
     "tbptt": replace(TINY, exploration=True),
     "pes": replace(EVOLVED, learners=8, exploration=True),
     "second order": replace(STARTED, second_order=True, unroll=2, shortest_life=2, longest_life=6),
-    "reptile": replace(STARTED, estimator="reptile", learner=EVOLVED.learner),
+    "reptile": replace(STARTED, estimator="reptile", learner=EVOLVED.learner, outer_num_envs=None),
 }
 TWO_RANKS = """
 import json, sys

@@ -7,8 +7,8 @@ import torch
 import yaml
 
 from learned_opt import CoordinatewiseLSTM, load_rule
+from learned_opt.algorithms import A2C, DQN, Reinforce
 from learned_opt.algorithms.base import GradientSample
-from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.cli import main
 from learned_opt.kernels import rollout
 from learned_opt.meta.config import MetaConfig
@@ -20,15 +20,13 @@ from learned_opt.rl2.trainer import InContextTrainer, MemoryConfig
 from learned_opt.runs.checkpoint import load_checkpoint
 from learned_opt.runs.divergence import EARLIEST, DivergenceError, DivergenceMonitor
 from learned_opt.runs.metrics import read_rows
-from learned_opt.tasks.cartpole import CartPole
-from learned_opt.tasks.navigation import Navigation2D
+from learned_opt.tasks.families.cartpole import CartPole
+from learned_opt.tasks.families.navigation import Navigation2D
 from learned_opt.tracing.verify import dynamics_of
 
-ACTOR_CRITIC = LearnerConfig(width=4, environments=2, outer_environments=2, steps=5)
-REINFORCE = LearnerConfig(objective="reinforce", width=4, environments=2, advantage_scale="batch")
-Q_LEARNING = LearnerConfig(
-    objective="q-learning", width=4, environments=2, outer_environments=1, steps=5, minibatch=4, replay=64
-)
+ACTOR_CRITIC = A2C(hidden_size=4, num_envs=2, num_steps=5)
+REINFORCE = Reinforce(hidden_size=4, num_envs=2, normalize_advantage="batch")
+Q_LEARNING = DQN(hidden_size=4, num_envs=2, num_steps=5, batch_size=4, buffer_size=64)
 TINY = MetaConfig(
     families=("cartpole",),
     hidden=3,
@@ -48,10 +46,8 @@ TOLD = View(roles=True, critic_first=False)
 RUNS = {
     "tbptt, actor-critic": TINY,
     "second order": replace(TINY, second_order=True),
-    "es, actor-critic": replace(TINY, estimator="es", learner=replace(ACTOR_CRITIC, outer_environments=0)),
-    "pes by rank, Q-learning": replace(
-        TINY, estimator="pes", scoring="rank", learner=replace(Q_LEARNING, outer_environments=0)
-    ),
+    "es, actor-critic": replace(TINY, estimator="es", learner=ACTOR_CRITIC),
+    "pes by rank, Q-learning": replace(TINY, estimator="pes", scoring="rank", learner=Q_LEARNING),
     "tbptt, Q-learning": replace(TINY, learner=Q_LEARNING),
     "tbptt, REINFORCE": replace(TINY, learner=REINFORCE),
     "MAML with siblings": replace(

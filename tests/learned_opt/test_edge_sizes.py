@@ -11,10 +11,8 @@ import torch
 from gymnasium import spaces
 
 from learned_opt import CoordinatewiseLSTM, LearnedOptimizer, ParameterLayout
-from learned_opt.algorithms import a2c, a2c_gradients
+from learned_opt.algorithms import A2C, a2c, a2c_gradients
 from learned_opt.algorithms.advantages import ReturnScale
-from learned_opt.algorithms.config import LearnerConfig
-from learned_opt.algorithms.factory import make_learner
 from learned_opt.kernels import lstm_step, mlp, rollout
 from learned_opt.kernels.mlp import Perceptron
 from learned_opt.policies.mlp import ActorCritic
@@ -162,7 +160,7 @@ def test_rollouts_of_one_step_or_environment_or_learner(
         )
         moments = RunningMoments.nothing(batch, seen.shape[2:], seen.device, seen.dtype)
         moments.observe(seen)
-        return ObservationScale(moments, *policy.normalisation(seen))
+        return ObservationScale(moments, *policy.normalization(seen))
 
     def run():
         source = noise()
@@ -190,12 +188,11 @@ def test_rollouts_of_one_step_or_environment_or_learner(
     ("batch", "inner", "outer", "steps"), [(1, 1, 0, 2), (1, 1, 1, 2), (2, 2, 2, 1), (1, 17, 0, 1)]
 )
 def test_gradients_of_few_rows(family, scale, batch, inner, outer, steps, monkeypatch):
-    config = LearnerConfig(
-        environments=inner,
-        outer_environments=outer,
-        steps=steps,
-        advantage_scale=scale,
-        max_gradient_norm=1e9,
+    config = A2C(
+        num_envs=inner,
+        num_steps=steps,
+        normalize_advantage=scale,
+        max_grad_norm=1e9,
     )
     made = []
 
@@ -206,7 +203,7 @@ def test_gradients_of_few_rows(family, scale, batch, inner, outer, steps, monkey
     monkeypatch.setattr(a2c, "gradients", told)
 
     def run():
-        learner = make_learner(make_family(family), batch, noise(), config)
+        learner = config.learner(make_family(family), batch, noise(), outer_num_envs=outer)
         sample = learner.gradient(learner.initial_parameters())
         return sample.inner, sample.outer, learner.scale.mean, learner.scale.square
 
@@ -216,7 +213,7 @@ def test_gradients_of_few_rows(family, scale, batch, inner, outer, steps, monkey
 
 def test_gradients_of_one_transition_are_finite():
     policy = ActorCritic(make_family("pendulum"), 4, 1)
-    config = LearnerConfig(environments=1, outer_environments=1, steps=2)
+    config = A2C(num_envs=1, num_steps=2)
     seen, one = torch.ones(1, 1, 2, 3), torch.ones(1, 1, 2)
     actions, never = torch.ones(1, 1, 2, 1), torch.zeros(1, 1, 2, dtype=torch.bool)
     rollout = Rollout(seen, actions, one, never, never, seen, seen, seen)

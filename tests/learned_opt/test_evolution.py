@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from learned_opt import CoordinatewiseLSTM
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C
 from learned_opt.artifacts import load_artifact
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.estimators.es import SCORES, Perturbations, perturbed, rank_scores, sign_scores
@@ -32,7 +32,7 @@ TINY = MetaConfig(
     validation_updates=4,
     checkpoint_every=2,
     estimator="es",
-    learner=LearnerConfig(width=4, environments=2, steps=6),
+    learner=A2C(hidden_size=4, num_envs=2, num_steps=6),
 )
 PAIRS = 40_000
 WINDOWS = 5

@@ -15,8 +15,8 @@ from learned_opt.rl2.policies import ContextPolicy, RecurrentPolicy
 from learned_opt.rl2.trainer import InContextTrainer, MemoryConfig
 from learned_opt.rl2.trial import play
 from learned_opt.tasks import make_family
+from learned_opt.tasks.families.tabular_mdp import optimum
 from learned_opt.tasks.random import derive_noise
-from learned_opt.tasks.tabular_mdp import optimum
 
 KINDS = [RecurrentPolicy, ContextPolicy]
 TINY = {"episodes": 4, "hidden": 8, "trials": 6, "meta_steps": 4, "validate_every": 2, "validation_tasks": 8}
@@ -81,7 +81,7 @@ def test_training_learns_a_bandit_with_two_arms_far_apart(algorithm, tmp_path, m
         best[:, :1], best[:, 1:2] = side, 1 - side
         return {"probability": best}
 
-    monkeypatch.setattr("learned_opt.tasks.bandit.BernoulliBandit.sample_tasks", sample)
+    monkeypatch.setattr("learned_opt.tasks.families.bandit.Bandit.sample_tasks", sample)
     config = MemoryConfig(
         algorithm=algorithm, episodes=10, hidden=16, trials=64, meta_steps=60, validate_every=60, seed=1
     )

@@ -130,7 +130,7 @@ def test_the_command_runs_in_the_folder(python, folder):
 
 def test_a_family_of_the_folder_named_tasks_is_the_user_s(python, folder):
     interpreter, environment = python
-    family = "\nfrom learned_opt.tasks.lqr import LinearQuadratic\n\nclass Mine(LinearQuadratic):\n    pass\n"
+    family = "\nfrom learned_opt.tasks.families.lqr import LQR\n\nclass Mine(LQR):\n    pass\n"
     # The same name as ours, in a folder that comes last on the path: it is found all the same.
     (folder / "tasks.py").write_text(family)
     assert "usable" in call([interpreter, "-m", "learned_opt", "check", "tasks:Mine"], folder, environment)

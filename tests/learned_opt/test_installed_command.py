@@ -14,10 +14,10 @@ from learned_opt.artifacts import load_artifact
 
 ROOT = Path(learned_opt.__file__).parents[1]
 FAMILY = """
-from learned_opt.tasks.lqr import LinearQuadratic
+from learned_opt.tasks.families.lqr import LQR
 
 
-class DoubleIntegrator(LinearQuadratic):
+class DoubleIntegrator(LQR):
     pass
 
 
@@ -34,7 +34,8 @@ TINY = {
     "validate_every": 1,
     "validation_tasks": 2,
     "validation_updates": 3,
-    "learner": {"width": 4, "environments": 2, "outer_environments": 1, "steps": 4},
+    "learner": {"hidden_size": 4, "num_envs": 2, "num_steps": 4},
+    "outer_num_envs": 1,
 }
 
 

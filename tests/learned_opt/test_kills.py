@@ -31,7 +31,8 @@ RUN = {
     "validation_tasks": 2,
     "validation_updates": 2,
     "checkpoint_every": 2,
-    "learner": {"width": 4, "environments": 2, "outer_environments": 1, "steps": 4},
+    "learner": {"hidden_size": 4, "num_envs": 2, "num_steps": 4},
+    "outer_num_envs": 1,
 }
 STAGES = {**RUN, "stages": [{}, {"estimator": "es", "perturbed": "head", "scoring": "rank"}]}
 VARIANTS = {**RUN, "variants": {"full": {}, "blind": {"without": ["time"]}, "twice": {"stages": [{}, {}]}}}

@@ -6,20 +6,22 @@ import pytest
 import torch
 
 from learned_opt import Adam, CoordinatewiseLSTM
+from learned_opt.algorithms import A2C
 from learned_opt.algorithms.a2c import ActorCriticLearner
 from learned_opt.algorithms.advantages import FLOOR, ReturnScale, generalised_advantages, normalised
-from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.algorithms.inner_loop import live
 from learned_opt.policies.mlp import ActorCritic
-from learned_opt.rollouts.collect import collect, episodic_returns
+from learned_opt.rollouts.collect import collect, play_episodes
 from learned_opt.tasks import BatchedEnvironments, Noise, make_family
 from learned_opt.tasks.random import derive_noise
 
-SMALL = LearnerConfig(width=8, environments=3, outer_environments=2, steps=12)
+SMALL = A2C(hidden_size=8, num_envs=3, num_steps=12)
 
 
-def make_learner(family="cartpole", batch=2, config=SMALL, seed=0):
-    return ActorCriticLearner(make_family(family), batch, derive_noise(seed, "test"), config)
+def make_learner(family="cartpole", batch=2, config=SMALL, seed=0, outer=2):
+    return ActorCriticLearner(
+        make_family(family), batch, derive_noise(seed, "test"), config, outer_num_envs=outer
+    )
 
 
 def test_advantages_equal_the_sum_over_the_rest_of_the_episode():
@@ -188,7 +190,7 @@ def test_the_outer_gradient_touches_the_actor_alone():
 
 
 def test_inner_gradients_are_clipped_per_learner():
-    learner = make_learner(config=LearnerConfig(width=8, environments=3, steps=12, max_gradient_norm=0.01))
+    learner = make_learner(outer=0, config=A2C(hidden_size=8, num_envs=3, num_steps=12, max_grad_norm=0.01))
     sample = learner.gradient(learner.initial_parameters())
     torch.testing.assert_close(sample.inner.norm(dim=1), torch.full((2,), 0.01), rtol=1e-3, atol=0)
     assert bool((sample.metrics["gradient_norm"] > 0.01).all())
@@ -231,7 +233,7 @@ def test_second_order_gradients_depend_on_the_parameters():
 
 
 def test_truncated_episodes_bootstrap_from_their_final_observation():
-    learner = make_learner("pendulum", config=LearnerConfig(width=8, environments=2, steps=4))
+    learner = make_learner("pendulum", outer=0, config=A2C(hidden_size=8, num_envs=2, num_steps=4))
     learner.environments.elapsed[:] = torch.tensor([[197.0, 0.0]])
     parameters = learner.initial_parameters()
     tensors = learner.layout.split(parameters)
@@ -266,7 +268,7 @@ def test_query_returns_equal_a_hand_rolled_loop():
     noise = derive_noise(0, "tasks")
     tasks = family.sample_tasks(3, noise)
     parameters = policy.initial_parameters(3, noise)
-    actual = episodic_returns(policy, parameters, tasks, 2, derive_noise(0, "q"), deterministic=True)
+    actual = play_episodes(policy, parameters, tasks, 2, derive_noise(0, "q"), deterministic=True).returns
     environments = BatchedEnvironments(family, tasks, 2, derive_noise(0, "q"))
     tensors = policy.layout().split(parameters)
     expected, over = torch.zeros(3, 2), torch.zeros(3, 2, dtype=torch.bool)
@@ -280,7 +282,7 @@ def test_query_returns_equal_a_hand_rolled_loop():
 
 def test_a_life_improves_navigation_and_is_reproducible():
     def life():
-        learner = make_learner("navigation2d", 6, LearnerConfig(width=16, environments=8))
+        learner = make_learner("navigation2d", 6, outer=0, config=A2C(hidden_size=16, num_envs=8))
         return live(
             learner,
             Adam(),
@@ -299,7 +301,7 @@ def test_a_life_improves_navigation_and_is_reproducible():
 
 
 def test_a_diverged_learner_is_reported_and_the_others_go_on():
-    learner = make_learner("navigation2d", 2, LearnerConfig(width=8, environments=2, steps=8))
+    learner = make_learner("navigation2d", 2, outer=0, config=A2C(hidden_size=8, num_envs=2, num_steps=8))
     life = live(
         learner,
         Adam(),
@@ -314,7 +316,7 @@ def test_a_diverged_learner_is_reported_and_the_others_go_on():
 
 @pytest.mark.parametrize("rule", [Adam(), CoordinatewiseLSTM(2)])
 def test_non_finite_gradients_count_as_divergence_under_every_rule(rule):
-    learner = make_learner("lqr", 2, LearnerConfig(width=8, environments=2, steps=8))
+    learner = make_learner("lqr", 2, outer=0, config=A2C(hidden_size=8, num_envs=2, num_steps=8))
     learner.environments.state[1] = float("nan")
     life = live(learner, rule, updates=4, queries=2, query_seed=0)
     assert life.diverged.tolist() == [False, True]
@@ -323,19 +325,18 @@ def test_non_finite_gradients_count_as_divergence_under_every_rule(rule):
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"width": 0},
-        {"steps": 0},
-        {"discount": 1.5},
-        {"entropy_coefficient": float("nan")},
-        {"max_gradient_norm": -1.0},
-        {"advantage_scale": "sum"},
-        {"objective": "sarsa"},
+        {"hidden_size": 0},
+        {"num_steps": 0},
+        {"gamma": 1.5},
+        {"ent_coef": float("nan")},
+        {"max_grad_norm": -1.0},
+        {"normalize_advantage": "sum"},
         {"activation": "sine"},
     ],
 )
 def test_impossible_settings_are_refused(arguments):
     with pytest.raises(ValueError, match=r"must be|at most"):
-        LearnerConfig(**arguments)
+        A2C(**arguments)
 
 
 def test_the_critics_output_begins_with_the_gain_that_was_asked_for():

@@ -7,20 +7,19 @@ from gymnasium import spaces
 from torch import nn
 
 from learned_opt import Adam
-from learned_opt.algorithms.config import LearnerConfig
-from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms import A2C, DQN, Reinforce
 from learned_opt.policies.distribution import INITIAL_LOG_STD
 from learned_opt.policies.mlp import ActorCritic
 from learned_opt.policies.module import ModulePolicy
-from learned_opt.rollouts.collect import episodic_returns
+from learned_opt.rollouts.collect import play_episodes
 from learned_opt.tasks import Noise, make_family
-from learned_opt.tasks.catch import Catch
+from learned_opt.tasks.families.catch import Catch
 from learned_opt.tasks.random import derive_noise
 
 SETTINGS = {
-    "actor-critic": LearnerConfig(width=8, environments=3, outer_environments=2, steps=12),
-    "reinforce": LearnerConfig("reinforce", width=8, environments=3, advantage_scale="batch"),
-    "q-learning": LearnerConfig("q-learning", width=8, environments=3, outer_environments=2, steps=12),
+    "a2c": A2C(hidden_size=8, num_envs=3, num_steps=12),
+    "reinforce": Reinforce(hidden_size=8, num_envs=3),
+    "dqn": DQN(hidden_size=8, num_envs=3, num_steps=12),
 }
 
 
@@ -93,15 +92,16 @@ def columns_of(layout, stacked):
 @pytest.mark.parametrize(
     ("family", "objective"),
     [
-        ("cartpole", "actor-critic"),
-        ("pendulum", "actor-critic"),
+        ("cartpole", "a2c"),
+        ("pendulum", "a2c"),
         ("navigation2d", "reinforce"),
         ("cartpole", "reinforce"),
-        ("mountain_car", "q-learning"),
+        ("mountain_car", "dqn"),
     ],
 )
 def test_learners_measure_with_a_module_what_they_do_with_stacked_perceptrons(family, objective):
     family, config = make_family(family), SETTINGS[objective]
+    outer = 0 if config.whole_episodes else 2
     module = separate(family)
     stacked = ActorCritic(family, width=8)
     columns = columns_of(module.layout(), stacked.layout())
@@ -109,7 +109,7 @@ def test_learners_measure_with_a_module_what_they_do_with_stacked_perceptrons(fa
     theta = theta + 0.3 * exact(1, "theta").normal(*theta.shape)
     measured = []
     for policy, start in ((stacked, theta), (module, theta[:, columns])):
-        learner = make_learner(family, 2, exact(0, "learner"), config, policy=policy)
+        learner = config.learner(family, 2, exact(0, "learner"), policy=policy, outer_num_envs=outer)
         first = learner.gradient(start)
         start = (start - 0.1 * first.inner).requires_grad_()
         second = learner.gradient(start, second_order=True)
@@ -128,9 +128,9 @@ def test_fresh_episodes_are_played_alike(family):
     theta = stacked.initial_parameters(3, exact(0, "theta"))
     tasks = family.sample_tasks(3, exact(0, "tasks"))
     columns = columns_of(module.layout(), stacked.layout())
-    expected = episodic_returns(stacked, theta, tasks, 2, exact(0, "play"))
+    expected = play_episodes(stacked, theta, tasks, 2, exact(0, "play")).returns
     torch.testing.assert_close(
-        episodic_returns(module, theta[:, columns], tasks, 2, exact(0, "play")), expected
+        play_episodes(module, theta[:, columns], tasks, 2, exact(0, "play")).returns, expected
     )
 
 
@@ -140,10 +140,13 @@ def test_learners_side_by_side_equal_each_by_itself(objective):
     family = ImageCatch()
     policy = ModulePolicy(family, Convolutional)
     theta = policy.initial_parameters(3, exact(0, "theta"))
-    together = make_learner(family, 3, exact(0, "run", replicas=3), SETTINGS[objective], policy=policy)
+    outer = 0 if objective == "reinforce" else 2
+    together = SETTINGS[objective].learner(
+        family, 3, exact(0, "run", replicas=3), policy=policy, outer_num_envs=outer
+    )
     sample = together.gradient(theta)
     for row in range(3):
-        alone = make_learner(family, 1, exact(0, "run"), SETTINGS[objective], policy=policy)
+        alone = SETTINGS[objective].learner(family, 1, exact(0, "run"), policy=policy, outer_num_envs=outer)
         single = alone.gradient(theta[row : row + 1])
         torch.testing.assert_close(sample.inner[row], single.inner[0], rtol=1e-6, atol=1e-9)
         torch.testing.assert_close(sample.outer[row], single.outer[0], rtol=1e-6, atol=1e-9)
@@ -153,7 +156,7 @@ def test_learners_side_by_side_equal_each_by_itself(objective):
 def test_stacked_perceptrons_flatten_images(objective):
     inner = []
     for family in (Catch(), ImageCatch()):
-        learner = make_learner(family, 2, derive_noise(0, "x"), SETTINGS[objective])
+        learner = SETTINGS[objective].learner(family, 2, derive_noise(0, "x"))
         inner.append(learner.gradient(learner.initial_parameters()).inner)
     assert bool(inner[0].any())
     assert torch.equal(*inner)
@@ -170,12 +173,12 @@ def train(learner, updates, lr):
 
 def test_a_convolutional_policy_learns_from_images():
     family = ImageCatch()
-    config = LearnerConfig(environments=32, steps=18, discount=1.0, advantage_scale="batch")
+    config = A2C(num_envs=32, num_steps=18, gamma=1.0, normalize_advantage="batch")
     policy, noise = ModulePolicy(family, Convolutional), derive_noise(0, "images")
     tasks = family.default_tasks(6, noise)
-    learner = make_learner(family, 6, noise, config, tasks=tasks, policy=policy)
-    before = episodic_returns(policy, policy.initial_parameters(6, noise), tasks, 64, noise).mean(1)
-    after = episodic_returns(policy, train(learner, 60, lr=1e-2), tasks, 64, noise).mean(1)
+    learner = config.learner(family, 6, noise, tasks=tasks, policy=policy)
+    before = play_episodes(policy, policy.initial_parameters(6, noise), tasks, 64, noise).returns.mean(1)
+    after = play_episodes(policy, train(learner, 60, lr=1e-2), tasks, 64, noise).returns.mean(1)
     assert float(before.mean()) < -0.5
     assert float(after.mean()) > 0.4
     assert bool((after > before + 0.3).all())
@@ -209,7 +212,7 @@ def test_the_global_generator_is_left_alone():
     before = torch.get_rng_state()
     family = ImageCatch()
     policy = ModulePolicy(family, Convolutional)
-    learner = make_learner(family, 2, derive_noise(0, "x"), SETTINGS["actor-critic"], policy=policy)
+    learner = SETTINGS["a2c"].learner(family, 2, derive_noise(0, "x"), policy=policy)
     learner.gradient(learner.initial_parameters())
     assert torch.equal(before, torch.get_rng_state())
 
@@ -309,7 +312,7 @@ def test_tied_parameters_are_one_and_frozen_ones_constants():
     theta = policy.initial_parameters(2, derive_noise(0, "x")).requires_grad_()
     observations = derive_noise(1, "x").normal(2, 5, 4)
     policy.actor(policy.layout().split(theta), observations).square().sum().backward()
-    center, scale = policy.normalisation(observations)
+    center, scale = policy.normalization(observations)
     for row in range(2):
         module = Tied()
         values = {name: tensor[row] for name, tensor in policy.layout().split(theta.detach()).items()}
@@ -336,7 +339,7 @@ class Cells(nn.Module):
 def test_modules_are_tried_on_observations_that_could_be():
     family = ImageCatch()
     policy = ModulePolicy(family, Cells)
-    learner = make_learner(family, 2, derive_noise(0, "x"), SETTINGS["q-learning"], policy=policy)
+    learner = SETTINGS["dqn"].learner(family, 2, derive_noise(0, "x"), policy=policy)
     gradient = learner.layout.split(learner.gradient(learner.initial_parameters()).inner)
     assert bool(gradient["cells.weight"].flatten(1).any(1).all())
 
@@ -405,12 +408,12 @@ def test_learners_refuse_policies_that_do_not_suit_them():
     family = make_family("cartpole")
     blind = ModulePolicy(family, lambda: nn.Linear(4, 2))
     with pytest.raises(ValueError, match=r"needs values: let the policy's module return \(output, value\)"):
-        make_learner(family, 2, derive_noise(0, "x"), LearnerConfig(), policy=blind)
+        A2C().learner(family, 2, derive_noise(0, "x"), policy=blind)
     with pytest.raises(ValueError, match="made for another family"):
-        make_learner(make_family("cartpole"), 2, derive_noise(0, "x"), SETTINGS["q-learning"], policy=blind)
+        SETTINGS["dqn"].learner(make_family("cartpole"), 2, derive_noise(0, "x"), policy=blind)
     continuous = separate(make_family("navigation2d"))
     with pytest.raises(ValueError, match="needs discrete actions"):
-        make_learner(continuous.family, 2, derive_noise(0, "x"), SETTINGS["q-learning"], policy=continuous)
+        SETTINGS["dqn"].learner(continuous.family, 2, derive_noise(0, "x"), policy=continuous)
 
 
 def test_the_linear_baseline_refuses_large_images():
@@ -420,4 +423,4 @@ def test_the_linear_baseline_refuses_large_images():
             self.observation_space = spaces.Box(0.0, 1.0, (3, 64, 64), np.float32)
 
     with pytest.raises(ValueError, match="up to 1024 numbers, and those of catch have 12288"):
-        make_learner(Large(), 1, derive_noise(0, "x"), SETTINGS["reinforce"])
+        SETTINGS["reinforce"].learner(Large(), 1, derive_noise(0, "x"))

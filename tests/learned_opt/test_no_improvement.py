@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C
 from learned_opt.analysis.reporting.model_card import model_card
 from learned_opt.artifacts import load_artifact
 from learned_opt.cli import main
@@ -32,7 +32,7 @@ TINY = MetaConfig(
     validate_every=1,
     validation_tasks=2,
     validation_updates=3,
-    learner=LearnerConfig(width=4, environments=2, steps=4),
+    learner=A2C(hidden_size=4, num_envs=2, num_steps=4),
 )
 FELL = (0.75, 0.1, -1.0)
 ALIKE = (0.0, 0.0, 0.0)
@@ -67,7 +67,7 @@ def last_line(capsys):
 
 @pytest.mark.parametrize("estimator", ["es", "tbptt"])
 def test_a_score_that_fell_is_no_success(estimator, tmp_path, validations, capsys):
-    learner = {**TINY.to_dict()["learner"], "outer_environments": 1} if estimator == "tbptt" else {}
+    learner = TINY.to_dict()["learner"] if estimator == "tbptt" else {}
     data = {**TINY.to_dict(), "estimator": estimator, **({"learner": learner} if learner else {})}
     validations(*FELL)
     assert main(command(tmp_path, data)) == 0

@@ -1,20 +1,22 @@
 """REINFORCE with the linear baseline, and Q-learning with replay: against oracles."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from learned_opt import Adam
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C, DQN, Reinforce
 from learned_opt.algorithms.dqn import QLearner
 from learned_opt.algorithms.reinforce import ReinforceLearner, fitted_baseline
 from learned_opt.policies.mlp import ActorCritic
-from learned_opt.rollouts.collect import episodic_returns
+from learned_opt.rollouts.collect import play_episodes
 from learned_opt.rules import UpdateRule
 from learned_opt.tasks import make_family
-from learned_opt.tasks.bandit import BernoulliBandit
+from learned_opt.tasks.families.bandit import Bandit
 from learned_opt.tasks.random import derive_noise
 
-EPISODES = {"objective": "reinforce", "advantage_scale": "batch"}
+EPISODES = Reinforce(gae_lambda=0.95)
 
 
 def test_the_linear_baseline_is_the_least_squares_fit_to_the_steps_that_count():
@@ -38,11 +40,13 @@ def test_the_linear_baseline_is_the_least_squares_fit_to_the_steps_that_count():
 
 def test_reinforce_plays_whole_episodes_from_fresh_starts_and_no_further():
     family, noise = make_family("cartpole"), derive_noise(0, "episodes")
-    config = LearnerConfig(**EPISODES, environments=256)
+    config = replace(EPISODES, num_envs=256)
     learner = ReinforceLearner(family, 2, noise, config)
     theta = learner.initial_parameters()
     measured = learner.gradient(theta).metrics["reward"]
-    fresh = episodic_returns(learner.policy, theta, learner.environments.tasks, 1024, derive_noise(1, "x"))
+    fresh = play_episodes(
+        learner.policy, theta, learner.environments.tasks, 1024, derive_noise(1, "x")
+    ).returns
     error = fresh.std(1) * (1 / 256 + 1 / 1024) ** 0.5
     assert bool(((measured - fresh.mean(1)).abs() < 4 * error).all())
     assert learner.steps_per_update == 256 * learner.horizon
@@ -66,15 +70,15 @@ def test_policies_compute_what_torch_modules_of_the_same_weights_do(activation):
     torch.testing.assert_close(policy.actor(tensors, inputs)[0], signal, rtol=1e-4, atol=1e-5)
 
 
-def q_learner(**changes):
+def q_learner(outer=0, **changes):
     noise = derive_noise(0, "q")
     tasks = {"probability": torch.tensor([[0.1, 0.9, 0.5], [0.7, 0.2, 0.4]])}
-    settings = {"objective": "q-learning", "steps": 4, "exploration": 0.5, "replay": 512, **changes}
-    return QLearner(BernoulliBandit(3), 2, noise, LearnerConfig(**settings), tasks=tasks)
+    config = DQN(**{"num_steps": 4, "epsilon": 0.5, "buffer_size": 512, **changes})
+    return QLearner(Bandit(3), 2, noise, config, tasks=tasks, outer_num_envs=outer)
 
 
 def test_q_learning_finds_the_values_of_bandits():
-    learner = q_learner(max_gradient_norm=100.0)
+    learner = q_learner(max_grad_norm=100.0)
     rule: UpdateRule = Adam()
     theta = learner.initial_parameters()
     state = rule.init_state(learner.layout, 2)
@@ -86,7 +90,7 @@ def test_q_learning_finds_the_values_of_bandits():
 
 
 def test_q_learning_bootstraps_from_the_target_parameters_but_not_past_the_end():
-    learner = q_learner(discount=0.5)
+    learner = q_learner(gamma=0.5)
     learner.target = learner.initial_parameters()
     ahead = learner.policy.actor(learner.layout.split(learner.target), torch.zeros(2, 1, 1)).amax(-1)
     seen = {
@@ -105,7 +109,7 @@ def test_q_learning_bootstraps_from_the_target_parameters_but_not_past_the_end()
 
 
 def test_replay_is_a_ring_and_new_tasks_begin_with_an_empty_one():
-    learner = q_learner(replay=64, environments=4)
+    learner = q_learner(buffer_size=64, num_envs=4)
     theta = learner.initial_parameters()
     for _ in range(5):
         learner.gradient(theta)  # 16 transitions each
@@ -126,10 +130,7 @@ def test_replay_is_a_ring_and_new_tasks_begin_with_an_empty_one():
 def test_learners_go_on_exactly_from_their_state():
     for learner, again in (
         (q_learner(), q_learner()),
-        tuple(
-            ReinforceLearner(make_family("lqr"), 2, derive_noise(0, "r"), LearnerConfig(**EPISODES))
-            for _ in range(2)
-        ),
+        tuple(ReinforceLearner(make_family("lqr"), 2, derive_noise(0, "r"), EPISODES) for _ in range(2)),
     ):
         theta = learner.initial_parameters()
         for _ in range(3):
@@ -139,22 +140,17 @@ def test_learners_go_on_exactly_from_their_state():
         assert torch.equal(learner.gradient(theta).inner, again.gradient(theta).inner)
 
 
-@pytest.mark.parametrize(
-    ("settings", "complaint"),
-    [
-        ({"objective": "reinforce"}, "keeps no running scale"),
-        ({**EPISODES, "value_coefficient": 1.0}, "value_coefficient has no meaning with reinforce"),
-        ({"objective": "q-learning", "trace": 0.5}, "trace has no meaning with q-learning"),
-        ({"objective": "q-learning", "replay": 100}, "replay must hold the 512 transitions"),
-        ({"baseline": False}, "baseline has no meaning with actor-critic"),
-        ({"advantage_scale": "none"}, "of REINFORCE"),
-    ],
-)
-def test_settings_of_other_objectives_are_refused(settings, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        LearnerConfig(**settings)
+def test_settings_of_other_algorithms_do_not_exist():
+    for kind, name in ((Reinforce, "vf_coef"), (DQN, "gae_lambda"), (A2C, "baseline"), (A2C, "clip_range")):
+        with pytest.raises(TypeError, match=name):
+            kind(**{name: 1})
+
+
+def test_the_replay_holds_an_update():
+    with pytest.raises(ValueError, match="buffer_size must hold the 512 transitions"):
+        DQN(num_steps=32, buffer_size=100)
 
 
 def test_q_learning_refuses_continuous_actions():
     with pytest.raises(ValueError, match="needs discrete actions, and those of lqr are continuous"):
-        QLearner(make_family("lqr"), 2, derive_noise(0, "q"), LearnerConfig(objective="q-learning"))
+        QLearner(make_family("lqr"), 2, derive_noise(0, "q"), DQN())

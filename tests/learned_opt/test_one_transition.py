@@ -1,20 +1,21 @@
 """Centring leaves nothing of one transition: learners that could never learn are refused in words."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learned_opt.algorithms.config import LearnerConfig
-from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms import A2C, DQN, Reinforce, inner
 from learned_opt.tasks import Noise, make_family
 
-REINFORCE = {"objective": "reinforce", "environments": 1, "trace": 1.0, "entropy_coefficient": 0.0}
+REINFORCE = Reinforce(num_envs=1, ent_coef=0.0)
 
 
-def learner(family="cartpole", batch=4, **options):
-    config = LearnerConfig(entropy_coefficient=0.0, width=8, **options)
-    return make_learner(make_family(family), batch, Noise(torch.Generator().manual_seed(0)), config)
+def learner(config, family="cartpole", batch=4, outer=0):
+    noise = Noise(torch.Generator().manual_seed(0))
+    return config.learner(make_family(family), batch, noise, outer_num_envs=outer)
 
 
 def moves_the_actor(made, gradients=8):
@@ -28,20 +29,27 @@ def moves_the_actor(made, gradients=8):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"environments": 1, "steps": 1}, "an update of one transition"),
-        ({"environments": 4, "steps": 1, "outer_environments": 1}, "an outer loss of one transition"),
-        ({"objective": "ppo", "environments": 2, "steps": 4, "minibatches": 8}, "8 minibatches of a rollout"),
-        ({"objective": "ppo", "environments": 1, "steps": 1, "minibatches": 1}, "one transition"),
+        ({"num_envs": 1, "num_steps": 1}, "an update of one transition"),
+        ({"kind": "ppo", "num_envs": 2, "num_steps": 4, "num_minibatches": 8}, "8 minibatches of a rollout"),
+        ({"kind": "ppo", "num_envs": 1, "num_steps": 1, "num_minibatches": 1}, "one transition"),
     ],
 )
 def test_one_transition_an_update_is_refused(options, complaint, scale):
+    options = dict(options)
     with pytest.raises(ValueError, match=rf"{complaint}.* 0, so that .*: set "):
-        LearnerConfig(advantage_scale=scale, **options)
+        replace(inner(options.pop("kind", "a2c")), normalize_advantage=scale, **options)
+
+
+@pytest.mark.parametrize("scale", ["returns", "batch"])
+def test_one_transition_of_the_outer_loss_is_refused(scale):
+    config = A2C(num_envs=4, num_steps=1, normalize_advantage=scale)
+    with pytest.raises(ValueError, match="an outer loss of one transition"):
+        learner(config, outer=1)
 
 
 @settings(max_examples=25, deadline=None)
 @given(
-    objective=st.sampled_from(["actor-critic", "ppo"]),
+    objective=st.sampled_from(["a2c", "ppo"]),
     environments=st.integers(1, 3),
     steps=st.integers(1, 3),
     outer=st.integers(0, 1),
@@ -49,43 +57,38 @@ def test_one_transition_an_update_is_refused(options, complaint, scale):
     scale=st.sampled_from(["returns", "batch"]),
 )
 def test_what_is_accepted_moves_the_actor(objective, environments, steps, outer, parts, scale):
-    options = {"minibatches": parts, "epochs": 1} if objective == "ppo" else {}
+    options = {"num_minibatches": parts, "update_epochs": 1} if objective == "ppo" else {}
     try:
-        config = LearnerConfig(
-            objective=objective,
-            environments=environments,
-            steps=steps,
-            outer_environments=outer,
-            advantage_scale=scale,
+        config = replace(
+            inner(objective),
+            hidden_size=8,
+            ent_coef=0.0,
+            num_envs=environments,
+            num_steps=steps,
+            normalize_advantage=scale,
             **options,
         )
+        made = learner(config, outer=outer)
     except ValueError:
         return
-    changed = {name: getattr(config, name) for name in ("objective", "environments", "steps")}
-    assert moves_the_actor(learner(**changed, outer_environments=outer, advantage_scale=scale, **options))
+    assert moves_the_actor(made)
 
 
 def test_q_learning_centres_nothing_and_may_learn_from_one_transition():
-    assert LearnerConfig(objective="q-learning", environments=1, steps=1, minibatch=1).steps == 1
+    assert DQN(num_envs=1, num_steps=1, batch_size=1).num_steps == 1
 
 
 @pytest.mark.parametrize("scale", ["batch", "none"])
 def test_a_baseline_that_fits_a_single_short_episode_is_refused(scale):
-    config = LearnerConfig(**REINFORCE, advantage_scale=scale)
-    with pytest.raises(ValueError, match=r"one episode of bandit has at most 1 steps.* more environments"):
-        make_learner(make_family("bandit"), 2, Noise(torch.Generator()), config)
-    assert make_learner(make_family("catch"), 2, Noise(torch.Generator()), config)
+    config = replace(REINFORCE, normalize_advantage=scale)
+    with pytest.raises(ValueError, match=r"one episode of bandit has at most 1 steps.* more num_envs"):
+        config.learner(make_family("bandit"), 2, Noise(torch.Generator()))
+    assert config.learner(make_family("catch"), 2, Noise(torch.Generator()))
 
 
 def test_a_single_transition_of_reinforce_is_refused_where_it_is_centred_alone():
-    without = {**REINFORCE, "baseline": False}
+    without = replace(REINFORCE, baseline=False, hidden_size=8)
     with pytest.raises(ValueError, match="one episode of bandit is one transition"):
-        make_learner(
-            make_family("bandit"),
-            2,
-            Noise(torch.Generator()),
-            LearnerConfig(**without, advantage_scale="batch"),
-        )
-    changes = {key: value for key, value in without.items() if key != "entropy_coefficient"}
-    assert moves_the_actor(learner("bandit", **changes, advantage_scale="none"))
-    assert moves_the_actor(learner("bandit", **{**changes, "environments": 2}, advantage_scale="batch"))
+        learner(without, "bandit")
+    assert moves_the_actor(learner(replace(without, normalize_advantage="none"), "bandit"))
+    assert moves_the_actor(learner(replace(without, num_envs=2), "bandit"))

@@ -195,12 +195,12 @@ def test_whatever_others_keep_a_resumed_run_goes_on(value):
 def test_entries_that_belong_to_no_parameter_are_kept():
     parameters = tensors(2)
     optimizer = LearnedOptimizer(parameters)
-    optimizer.state["lookahead"] = {"steps": 3, "of": "timm"}
+    optimizer.state["lookahead"] = {"num_steps": 3, "of": "timm"}
     step(optimizer, 0)
     restored = LearnedOptimizer(parameters)
     restored.load_state_dict(optimizer.state_dict())
     step(restored, 1)
-    assert restored.state["lookahead"] == {"steps": 3, "of": "timm"}
+    assert restored.state["lookahead"] == {"num_steps": 3, "of": "timm"}
 
 
 class Lookahead(torch.optim.Optimizer):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from learned_opt import LearnedOptimizer, load_rule
+from learned_opt.algorithms import A2C
 from learned_opt.algorithms.a2c import ActorCriticLearner
-from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.algorithms.inner_loop import live
 from learned_opt.rules.base import UpdateRule
 from learned_opt.tasks import make_family
@@ -57,9 +57,7 @@ def test_the_shipped_rule_gives_the_same_curves_dropped_in_as_in_the_batched_lea
     lives = []
     for each in (rule, Dropped(rule)):
         noise = derive_noise(0, "curves", family)
-        learner = ActorCriticLearner(
-            make_family(family), BATCH, noise, LearnerConfig(environments=8, steps=16)
-        )
+        learner = ActorCriticLearner(make_family(family), BATCH, noise, A2C(num_envs=8, num_steps=16))
         lives.append(live(learner, each, updates=UPDATES, queries=5, query_seed=1, query_episodes=4))
     core, dropped = lives
     assert torch.equal(core.returns, dropped.returns)

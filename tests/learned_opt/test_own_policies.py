@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from learned_opt import Adam
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C
 from learned_opt.analysis.comparison.compare import Method, compare
 from learned_opt.analysis.comparison.config import CompareConfig
 from learned_opt.artifacts import load_artifact
@@ -28,9 +28,10 @@ RUN = MetaConfig(
     validation_tasks=1,
     validation_updates=3,
     checkpoint_every=2,
-    learner=LearnerConfig(width=4, environments=2, outer_environments=2, steps=6),
+    learner=A2C(hidden_size=4, num_envs=2, num_steps=6),
+    outer_num_envs=2,
 )
-ALONE = {"learner": LearnerConfig(environments=2, steps=6)}
+ALONE = {"learner": A2C(num_envs=2, num_steps=6)}
 RUNS = {
     "tbptt": {"hidden": 4},
     "pes": {"hidden": 4, "estimator": "pes", **ALONE},
@@ -90,7 +91,7 @@ def test_comparisons_take_policies_for_rules_and_baselines_alike():
         baselines=("sgd",),
         num_tuning_tasks=2,
         num_tuning_updates=2,
-        inner=LearnerConfig(environments=4, steps=8),
+        inner=A2C(num_envs=4, num_steps=8),
     )
     asked = []
 

@@ -5,24 +5,27 @@ from itertools import pairwise
 import pytest
 import torch
 
-from learned_opt.algorithms.config import LearnerConfig
-from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms import PPO
 from learned_opt.algorithms.inner_loop import live
 from learned_opt.algorithms.ppo import PPOLearner
 from learned_opt.rules import SGD, Adam
 from learned_opt.tasks import Noise, make_family
 
+CLOSE_TO_A2C = {"gamma": 0.97, "ent_coef": 0.01, "normalize_advantage": "returns"}
+PLAIN = {"normalize_observations": False, "normalize_rewards": False}
 
-def ppo(family="cartpole", batch=2, seed=0, **changes):
-    settings = {"objective": "ppo", "width": 8, "environments": 4, "steps": 8, **changes}
+
+def ppo(family="cartpole", batch=2, seed=0, outer=0, **changes):
+    small = {"hidden_size": 8, "num_envs": 4, "num_steps": 8}
+    config = PPO(**{**small, **CLOSE_TO_A2C, **PLAIN, **changes})
     noise = Noise(torch.Generator().manual_seed(seed))
-    learner = make_learner(make_family(family), batch, noise, LearnerConfig(**settings))
+    learner = config.learner(make_family(family), batch, noise, outer_num_envs=outer)
     assert isinstance(learner, PPOLearner)
     return learner
 
 
 def test_every_step_of_a_rollout_serves_once_in_each_epoch():
-    learner = ppo(epochs=2, minibatches=4)
+    learner = ppo(update_epochs=2, num_minibatches=4)
     theta = learner.initial_parameters()
     learner.gradient(theta)
     rollout = {name: column.clone() for name, column in learner.inner.items()}
@@ -36,7 +39,7 @@ def test_every_step_of_a_rollout_serves_once_in_each_epoch():
 
 
 def test_a_new_rollout_follows_the_last_part_of_the_last_epoch():
-    learner = ppo(epochs=2, minibatches=2)
+    learner = ppo(update_epochs=2, num_minibatches=2)
     theta, gathered = learner.initial_parameters(), []
     for _ in range(9):
         learner.gradient(theta)
@@ -47,7 +50,7 @@ def test_a_new_rollout_follows_the_last_part_of_the_last_epoch():
 
 
 def test_at_the_collecting_policy_the_gradient_is_that_of_the_policy_gradient():
-    learner = ppo(epochs=1, minibatches=1, advantage_scale="batch", entropy_coefficient=0.0)
+    learner = ppo(update_epochs=1, num_minibatches=1, normalize_advantage="batch", ent_coef=0.0)
     theta = learner.initial_parameters().requires_grad_()
     sample = learner.gradient(theta)
     rows, tensors = learner.inner, learner.layout.split(theta)
@@ -64,9 +67,7 @@ def test_at_the_collecting_policy_the_gradient_is_that_of_the_policy_gradient():
 
 
 def test_ratios_beyond_the_clip_range_earn_nothing_more():
-    learner = ppo(
-        epochs=1, minibatches=1, clip_range=0.1, value_coefficient=0.0, entropy_coefficient=0.0, batch=1
-    )
+    learner = ppo(update_epochs=1, num_minibatches=1, clip_range=0.1, vf_coef=0.0, ent_coef=0.0, batch=1)
     theta = learner.initial_parameters()
     learner.gradient(theta)
     part = dict(learner.inner)
@@ -89,7 +90,7 @@ def test_ratios_beyond_the_clip_range_earn_nothing_more():
 
 
 def test_clipped_values_take_the_worse_of_both_losses():
-    learner = ppo(epochs=1, minibatches=1, value_clip=0.1, value_coefficient=1.0, entropy_coefficient=0.0)
+    learner = ppo(update_epochs=1, num_minibatches=1, clip_range_vf=0.1, vf_coef=1.0, ent_coef=0.0)
     theta = learner.initial_parameters()
     learner.gradient(theta)
     part = dict(learner.inner)
@@ -101,7 +102,7 @@ def test_clipped_values_take_the_worse_of_both_losses():
 
 
 def test_a_learner_that_has_gone_too_far_waits_for_the_next_rollout():
-    learner = ppo(epochs=3, minibatches=1, target_kl=1e-4, batch=2)
+    learner = ppo(update_epochs=3, num_minibatches=1, target_kl=1e-4, batch=2)
     theta = learner.initial_parameters()
     first = learner.gradient(theta)
     assert first.active.tolist() == [True, True]
@@ -121,7 +122,7 @@ def test_a_life_leaves_out_the_updates_that_were_stopped():
             caught.append(parameters.clone())
             return super().update(gradient, parameters, *args, **kwargs)
 
-    learner = ppo(epochs=4, minibatches=1, target_kl=1e-12, batch=1)
+    learner = ppo(update_epochs=4, num_minibatches=1, target_kl=1e-12, batch=1)
     live(learner, Recorder(), updates=5, queries=2, query_seed=0, query_episodes=1, lr=0.5)
     assert not torch.equal(caught[0], caught[1])  # the first update from a rollout is never too far
     assert torch.equal(caught[1], caught[2])
@@ -129,12 +130,12 @@ def test_a_life_leaves_out_the_updates_that_were_stopped():
 
 
 def test_a_checkpoint_in_the_middle_of_a_rollout_goes_on_bit_for_bit():
-    straight = ppo(epochs=2, minibatches=2, outer_environments=2, target_kl=0.1)
+    straight = ppo(update_epochs=2, num_minibatches=2, outer=2, target_kl=0.1)
     theta = straight.initial_parameters()
     straight.gradient(theta)
     saved, random = straight.state_dict(), straight.noise.generator.get_state()
     expected = [straight.gradient(theta) for _ in range(5)]
-    resumed = ppo(epochs=2, minibatches=2, outer_environments=2, target_kl=0.1, seed=9)
+    resumed = ppo(update_epochs=2, num_minibatches=2, outer=2, target_kl=0.1, seed=9)
     resumed.load_state_dict(saved)
     resumed.noise.generator.set_state(random)
     for sample in expected:
@@ -146,14 +147,14 @@ def test_a_checkpoint_in_the_middle_of_a_rollout_goes_on_bit_for_bit():
 def test_ppo_learns_cartpole():
     learner = ppo(
         batch=4,
-        width=32,
-        environments=8,
-        steps=64,
-        discount=0.99,
-        advantage_scale="batch",
-        value_units="rewards",
-        epochs=4,
-        minibatches=4,
+        hidden_size=32,
+        num_envs=8,
+        num_steps=64,
+        gamma=0.99,
+        normalize_advantage="batch",
+        value_scale="rewards",
+        update_epochs=4,
+        num_minibatches=4,
     )
     life = live(learner, Adam(), updates=480, queries=2, query_seed=0, lr=2e-3)
     assert life.returns[0].mean() < 60
@@ -164,12 +165,11 @@ def test_ppo_learns_cartpole():
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"minibatches": 5}, "equal minibatches"),
-        ({"objective": "actor-critic", "epochs": 2}, "no meaning with actor-critic"),
-        ({"advantage_scale": "none"}, "of REINFORCE"),
-        ({"clip_range": 0.0}, "clip_range must be positive"),
+        ({"num_minibatches": 5}, "equal minibatches"),
+        ({"normalize_advantage": "none"}, "must be one of returns, batch"),
+        ({"clip_range": 0.0}, "clip_range must be above 0"),
     ],
 )
 def test_settings_without_meaning_are_refused(changes, complaint):
     with pytest.raises(ValueError, match=complaint):
-        LearnerConfig(**{"objective": "ppo", "environments": 4, "steps": 8, **changes})
+        PPO(**{"num_envs": 4, "num_steps": 8, **changes})

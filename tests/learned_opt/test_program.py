@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from gymnasium import spaces
 
-from learned_opt.algorithms.config import LearnerConfig
-from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms import A2C
 from learned_opt.kernels import native, rollout
 from learned_opt.kernels.program import CODES, UntraceableError
 from learned_opt.policies.base import EpsilonGreedy
@@ -32,7 +31,7 @@ from learned_opt.tracing.verify import dynamics_of, why_in_torch
 
 needs_compiled = pytest.mark.skipif(rollout.library() is None, reason="no C compiler at installation")
 
-SIMULATED = [name for name, family in FAMILIES.items() if family.__module__ == "learned_opt.tasks.mujoco"]
+SIMULATED = [name for name, family in FAMILIES.items() if family.__module__.endswith(".mujoco")]
 SHIPPED = [name for name in FAMILIES if name not in SIMULATED]
 DRAWING = ["bandit", "catch", "gridworld", "gridworld_sparse", "lqr", "tabular_mdp"]
 """Families whose transitions draw random numbers, which programs draw for several steps at once."""
@@ -371,12 +370,12 @@ def test_constants_without_an_axis_of_tasks_must_not_change_with_them(caplog, mo
 
 @needs_compiled
 def test_new_tasks_are_read_anew(monkeypatch):
-    family, config = make_family("pendulum"), LearnerConfig(environments=5, outer_environments=2)
+    family, config = make_family("pendulum"), A2C(num_envs=5)
     dynamics_of(environments_of(family))
     results = []
     for compiled in (True, False):
         with running(monkeypatch, compiled=compiled):
-            learner = make_learner(family, 4, noise(), config)
+            learner = config.learner(family, 4, noise(), outer_num_envs=2)
             parameters = learner.initial_parameters()
             learner.experience(parameters, 10)
             learner.restart(torch.tensor([True, False, True, False]))
@@ -403,11 +402,11 @@ def test_exploration_at_random_is_torchs(exploration, monkeypatch):
 @needs_compiled
 @pytest.mark.parametrize("name", ["pendulum", "cartpole"])
 def test_observations_normalised_by_experience_are_torchs(name, monkeypatch):
-    config = LearnerConfig(environments=5, outer_environments=2, normalise_observations=True)
+    config = A2C(num_envs=5, normalize_observations=True)
     results = []
     for compiled in (True, False):
         with running(monkeypatch, compiled=compiled):
-            learner = make_learner(make_family(name), 3, noise(), config)
+            learner = config.learner(make_family(name), 3, noise(), outer_num_envs=2)
             parameters = learner.initial_parameters()
             results.append([learner.experience(parameters, 30)[0] for _ in range(3)])
     assert_alike(*results, tolerance=1e-2)  # division by small deviations makes roundings large
@@ -605,7 +604,7 @@ def test_what_does_not_fit_is_left_to_torch_which_says_so():
     tensors = policy.layout().split(policy.initial_parameters(3, noise()))
     with pytest.raises((ValueError, RuntimeError)):  # observations
         collect(policy, tensors, environments_of(family), 3, noise())
-    learner = make_learner(make_family("cartpole"), 4, noise(), LearnerConfig())
+    learner = A2C().learner(make_family("cartpole"), 4, noise())
     with pytest.raises((ValueError, RuntimeError)):
         learner.gradient(learner.initial_parameters()[:2])
 

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from learned_opt import load_rule
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C, DQN, PPO, Reinforce
 from learned_opt.algorithms.cuda_graphs import Recorder
-from learned_opt.algorithms.factory import make_learner
 from learned_opt.algorithms.inner_loop import live
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.estimators.base import View
@@ -23,12 +22,12 @@ from learned_opt.tasks.random import derive_noise
 from learned_opt.trees import leaves, mapped
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-LEARNER = LearnerConfig(environments=2, outer_environments=2, steps=8)
-PPO = LearnerConfig(environments=2, steps=AHEAD, objective="ppo", epochs=2, minibatches=2)
+LEARNER = A2C(num_envs=2, num_steps=8)
+SMALL_PPO = PPO(num_envs=2, num_steps=AHEAD, update_epochs=2, num_minibatches=2)
 
 
-def learner(family="pendulum", device="cpu", config=LEARNER):
-    return make_learner(make_family(family), 2, derive_noise(0, device=device), config)
+def learner(family="pendulum", device="cpu", config=LEARNER, outer=2):
+    return config.learner(make_family(family), 2, derive_noise(0, device=device), outer_num_envs=outer)
 
 
 def test_trees_are_mapped_in_place():
@@ -48,7 +47,7 @@ def test_nothing_is_recorded_on_the_cpu():
 
 
 def test_each_part_of_a_rollout_is_recorded_by_itself_at_its_third_turn(monkeypatch):
-    mine = learner(config=PPO)
+    mine = learner(config=SMALL_PPO)
     recorder = Recorder(mine)
     recorder._possible = True
     watched, recorded, replayed = [], [], []
@@ -94,9 +93,7 @@ def test_what_cannot_be_recorded_runs_as_it_is_for_good(monkeypatch):
 
 
 CONFIG = MetaConfig(learners=8, hidden=8, unroll=8, shortest_life=16, longest_life=32, device="cuda")
-EVOLVED = replace(
-    CONFIG, estimator="es", perturbed="head", learner=replace(LEARNER, outer_environments=0), meta_lr=0.02
-)
+EVOLVED = replace(CONFIG, estimator="es", perturbed="head", learner=LEARNER, meta_lr=0.02)
 
 
 @NEEDS_CUDA
@@ -104,8 +101,8 @@ EVOLVED = replace(
 @pytest.mark.parametrize(
     ("kind", "config"),
     [
-        (TruncatedGroup, replace(CONFIG, learner=LEARNER)),
-        (TruncatedGroup, replace(CONFIG, learner=LEARNER, second_order=True, unroll=4)),
+        (TruncatedGroup, replace(CONFIG, learner=LEARNER, outer_num_envs=2)),
+        (TruncatedGroup, replace(CONFIG, learner=LEARNER, outer_num_envs=2, second_order=True, unroll=4)),
         (EvolutionGroup, EVOLVED),
     ],
     ids=["truncated", "second order", "evolution"],
@@ -132,13 +129,13 @@ def test_recorded_windows_are_those_that_run(kind, config, family):
 @pytest.mark.parametrize(
     ("config", "tapes"),
     [
-        (LearnerConfig(environments=2, steps=8), 1),
-        (LearnerConfig(environments=2, steps=AHEAD, normalise_observations=True, normalise_rewards=True), 1),
-        (PPO, 4),
-        (LearnerConfig(environments=2, objective="reinforce", advantage_scale="batch"), 0),
-        (LearnerConfig(environments=2, steps=2, objective="q-learning"), 0),
+        (A2C(num_envs=2, num_steps=8), 1),
+        (A2C(num_envs=2, num_steps=AHEAD, normalize_observations=True, normalize_rewards=True), 1),
+        (SMALL_PPO, 4),
+        (Reinforce(num_envs=2), 0),
+        (DQN(num_envs=2, num_steps=2), 0),
     ],
-    ids=["actor-critic", "normalised", "ppo", "reinforce", "q-learning"],
+    ids=["a2c", "normalised", "ppo", "reinforce", "dqn"],
 )
 def test_recorded_lives_are_those_that_run(config, tapes, monkeypatch):
     rule = load_rule("default").to("cuda")

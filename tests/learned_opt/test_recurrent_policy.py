@@ -7,11 +7,10 @@ from gymnasium import spaces
 from torch import nn
 
 from learned_opt import Adam
-from learned_opt.algorithms.config import LearnerConfig
-from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms import A2C, DQN, Reinforce
 from learned_opt.policies.module import ModulePolicy
 from learned_opt.policies.recurrent_cells import write_out_cells
-from learned_opt.rollouts.collect import episodic_returns
+from learned_opt.rollouts.collect import play_episodes
 from learned_opt.tasks import BatchedFamily, Noise, Transition, make_family
 from learned_opt.tasks.random import derive_noise
 
@@ -94,10 +93,8 @@ class Memoryless(nn.Module):
 
 
 CONFIGS = {
-    "actor-critic": LearnerConfig(environments=16, steps=12, discount=1.0),
-    "reinforce": LearnerConfig(
-        "reinforce", environments=32, advantage_scale="batch", discount=1.0, trace=1.0, baseline=False
-    ),
+    "a2c": A2C(num_envs=16, num_steps=12, gamma=1.0),
+    "reinforce": Reinforce(num_envs=32, gamma=1.0, baseline=False),
 }
 
 
@@ -105,13 +102,13 @@ def train(make, objective, updates):
     family, noise = Recall(), derive_noise(0, "recall", objective)
     family.horizon = LENGTH if objective == "reinforce" else family.horizon
     policy = ModulePolicy(family, make)
-    learner = make_learner(family, 3, noise, CONFIGS[objective], policy=policy)
+    learner = CONFIGS[objective].learner(family, 3, noise, policy=policy)
     rule, theta = Adam(), learner.initial_parameters()
     state = rule.init_state(learner.layout, 3)
     for _ in range(updates):
         change, state = rule(learner.gradient(theta).inner, theta, state, 1e-2, layout=learner.layout)
         theta = theta + change
-    return episodic_returns(policy, theta, learner.environments.tasks, 128, noise).mean(1)
+    return play_episodes(policy, theta, learner.environments.tasks, 128, noise).returns.mean(1)
 
 
 @pytest.mark.parametrize("objective", list(CONFIGS))
@@ -143,8 +140,8 @@ def exact_learner(make=TwoMemories, family=None, **settings):
     """In double precision."""
     family = family or Recall()
     noise = Noise(derive_noise(0, "exact").generator, dtype=torch.float64)
-    config = LearnerConfig(**{"environments": 3, "outer_environments": 2, "steps": 6, **settings})
-    return make_learner(family, 2, noise, config, policy=ModulePolicy(family, make))
+    config = A2C(**{"num_envs": 3, "num_steps": 6, **settings})
+    return config.learner(family, 2, noise, policy=ModulePolicy(family, make), outer_num_envs=2)
 
 
 def by_hand(learner, theta, observations, ended, row, start=None):
@@ -167,7 +164,7 @@ def by_hand(learner, theta, observations, ended, row, start=None):
 
 
 def played(learner, theta):
-    rollout, _ = learner.experience(theta, learner.config.steps)
+    rollout, _ = learner.experience(theta, learner.config.num_steps)
     return rollout
 
 
@@ -205,8 +202,8 @@ def test_what_was_done_is_as_probable_as_when_it_was_done():
 
 def test_gradients_are_those_of_backpropagation_through_the_rollouts_steps():
     """A2C's inner loss without value loss and entropy, by plain torch on each learner's own module."""
-    settings = {"value_coefficient": 0.0, "entropy_coefficient": 0.0, "max_gradient_norm": 1e9}
-    learner = exact_learner(advantage_scale="batch", **settings)
+    settings = {"vf_coef": 0.0, "ent_coef": 0.0, "max_grad_norm": 1e9}
+    learner = exact_learner(normalize_advantage="batch", **settings)
     theta = learner.initial_parameters()
     learner.gradient(theta)
     kept = {}
@@ -240,7 +237,7 @@ def test_gradients_are_those_of_backpropagation_through_the_rollouts_steps():
 
 
 def test_values_ahead_are_read_with_the_memory_of_the_step_before():
-    learner = exact_learner(make=lambda: TwoMemories(3, 1), family=make_family("pendulum"), steps=4)
+    learner = exact_learner(make=lambda: TwoMemories(3, 1), family=make_family("pendulum"), num_steps=4)
     learner.environments.elapsed[:] = torch.tensor([[197.0, 0.0, 0.0, 0.0, 0.0]])
     theta = learner.initial_parameters()
     tensors = learner.layout.split(theta)
@@ -288,7 +285,7 @@ def test_q_learning_refuses_memory():
     family = Recall()
     policy = ModulePolicy(family, Remembering)
     with pytest.raises(ValueError, match="QLearner learns from single steps and cannot train a recurrent"):
-        make_learner(family, 2, derive_noise(0, "q"), LearnerConfig("q-learning"), policy=policy)
+        DQN().learner(family, 2, derive_noise(0, "q"), policy=policy)
 
 
 class LearnedStart(Remembering):

@@ -1,5 +1,7 @@
 """NEXT_STEP resets an environment in a step of its own: what that step pays or shows counts nowhere."""
 
+from dataclasses import replace
+
 import gymnasium
 import numpy as np
 import pytest
@@ -7,11 +9,10 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from learned_opt.algorithms import inner
 from learned_opt.algorithms.advantages import ReturnScale, mean
-from learned_opt.algorithms.config import LearnerConfig
-from learned_opt.algorithms.factory import make_learner
 from learned_opt.rollouts.normalization import RewardScale, RunningMoments
-from learned_opt.tasks import Noise, gymnasium_family
+from learned_opt.tasks import GymnasiumFamily, Noise
 
 LENGTH = 2
 PAID = 1.0
@@ -66,25 +67,27 @@ gymnasium.register(
 )
 
 
-def learner(bribe, **changes):
-    family = gymnasium_family("Resetting-v0", vectorization="vector_entry_point", options={"bribe": bribe})
-    settings = {"width": 4, "depth": 1, "environments": 2, "steps": 8, **changes}
-    return make_learner(family, 1, Noise(torch.Generator().manual_seed(0)), LearnerConfig(**settings))
+def learner(bribe, kind="a2c", outer=0, **changes):
+    family = GymnasiumFamily("Resetting-v0", vectorization="vector_entry_point", options={"bribe": bribe})
+    steps = {} if kind == "reinforce" else {"num_steps": 8}
+    small = {"hidden_size": 4, "num_layers": 1, "num_envs": 2, **steps}
+    config = replace(inner(kind), **{**small, **changes})
+    return config.learner(family, 1, Noise(torch.Generator().manual_seed(0)), outer_num_envs=outer)
 
 
-BOTH = {"normalise_observations": True, "normalise_rewards": True}
+BOTH = {"normalize_observations": True, "normalize_rewards": True}
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {**BOTH, "outer_environments": 1},
-        {**BOTH, "advantage_scale": "batch"},
-        {**BOTH, "objective": "ppo", "minibatches": 2},
-        {**BOTH, "objective": "q-learning", "outer_environments": 1, "minibatch": 16},
-        {"objective": "reinforce", "advantage_scale": "batch", "steps": 32, "baseline": False, "trace": 1.0},
+        {**BOTH, "outer": 1},
+        {**BOTH, "normalize_advantage": "batch"},
+        {**BOTH, "kind": "ppo", "num_minibatches": 2},
+        {**BOTH, "kind": "dqn", "outer": 1, "batch_size": 16},
+        {"kind": "reinforce", "baseline": False},
     ],
-    ids=["returns", "batch", "ppo", "q-learning", "reinforce"],
+    ids=["returns", "batch", "ppo", "dqn", "reinforce"],
 )
 def test_learners_take_no_notice_of_what_a_reset_pays(changes):
     plain, bribed = (learner(bribe, **changes) for bribe in (0.0, 100.0))
@@ -104,7 +107,7 @@ def test_learners_take_no_notice_of_what_a_reset_pays(changes):
 
 
 def test_metrics_and_moments_are_those_of_the_steps_taken():
-    made = learner(100.0, **BOTH, steps=9)
+    made = learner(100.0, **BOTH, num_steps=9)
     rollout, metrics = made.experience(made.initial_parameters(), 9)
     assert rollout.valid[0, :, 0].tolist() == [True, True, False] * 3
     assert metrics["reward"].item() == pytest.approx(PAID)

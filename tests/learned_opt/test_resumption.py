@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C
 from learned_opt.analysis.reporting.figures import save_figure
 from learned_opt.analysis.result_file import write_results
 from learned_opt.cli import main
@@ -35,7 +35,8 @@ TINY = MetaConfig(
     validate_every=1,
     validation_tasks=2,
     validation_updates=2,
-    learner=LearnerConfig(width=4, environments=2, outer_environments=1, steps=4),
+    learner=A2C(hidden_size=4, num_envs=2, num_steps=4),
+    outer_num_envs=1,
 )
 COMPARED = (
     "--families bandit --baselines adam --num-tasks 2 --num-tuning-tasks 1 --num-updates 2 --num-evals 2"

@@ -16,8 +16,7 @@ from learned_opt import (
     load_rule,
     save_rule,
 )
-from learned_opt.algorithms.config import LearnerConfig
-from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms import DQN, Reinforce
 from learned_opt.algorithms.quadratic import QuadraticLearner
 from learned_opt.artifacts import ArtifactError
 from learned_opt.cli import main
@@ -32,7 +31,7 @@ from learned_opt.meta.stages import load_recipe
 from learned_opt.meta.trainer import MetaTrainer
 from learned_opt.runs.checkpoint import load_checkpoint
 from learned_opt.tasks import make_family
-from learned_opt.tasks.bandit import BernoulliBandit
+from learned_opt.tasks.families.bandit import Bandit
 from learned_opt.tasks.random import derive_noise
 
 BATCH, LR = 3, 0.1
@@ -141,19 +140,18 @@ def exact_bandit_gradient(*, own_data, curvature):
 
 def measured_bandit_gradient(*, second_order, credit=0.0, siblings=1, learners=40_000):
     """Mean and standard error over many learners of `unroll`'s estimate; LOGITS are the two biases."""
-    family, noise = BernoulliBandit(2), derive_noise(7, "bandits")
-    config = LearnerConfig(
-        objective="reinforce",
-        depth=0,
-        environments=PULLS,
-        entropy_coefficient=0.0,
-        max_gradient_norm=1e6,
-        advantage_scale="none",
+    family, noise = Bandit(2), derive_noise(7, "bandits")
+    config = Reinforce(
+        num_layers=0,
+        num_envs=PULLS,
+        ent_coef=0.0,
+        max_grad_norm=1e6,
+        normalize_advantage="none",
         baseline=False,
-        trace=1.0,
+        gae_lambda=1.0,
     )
     tasks = {"probability": ARMS.expand(learners, 2)}
-    learner = make_learner(family, learners, noise, config, tasks=tasks)
+    learner = config.learner(family, learners, noise, tasks=tasks)
     shapes = {spec.name: spec.shape for spec in learner.layout.specs}
     rule = LearnedStart(SGD(momentum=0.0), shapes, torch.cat((torch.zeros(2), LOGITS)))
     phi = replicate(rule, learners)
@@ -235,7 +233,7 @@ TINY = MetaConfig(
     validation_tasks=2,
     validation_updates=2,
     checkpoint_every=1,
-    learner=LearnerConfig(objective="reinforce", width=4, environments=2, advantage_scale="batch"),
+    learner=Reinforce(hidden_size=4, num_envs=2, normalize_advantage="batch"),
 )
 
 
@@ -326,7 +324,7 @@ REPTILE = MetaConfig(
         "shortest_life": 2,
         "longest_life": 6,
         "learners": 8,
-        "learner": LearnerConfig(objective="q-learning", width=4, environments=2, steps=2),
+        "learner": DQN(hidden_size=4, num_envs=2, num_steps=2),
     }
 )
 
@@ -353,10 +351,10 @@ def test_reptile_finds_a_start_from_which_bandits_of_one_kind_are_known(tmp_path
     def sample(self, batch, noise, *, shifted=False):
         return {"probability": torch.eye(self.arms)[3].expand(batch, self.arms).clone()}
 
-    monkeypatch.setattr("learned_opt.tasks.bandit.BernoulliBandit.sample_tasks", sample)
+    monkeypatch.setattr("learned_opt.tasks.families.bandit.Bandit.sample_tasks", sample)
     config = MetaConfig(**{**vars(REPTILE), "meta_steps": 200, "nominal_lr": 0.03, "meta_lr": 0.03})
     outcome = MetaTrainer(config, tmp_path / "run").run()
-    learner = make_learner(make_family("bandit"), 1, derive_noise(0, "x"), config.learner)
+    learner = config.learner.learner(make_family("bandit"), 1, derive_noise(0, "x"))
     tensors = learner.layout.split(load_rule(outcome.path).start.unsqueeze(0))
     values = learner.policy.actor(tensors, torch.zeros(1, 1, 1))
     assert int(values.argmax()) == 3
@@ -394,7 +392,7 @@ def test_a_start_learned_in_one_stage_is_carried_to_the_next(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("stages:\n- {meta_steps: 2}\n- {meta_steps: 1, outer: last}\n")
     tiny = {**ALGORITHMS["maml"], "learners": 2, "validation_tasks": 2, "validate_every": 1}
-    tiny["learner"] = {**tiny["learner"], "width": 4, "environments": 2}
+    tiny["learner"] = {**tiny["learner"], "hidden_size": 4, "num_envs": 2}
     outcome = train_recipe(load_recipe(path, tiny), tmp_path / "run")
     trained = load_rule(outcome.path)
     assert isinstance(trained, LearnedStart)

@@ -7,12 +7,11 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from learned_opt.algorithms.config import LearnerConfig
-from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms import A2C, Reinforce
 from learned_opt.algorithms.inner_loop import live
 from learned_opt.rollouts.collect import play_episodes
 from learned_opt.rules import SGD
-from learned_opt.tasks import gymnasium_family, make_family
+from learned_opt.tasks import GymnasiumFamily, make_family
 from learned_opt.tasks.random import derive_noise
 
 LENGTH = 5
@@ -54,7 +53,7 @@ gymnasium.register(
 
 
 def passing(vectorization="sync", **options):
-    return gymnasium_family("Passing-v0", vectorization=vectorization, options=options)
+    return GymnasiumFamily("Passing-v0", vectorization=vectorization, options=options)
 
 
 @pytest.mark.parametrize("vectorization", ["sync", "async", "vector_entry_point"])
@@ -85,14 +84,14 @@ def test_success_in_an_episode_s_last_step_is_not_lost_where_it_resets_itself():
 def test_nothing_is_told_where_environments_tell_nothing():
     noise = derive_noise(0, "success")
     for family in (passing(key=""), make_family("cartpole")):
-        learner = make_learner(family, 1, noise, LearnerConfig(environments=1))
+        learner = A2C(num_envs=1).learner(family, 1, noise)
         assert learner.judge(learner.initial_parameters(), 2, noise).success is None
 
 
 def test_an_episode_succeeds_if_it_did_at_any_time():
     family, noise = passing(), derive_noise(1, "success")
-    config = LearnerConfig(objective="reinforce", advantage_scale="batch", environments=40, width=4)
-    learner = make_learner(family, 2, noise, config)
+    config = Reinforce(normalize_advantage="batch", num_envs=40, hidden_size=4)
+    learner = config.learner(family, 2, noise)
     parameters = learner.initial_parameters()
     played = play_episodes(learner.policy, parameters, learner.environments.tasks, 40, noise)
     assert played.success.shape == (2, 40)
@@ -103,8 +102,8 @@ def test_an_episode_succeeds_if_it_did_at_any_time():
 
 
 def test_a_life_tells_how_often_its_policies_succeeded():
-    config = LearnerConfig(objective="reinforce", advantage_scale="batch", environments=4, width=4)
-    learner = make_learner(passing(), 3, derive_noise(2, "success"), config)
+    config = Reinforce(normalize_advantage="batch", num_envs=4, hidden_size=4)
+    learner = config.learner(passing(), 3, derive_noise(2, "success"))
     life = live(learner, SGD(), updates=1, queries=2, query_seed=0, query_episodes=10)
     assert life.success.shape == life.mean_action_success.shape == (2, 3)
     assert set(life.mean_action_success.flatten().tolist()) <= {0.0, 1.0}  # always the same action
@@ -125,9 +124,9 @@ gymnasium.register("Final-v0", entry_point=Final, max_episode_steps=LENGTH, rewa
 
 @pytest.mark.parametrize("key", ["", "success"])
 def test_success_that_is_told_at_the_end_alone_is_none_before(key):
-    family = gymnasium_family("Final-v0", options={"key": key})
-    config = LearnerConfig(objective="reinforce", width=4, environments=3, advantage_scale="batch", trace=1.0)
-    learner = make_learner(family, 2, derive_noise(0, "a"), config)
+    family = GymnasiumFamily("Final-v0", options={"key": key})
+    config = Reinforce(hidden_size=4, num_envs=3, normalize_advantage="batch", gae_lambda=1.0)
+    learner = config.learner(family, 2, derive_noise(0, "a"))
     rollout, _ = learner.experience(learner.initial_parameters(), 2 * LENGTH)
     ends = torch.arange(2 * LENGTH) % LENGTH == LENGTH - 1
     assert rollout.success.shape == rollout.rewards.shape
@@ -140,8 +139,8 @@ def test_success_that_is_told_at_the_end_alone_is_none_before(key):
 @pytest.mark.parametrize("vectorization", ["sync", "vector_entry_point"])
 @pytest.mark.parametrize("said", ["no", {"door": True}, np.array([True, False, True]), object()])
 def test_success_in_words_is_warned_of_and_stops_no_learner(said, vectorization):
-    family = gymnasium_family("Words-v0", vectorization=vectorization, options={"said": said})
-    learner = make_learner(family, 1, derive_noise(0, "x"), LearnerConfig(environments=2, steps=4))
+    family = GymnasiumFamily("Words-v0", vectorization=vectorization, options={"said": said})
+    learner = A2C(num_envs=2, num_steps=4).learner(family, 1, derive_noise(0, "x"))
     with pytest.warns(UserWarning, match=r"Words-v0: info\['success'\] .* neither a boolean nor a number"):
         learner.gradient(learner.initial_parameters())
     environments = family.environments(family.sample_tasks(1, derive_noise(0, "a")), 2, derive_noise(0, "b"))
@@ -164,7 +163,7 @@ def test_success_in_words_is_warned_of_and_stops_no_learner(said, vectorization)
     ],
 )
 def test_a_boolean_a_number_or_an_array_of_one_is_read_as_success(said, read, vectorization):
-    family = gymnasium_family("Words-v0", vectorization=vectorization, options={"said": said})
+    family = GymnasiumFamily("Words-v0", vectorization=vectorization, options={"said": said})
     environments = family.environments(family.sample_tasks(1, derive_noise(0, "a")), 2, derive_noise(0, "b"))
     assert environments.step(torch.zeros(1, 2, dtype=torch.long)).success.tolist() == [[read, read]]
 

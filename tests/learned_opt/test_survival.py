@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C, inner
 from learned_opt.analysis.result_file import read_results
 from learned_opt.cli import main
 from learned_opt.files import write_atomically
@@ -51,7 +51,8 @@ TINY = MetaConfig(
     validation_tasks=2,
     validation_updates=2,
     checkpoint_every=4,
-    learner=LearnerConfig(width=4, environments=2, outer_environments=1, steps=4),
+    learner=A2C(hidden_size=4, num_envs=2, num_steps=4),
+    outer_num_envs=1,
 )
 SHORT = replace(TINY, meta_steps=6, validate_every=3, checkpoint_every=2)
 POLICY = MemoryConfig(
@@ -544,19 +545,21 @@ def test_an_ablation_that_was_killed_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("family", "objective"),
     [
-        *((family, "actor-critic") for family in sorted(FAMILIES)),
+        *((family, "a2c") for family in sorted(FAMILIES)),
         *((family, "reinforce") for family in ("gridworld", "lqr")),
-        *((family, "q-learning") for family in ("gridworld", "catch")),
+        *((family, "dqn") for family in ("gridworld", "catch")),
     ],
 )
 def test_a_group_of_any_family_goes_on_from_its_checkpoint(family, objective, tmp_path):
     """Whatever a group has become still fits a fresh one, and both then do the same."""
     options = {
-        "actor-critic": {"outer_environments": 1, "steps": 4},
-        "reinforce": {"objective": "reinforce", "advantage_scale": "none"},
-        "q-learning": {"objective": "q-learning", "outer_environments": 1, "steps": 4, "minibatch": 4},
+        "a2c": {"num_steps": 4},
+        "reinforce": {"normalize_advantage": "none"},
+        "dqn": {"num_steps": 4, "batch_size": 4},
     }[objective]
-    config = replace(SHORT, families=(family,), learner=LearnerConfig(width=2, environments=2, **options))
+    config = replace(
+        SHORT, families=(family,), learner=replace(inner(objective), hidden_size=2, num_envs=2, **options)
+    )
     rule = new_rule(config)
     view = View(roles=True, critic_first=False)
     ours, theirs = (TruncatedGroup(family, config, rule, seed=seed, view=view) for seed in (0, 1))

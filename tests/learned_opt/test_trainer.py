@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from learned_opt import CoordinatewiseLSTM, ParameterLayout, load_rule
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C
 from learned_opt.algorithms.quadratic import QuadraticLearner
 from learned_opt.artifacts import load_artifact
 from learned_opt.meta.config import MetaConfig
@@ -36,7 +36,8 @@ TINY = MetaConfig(
     validation_tasks=2,
     validation_updates=4,
     checkpoint_every=2,
-    learner=LearnerConfig(width=4, environments=2, outer_environments=2, steps=6),
+    learner=A2C(hidden_size=4, num_envs=2, num_steps=6),
+    outer_num_envs=2,
 )
 
 
@@ -260,7 +261,7 @@ def test_seeds_derived_for_different_parts_differ():
         ("hidden", "16", "must be a int"),
         ("metalr", 1, "unknown field 'metalr'"),
         ("learner", {"widht": 3}, r"unknown field 'learner\.widht'"),
-        ("learner", {"outer_environments": 0}, "at least 1"),
+        ("outer_num_envs", 0, "at least 1"),
     ],
 )
 def test_impossible_configurations_are_refused_in_one_sentence(field, value, message):

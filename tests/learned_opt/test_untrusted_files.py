@@ -23,7 +23,7 @@ import torch
 import yaml
 
 from learned_opt import ArtifactError, ClassicLSTM, CoordinatewiseLSTM, LearnedStart, MetaSGD, save_rule
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C
 from learned_opt.analysis.comparison.cache import Cache
 from learned_opt.analysis.comparison.results import (
     FamilyResults,
@@ -42,8 +42,8 @@ from learned_opt.rl2.artifact import load_policy, save_policy
 from learned_opt.rl2.config import MemoryConfig
 from learned_opt.rl2.policies import RecurrentPolicy
 from learned_opt.runs.checkpoint import MAGIC, checkpoint_name, read_checkpoint
-from learned_opt.runs.config_file import ALIASES, mapping
 from learned_opt.runs.metrics import read_rows
+from learned_opt.runs.yaml_file import ALIASES, mapping
 
 MEMORY = 2**30
 """Bytes that loading one of these files, all below 200 KiB, may ask for beyond what the process has."""
@@ -60,7 +60,8 @@ TINY = MetaConfig(
     validate_every=1,
     validation_tasks=2,
     validation_updates=2,
-    learner=LearnerConfig(width=2, environments=2, outer_environments=1, steps=3),
+    learner=A2C(hidden_size=2, num_envs=2, num_steps=3),
+    outer_num_envs=1,
 )
 ODD = [
     None, True, 0, -1, 1, 0.5, -0.0, 1e308, 1e-320, 2**31, 2**63, 2**64, 10**30, 10**400, "", "x", "x" * 5000,

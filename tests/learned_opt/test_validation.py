@@ -18,7 +18,7 @@ TINY = {
     "validate_every": 1,
     "validation_tasks": 4,
     "validation_updates": 12,
-    "learner": {"environments": 4, "steps": 8, "width": 8},
+    "learner": {"num_envs": 4, "num_steps": 8, "hidden_size": 8},
 }
 
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from learned_opt.tasks.bandit import BernoulliBandit
 from learned_opt.tasks.batched import BatchedEnvironments
+from learned_opt.tasks.families.bandit import Bandit
 from learned_opt.tasks.random import Noise
 
 
@@ -12,7 +12,7 @@ def make_noise(dtype=torch.float32):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_pulls_pay_with_the_arms_own_probabilities(dtype):
-    family, noise = BernoulliBandit(arms=5), make_noise(dtype)
+    family, noise = Bandit(arms=5), make_noise(dtype)
     tasks = family.sample_tasks(3, noise)
     pulls = 4000
     environments = BatchedEnvironments(family, tasks, 5 * pulls, noise)
@@ -25,7 +25,7 @@ def test_pulls_pay_with_the_arms_own_probabilities(dtype):
 
 
 def test_a_pull_is_a_whole_episode_and_shows_nothing():
-    family, noise = BernoulliBandit(), make_noise()
+    family, noise = Bandit(), make_noise()
     environments = BatchedEnvironments(family, family.sample_tasks(2, noise), 3, noise)
     step = environments.step(torch.zeros(2, 3, dtype=torch.long))
     assert step.terminated.all()
@@ -35,7 +35,7 @@ def test_a_pull_is_a_whole_episode_and_shows_nothing():
 
 
 def test_the_reference_is_the_best_arm():
-    family, noise = BernoulliBandit(), make_noise()
+    family, noise = Bandit(), make_noise()
     tasks = family.sample_tasks(20_000, noise)
     reference = family.reference_returns(tasks, noise)
     assert reference.mean() == pytest.approx(10 / 11, abs=0.005)
@@ -43,7 +43,7 @@ def test_the_reference_is_the_best_arm():
 
 
 def test_shifted_arms_lie_between_four_and_six_tenths():
-    family, noise = BernoulliBandit(), make_noise()
+    family, noise = Bandit(), make_noise()
     train = family.sample_tasks(1000, noise)["probability"]
     shifted = family.sample_tasks(1000, noise, shifted=True)["probability"]
     assert train.min() < 0.01
@@ -54,4 +54,4 @@ def test_shifted_arms_lie_between_four_and_six_tenths():
 
 def test_a_bandit_without_arms_is_refused():
     with pytest.raises(ValueError, match="at least 1 arm, got 0"):
-        BernoulliBandit(arms=0)
+        Bandit(arms=0)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from learned_opt.tasks.batched import BatchedEnvironments
-from learned_opt.tasks.catch import Catch
+from learned_opt.tasks.families.catch import Catch
 from learned_opt.tasks.random import Noise
 
 

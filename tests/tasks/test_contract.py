@@ -5,8 +5,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from learned_opt.algorithms.config import LearnerConfig
-from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms import A2C
 from learned_opt.kernels import rollout
 from learned_opt.policies.mlp import ActorCritic
 from learned_opt.rl2.policies import RecurrentPolicy
@@ -197,7 +196,7 @@ def test_a_breach_is_refused_with_family_method_and_shapes(breach, compiled, mon
     with pytest.raises(ValueError, match=f"^family slope: {sentence}"):
         environments_of(changed(method, change))
     with pytest.raises(ValueError, match=f"^family slope: {method}|failed with RuntimeError"):
-        make_learner(changed(method, change), 3, noise(), LearnerConfig(environments=4, steps=4))
+        A2C(num_envs=4, num_steps=4).learner(changed(method, change), 3, noise())
 
 
 def test_start_states_of_several_steps_are_held_to_the_promise_as_well():
@@ -276,7 +275,7 @@ def test_views_are_as_good_as_contiguous_tensors(view, monkeypatch):
 
     results = []
     for change in (all_of, copied):
-        learner = make_learner(changed("transition", change), 3, noise(), LearnerConfig(environments=4))
+        learner = A2C(num_envs=4).learner(changed("transition", change), 3, noise())
         results.append(learner.gradient(learner.initial_parameters()).inner)
     torch.testing.assert_close(*results)
 
@@ -411,20 +410,20 @@ def test_the_rehearsal_draws_nothing_from_the_environments_noise():
 )
 def test_tasks_that_are_none_are_refused(change, sentence):
     family = changed("sample_tasks", change)
-    config = LearnerConfig(environments=4, steps=4)
+    config = A2C(num_envs=4, num_steps=4)
     with pytest.raises(
         ValueError,
         match=f"^family slope: sample_tasks returned.*{sentence}",
     ):
-        make_learner(family, 3, noise(), config)
+        config.learner(family, 3, noise())
     given = change(Slope().sample_tasks(3, noise()))
     if given is not None:  # which asks for drawn ones
         with pytest.raises(ValueError, match=r"^family slope: the tasks, of sample_tasks or given, hold"):
-            make_learner(Slope(), 3, noise(), config, tasks=given)
+            config.learner(Slope(), 3, noise(), tasks=given)
 
 
 def test_new_tasks_are_held_to_the_promise_as_the_first():
-    learner = make_learner(Slope(), 3, noise(), LearnerConfig(environments=4, steps=4))
+    learner = A2C(num_envs=4, num_steps=4).learner(Slope(), 3, noise())
     with pytest.raises(ValueError, match=r"^family slope: the tasks, .* 'speed' of shape \(3,\)"):
         learner.restart(torch.ones(3, dtype=torch.bool), {"speed": torch.ones(3)})
 
@@ -512,7 +511,7 @@ def test_what_cannot_be_worked_with_is_refused_before_anything_is_drawn(case):
     told = r"^family (slope|Declared): " if case != "no name" else "^family  *: |^family Declared: "
     for use in (
         lambda: sampled_tasks(family, 3, noise()),
-        lambda: make_learner(family, 3, noise(), LearnerConfig(), tasks=tasks),
+        lambda: A2C().learner(family, 3, noise(), tasks=tasks),
         lambda: family.environments(tasks, 4, noise()),
         lambda: ActorCritic(family, 4),
         lambda: TaskEnv(family),
@@ -555,7 +554,7 @@ def test_families_are_compiled_only_if_they_keep_their_promise_with_any_number_o
     environments_of(family, 3, 4).step(torch.zeros(3, 4, 1))
     with pytest.raises(ValueError, match="transition returned rewards of shape"):
         why_in_torch(family)
-    learner = make_learner(family, 3, noise(), LearnerConfig(environments=4, steps=4))
+    learner = A2C(num_envs=4, num_steps=4).learner(family, 3, noise())
     assert learner.gradient(learner.initial_parameters()).inner.isfinite().all()
     assert why_in_torch(Slope()) is None
 
@@ -585,7 +584,7 @@ def test_a_family_that_is_another_one_when_it_is_traced_stays_in_torch(method, c
     family = changed(method, apart)
     environments = environments_of(family)
     assert dynamics_of(environments) is None
-    learner = make_learner(family, 3, noise(), LearnerConfig(environments=4, steps=4))
+    learner = A2C(num_envs=4, num_steps=4).learner(family, 3, noise())
     assert learner.gradient(learner.initial_parameters()).inner.isfinite().all()
 
 

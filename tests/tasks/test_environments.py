@@ -5,10 +5,9 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from learned_opt.algorithms.config import LearnerConfig
-from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms import Reinforce
 from learned_opt.policies.mlp import ActorCritic
-from learned_opt.rollouts.collect import episodic_returns
+from learned_opt.rollouts.collect import play_episodes
 from learned_opt.tasks import FAMILIES, BatchedEnvironments, BatchedFamily, Noise, Transition, make_family
 from learned_opt.tasks.references import random_returns
 
@@ -315,9 +314,9 @@ def test_horizons_need_not_be_whole_numbers():
     policy = ActorCritic(family, 4)
     theta = policy.initial_parameters(2, noise)
     assert random_returns(family, tasks, noise, 2).tolist() == [38.0, 12.0]
-    assert episodic_returns(policy, theta, tasks, 2, noise).tolist() == [[38.0] * 2, [12.0] * 2]
-    config = LearnerConfig(objective="reinforce", width=4, environments=2, advantage_scale="batch")
-    learner = make_learner(family, 2, noise, config, tasks=tasks)
+    assert play_episodes(policy, theta, tasks, 2, noise).returns.tolist() == [[38.0] * 2, [12.0] * 2]
+    config = Reinforce(hidden_size=4, num_envs=2, normalize_advantage="batch")
+    learner = config.learner(family, 2, noise, tasks=tasks)
     assert learner.horizon == 38
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
@@ -18,9 +18,7 @@ from gymnasium import spaces
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
-from learned_opt.algorithms import a2c_gradients
-from learned_opt.algorithms.config import LearnerConfig
-from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms import a2c_gradients, inner
 from learned_opt.kernels import mlp, rollout
 from learned_opt.tasks import BatchedFamily, TaskEnv, TaskVectorEnv, Transition
 from learned_opt.tasks.inspection import SIZES, inspect
@@ -142,10 +140,15 @@ def changes(draw):
 
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
-    "actor-critic": {"steps": 4},
-    "ppo": {"steps": 4, "minibatches": 2},
-    "reinforce": {"advantage_scale": "batch", "baseline": False, "trace": 1.0},
-    "q-learning": {"steps": 4, "minibatch": 4},
+    "a2c": {"num_steps": 4},
+    "ppo": {
+        "num_steps": 4,
+        "num_minibatches": 2,
+        "normalize_observations": False,
+        "normalize_rewards": False,
+    },
+    "reinforce": {"baseline": False},
+    "dqn": {"num_steps": 4, "batch_size": 4},
 }
 """Learners of each kind, as small as can be."""
 
@@ -214,10 +217,8 @@ def lived(family, batch, environments, objective):
     """What comes of two updates, an evaluation and the scores' anchors, or the sentence that refuses them."""
     try:
         noise = derive_noise(0, "lived")
-        config = LearnerConfig(
-            objective=objective, width=4, environments=environments, **OBJECTIVES[objective]
-        )
-        learner = make_learner(family, batch, noise, config)
+        config = replace(inner(objective), hidden_size=4, num_envs=environments, **OBJECTIVES[objective])
+        learner = config.learner(family, batch, noise)
         parameters = learner.initial_parameters()
         results = [learner.gradient(parameters).inner for _ in range(2)]
         results += [learner.experience(parameters, 4)[0].rewards]
@@ -360,7 +361,7 @@ def test_gymnasium_environments_of_a_family_run_or_are_refused_by_name(change, c
 @pytest.mark.filterwarnings("ignore")
 def test_inspection_finds_a_fault_exactly_where_a_family_is_refused(change):
     found = [finding for finding in inspect(Drift(change)) if finding.broken]
-    refused = [isinstance(lived(Drift(change), *size, "actor-critic"), str) for size in SIZES]
+    refused = [isinstance(lived(Drift(change), *size, "a2c"), str) for size in SIZES]
     assert bool(found) == any(refused), (
         found
     )  # at one of its sizes there is a single task, which has to be well

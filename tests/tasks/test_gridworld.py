@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from learned_opt.tasks.batched import BatchedEnvironments
-from learned_opt.tasks.gridworld import GridWorld, GridWorldSparse
+from learned_opt.tasks.families.gridworld import GridWorld, GridWorldSparse
 from learned_opt.tasks.random import Noise
 
 UP, DOWN, LEFT, RIGHT = range(4)

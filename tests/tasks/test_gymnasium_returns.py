@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from learned_opt.tasks import EnvironmentFailedError, Noise, gymnasium_family
+from learned_opt.tasks import EnvironmentFailedError, GymnasiumFamily, Noise
 from learned_opt.tasks.gymnasium_spaces import native
 
 EXAMPLES = int(os.environ.get("HYPOTHESIS_EXAMPLES", "200"))
@@ -66,8 +66,8 @@ class SaysVector(VectorEnv):
 
 
 gymnasium.register("Says-v0", Says, max_episode_steps=LENGTH, vector_entry_point=SaysVector)
-SCALAR = gymnasium_family("Says-v0")
-VECTOR = gymnasium_family("Says-v0", vectorization="vector_entry_point")
+SCALAR = GymnasiumFamily("Says-v0")
+VECTOR = GymnasiumFamily("Says-v0", vectorization="vector_entry_point")
 GOOD = {"scalar": (np.ones(3, np.float32), 1.0, False, False, {})}
 GOOD["vector"] = (np.ones((E, 3), np.float32), np.ones(E), np.zeros(E, bool), np.zeros(E, bool), {})
 
@@ -191,7 +191,7 @@ def test_what_one_environment_returned_wrong_is_said_in_words(place, value, comp
     step = list(GOOD["scalar"])
     step[place] = value
     for vectorization in ("sync", "async"):
-        family = gymnasium_family("Says-v0", vectorization=vectorization, options={"step": tuple(step)})
+        family = GymnasiumFamily("Says-v0", vectorization=vectorization, options={"step": tuple(step)})
         with pytest.raises(EnvironmentFailedError, match=complaint):
             stepped(family, tuple(step))
 
@@ -233,7 +233,7 @@ def test_the_interface_before_gymnasium_is_said_in_words():
 
 
 def test_a_same_step_version_without_final_observations_is_said_in_words():
-    family = gymnasium_family(
+    family = GymnasiumFamily(
         "Says-v0", vectorization="vector_entry_point", options={"mode": AutoresetMode.SAME_STEP}
     )
     seen, reward, _, truncated, _ = GOOD["vector"]
@@ -251,7 +251,7 @@ def test_numbers_that_the_space_s_type_cannot_hold_are_refused():
         ("i2", [1, 2, 3], [70000, 0, 0]),
     ):
         box = spaces.Box(0, 100, (3,), kind)
-        family = gymnasium_family("Says-v0", options={"space": box})
+        family = GymnasiumFamily("Says-v0", options={"space": box})
         assert stepped(family, (fits, *GOOD["scalar"][1:])).observation.shape == (1, E, 3)
         assert "cannot hold" in refusal(family, (not_held, *GOOD["scalar"][1:]))
 
@@ -277,7 +277,7 @@ composite = spaces.Dict(
     ],
 )
 def test_parts_of_composite_observations_are_named(part, complaint):
-    family = gymnasium_family("Says-v0", options={"space": composite})
+    family = GymnasiumFamily("Says-v0", options={"space": composite})
     good = {"place": 4, "pair": (np.array([0, 1]), np.array([2, 0])), "eye": np.ones((2, 2))}
     seen = stepped(family, (good, *GOOD["scalar"][1:])).observation
     np.testing.assert_array_equal(seen[0, 0].numpy(), spaces.flatten(composite, good))
@@ -313,7 +313,7 @@ def test_observations_that_cannot_be_flattened_are_named_with_what_to_do(space, 
         f"^Says-v0 has observations.*{named} which cannot be flattened .*wrap it .*TransformObservation"
     )
     with pytest.raises(ValueError, match=complaint):
-        gymnasium_family("Says-v0", options={"space": space})
+        GymnasiumFamily("Says-v0", options={"space": space})
 
 
 class Acts(Says):
@@ -346,14 +346,14 @@ def test_actions_of_other_spaces_are_refused_with_what_to_do(space):
     with pytest.raises(
         ValueError, match=r"^Acts-v0 has actions of .*wrap it in gymnasium.wrappers.TransformAction"
     ):
-        gymnasium_family("Acts-v0", options={"space": space})
+        GymnasiumFamily("Acts-v0", options={"space": space})
 
 
 def test_a_wrapper_that_the_refusal_names_makes_it_run():
     joint = lambda env: gymnasium.wrappers.TransformAction(  # noqa: E731
         env, lambda action: np.array(np.unravel_index(action, (2, 3))), spaces.Discrete(6)
     )
-    family = gymnasium_family("Acts-v0", options={"space": spaces.MultiDiscrete([2, 3])}, wrappers=[joint])
+    family = GymnasiumFamily("Acts-v0", options={"space": spaces.MultiDiscrete([2, 3])}, wrappers=[joint])
     assert stepped(family, GOOD["scalar"]).reward.tolist() == [[1.0, 1.0]]
 
 
@@ -418,7 +418,7 @@ class Crowd(SaysVector):
 )
 def test_a_vector_version_that_is_no_copies_of_the_single_one_is_refused_at_once(change, complaint):
     with pytest.raises(ValueError, match=f"^Crowd-v0's vector version has {complaint}.*take sync or async"):
-        gymnasium_family(
+        GymnasiumFamily(
             gymnasium.envs.registration.EnvSpec(
                 "Crowd-v0",
                 entry_point=lambda change: Says(),
@@ -476,7 +476,7 @@ def test_a_limit_that_the_vector_version_does_not_take_is_counted(mode, swallows
         max_episode_steps=own_limit,
     )
     told = {} if own_limit else {"horizon": 4}
-    family = gymnasium_family(spec, vectorization="vector_entry_point", options={"length": 3}, **told)
+    family = GymnasiumFamily(spec, vectorization="vector_entry_point", options={"length": 3}, **told)
     environments = family.environments(family.sample_tasks(1, noise()), 2, noise())
     played = [[], []]
     for _ in range(30):
@@ -495,7 +495,7 @@ def test_a_vector_version_that_can_neither_be_told_nor_reset_in_part_is_refused(
     spec = gymnasium.envs.registration.EnvSpec(
         "Stubborn-v0", entry_point=Count, vector_entry_point=endless(AutoresetMode.NEXT_STEP, reset_all=True)
     )
-    family = gymnasium_family(spec, vectorization="vector_entry_point", options={"length": 2}, horizon=4)
+    family = GymnasiumFamily(spec, vectorization="vector_entry_point", options={"length": 2}, horizon=4)
     environments = family.environments(family.sample_tasks(1, noise()), 2, noise())
     told = r"Stubborn-v0 cannot be reset at step \d: its vector version resets other environments .*async"
     for _ in range(3):

@@ -13,8 +13,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from learned_opt.tasks import EnvironmentFailedError, Noise, gymnasium_family, make_family
-from learned_opt.tasks.gymnasium_tasks import GymnasiumFamily
+from learned_opt.tasks import EnvironmentFailedError, GymnasiumFamily, Noise, make_family
 
 
 def noise(seed=0):
@@ -69,7 +68,7 @@ for _mode in AutoresetMode:
 
 
 def counted(mode="NextStep", **options):
-    return gymnasium_family(f"Counter{mode}-v0", **options)
+    return GymnasiumFamily(f"Counter{mode}-v0", **options)
 
 
 def advance(environments, steps):
@@ -125,7 +124,7 @@ def test_only_resets_in_steps_of_their_own_are_marked_as_not_valid():
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_rows_equal_scalar_environments_with_the_same_seeds_and_actions(vectorization):
-    family = gymnasium_family("CartPole-v1", vectorization=vectorization)
+    family = GymnasiumFamily("CartPole-v1", vectorization=vectorization)
     environments = family.environments(family.sample_tasks(2, noise()), 2, noise(5))
     seeds = (noise(5).uniform(2, 2) * 2**24).long()
     scalars = [[gymnasium.make("CartPole-v1") for _ in range(2)] for _ in range(2)]
@@ -161,7 +160,7 @@ def test_time_limits_truncate_and_show_where_the_last_step_led():
 
 
 def test_a_horizon_reaches_an_environments_own_vector_version():
-    family = gymnasium_family("CartPole-v1", vectorization="vector_entry_point", horizon=5)
+    family = GymnasiumFamily("CartPole-v1", vectorization="vector_entry_point", horizon=5)
     environments = family.environments(family.sample_tasks(1, noise()), 2, noise())
     truncated = [bool(environments.step(torch.tensor([[t % 2, t % 2]])).truncated.any()) for t in range(5)]
     assert truncated == [False] * 4 + [True]
@@ -188,7 +187,7 @@ def test_a_property_reaches_each_tasks_environments():
 
 
 def test_a_varied_cartpole_is_gymnasiums_with_what_follows_from_the_property():
-    family = gymnasium_family("CartPole-v1", vary={"length": (1.0, 1.0 + 1e-9), "masspole": (0.3, 0.3)})
+    family = GymnasiumFamily("CartPole-v1", vary={"length": (1.0, 1.0 + 1e-9), "masspole": (0.3, 0.3)})
     environments = family.environments(family.sample_tasks(1, noise()), 1, noise(2))
     own = gymnasium.make("CartPole-v1").unwrapped
     own.length, own.masspole = 1.0, float(np.float32(0.3))
@@ -202,7 +201,7 @@ def test_a_varied_cartpole_is_gymnasiums_with_what_follows_from_the_property():
 
 def test_a_varied_model_is_scaled_from_the_one_that_was_loaded():
     pytest.importorskip("mujoco", reason="the mujoco extra is not installed")
-    family = gymnasium_family("Hopper-v5", vary={"mass": (0.5, 1.5), "gravity": (0.5, 1.5)})
+    family = GymnasiumFamily("Hopper-v5", vary={"mass": (0.5, 1.5), "gravity": (0.5, 1.5)})
     environments = family.environments(
         {"mass": torch.tensor([[2.0]]), "gravity": torch.ones(1, 1)}, 1, noise()
     )
@@ -270,7 +269,7 @@ def test_an_environment_that_runs_out_of_data_is_named_too():
         def step(self, action):
             return next(iter(()))
 
-    family = gymnasium_family(EnvSpec("Out-v0", entry_point=Out), horizon=5)
+    family = GymnasiumFamily(EnvSpec("Out-v0", entry_point=Out), horizon=5)
     environments = family.environments(family.sample_tasks(1, noise()), 1, noise())
     with pytest.raises(EnvironmentFailedError, match="Out-v0 failed at step 1: StopIteration"):
         environments.step(torch.zeros(1, 1, dtype=torch.long))
@@ -285,8 +284,8 @@ def test_a_process_that_dies_names_the_environment_and_the_step():
 
 def test_families_of_ones_own_are_named_by_module_and_attribute(tmp_path, monkeypatch):
     (tmp_path / "my_tasks.py").write_text(
-        "from tasks import gymnasium_family\n"
-        "windy = gymnasium_family('CartPole-v1', {'gravity': (5.0, 15.0)})\n"
+        "from learned_opt.tasks import GymnasiumFamily\n"
+        "windy = GymnasiumFamily('CartPole-v1', {'gravity': (5.0, 15.0)})\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     family = make_family("my_tasks:windy")
@@ -301,36 +300,36 @@ def test_families_of_ones_own_are_named_by_module_and_attribute(tmp_path, monkey
     ("make", "complaint"),
     [
         (lambda: make_family("Nowhere-v3"), "unknown task family"),
-        (lambda: gymnasium_family("CartPole-v1", {"lenght": (0, 1)}), "no property 'lenght'.*length"),
-        (lambda: gymnasium_family("Blackjack-v1"), "give a horizon"),
-        (lambda: gymnasium_family("CartPole-v1", vectorization="threads"), "vectorization must be one of"),
+        (lambda: GymnasiumFamily("CartPole-v1", {"lenght": (0, 1)}), "no property 'lenght'.*length"),
+        (lambda: GymnasiumFamily("Blackjack-v1"), "give a horizon"),
+        (lambda: GymnasiumFamily("CartPole-v1", vectorization="threads"), "vectorization must be one of"),
         (
-            lambda: gymnasium_family(
+            lambda: GymnasiumFamily(
                 "CartPole-v1", wrappers=[lambda e: e], vectorization="vector_entry_point"
             ),
             "wrappers go around single environments",
         ),
-        (lambda: gymnasium_family("CartPole-v1", shifted={"length": (0, 1)}), "which vary does not"),
+        (lambda: GymnasiumFamily("CartPole-v1", shifted={"length": (0, 1)}), "which vary does not"),
         (lambda: counted("Many"), "actions of MultiDiscrete.*wrap it"),
-        (lambda: gymnasium_family("CartPole-v1", {"gravity": (5, np.inf)}), "finite bounds"),
-        (lambda: gymnasium_family("CartPole-v1", {"gravity": (9, 5)}), "the lower one first"),
+        (lambda: GymnasiumFamily("CartPole-v1", {"gravity": (5, np.inf)}), "finite bounds"),
+        (lambda: GymnasiumFamily("CartPole-v1", {"gravity": (9, 5)}), "the lower one first"),
         (
-            lambda: gymnasium_family("CartPole-v1", {"gravity": (5, 15)}, shifted={"gravity": (8, 10)}),
+            lambda: GymnasiumFamily("CartPole-v1", {"gravity": (5, 15)}, shifted={"gravity": (8, 10)}),
             r"gravity to \(8, 10\).*contain \(5, 15\)",
         ),
         (
-            lambda: gymnasium_family(
+            lambda: GymnasiumFamily(
                 "CartPole-v1", {"gravity": (5, 15), "length": (0.4, 0.6)}, shifted={"gravity": (1, 20)}
             ),
             "no shifted range of length",
         ),
-        (lambda: gymnasium_family("CartPole-v1", horizon=-3), "positive number of steps"),
-        (lambda: gymnasium_family("CartPole-v1", horizon=0), "positive number of steps"),
+        (lambda: GymnasiumFamily("CartPole-v1", horizon=-3), "positive number of steps"),
+        (lambda: GymnasiumFamily("CartPole-v1", horizon=0), "positive number of steps"),
         (
-            lambda: gymnasium_family("FrozenLake-v1", vectorization="vector_entry_point"),
+            lambda: GymnasiumFamily("FrozenLake-v1", vectorization="vector_entry_point"),
             "no Box.*sync or async",
         ),
-        (lambda: gymnasium_family("CounterFlat-v0"), r"shape \(\)"),
+        (lambda: GymnasiumFamily("CounterFlat-v0"), r"shape \(\)"),
     ],
 )
 def test_bad_input_is_one_sentence(make, complaint):
@@ -388,7 +387,7 @@ def test_an_id_with_the_module_that_registers_it_is_one_of_gymnasiums(tmp_path, 
     )
     monkeypatch.syspath_prepend(tmp_path)
     try:
-        family = gymnasium_family(name)
+        family = GymnasiumFamily(name)
         assert (family.name, family.horizon) == (name, 7)
         if name.endswith("-v0"):
             assert make_family(name).horizon == 7

@@ -25,7 +25,7 @@ def reason(name):
 
 
 def test_the_working_directory_is_searched_last(here):
-    (here / "mine_alone.py").write_text("from tasks.lqr import LinearQuadratic\nfamily = LinearQuadratic()\n")
+    (here / "mine_alone.py").write_text("from learned_opt.tasks.families.lqr import LQR\nfamily = LQR()\n")
     assert make_family("mine_alone:family").name == "mine_alone:family"
     assert sys.path[-1] == str(here)
     assert sys.path.count(str(here)) == 1
@@ -69,7 +69,7 @@ def test_a_hidden_package_is_told_too(here):
         ("\nx = 1 / 0\n", "ZeroDivisionError at {file}:2"),
         ("def f(:\n", "SyntaxError"),
         ("raise SystemExit(3)\n", "SystemExit at {file}:1"),
-        ("from tasks import nothing\n", "ImportError at {file}:1"),
+        ("from learned_opt.tasks import nothing\n", "ImportError at {file}:1"),
     ],
 )
 def test_a_module_that_fails_is_told_with_its_line(source, told, here):
@@ -87,8 +87,8 @@ def test_what_names_no_module_and_attribute_is_refused(name):
 
 def test_what_is_no_family_is_refused(here):
     (here / "others.py").write_text(
-        "from tasks.lqr import LinearQuadratic\nnumber = 3\n"
-        "class Broken(LinearQuadratic):\n    def __init__(self):\n        raise KeyError('mass')\n"
+        "from learned_opt.tasks.families.lqr import LQR\nnumber = 3\n"
+        "class Broken(LQR):\n    def __init__(self):\n        raise KeyError('mass')\n"
     )
     assert "no TaskFamily but int" in reason("others:number")
     assert "others has no 'absent'" in reason("others:absent")

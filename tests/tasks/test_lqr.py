@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from learned_opt.tasks.batched import BatchedEnvironments
-from learned_opt.tasks.lqr import LinearQuadratic
+from learned_opt.tasks.families.lqr import LQR
 from learned_opt.tasks.random import Noise
 
 
@@ -38,7 +38,7 @@ def play(family, tasks, gains, episodes, noise):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shifted", [False, True])
 def test_the_reference_is_what_the_optimal_feedback_earns(dtype, shifted):
-    family, noise = LinearQuadratic(), make_noise(dtype)
+    family, noise = LQR(), make_noise(dtype)
     tasks = family.sample_tasks(6, noise, shifted=shifted)
     total = play(family, tasks, optimal_gains(tasks, family.horizon), 4000, noise)
     reference = family.reference_returns(tasks, noise)
@@ -47,7 +47,7 @@ def test_the_reference_is_what_the_optimal_feedback_earns(dtype, shifted):
 
 
 def test_without_dynamics_the_reference_is_the_start_and_24_disturbances():
-    family, noise = LinearQuadratic(), make_noise(torch.float64)
+    family, noise = LQR(), make_noise(torch.float64)
     tasks = family.default_tasks(1, noise)
     tasks["A"] = torch.zeros_like(tasks["A"])
     expected = -(4 / 3 + 24 * 4 * 0.05**2)
@@ -55,7 +55,7 @@ def test_without_dynamics_the_reference_is_the_start_and_24_disturbances():
 
 
 def test_perturbed_gains_earn_less_on_the_same_disturbances():
-    family = LinearQuadratic()
+    family = LQR()
     tasks = family.sample_tasks(6, make_noise(torch.float64))
     gains = optimal_gains(tasks, family.horizon)
     best = play(family, tasks, gains, 2000, make_noise(torch.float64, 1)).mean(1)
@@ -66,7 +66,7 @@ def test_perturbed_gains_earn_less_on_the_same_disturbances():
 
 
 def test_a_step_is_the_linear_system_and_charges_the_state_before_it():
-    family, noise = LinearQuadratic(), make_noise(torch.float64)
+    family, noise = LQR(), make_noise(torch.float64)
     constants = family.constants(family.default_tasks(1, noise))
     state = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64).expand(1, 20_000, 4)
     action = torch.tensor([10.0, 20.0], dtype=torch.float64).expand(1, 20_000, 2)
@@ -79,7 +79,7 @@ def test_a_step_is_the_linear_system_and_charges_the_state_before_it():
 
 
 def test_systems_have_the_stated_spectral_radii_and_unit_columns():
-    family, noise = LinearQuadratic(), make_noise(torch.float64)
+    family, noise = LQR(), make_noise(torch.float64)
     for shifted, low, high in ((False, 0.8, 1.05), (True, 1.05, 1.2)):
         tasks = family.sample_tasks(500, noise, shifted=shifted)
         radius = torch.linalg.eigvals(tasks["A"]).abs().amax(-1, keepdim=True)
@@ -90,7 +90,7 @@ def test_systems_have_the_stated_spectral_radii_and_unit_columns():
 
 
 def test_runaway_actions_stay_finite_in_single_precision():
-    family, noise = LinearQuadratic(), make_noise()
+    family, noise = LQR(), make_noise()
     environments = BatchedEnvironments(family, family.sample_tasks(50, noise, shifted=True), 2, noise)
     for _ in range(family.horizon):
         step = environments.step(torch.full((50, 2, 2), 1e6))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from experiments.references.scripted_policies import play_script
-from learned_opt.algorithms.config import LearnerConfig
+from learned_opt.algorithms import A2C
 from learned_opt.analysis import CompareConfig, Method, compare
 from learned_opt.analysis.metaworld import Protocol, SplitResults, evaluate
 from learned_opt.analysis.result_file import read_results
@@ -186,7 +186,7 @@ def test_training_goals_are_not_shown_as_new_tasks():
 
 def test_a_learner_that_plays_no_whole_episodes_is_refused():
     with pytest.raises(ValueError, match="whole episodes"):
-        evaluate(SGD(), MetaWorldFamily(REACH), LearnerConfig(), Protocol(), "test")
+        evaluate(SGD(), MetaWorldFamily(REACH), A2C(), Protocol(), "test")
 
 
 def test_rates_weigh_goals_alike_and_resample_them_within_environments():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from learned_opt.tasks.batched import BatchedEnvironments
-from learned_opt.tasks.navigation import Navigation2D, Navigation2DSparse
+from learned_opt.tasks.families.navigation import Navigation2D, Navigation2DSparse
 from learned_opt.tasks.random import Noise
 from learned_opt.tasks.references import random_returns
 

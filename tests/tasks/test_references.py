@@ -9,13 +9,13 @@ import torch
 from gymnasium import spaces
 
 import learned_opt.tasks
-from learned_opt.tasks.acrobot import Acrobot
-from learned_opt.tasks.bandit import BernoulliBandit
 from learned_opt.tasks.base import Transition
 from learned_opt.tasks.batched import BatchedFamily
-from learned_opt.tasks.cartpole import CartPole
-from learned_opt.tasks.catch import Catch
-from learned_opt.tasks.lqr import LinearQuadratic
+from learned_opt.tasks.families.acrobot import Acrobot
+from learned_opt.tasks.families.bandit import Bandit
+from learned_opt.tasks.families.cartpole import CartPole
+from learned_opt.tasks.families.catch import Catch
+from learned_opt.tasks.families.lqr import LQR
 from learned_opt.tasks.metaworld import is_benchmark
 from learned_opt.tasks.random import Noise
 from learned_opt.tasks.references import (
@@ -88,7 +88,7 @@ def test_random_actions_are_clipped_normal_around_the_center_of_a_box(dtype):
 
 
 def test_random_actions_in_an_unbounded_box_are_standard_normal():
-    actions = tasks_actions(LinearQuadratic().action_space, torch.float64)
+    actions = tasks_actions(LQR().action_space, torch.float64)
     assert (actions.mean(), actions.std()) == pytest.approx((0.0, 1.0), abs=0.02)
     assert actions.abs().max() > 3
 
@@ -104,7 +104,7 @@ def test_the_random_policy_balances_a_pole_for_about_twenty_steps():
 
 
 def test_an_analytic_reference_is_preferred():
-    family, noise = BernoulliBandit(), make_noise()
+    family, noise = Bandit(), make_noise()
     sampled = family.sample_tasks(5, noise)
     assert torch.equal(reference_returns(family, sampled, noise), sampled["probability"].amax(-1))
 
@@ -136,7 +136,7 @@ def test_a_stored_reference_serves_no_other_horizon():
         reference_returns(family, drawn, noise)
 
 
-@pytest.mark.parametrize("family", [CartPole(), LinearQuadratic()])
+@pytest.mark.parametrize("family", [CartPole(), LQR()])
 def test_tasks_with_horizons_of_their_own_have_no_reference_of_the_familys(family):
     noise = make_noise()
     drawn = {**family.sample_tasks(2, noise), "horizon": torch.tensor([[family.horizon], [5.0]])}

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from learned_opt.tasks.batched import BatchedEnvironments
+from learned_opt.tasks.families.tabular_mdp import TabularMDP
 from learned_opt.tasks.random import Noise
 from learned_opt.tasks.references import random_returns
-from learned_opt.tasks.tabular_mdp import TabularMDP
 
 
 def make_noise(dtype=torch.float32):

@@ -7,7 +7,7 @@ import torch
 from gymnasium import wrappers
 from gymnasium.envs.classic_control import CartPoleEnv
 
-from learned_opt.tasks import gymnasium_family
+from learned_opt.tasks import GymnasiumFamily
 from learned_opt.tasks.random import Noise
 from learned_opt.tasks.references import random_returns, reference_returns
 
@@ -47,16 +47,16 @@ def reference(family, **options):
 
 
 def test_the_id_as_it_is_keeps_its_threshold():
-    assert reference(gymnasium_family("MountainCar-v0")) == [-110.0] * 2
-    assert reference(gymnasium_family("MountainCar-v0", horizon=200)) == [-110.0] * 2
+    assert reference(GymnasiumFamily("MountainCar-v0")) == [-110.0] * 2
+    assert reference(GymnasiumFamily("MountainCar-v0", horizon=200)) == [-110.0] * 2
 
 
 @pytest.mark.parametrize(("name", "horizon", "own"), [("MountainCar-v0", 100, 200), ("Acrobot-v1", 60, 500)])
 def test_a_threshold_serves_no_other_horizon(name, horizon, own):
-    family = gymnasium_family(name, horizon=horizon)
+    family = GymnasiumFamily(name, horizon=horizon)
     with pytest.raises(ValueError, match=rf"{name}.* of {own} steps, and these are of {horizon}.* a ref"):
         reference(family)
-    assert reference(gymnasium_family(name, horizon=horizon, reference=-42.0)) == [-42.0] * 2
+    assert reference(GymnasiumFamily(name, horizon=horizon, reference=-42.0)) == [-42.0] * 2
     # What made this worth a refusal: with the old threshold no policy at all could have scored.
     played = random_returns(family, family.sample_tasks(2, noise()), noise(), 2)
     assert bool((played >= gymnasium.spec(name).reward_threshold).all())
@@ -64,7 +64,7 @@ def test_a_threshold_serves_no_other_horizon(name, horizon, own):
 
 def test_a_longer_horizon_is_another_one_too():
     with pytest.raises(ValueError, match="of 500 steps, and these are of 1000"):
-        reference(gymnasium_family("CartPole-v1", horizon=1000))
+        reference(GymnasiumFamily("CartPole-v1", horizon=1000))
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_a_longer_horizon_is_another_one_too():
 )
 def test_wrappers_that_may_change_rewards_or_episodes_take_the_threshold_away(wrap, named):
     with pytest.raises(ValueError, match=f"without {named}, which may change its rewards"):
-        reference(gymnasium_family("CartPole-v1", wrappers=[Renamed, wrap]))
-    assert reference(gymnasium_family("CartPole-v1", wrappers=[wrap], reference=3.0)) == [3.0] * 2
+        reference(GymnasiumFamily("CartPole-v1", wrappers=[Renamed, wrap]))
+    assert reference(GymnasiumFamily("CartPole-v1", wrappers=[wrap], reference=3.0)) == [3.0] * 2
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_wrappers_that_may_change_rewards_or_episodes_take_the_threshold_away(wr
     ],
 )
 def test_wrappers_that_pass_rewards_on_leave_it(wrap):
-    assert reference(gymnasium_family("CartPole-v1", wrappers=[wrap, Renamed])) == [475.0] * 2
+    assert reference(GymnasiumFamily("CartPole-v1", wrappers=[wrap, Renamed])) == [475.0] * 2
 
 
 @pytest.mark.parametrize(
@@ -108,12 +108,12 @@ def test_wrappers_that_pass_rewards_on_leave_it(wrap):
 def test_wrappers_with_statistics_of_their_own_are_refused(wrap, instead):
     """A policy is judged in new copies, whose statistics begin anew."""
     with pytest.raises(ValueError, match=f"judged by others than they learned with.*{instead}"):
-        gymnasium_family("CartPole-v1", wrappers=[wrap], reference=500.0)
+        GymnasiumFamily("CartPole-v1", wrappers=[wrap], reference=500.0)
 
 
 def test_a_wrapper_that_puts_another_environment_in_the_place_takes_it_away():
     with pytest.raises(ValueError, match="this is another one"):
-        reference(gymnasium_family("CartPole-v1", wrappers=[lambda env: CartPoleEnv()]))
+        reference(GymnasiumFamily("CartPole-v1", wrappers=[lambda env: CartPoleEnv()]))
 
 
 @pytest.mark.parametrize(
@@ -125,23 +125,23 @@ def test_a_wrapper_that_puts_another_environment_in_the_place_takes_it_away():
 )
 def test_weights_of_rewards_take_it_away(options):
     with pytest.raises(ValueError, match=r"with its own rewards, which .*reward.* changes"):
-        reference(gymnasium_family("CartPole-v1", **options))
+        reference(GymnasiumFamily("CartPole-v1", **options))
 
 
 def test_other_properties_may_vary_and_shift():
-    family = gymnasium_family("CartPole-v1", {"length": (0.4, 0.6)}, shifted={"length": (0.2, 1.0)})
+    family = GymnasiumFamily("CartPole-v1", {"length": (0.4, 0.6)}, shifted={"length": (0.2, 1.0)})
     assert reference(family) == [475.0] * 2
     assert reference(family, shifted=True) == [475.0] * 2
 
 
 @pytest.mark.parametrize("options", [{"horizon": 50}, {"wrappers": [Doubled]}])
 def test_what_is_on_record_serves_the_id_alone_as_well(options):
-    assert reference(gymnasium_family("Pendulum-v1")) == [-150.0] * 2
+    assert reference(GymnasiumFamily("Pendulum-v1")) == [-150.0] * 2
     with pytest.raises(ValueError, match="no reference return for the train tasks of 'Pendulum-v1'"):
-        reference(gymnasium_family("Pendulum-v1", **options))
+        reference(GymnasiumFamily("Pendulum-v1", **options))
 
 
 def test_a_familys_own_name_borrows_no_record():
     with pytest.raises(ValueError, match="on record under this name are not of Pendulum-v1"):
-        reference(gymnasium_family("Pendulum-v1", name="cartpole"))
-    assert np.isfinite(reference(gymnasium_family("CartPole-v1", name="mine"))).all()
+        reference(GymnasiumFamily("Pendulum-v1", name="cartpole"))
+    assert np.isfinite(reference(GymnasiumFamily("CartPole-v1", name="mine"))).all()

@@ -13,9 +13,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from learned_opt.algorithms.base import GradientSample
-from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.algorithms.cuda_graphs import Recorder
-from learned_opt.algorithms.factory import make_learner
 from learned_opt.layout import ParameterLayout
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.estimators.unroll import Phi
@@ -98,13 +96,15 @@ class LearnerGroup(ABC):
         device = torch.device(config.device)
         generator = torch.Generator(device).manual_seed(seed)
         self.noise = Noise(generator, replicas=self.replicas, share=ranks.share)
-        learner = self._learner_config()
         made = make_family(family, config.horizon, config.reference)
         tasks = self._siblings(sampled_tasks(made, self.batch, self.noise))
         policy = policy_for(made, policies)
-        self.learner = make_learner(made, self.batch, self.noise, learner, tasks=tasks, policy=policy)
+        inner = config.learner
+        self.learner = inner.learner(
+            made, self.batch, self.noise, tasks=tasks, policy=policy, outer_num_envs=self._outer_num_envs()
+        )
         horizons = isinstance(self.learner.environments.horizon, Tensor)
-        if ranks.share.count > 1 and learner.objective == "reinforce" and horizons:
+        if ranks.share.count > 1 and inner.whole_episodes and horizons:
             raise ValueError(
                 f"REINFORCE on {family}, whose horizons vary, needs one process: leave torchrun out"
             )
@@ -118,8 +118,9 @@ class LearnerGroup(ABC):
         self.sample: GradientSample | None = None
         self.recorder = Recorder(self.learner)
 
-    def _learner_config(self) -> LearnerConfig:
-        return self.config.learner
+    def _outer_num_envs(self) -> int:
+        """Environments of a learner for the outer loss."""
+        return 0
 
     def _part(self, learners: int) -> int:
         """B; replicas and siblings stay together."""

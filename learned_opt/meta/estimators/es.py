@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.estimators.base import LearnerGroup, View, Window
 from learned_opt.meta.estimators.unroll import Phi
@@ -212,9 +210,6 @@ class EvolutionGroup(LearnerGroup):
         norm = torch.stack([value.norm() for value in window.meta_gradient.values()]).norm()
         window.metrics["meta_gradient_norm"] = float(norm)
         return window
-
-    def _learner_config(self) -> LearnerConfig:
-        return replace(self.config.learner, outer_environments=0)
 
     def state_dict(self) -> dict[str, object]:
         """As of every group, with the perturbations."""

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import torch
 
-from learned_opt.algorithms.config import LearnerConfig
 from learned_opt.meta.estimators.base import LearnerGroup, Window
 from learned_opt.rules import LearnedStart, UpdateRule
 
@@ -33,6 +32,3 @@ class ReptileGroup(LearnerGroup):
         metrics["meta_gradient_norm"] = gradient.norm().expand_as(metrics["reward"])
         window = self.window({}, metrics, healthy)
         return replace(window, meta_gradient={"start": gradient} if bool(summed["ended"]) else {})
-
-    def _learner_config(self) -> LearnerConfig:
-        return replace(self.config.learner, outer_environments=0)

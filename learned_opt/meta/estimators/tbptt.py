@@ -55,6 +55,9 @@ class TruncatedGroup(LearnerGroup):
         }
         return self.window(gradient, {**result.metrics, "meta_gradient_norm": norms}, healthy)
 
+    def _outer_num_envs(self) -> int:
+        return self.config.outer_envs()
+
     def _begin(self, phi: Phi) -> tuple[Tensor, GradientSample]:
         """Parameters at the window's start and the gradients there.
 

@@ -70,9 +70,9 @@ class MountainCar(BatchedFamily):
     def _roll(self, constants: Tasks, state: Tensor, thrust: Tensor) -> tuple[Tensor, Tensor]:
         """The next state (B, E, 2), and whether it is the goal (B, E)."""
         position, velocity = state.unbind(-1)
-        slope = constants["gravity"] * (3 * position).cos_()
-        velocity = (velocity + thrust - slope).clamp_(-self.speed_limit, self.speed_limit)
-        position = (position + velocity).clamp_(self.left, self.right)
+        slope = constants["gravity"] * (3 * position).cos()
+        velocity = (velocity + thrust - slope).clamp(-self.speed_limit, self.speed_limit)
+        position = (position + velocity).clamp(self.left, self.right)
         velocity = velocity.masked_fill((position <= self.left) & (velocity < 0), 0.0)
         terminated = (position >= self.goal) & (velocity >= 0)
         return torch.stack((position, velocity), -1), terminated

@@ -1,14 +1,15 @@
 """Running moments, normalised observations and rewards, reward factors."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from learned_opt.algorithms.config import LearnerConfig
-from learned_opt.algorithms.factory import make_learner
+from learned_opt.algorithms import A2C, inner
 from learned_opt.algorithms.inner_loop import live
 from learned_opt.rollouts.normalization import CLIP, RunningMoments
 from learned_opt.rules import Adam
-from learned_opt.tasks import Noise, gymnasium_family, make_family
+from learned_opt.tasks import GymnasiumFamily, Noise, make_family
 
 
 def noise(seed=0):
@@ -47,21 +48,19 @@ def test_a_learner_that_begins_anew_forgets_its_own_moments_alone():
     assert running.mean[:, 0].tolist() == [0.0, 1.0]
 
 
-def learner(family="pendulum", **changes):
-    settings = {"width": 8, "environments": 4, "steps": 16, **changes}
-    return make_learner(make_family(family), 2, noise(), LearnerConfig(**settings))
+def learner(family="pendulum", kind="a2c", **changes):
+    config = replace(inner(kind), **{"hidden_size": 8, "num_envs": 4, "num_steps": 16, **changes})
+    return config.learner(make_family(family), 2, noise())
 
 
-@pytest.mark.parametrize("objective", ["actor-critic", "ppo", "q-learning"])
+@pytest.mark.parametrize("objective", ["a2c", "ppo", "dqn"])
 def test_policies_see_normalised_observations(objective):
-    family = make_family("mountain_car")
-    settings = {"objective": objective, "width": 8, "environments": 4, "steps": 16}
-    made = make_learner(family, 2, noise(), LearnerConfig(normalise_observations=True, **settings))
+    made = learner("mountain_car", objective, normalize_observations=True)
     theta = made.initial_parameters()
     rollouts = [made.experience(theta, 64)[0] for _ in range(4)]
     later = [rollout.observations for rollout in rollouts[2:]]  # the first is seen by its start states alone
     observations = torch.cat(later, dim=1)
-    center, scale = made.policy.normalisation(observations)
+    center, scale = made.policy.normalization(observations)
     seen = ((observations - center) / scale).flatten(1, 2)
     assert bool((seen.abs() <= CLIP + 1e-4).all())
     assert bool((seen.std(1) > 0.2).all())
@@ -70,7 +69,7 @@ def test_policies_see_normalised_observations(objective):
 
 
 def test_replay_is_normalised_as_the_policy_sees_it_now():
-    made = learner("acrobot", objective="q-learning", normalise_observations=True, normalise_rewards=True)
+    made = learner("acrobot", kind="dqn", normalize_observations=True, normalize_rewards=True)
     theta = made.initial_parameters()
     for _ in range(4):
         made.gradient(theta)
@@ -84,7 +83,7 @@ def test_replay_is_normalised_as_the_policy_sees_it_now():
 
 
 def test_policies_are_judged_through_the_view_they_learned_with():
-    made = learner(normalise_observations=True)
+    made = learner(normalize_observations=True)
     life = live(made, Adam(), updates=3, queries=2, query_seed=0, query_episodes=2)
     plain = learner()
     plain.environments.tasks = made.environments.tasks
@@ -96,7 +95,7 @@ def test_policies_are_judged_through_the_view_they_learned_with():
 
 
 def test_rewards_are_scaled_for_the_learner_and_told_as_they_are():
-    made = learner(normalise_rewards=True)
+    made = learner(normalize_rewards=True)
     theta = made.initial_parameters()
     for _ in range(3):
         rollout, metrics = made.experience(theta, 16)
@@ -106,7 +105,7 @@ def test_rewards_are_scaled_for_the_learner_and_told_as_they_are():
 
 
 def test_a_reward_factor_multiplies_what_the_learner_sees():
-    plain, scaled = learner(), learner(reward_factor=10.0)
+    plain, scaled = learner(), learner(reward_scale=10.0)
     theta = plain.initial_parameters()
     scaled.initial_parameters()
     (one, told), (ten, also) = plain.experience(theta, 8), scaled.experience(theta, 8)
@@ -115,12 +114,12 @@ def test_a_reward_factor_multiplies_what_the_learner_sees():
 
 
 def test_normalisation_is_part_of_a_checkpoint():
-    made = learner(normalise_observations=True, normalise_rewards=True)
+    made = learner(normalize_observations=True, normalize_rewards=True)
     theta = made.initial_parameters()
     made.gradient(theta)
     saved, random = made.state_dict(), made.noise.generator.get_state()
     expected = made.gradient(theta).inner
-    other = learner(normalise_observations=True, normalise_rewards=True)
+    other = learner(normalize_observations=True, normalize_rewards=True)
     other.load_state_dict(saved)
     other.noise.generator.set_state(random)
     assert torch.equal(other.gradient(theta).inner, expected)
@@ -130,9 +129,9 @@ def test_steps_that_were_not_taken_have_no_say_in_gradients():
     """NEXT_STEP's resetting steps, filled with rubbish, change nothing."""
 
     def gradient(rubbish):
-        family = gymnasium_family("CartPole-v1", vectorization="vector_entry_point")
-        config = LearnerConfig(width=8, environments=4, steps=40)
-        made = make_learner(family, 1, noise(), config)
+        family = GymnasiumFamily("CartPole-v1", vectorization="vector_entry_point")
+        config = A2C(hidden_size=8, num_envs=4, num_steps=40)
+        made = config.learner(family, 1, noise())
         experience = made.experience
 
         def spoiled(parameters, steps):

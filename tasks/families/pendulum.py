@@ -42,13 +42,13 @@ class Pendulum(BatchedFamily):
         self.action_space = spaces.Box(-self.torque_limit, self.torque_limit, (1,), np.float32)
 
     def constants(self, tasks: Tasks) -> Tasks:
-        """Adds what gravity and a unit torque add to ω in a step, and the limits of the start."""
+        """Adds what gravity (× sin θ) and a unit torque add to ω in a step, and the limits of the start."""
         mass, length = tasks["mass"], tasks["length"]
         start = constant(self.start_limit, mass.device, mass.dtype).expand(mass.shape[0], 1, 2)
         return {
             **tasks,
-            "fall": self.timestep * 3 * tasks["gravity"] / (2 * length),
-            "push": self.timestep * 3 / (mass * length.square()),
+            "gravity_gain": self.timestep * 3 * tasks["gravity"] / (2 * length),
+            "torque_gain": self.timestep * 3 / (mass * length.square()),
             "start": start,
         }
 
@@ -66,9 +66,9 @@ class Pendulum(BatchedFamily):
         """One semi-implicit Euler step of 0.05 s."""
         theta, omega = state.unbind(-1)
         torque = action.squeeze(-1).clamp(-self.torque_limit, self.torque_limit)
-        angle = (theta + math.pi).remainder_(2 * math.pi).sub_(math.pi)
+        angle = (theta + math.pi).remainder(2 * math.pi) - math.pi
         cost = angle.square() + 0.1 * omega.square() + 0.001 * torque.square()
-        omega = omega + constants["fall"] * theta.sin() + constants["push"] * torque
-        omega = omega.clamp_(-self.speed_limit, self.speed_limit)
-        state = torch.stack((torch.add(theta, omega, alpha=self.timestep), omega), -1)
+        omega = omega + constants["gravity_gain"] * theta.sin() + constants["torque_gain"] * torque
+        omega = omega.clamp(-self.speed_limit, self.speed_limit)
+        state = torch.stack((theta + self.timestep * omega, omega), -1)
         return Transition(state, -cost, torch.zeros_like(cost, dtype=torch.bool))

@@ -12,7 +12,7 @@ from learned_opt.tasks.batched import BatchedFamily
 from learned_opt.tasks.random import Noise
 
 
-class BernoulliBandit(BatchedFamily):
+class Bandit(BatchedFamily):
     """Pull one of K arms: each pays 1 with its own hidden probability, else 0.
 
     An episode is one pull, after which it terminates; the observation is always 0. Task entry

@@ -100,20 +100,15 @@ class Acrobot(BatchedFamily):
         """One classical Runge-Kutta step of 0.2 s under constant torque, then wrap and clip."""
         h, torque = self.timestep, action - 1
         k1 = self._rate(constants, state, torque)
-        k2 = self._rate(constants, torch.add(state, k1, alpha=h / 2), torque)
-        k3 = self._rate(constants, torch.add(state, k2, alpha=h / 2), torque)
-        k4 = self._rate(constants, torch.add(state, k3, alpha=h), torque)
-        state = torch.add(state, (k1 + k4).add_(k2 + k3, alpha=2), alpha=h / 6)
-        angles, speed_1, speed_2 = state[..., :2], state[..., 2:3], state[..., 3:]
-        full_turns = (angles / (2 * math.pi)).round_()
-        state = torch.cat(
-            (
-                torch.sub(angles, full_turns, alpha=2 * math.pi),
-                speed_1.clamp(-self.speed_limit_1, self.speed_limit_1),
-                speed_2.clamp(-self.speed_limit_2, self.speed_limit_2),
-            ),
-            -1,
-        )
+        k2 = self._rate(constants, state + h / 2 * k1, torque)
+        k3 = self._rate(constants, state + h / 2 * k2, torque)
+        k4 = self._rate(constants, state + h * k3, torque)
+        state = state + h / 6 * (k1 + k4 + 2 * (k2 + k3))
+        angles, omega_1, omega_2 = state[..., :2], state[..., 2:3], state[..., 3:]
+        wrapped = angles - 2 * math.pi * (angles / (2 * math.pi)).round()
+        omega_1 = omega_1.clamp(-self.speed_limit_1, self.speed_limit_1)
+        omega_2 = omega_2.clamp(-self.speed_limit_2, self.speed_limit_2)
+        state = torch.cat((wrapped, omega_1, omega_2), -1)
         theta_1, theta_2 = state[..., 0], state[..., 1]
         terminated = theta_1.cos() + (theta_1 + theta_2).cos() < -1
         return Transition(state, terminated.to(state.dtype) - 1, terminated)
@@ -123,12 +118,11 @@ class Acrobot(BatchedFamily):
         theta_1, theta_2, omega_1, omega_2 = state.unbind(-1)
         coupling, elbow = constants["coupling"], constants["elbow"]
         reach, swing = coupling * theta_2.cos(), coupling * theta_2.sin()
-        d1 = torch.add(constants["shoulder"], reach, alpha=2)
+        d1 = constants["shoulder"] + 2 * reach
         d2 = elbow + reach
-        phi_2 = constants["weight_2"] * (theta_1 + theta_2).sin()
-        phi_1 = constants["weight_1"] * theta_1.sin() + phi_2
-        phi_1 = phi_1 - swing * omega_2 * torch.add(omega_2, omega_1, alpha=2)
         ratio = d2 / d1
+        phi_2 = constants["weight_2"] * (theta_1 + theta_2).sin()
+        phi_1 = constants["weight_1"] * theta_1.sin() + phi_2 - swing * omega_2 * (omega_2 + 2 * omega_1)
         alpha_2 = (torque + ratio * phi_1 - swing * omega_1.square() - phi_2) / (elbow - ratio * d2)
         alpha_1 = -(ratio * alpha_2 + phi_1 / d1)
         return torch.stack((omega_1, omega_2, alpha_1, alpha_2), -1)

@@ -57,21 +57,16 @@ class CartPole(BatchedFamily):
         self.action_space = spaces.Discrete(2)
 
     def constants(self, tasks: Tasks) -> Tasks:
-        """Adds what the equations of motion are made of, each (B, 1).
+        """Adds what the equations of motion are made of, each (B, 1), and the limits of the state, (4,).
 
-        With total mass M = masscart + masspole: twice the push / M and its negative half (m/s²); the
-        pole's mass × half-length / M (m); 4/3 length and masspole / M × length (m). And the limits of the
-        four numbers of state, (4,).
+        With total mass M: "push" = force / M (m/s²) and "lever" = masspole × length / M (m).
         """
-        total = tasks["masscart"] + tasks["masspole"]
-        push = tasks["force"] / total
+        total_mass = tasks["masscart"] + tasks["masspole"]
+        push = tasks["force"] / total_mass
         return {
             **tasks,
-            "push_twice": 2 * push,
-            "push_left": -push,
-            "lever": tasks["masspole"] * tasks["length"] / total,
-            "reach": 4.0 / 3.0 * tasks["length"],
-            "give": -tasks["masspole"] * tasks["length"] / total,
+            "push": push,
+            "lever": tasks["masspole"] * tasks["length"] / total_mass,
             "limits": constant(self.limits, push.device, push.dtype),
         }
 
@@ -87,14 +82,10 @@ class CartPole(BatchedFamily):
     def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """One explicit Euler step of 0.02 s."""
         x, x_dot, theta, theta_dot = state.unbind(-1)
-        cos, sin = theta.cos(), theta.sin()
-        push = torch.addcmul(constants["push_left"], constants["push_twice"], action.to(state.dtype))
-        drive = torch.addcmul(push, constants["lever"] * sin, theta_dot.square())
-        theta_acc = torch.addcmul(constants["gravity"] * sin, cos, drive, value=-1) / torch.addcmul(
-            constants["reach"], constants["give"] * cos, cos
-        )
-        x_acc = torch.addcmul(drive, constants["give"] * theta_acc, cos)
-        rate = torch.stack((x_dot, x_acc, theta_dot, theta_acc), -1)
-        state = torch.add(state, rate, alpha=self.timestep)
-        terminated = (state.abs() > constants["limits"]).any(-1)
-        return Transition(state, torch.ones_like(x), terminated)
+        gravity, length, lever = constants["gravity"], constants["length"], constants["lever"]
+        costheta, sintheta = theta.cos(), theta.sin()
+        temp = constants["push"] * (2 * action - 1) + lever * sintheta * theta_dot.square()
+        thetaacc = (gravity * sintheta - costheta * temp) / (4 / 3 * length - lever * costheta * costheta)
+        xacc = temp - lever * thetaacc * costheta
+        state = state + self.timestep * torch.stack((x_dot, xacc, theta_dot, thetaacc), -1)
+        return Transition(state, torch.ones_like(x), (state.abs() > constants["limits"]).any(-1))

@@ -14,7 +14,7 @@ from learned_opt.tasks.batched import BatchedFamily
 from learned_opt.tasks.random import Noise
 
 
-class LinearQuadratic(BatchedFamily):
+class LQR(BatchedFamily):
     """Drive a random linear system to the origin at a quadratic cost.
 
     x' = A x + B u + w with w ~ N(0, 0.05² I), x of 4 and u of 2 numbers; reward -(x·x + 0.1 u·u),
