@@ -1,4 +1,4 @@
-"""What computes: recorded with every number that is kept."""
+"""Which code and which machinery made a number: other ones may make another."""
 
 from __future__ import annotations
 
@@ -11,26 +11,48 @@ from typing import Any
 import torch
 
 import learned_opt
-import learned_opt.analysis
-import learned_opt.tasks
+from learned_opt.kernels import native
 
 
 def environment() -> dict[str, Any]:
-    """Version and sources of the package, torch, and number of threads."""
+    """What decides numbers besides what was asked for, JSON-compatible.
+
+    package_version: of this package.
+    sources: digest of all its code.
+    torch: version.
+    engine: "auto" or "torch".
+    compiled: instruction set of each library that serves, by name.
+    instructions: the best set of this processor, which torch's own kernels choose by.
+    threads: of torch.
+    """
+    return {
+        "package_version": package_version(),
+        "sources": sources(),
+        "torch": torch.__version__,
+        "engine": native.selected(),
+        "compiled": native.serving(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def package_version() -> str:
+    """Of the installed distribution."""
     try:
-        package = version("learned-opt")
+        return version("learned-opt")
     except PackageNotFoundError:
-        package = "unknown"
-    threads = torch.get_num_threads()
-    return {"version": package, "sources": _sources(), "torch": torch.__version__, "threads": threads}
+        return "not installed"
 
 
 @cache
-def _sources() -> str:
-    """Digest of all sources: other code may compute other numbers."""
-    packages = (learned_opt, learned_opt.tasks, learned_opt.analysis)
-    folders = [Path(package.__path__[0]) for package in packages]
+def sources() -> str:
+    """Digest of all Python and C files of the package, its tasks and its analysis, wherever they stand."""
+    root = Path(learned_opt.__file__).parent
+    folders = [root, *(root.parent / name for name in ("tasks", "analysis") if not (root / name).is_dir())]
     digest = hashlib.sha256()
-    for path in (p for f in folders for kind in ("*.py", "*.c", "*.h") for p in sorted(f.rglob(kind))):
-        digest.update(path.read_bytes())
+    for folder in folders:
+        for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".c", ".h")):
+            name = path.relative_to(folder.parent if folder != root else root)
+            digest.update(f"{name.as_posix()}\0".encode())
+            digest.update(path.read_bytes() + b"\0")
     return digest.hexdigest()

@@ -1,7 +1,7 @@
 /* One step of the coordinatewise LSTM rule, fused: features, cell, head and update in one pass; and its derivatives
    by the weights and the LSTM's state, in another that computes the gates anew instead of remembering them.
 
-   The same equations as features.py, cell.py and lstm.py, for float32 on the CPU.
+   The same equations as features.py, lstm_cell.py and lstm.py, for float32 on the CPU.
    A segment is one tensor of one parameter vector. Coordinates go through in blocks that stay in
    the first-level cache; features that are the same for a whole tensor enter as a bias of the gates,
    and only those of a coordinate and its hidden state are multiplied. */
@@ -17,7 +17,7 @@
 #define MAX_HIDDEN 64
 #define OUTPUTS 3 /* of the head */
 
-/* Field for field the records of fused.py. */
+/* A tensor of one parameter vector; addresses come first. */
 typedef struct {
     const float *gradient, *parameters, *fast, *slow, *square, *step, *hidden, *cell;
     float *new_fast, *new_slow, *new_square, *new_step, *new_hidden, *new_cell, *update;
@@ -479,6 +479,3 @@ EXPORT int32_t learned_opt_return(const segment *segments, const slopes *given, 
     }
     return failed;
 }
-
-/* For fused.py to check its records against. */
-EXPORT int64_t learned_opt_segment_bytes(void) { return sizeof(segment); }

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from learned_opt.kernels import lstm_step
 from learned_opt.kernels.lstm_cell import lstm_cell
 from learned_opt.layout import ParameterLayout
-from learned_opt.rules.base import RuleState, Scalar, UpdateRule, batched, is_usable, where_usable
+from learned_opt.rules.base import (
+    RuleState,
+    Scalar,
+    UpdateRule,
+    batched,
+    check_states,
+    is_usable,
+    where_usable,
+)
 from learned_opt.rules.counter_rng import initial_dice, normal
 from learned_opt.rules.features import FEATURES, GROUPS, init_moments, observe, share_of_life
 
@@ -136,16 +144,19 @@ class CoordinatewiseLSTM(UpdateRule):
         total_steps: Tensor | None = None,
     ) -> tuple[Tensor, RuleState]:
         """One step of the rule; see the class for the equation."""
-        phi = {"cell_weight": self.cell_weight, "head": self.head}
-        tensors = {"gradient": gradient, "parameters": parameters, **state}
-        given = [x for x in (lr, total_steps) if isinstance(x, Tensor)]
-        recurrent = {name: tensors[name] for name in ("hidden", "cell")}
-        fixed = [tensor for name, tensor in tensors.items() if name not in recurrent]
-        free = (*recurrent.values(), *phi.values())
-        if self._fusible and lstm_step.applies(self.hidden, fixed, free, given):
-            numbers = {**self._numbers(lr), **_time(state["step"], total_steps)}
-            new = lstm_step.update(layout, tensors, phi, numbers)
-            return new.pop("update"), new
+        if self._fusible:
+            facts = layout.facts(torch.device("cpu"), torch.float32)
+            tensors = {"gradient": gradient, "parameters": parameters, **state}
+            made = lstm_step.update(
+                layout.sizes,
+                facts,
+                tensors,
+                self._phi,
+                (lr, total_steps),
+                lambda: {**self._numbers(lr), **_time(state["step"], total_steps)},
+            )
+            if made is not None:
+                return made.pop("update"), made
         batch = gradient.shape[0]
         usable = is_usable(gradient, parameters)
         gradient, parameters = torch.where(usable, gradient, 0.0), torch.where(usable, parameters, 0.0)
@@ -189,14 +200,19 @@ class CoordinatewiseLSTM(UpdateRule):
         scratch: dict[str, Any] | None = None,
     ) -> Tensor:
         """See `UpdateRule`; on the CPU without copying the state."""
-        phi = {"cell_weight": self.cell_weight, "head": self.head}
-        given = [x for x in (lr, total_steps) if isinstance(x, Tensor)]
         kept = None
-        if self._fusible and lstm_step.applies(
-            self.hidden, phi.values(), given=(*gradients, *parameters, *given)
-        ):
-            scratch = {} if scratch is None else scratch
-            kept = lstm_step.segments(layout, gradients, parameters, states, self.hidden, scratch)
+        if self._fusible:
+            kept = lstm_step.segments(
+                layout.sizes,
+                lambda: layout.facts(torch.device("cpu"), torch.float32),
+                gradients,
+                parameters,
+                states,
+                self._phi,
+                (lr, total_steps),
+                {} if scratch is None else scratch,
+                lambda: check_states(layout, states, {"hidden": self.hidden, "cell": self.hidden}),
+            )
         if kept is None:
             return super().step_tensors(
                 gradients, parameters, states, lr, layout=layout, total_steps=total_steps
@@ -205,7 +221,11 @@ class CoordinatewiseLSTM(UpdateRule):
         if total_steps is not None:
             step = torch.stack([state["step"] for state in states])
             numbers |= _time(step, total_steps.view(1))
-        return lstm_step.step_tensors(kept, phi, numbers)
+        return lstm_step.step_tensors(kept, self._phi, numbers)
+
+    @property
+    def _phi(self) -> dict[str, Tensor]:
+        return {"cell_weight": self.cell_weight, "head": self.head}
 
     @property
     def _fusible(self) -> bool:
