@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
-from experiments.sb3.zoo import ZOO, Hyperparameters, OptimizerName
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
+OptimizerName = Literal["learned", "adam", "rmsprop"]
 Algorithm = Literal["ppo", "a2c"]
 SettingName = Literal["defaults", "zoo"]
 MethodName = Literal["learned", "exchanged", "default", "adam", "tuned", "zoo"]
@@ -30,6 +36,47 @@ SELECTION = 1000
 """Seeds from here on choose the learning rate, and are never shown."""
 SEED_STRIDE = 1000
 """Distance of the library's seeds of two runs with several environments; no run has as many."""
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """All of an algorithm but the optimizer.
+
+    num_envs: copies that are stepped together.
+    normalize: whether observations and rewards are normalized by running statistics (VecNormalize).
+    arguments: of the algorithm; the others are Stable-Baselines3's defaults. The activation function
+        among its `policy_kwargs` is named as in torch.nn.
+    decaying: arguments that fall linearly to 0 over the run.
+    """
+
+    num_envs: int = 1
+    normalize: bool = False
+    arguments: dict[str, Any] = field(default_factory=dict)
+    decaying: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Published:
+    """A set of RL Zoo's: all but the optimizer, the algorithm's default one, and its learning rate."""
+
+    hyperparameters: Hyperparameters
+    optimizer: OptimizerName
+    lr: float
+    decay: bool = False
+
+
+def _published(
+    optimizer: OptimizerName, lr: float, *, decay: bool = False, decaying: tuple[str, ...] = (), **others: Any
+) -> Published:
+    return Published(Hyperparameters(decaying=tuple(decaying), **others), optimizer, lr, decay)
+
+
+ZOO: dict[tuple[str, str], Published] = {
+    (algorithm, environment): _published(**entry)
+    for algorithm, entries in tomllib.loads(Path(__file__).with_name("zoo.toml").read_text()).items()
+    for environment, entry in entries.items()
+}
+"""By algorithm and environment."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +130,12 @@ def hyperparameters(algorithm: str, setting: str, environment: str) -> Hyperpara
     return Hyperparameters() if setting == "defaults" else ZOO[algorithm, environment].hyperparameters
 
 
-def library_seed(seed: int, environments: int) -> int:
+def library_seed(seed: int, num_envs: int) -> int:
     """What Stable-Baselines3 is given for a run's `seed`.
 
     It seeds environment i by seed + i, so that consecutive seeds would share all streams but one.
     """
-    return seed * SEED_STRIDE if environments > 1 else seed
+    return seed * SEED_STRIDE if num_envs > 1 else seed
 
 
 def methods(algorithm: str, setting: str, environment: str) -> tuple[Method, ...]:

@@ -1,13 +1,14 @@
-"""Which runs a comparison needs, and Adam's learning rate chosen from those that are never shown."""
+"""Which runs the study needs, and Adam's learning rate chosen from those that are never shown."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from experiments.sb3.cells import Cell, Run
-from experiments.sb3.scores import sound_curves
+import numpy as np
+
+from experiments.sb3.runs import MOMENTS, FinishedRun, Run
 from experiments.sb3.settings import (
     GRID,
     SELECTION,
@@ -17,12 +18,15 @@ from experiments.sb3.settings import (
     has_setting,
     methods,
 )
+from learned_opt.analysis.result_file import Array
+
+Key = TypeVar("Key")
 
 
 class Grid(NamedTuple):
-    """Mean auc of each learning rate, and how many selection seeds it is the mean over."""
+    """Mean AUC of each learning rate, and how many selection seeds it is the mean over."""
 
-    aucs: dict[float, float]
+    auc: dict[float, float]
     seeds: int
 
     @property
@@ -35,12 +39,12 @@ class Grid(NamedTuple):
 
     @property
     def untuned(self) -> bool:
-        """Whether all aucs are alike, and so tell no learning rate from another."""
+        """Whether all are alike, and so tell no learning rate from another."""
         return len(set(self.auc.values())) == 1
 
 
 @dataclass(frozen=True)
-class Client:
+class Benchmark:
     """What methods share: the algorithm and its setting, the environment, and the budget in steps."""
 
     algorithm: str
@@ -64,12 +68,12 @@ class Client:
         return methods(self.algorithm, self.setting, self.environment)
 
 
-def clients(
+def benchmarks(
     algorithms: Sequence[str], settings: Sequence[str], environments: Sequence[str], steps: int | None
-) -> list[Client]:
+) -> list[Benchmark]:
     """All combinations that exist; None steps takes each environment's own budget."""
     return [
-        Client(algorithm, setting, name, budget(setting, name) if steps is None else steps)
+        Benchmark(algorithm, setting, name, budget(setting, name) if steps is None else steps)
         for setting in settings
         for algorithm in algorithms
         for name in environments
@@ -78,12 +82,12 @@ def clients(
 
 
 def fixed_runs(
-    chosen: Sequence[Client],
+    chosen: Sequence[Benchmark],
     names: Sequence[MethodName],
     seeds: Sequence[int],
     selection: Sequence[int],
     *,
-    nominal_lr: float,
+    learning_rate: float,
     artifact: str,
 ) -> list[Run]:
     """Runs that depend on no other: seed by seed those that are shown, then the grids.
@@ -93,49 +97,69 @@ def fixed_runs(
         names: of the methods that take part.
         seeds: that are shown.
         selection: seeds of the grids.
-        nominal_lr: of the learned rule.
+        learning_rate: of the learned rule.
         artifact: its hash.
     """
     shown = [
-        client.run(method, nominal_lr if method.lr is None else method.lr, seed, artifact)
+        benchmark.run(method, learning_rate if method.lr is None else method.lr, seed, artifact)
         for seed in seeds
-        for client in chosen
-        for method in client.methods()
+        for benchmark in chosen
+        for method in benchmark.methods()
         if method.name in names and method.name != "tuned"
     ]
     grids = [
-        client.run(method, lr, seed)
+        benchmark.run(method, lr, seed)
         for seed in selection
-        for client in chosen
-        for method in client.methods()
+        for benchmark in chosen
+        for method in benchmark.methods()
         if method.name == "tuned" and "tuned" in names
         for lr in GRID
     ]
     return [*shown, *grids]
 
 
-def tuned_runs(chosen: Sequence[Client], seeds: Sequence[int], cells: Sequence[Cell]) -> list[Run]:
-    """Adam's shown runs at the learning rate of each client's grid, where the grid is complete."""
+def tuned_runs(
+    chosen: Sequence[Benchmark], seeds: Sequence[int], finished: Sequence[FinishedRun]
+) -> list[Run]:
+    """Adam's shown runs at the learning rate of each benchmark's grid, where the grid is complete."""
     runs = []
-    for client in chosen:
-        for method in client.methods():
-            found = grid_scores(client, cells) if method.name == "tuned" else None
+    for benchmark in chosen:
+        for method in benchmark.methods():
+            found = grid_scores(benchmark, finished) if method.name == "tuned" else None
             if found is not None:
-                runs += [client.run(method, found.best, seed) for seed in seeds]
+                runs += [benchmark.run(method, found.best, seed) for seed in seeds]
     return runs
 
 
-def grid_scores(client: Client, cells: Iterable[Cell]) -> Grid | None:
+def sound_curves(groups: Mapping[Key, Sequence[FinishedRun]]) -> dict[Key, Array]:
+    """Each method's curves (n, MOMENTS), all of them on one benchmark.
+
+    A diverged run has at every moment the worst value that any sound run of any method had.
+
+    Raises:
+        ValueError: no run is sound, so that there is no worst value.
+    """
+    sound = [each.curve for runs in groups.values() for each in runs if not each.diverged]
+    if not sound:
+        raise ValueError("every run diverged: there is no return to compare")
+    worst = float(np.min(sound))
+    return {
+        key: np.array([[worst] * MOMENTS if each.diverged else each.curve for each in runs])
+        for key, runs in groups.items()
+    }
+
+
+def grid_scores(benchmark: Benchmark, finished: Iterable[FinishedRun]) -> Grid | None:
     """The grid over the selection seeds that all its learning rates have.
 
     None while a learning rate has no such run. A diverged run has the worst value of all.
     """
-    stored: dict[float, dict[int, Cell]] = {lr: {} for lr in GRID}
-    for cell in cells:
-        run = cell.run
-        here = (run.algorithm, run.setting, run.environment, run.steps) == tuple(vars(client).values())
+    stored: dict[float, dict[int, FinishedRun]] = {lr: {} for lr in GRID}
+    for each in finished:
+        run = each.run
+        here = (run.algorithm, run.setting, run.environment, run.steps) == tuple(vars(benchmark).values())
         if here and run.optimizer == "adam" and not run.decay and run.lr in stored and run.seed >= SELECTION:
-            stored[run.lr][run.seed] = cell
+            stored[run.lr][run.seed] = each
     common = set.intersection(*(set(runs) for runs in stored.values()))
     if not common:
         return None
