@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import get_args
 
 import gymnasium
+import torch
 import tyro
 
 from experiments.sb3.benchmarks import benchmarks, fixed_runs, tuned_runs
@@ -145,6 +146,7 @@ def perform(runs: Sequence[Run], folder: Path, *, rule: str, processes: int) -> 
         processes: how many runs at a time, one thread each.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
     versions = tuple((name, version(name)) for name in PACKAGES)
     jobs = [TrainingJob(run, rule, versions) for run in dict.fromkeys(runs)]
     failures = []

@@ -148,7 +148,7 @@ def gather_runs(paths: Iterable[Path]) -> list[FinishedRun]:
     """The runs of files that `write_runs` wrote, and of caches; of one that occurs twice, the first.
 
     Raises:
-        ValueError: a path that does not exist, a damaged file, or runs whose hyper-parameters are not today's.
+        ValueError: a path that does not exist, a damaged file, or hyper-parameters that are not today's.
     """
     found: dict[Run, FinishedRun] = {}
     for path in paths:

@@ -37,7 +37,6 @@ def train(run: Run, rule: str, versions: dict[str, str]) -> FinishedRun:
     Raises:
         ValueError: no episode ended within the budget, or the rule is not the one that the run names.
     """
-    torch.set_num_threads(1)
     model = build(run, rule)
     episodes = Episodes()
     began = time.perf_counter()
