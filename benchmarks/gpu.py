@@ -18,8 +18,9 @@ import tyro
 from learned_opt.algorithms import A2C
 from learned_opt.algorithms.cuda_graphs import Recorder
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.estimators.base import LearnerGroup, View
+from learned_opt.meta.estimators.base import LearnerGroup
 from learned_opt.meta.estimators.es import EvolutionGroup
+from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.trainer import new_rule
 from learned_opt.rules import UpdateRule
@@ -89,8 +90,8 @@ def setting(family: str, estimator: Estimator, learners: int) -> tuple[LearnerGr
     )
     rule = new_rule(config).to("cuda")
     kind: type[LearnerGroup] = TruncatedGroup if estimator == "tbptt" else EvolutionGroup
-    group = kind(family, config, rule, seed=0, view=View(roles=True, critic_first=False))
-    group.lifetime[:] = 1e9
+    group = kind(family, config, rule, seed=0, presentation=Presentation(roles=True, critic_first=False))
+    group.runs.horizon[:] = 1e9
     return group, rule
 
 

@@ -20,7 +20,7 @@ import tyro
 from learned_opt.algorithms import A2C, on_environments
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.estimators import unroll as unroll_module
-from learned_opt.meta.estimators.base import View
+from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.trainer import new_rule
 from learned_opt.rules.features import FEATURES
@@ -51,8 +51,10 @@ def main(options: Options) -> None:
         outer_num_envs=8,
     )
     rule = new_rule(config)
-    group = TruncatedGroup(options.family, config, rule, seed=0, view=View(roles=True, critic_first=False))
-    group.lifetime[:] = 1e9
+    group = TruncatedGroup(
+        options.family, config, rule, seed=0, presentation=Presentation(roles=True, critic_first=False)
+    )
+    group.runs.horizon[:] = 1e9
     group.advance(rule)
     seconds = sorted(elapsed(lambda: group.advance(rule)) for _ in range(options.windows))
     window = seconds[options.windows // 2]

@@ -104,7 +104,7 @@ def step_table(options: Options) -> None:
     """Print the cost of a step for each network size."""
     rule = load_rule(options.rule)
     assert isinstance(rule, CoordinatewiseLSTM)
-    hidden = rule.hidden
+    hidden = rule.hidden_size
     multiply_adds = 4 * hidden * (OWN_FEATURES + hidden) + 3 * (hidden + OWN_FEATURES)
     speed = matrix_speed()
     print(f"one step, {options.threads} thread(s); {options.rule}: {hidden} hidden units")

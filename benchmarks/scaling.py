@@ -24,7 +24,7 @@ import tyro
 
 from learned_opt.algorithms import A2C
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.estimators.base import View
+from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.trainer import new_rule
 from learned_opt.rules import UpdateRule
@@ -80,9 +80,9 @@ def setting(
     """A group in the middle of its lives, and the rule."""
     learner = A2C(hidden_size=width, num_envs=8)
     config = MetaConfig(families=("cartpole",), learners=learners, unroll=unroll, learner=learner)
-    rule, view = new_rule(config), View(roles=True, critic_first=False)
-    group = TruncatedGroup("cartpole", config, rule, seed=0, view=view, ranks=ranks)
-    group.lifetime[:] = 1e9
+    rule, view = new_rule(config), Presentation(roles=True, critic_first=False)
+    group = TruncatedGroup("cartpole", config, rule, seed=0, presentation=view, ranks=ranks)
+    group.runs.horizon[:] = 1e9
     group.advance(rule)
     return group, rule
 

@@ -26,7 +26,7 @@ from meta_training import matrix_speed
 
 from learned_opt.algorithms import A2C
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.estimators.base import View
+from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.trainer import new_rule
 from learned_opt.rules import UpdateRule
@@ -63,8 +63,10 @@ def main(options: Options) -> None:
         outer_num_envs=8,
     )
     rule = new_rule(config)
-    group = TruncatedGroup("cartpole", config, rule, seed=0, view=View(roles=True, critic_first=False))
-    group.lifetime[:] = 1e9
+    group = TruncatedGroup(
+        "cartpole", config, rule, seed=0, presentation=Presentation(roles=True, critic_first=False)
+    )
+    group.runs.horizon[:] = 1e9
     contenders: dict[str, tuple[int, Callable[[], object]]] = {
         "learned_opt": (options.learners, lambda: group.advance(rule)),
         **in_jax(options.learners, rule),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -16,30 +15,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from learned_opt.files import write_atomically
-from learned_opt.rules import (
-    SGD,
-    Adam,
-    ClassicLSTM,
-    CoordinatewiseLSTM,
-    LearnedStart,
-    MetaLSTM,
-    MetaSGD,
-    UpdateRule,
-)
+from learned_opt.provenance import environment
+from learned_opt.registry import find, name_of
+from learned_opt.rules.base import UpdateRule
+from learned_opt.trees import leaves
 
-FORMAT = 2
-"""Version of the header; files of a later version are refused."""
+FORMAT = 3
+"""Version of the header; files of another are refused."""
 HEADER_KEY = "learned_opt"
 LARGEST = 64 * 2**20
 """Files above this size, in bytes, are refused unread."""
 LONGEST_HEADER, DEEPEST = 2**20, 100
 """Headers of more bytes, or of lists and mappings nested deeper, are refused: each stage adds one level."""
-RULE_CLASSES: dict[str, type[UpdateRule]] = {
-    kind.__name__: kind for kind in (CoordinatewiseLSTM, ClassicLSTM, MetaSGD, MetaLSTM, LearnedStart)
-}
-"""What a file may hold."""
-STARTED: dict[str, type[UpdateRule]] = {**RULE_CLASSES, "SGD": SGD, "Adam": Adam}
-"""What may stand beside a learned start."""
 
 
 class ArtifactError(ValueError):
@@ -51,7 +38,7 @@ class Artifact:
     """A rule with what its header says of it.
 
     rule: frozen (no parameter requires a gradient).
-    header: format, rule class and configuration, training provenance.
+    header: format, kind and configuration of the rule, training provenance.
     digest: SHA-256 of the file, hexadecimal.
     """
 
@@ -76,23 +63,21 @@ def save_rule(
     Args:
         rule: what to save.
         path: a .safetensors file; its folder must exist.
-        provenance: JSON-compatible facts for the header: training families, seed, licence, ...
+        provenance: JSON-compatible facts for the header: training families, seed, licence, ...; the
+            environment is told without being asked for.
 
     Raises:
         ArtifactError: the rule or its provenance is not what `load_rule` can read back, or the rule holds
             non-finite numbers. Nothing is written then.
     """
     path = Path(path)
-    name = type(rule).__name__
-    if name not in RULE_CLASSES:
-        raise ArtifactError(f"cannot save a {name}; only {', '.join(RULE_CLASSES)} are artifacts")
     header = {
         "format": FORMAT,
-        "rule": name,
+        "kind": name_of(type(rule)),
         "config": rule.config(),
-        "provenance": dict(provenance or {}),
+        "provenance": {"environment": environment(), **(provenance or {})},
     }
-    data = _serialised(dict(rule.named_parameters()), header)
+    data = _serialized(dict(rule.named_parameters()), header)
     _rebuild(*_parsed(data, path)[:2], path)
     write_atomically(path, data)
 
@@ -123,10 +108,10 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: Mappi
     Raises:
         ArtifactError: a tensor holds non-finite numbers, or the header what JSON does not know.
     """
-    write_atomically(path, _serialised(tensors, header))
+    write_atomically(path, _serialized(tensors, header))
 
 
-def _serialised(tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> bytes:
+def _serialized(tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> bytes:
     """The bytes of a file; numbers become float32."""
     plain = {key: value.detach().cpu().float().contiguous() for key, value in tensors.items()}
     broken = [key for key, value in plain.items() if not bool(value.isfinite().all())]
@@ -173,15 +158,10 @@ def _parsed(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, torch.Te
     digest = hashlib.sha256(data).hexdigest()
     if not isinstance(header, dict) or type(header.get("format")) is not int:
         raise ArtifactError(f"{path} has no readable header: not a rule saved by learned_opt")
-    if header["format"] < 1:
-        raise ArtifactError(f"{path} has format {header['format']}, which never was")
-    if header["format"] < FORMAT:
+    if header["format"] != FORMAT:
         raise ArtifactError(
-            f"{path} has format {header['format']}, whose rules saw other features: meta-train it again"
-        )
-    if header["format"] > FORMAT:
-        raise ArtifactError(
-            f"{path} has format {header['format']}, this version reads up to {FORMAT}: upgrade learned_opt"
+            f"{path} has format {header['format']}, this version of learned_opt reads format {FORMAT}: "
+            "meta-train the rule again, or take the version that made it"
         )
     provenance = header.setdefault("provenance", {})
     families = provenance.get("families", []) if isinstance(provenance, dict) else None
@@ -195,42 +175,23 @@ def _parsed(data: bytes, path: Path) -> tuple[dict[str, Any], dict[str, torch.Te
 
 
 def _rebuild(header: dict[str, Any], tensors: dict[str, torch.Tensor], path: Path) -> UpdateRule:
-    kind, config = header.get("rule"), header.get("config")
-    if not isinstance(kind, str) or kind not in RULE_CLASSES or not isinstance(config, dict):
-        raise ArtifactError(f"{path} holds a rule of unknown class {kind!r}")
+    name, config = header.get("kind"), header.get("config")
+    if not isinstance(name, str) or not isinstance(config, dict):
+        raise ArtifactError(f"{path} names no rule and its configuration")
     # The tensors bound the sizes, so that a forged header cannot ask for more memory than the file has.
-    elements = sum(tensor.numel() for tensor in tensors.values())
+    held = sum(tensor.numel() for tensor in tensors.values())
     try:
-        rule = _construct(kind, config, elements, RULE_CLASSES)
+        kind = find(UpdateRule, name, importing=False)  # type: ignore[type-abstract]
+        if any(type(n) is int and not 0 <= n <= held for n in leaves(config)) or (
+            kind.count_weights(config) > held
+        ):
+            raise ValueError("the header's sizes do not fit the tensors")
+        rule = kind.from_config(config)
         rule.load_state_dict(tensors)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ArtifactError(f"{path}: header and tensors disagree ({reason})") from error
     return rule.requires_grad_(False).eval()
-
-
-def _construct(kind: str, config: Any, elements: int, allowed: Mapping[str, type[UpdateRule]]) -> UpdateRule:
-    """A rule of these arguments, none of whose sizes asks for more than `elements` numbers."""
-    if kind not in allowed or not isinstance(config, dict):
-        raise ValueError(f"no rule {kind!r}")
-    if kind == "LearnedStart":
-        if allowed is STARTED:
-            raise ValueError("a learned start within a learned start")
-        shapes = {str(name): tuple(shape) for name, shape in config["shapes"]}
-        if any(not isinstance(n, int) or not 1 <= n <= elements for shape in shapes.values() for n in shape):
-            raise ValueError("shapes must be positive integers")
-        if any(len(shape) > 8 for shape in shapes.values()):
-            raise ValueError("no tensor has so many axes")
-        if sum(math.prod(shape) for shape in shapes.values()) > elements:
-            raise ValueError("the header's sizes do not fit the tensors")
-        inner = config["rule"]
-        rule = _construct(inner["class"], inner["config"], elements, STARTED)
-        return LearnedStart(rule, shapes, nominal_lr=config["nominal_lr"])
-    squares = [config.get("hidden", 0), *_as_list(config.get("layers", []))]
-    sizes = [config.get("size", 0), *(4 * n * n if isinstance(n, int) else n for n in squares)]
-    if any(not isinstance(size, int) or size < 0 for size in sizes) or sum(sizes) > max(elements, 1):
-        raise ValueError("the header's sizes do not fit the tensors")
-    return allowed[kind](**config)
 
 
 def _depth(value: Any) -> int:
@@ -241,7 +202,3 @@ def _depth(value: Any) -> int:
         level = [x for each in parts for x in (each.values() if isinstance(each, dict) else each)]
         depth += bool(parts)
     return depth
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]

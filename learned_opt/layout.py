@@ -15,6 +15,10 @@ from torch import Tensor
 Role = Literal["actor", "critic"]
 T = TypeVar("T")
 
+RuleState = dict[str, Tensor]
+"""Everything a rule remembers, by name: "step", if it counts, is one number for each of a layout's L
+tensors, (B, L); every other entry has a number or several for each coordinate, (B, ..., N)."""
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -184,3 +188,31 @@ class ParameterLayout:
             for spec, position in zip(self.specs, self._positions(), strict=True)
         ]
         return torch.tensor(rows, device=device, dtype=dtype).T.contiguous()
+
+
+def check_states(
+    layout: ParameterLayout, states: Sequence[RuleState], rows: Mapping[str, int] | None = None
+) -> None:
+    """See that the states of single tensors belong to a layout.
+
+    Args:
+        layout: of L tensors.
+        states: the L states.
+        rows: of entries with several numbers for each coordinate, how many.
+
+    Raises:
+        ValueError: an entry has another number of coordinates than its tensor.
+    """
+    for state, size in zip(states, layout.sizes, strict=True):
+        for name, entry in state.items():
+            if name == "step":
+                fits = entry.numel() == 1
+            elif rows is None:
+                fits = entry.shape[-1:] == (size,)
+            else:
+                fits = entry.shape[-1:] == (size,) and entry.numel() == rows.get(name, 1) * size
+            if not fits:
+                raise ValueError(
+                    f"the state's {name} has shape {tuple(entry.shape)}, its parameter {size} coordinates: "
+                    "the parameter's shape changed, or the state was made for another network"
+                )

@@ -70,7 +70,7 @@ def rules_at_birth(size):
         Adam,
         ClassicLSTM,
         CoordinatewiseLSTM,
-        LearnedStart,
+        LearnedInit,
         MetaLSTM,
         MetaSGD,
         RMSprop,
@@ -78,7 +78,7 @@ def rules_at_birth(size):
 
     return {
         "sgd": SGD(),
-        "sgd, nesterov, weight decay, later": SGD(0.8, nesterov=True, weight_decay=0.1, later=0.5),
+        "sgd, nesterov, weight decay, later": SGD(0.8, nesterov=True, weight_decay=0.1, later_lr_factor=0.5),
         "rmsprop": RMSprop(),
         "rmsprop, momentum, weight decay": RMSprop(0.9, 1e-5, momentum=0.7, weight_decay=0.1),
         "adam": Adam(),
@@ -86,12 +86,12 @@ def rules_at_birth(size):
         "adam, weight decay": Adam(weight_decay=0.1, decoupled=False),
         "lstm": CoordinatewiseLSTM(5),
         "lstm, skip": CoordinatewiseLSTM(5, skip=True),
-        "lstm, exploration": CoordinatewiseLSTM(4, skip=True, exploration=True),
-        "lstm, not normalised": CoordinatewiseLSTM(4, skip=True, normalised=False),
+        "lstm, exploration": CoordinatewiseLSTM(4, skip=True, parameter_noise=True),
+        "lstm, not normalised": CoordinatewiseLSTM(4, skip=True, adam_normalized=False),
         "classic": ClassicLSTM((6, 5)),
         "meta-sgd": MetaSGD(size),
         "meta-lstm": MetaLSTM(6),
-        "learned start": LearnedStart(SGD(), {"start": (size,)}),
+        "learned start": LearnedInit(SGD(), {"start": (size,)}),
     }
 
 
@@ -106,19 +106,19 @@ def rule_path(rule, tensors, roles, gradients, start, totals):
         start: (B, N).
         totals: how many steps there will be, (B, 1), or None.
     """
-    from learned_opt import ParameterLayout
+    from learned_opt import ParameterLayout, StepInput
 
     layout = ParameterLayout.of(tensors, roles)
     state, path = rule.init_state(layout, len(start)), []
     for gradient in gradients:
-        update, state = rule(gradient, start, state, rule.nominal_lr, layout=layout, total_steps=totals)
+        update, state = rule(StepInput(gradient, start, rule.learning_rate, layout, totals), state)
         start = start + update
         path.append(start)
     return torch.stack(path)
 
 
 WINDOWS = (
-    *("tbptt", "tbptt, second order", "tbptt, clipped, remaining, last", "es", "es, ranks of the head"),
+    *("tbptt", "tbptt, second order", "tbptt, clipped, last", "es", "es, ranks of the head"),
     *("pes", "pes, ppo", "reptile", "maml", "fomaml", "e-maml", "meta-sgd", "meta-lstm", "learned-start"),
     "meta-q",
 )
@@ -127,7 +127,7 @@ WINDOWS = (
 def windows(case, count):
     """Of some windows of a group of learners: meta-gradients by name, and the learners' parameters (B, N)."""
     from learned_opt.meta.config import MetaConfig
-    from learned_opt.meta.estimators.base import View
+    from learned_opt.meta.estimators.presentation import Presentation
     from learned_opt.meta.initial_rule import new_rule
     from learned_opt.meta.presets import ALGORITHMS
     from learned_opt.meta.trainer import GROUPS
@@ -151,7 +151,7 @@ def windows(case, count):
     cases = {
         "tbptt": {**back, **cartpole, "clip": 1e3},
         "tbptt, second order": {**back, **pendulum, "clip": 1e3, "second_order": True},
-        "tbptt, clipped, remaining, last": {**back, **cartpole, "credit": "remaining", "outer": "last"},
+        "tbptt, clipped, last": {**back, **cartpole, "outer": "last"},
         "es": {**evolution, **pendulum, "estimator": "es"},
         "es, ranks of the head": {
             **evolution,
@@ -176,11 +176,13 @@ def windows(case, count):
     config = MetaConfig.from_dict(configuration)
     born, family = new_rule(config), config.families[0]
     seed = derive_seed(config.seed, "group", 0, family)
-    view = View(roles=True, critic_first=False)
-    group = GROUPS[config.estimator](family, config.of_replica(0), born, seed=seed, view=view)
+    told = Presentation(roles=True, critic_first=False)
+    group = GROUPS[config.estimator](family, config.of_replica(0), born, seed=seed, presentation=told)
     for _ in range(count):
         window = group.advance(born)
-        yield window.meta_gradient, group.parameters
+        frozen_names = {"theta_0": "start"}
+        gradient = {frozen_names.get(name, name): value for name, value in window.meta_gradient.items()}
+        yield gradient, group.runs.parameters
 
 
 LIKE_A2C = {
@@ -244,7 +246,7 @@ def life(case, rule):
 
 def quadratic_life(rule, curvature, optimum, start, tensors, updates):
     """Losses (updates, B) in quadratic bowls, and the last parameters (B, N)."""
-    from learned_opt import ParameterLayout
+    from learned_opt import ParameterLayout, StepInput
     from learned_opt.algorithms.quadratic import QuadraticLearner
 
     made, layout = rule_called(rule), ParameterLayout.of(tensors)
@@ -253,7 +255,8 @@ def quadratic_life(rule, curvature, optimum, start, tensors, updates):
     state, losses = made.init_state(layout, len(start)), []
     for _ in range(updates):
         sample = learner.gradient(parameters)
-        update, state = made(sample.inner, parameters, state, made.nominal_lr, layout=layout)
+        x = StepInput(sample.inner, parameters, made.learning_rate, layout)
+        update, state = made(x, state)
         parameters = parameters + update
         losses.append(sample.metrics["loss"])
     return torch.stack(losses), parameters
@@ -283,7 +286,7 @@ def tasks_of(family, seed, shifted):
     from learned_opt.tasks import make_family
 
     made, noise = make_family(family), noise_of(seed)
-    tasks = made.sample_tasks(4, noise, shifted=shifted)
+    tasks = made.sample_tasks(4, noise, ood=shifted)
     return tasks, made.reference_returns(tasks, noise_of(seed))
 
 
@@ -299,7 +302,7 @@ def transitions(family, seed, shifted, actions):
     from learned_opt.tasks import make_family
 
     made, noise = make_family(family), noise_of(seed)
-    tasks = made.sample_tasks(4, noise, shifted=shifted)
+    tasks = made.sample_tasks(4, noise, ood=shifted)
     environments = made.environments(tasks, 16, noise, staggered=True)
     yield environments.observation
     for action in actions:
@@ -439,7 +442,7 @@ def meta_trained(folder):
         last = load_checkpoint(stage, "cpu")["rule"]
         norms = [float(row["meta_gradient_norm"]) for row in read_rows(stage / "metrics.csv")]
         scores = [[float(value) for value in row.values()] for row in read_rows(stage / "validations.csv")]
-        yield dict(rule.named_parameters()), last, rule.nominal_lr, norms, scores
+        yield dict(rule.named_parameters()), last, rule.learning_rate, norms, scores
 
 
 def memory_trained(folder):

@@ -42,7 +42,7 @@ class EvaluationJob(Job[SettingRuns]):
         rule = self.method.rule
         return {
             "kind": "evaluation",
-            "rule": [rule.identity(), rule.nominal_lr if isinstance(rule, UpdateRule) else None],
+            "rule": [rule.identity(), rule.learning_rate if isinstance(rule, UpdateRule) else None],
             "trial": self.method.trial,
             "setting": asdict(self.setting),
             "horizon_known": self.horizon_known,

@@ -41,7 +41,7 @@ class Method:
         """Its hyper-parameters."""
         if isinstance(self.rule, InContextPolicy):
             return Setting(0.0)
-        lr = self.rule.nominal_lr if self.lr is None else self.lr
+        lr = self.rule.learning_rate if self.lr is None else self.lr
         return Setting(float(lr), self.decay, dict(self.options))
 
     def split(self, family: str, *, ood: bool) -> str:

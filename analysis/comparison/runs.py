@@ -161,11 +161,11 @@ def _draw(
 ) -> Problem:
     name = family.name
     noise = derive_noise(seed, purpose, name, device=device)
-    tasks = sampled_tasks(family, count, noise, shifted=ood)
+    tasks = sampled_tasks(family, count, noise, ood=ood)
     anchors = derive_noise(seed, purpose, "anchors", name, device=device)
     floor = random_returns(family, tasks, anchors, episodes)
     try:
-        reference = reference_returns(family, tasks, anchors, shifted=ood)
+        reference = reference_returns(family, tasks, anchors, ood=ood)
     except NoReferenceError:
         if isinstance(family, BatchedFamily):
             raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +13,9 @@ from learned_opt.algorithms.a2c import ActorCriticLearner
 from learned_opt.algorithms.inner_loop import live
 from learned_opt.analysis.comparison.results import Array
 from learned_opt.layout import ParameterLayout
-from learned_opt.rules import Adam, UpdateRule
-from learned_opt.rules.base import RuleState, Scalar
+from learned_opt.rules import Adam, RuleState, StepInput, UpdateRule
+from learned_opt.rules.base import Scalar
+from learned_opt.rules.wrapper import RuleWrapper
 from learned_opt.tasks import make_family
 from learned_opt.tasks.families.navigation import Navigation2D
 from learned_opt.tasks.random import derive_noise, derive_seed
@@ -90,14 +90,13 @@ def response(rule: UpdateRule, *, seed: int = 0) -> Response:
     with torch.no_grad():
         for _ in range(WARM_UP):
             gradient = signal + torch.randn(1, layout.size, generator=generator)
-            update, states[0] = rule(
-                gradient, parameters, states[0], rule.nominal_lr, layout=layout, total_steps=total
-            )
-            step, states[1] = adam(gradient, parameters, states[1], 1.0, layout=layout)
+            x = StepInput(gradient, parameters, rule.learning_rate, layout, total)
+            update, states[0] = rule(x, states[0])
+            step, states[1] = adam(x._replace(lr=1.0), states[1])
             parameters = parameters + update
-    root = (states[1]["square"] / (1 - adam.beta2**WARM_UP)).sqrt()
+    root = (states[1]["exp_avg_sq"] / (1 - adam.beta2**WARM_UP)).sqrt()
     unit, momentum = (gradient / root).flatten().numpy(), -step.flatten().numpy()
-    value = (update / rule.nominal_lr).flatten().numpy()
+    value = (update / rule.learning_rate).flatten().numpy()
     edges = [UNIT_EDGES, MOMENTUM_EDGES]
     total_update, *_ = np.histogram2d(unit, momentum, edges, weights=value)
     count, *_ = np.histogram2d(unit, momentum, edges)
@@ -186,90 +185,38 @@ def _walk(learner: ActorCriticLearner, parameters: Tensor, walks: int, seed: int
     return torch.stack(path, dim=2).double().numpy()
 
 
-class _Wrapper(UpdateRule):
-    """A rule that lives as the one inside it does."""
-
-    def __init__(self, inner: UpdateRule) -> None:
-        super().__init__()
-        self.inner, self.nominal_lr = inner, inner.nominal_lr
-
-    def config(self) -> dict[str, Any]:
-        return {"inner": self.inner.identity()}
-
-    def init_state(
-        self,
-        layout: ParameterLayout,
-        batch: int,
-        *,
-        device: torch.device | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> RuleState:
-        return self.inner.init_state(layout, batch, device=device, dtype=dtype)
-
-    def update(
-        self,
-        gradient: Tensor,
-        parameters: Tensor,
-        state: RuleState,
-        lr: Scalar,
-        *,
-        layout: ParameterLayout,
-        total_steps: Tensor | None = None,
-    ) -> tuple[Tensor, RuleState]:
-        return self.inner.update(gradient, parameters, state, lr, layout=layout, total_steps=total_steps)
-
-
-class _Catcher(_Wrapper):
+class _Catcher(RuleWrapper):
     """Keeps the parameters as they are before the given updates."""
 
-    def __init__(self, inner: UpdateRule, moments: tuple[int, ...]) -> None:
-        super().__init__(inner)
+    def __init__(self, rule: UpdateRule, moments: tuple[int, ...]) -> None:
+        super().__init__(rule)
         self.moments, self.count = set(moments), 0
         self.caught: list[Tensor] = []
 
-    def update(
-        self,
-        gradient: Tensor,
-        parameters: Tensor,
-        state: RuleState,
-        lr: Scalar,
-        *,
-        layout: ParameterLayout,
-        total_steps: Tensor | None = None,
-    ) -> tuple[Tensor, RuleState]:
+    def update(self, x: StepInput, state: RuleState) -> tuple[Tensor, RuleState]:
         if self.count in self.moments:
-            self.caught.append(parameters.clone())
+            self.caught.append(x.parameters.clone())
         self.count += 1
-        return super().update(gradient, parameters, state, lr, layout=layout, total_steps=total_steps)
+        return super().update(x, state)
 
 
-class _Watched(_Wrapper):
+class _Watched(RuleWrapper):
     """Measures each tensor's update against the step that Adam takes on the same gradients."""
 
-    def __init__(self, inner: UpdateRule) -> None:
-        super().__init__(inner)
+    def __init__(self, rule: UpdateRule) -> None:
+        super().__init__(rule)
         self.adam = Adam()
         self.shadow: RuleState | None = None
         self.rates: list[Tensor] = []
         self.alignment: list[Tensor] = []
 
-    def update(
-        self,
-        gradient: Tensor,
-        parameters: Tensor,
-        state: RuleState,
-        lr: Scalar,
-        *,
-        layout: ParameterLayout,
-        total_steps: Tensor | None = None,
-    ) -> tuple[Tensor, RuleState]:
+    def update(self, x: StepInput, state: RuleState) -> tuple[Tensor, RuleState]:
         if self.shadow is None:
-            self.shadow = self.adam.init_state(layout, len(gradient))
-        step, self.shadow = self.adam(gradient, parameters, self.shadow, 1.0, layout=layout)
-        update, state = super().update(
-            gradient, parameters, state, lr, layout=layout, total_steps=total_steps
-        )
-        ours, theirs, together = (_sums(x, layout) for x in (update.square(), step.square(), update * step))
+            self.shadow = self.adam.init_state(x.layout, len(x.gradient))
+        step, self.shadow = self.adam(x._replace(lr=1.0), self.shadow)
+        update, state = super().update(x, state)
+        products = (update.square(), step.square(), update * step)
+        ours, theirs, together = (_sums(product, x.layout) for product in products)
         self.rates.append((ours / theirs.clamp_min(1e-20)).sqrt())
         self.alignment.append(together / (ours * theirs).clamp_min(1e-30).sqrt())
         return update, state

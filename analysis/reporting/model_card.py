@@ -53,7 +53,7 @@ def model_card(
         header=artifact.header,
         configuration=[f"{key} {_short(value)}" for key, value in artifact.header["config"].items()],
         weights=sum(parameter.numel() for parameter in artifact.rule.parameters()),
-        learning_rate=artifact.rule.nominal_lr,
+        learning_rate=artifact.rule.learning_rate,
         digest=artifact.digest,
         license=str(provenance.get("licence", "not stated")),
         stages=stages,

@@ -82,7 +82,7 @@ class Train:
             self.methods,
             self.seeds,
             range(SELECTION, SELECTION + self.selection_seeds),
-            learning_rate=artifact.rule.nominal_lr,
+            learning_rate=artifact.rule.learning_rate,
             artifact=artifact.digest,
         )
         failures = perform(fixed, self.cache, rule=self.rule, processes=self.processes)
@@ -171,7 +171,7 @@ def missing_environment(name: str) -> str | None:
 def page_of(runs: Sequence[FinishedRun], out: Path, rule: str, *, seed: int = 0) -> str:
     """The page that stands at `out`, with its figures and runs in the folder of the same name."""
     artifact = load_artifact(rule)
-    found = summaries(runs, artifact.digest, artifact.rule.nominal_lr, seed)
+    found = summaries(runs, artifact.digest, artifact.rule.learning_rate, seed)
     folder = out.with_suffix("")
     figures = {section: f"{folder.name}/{'-'.join(section)}.png" for section in sections(found)}
     command = f"python -m experiments.sb3 page --rule {rule} --out {out.as_posix()}"
@@ -181,7 +181,7 @@ def page_of(runs: Sequence[FinishedRun], out: Path, rule: str, *, seed: int = 0)
 def draw(runs: Sequence[FinishedRun], out: Path, rule: str, *, seed: int = 0) -> None:
     """The figures of the page that stands at `out`."""
     artifact = load_artifact(rule)
-    found = summaries(runs, artifact.digest, artifact.rule.nominal_lr, seed)
+    found = summaries(runs, artifact.digest, artifact.rule.learning_rate, seed)
     for section, group in sections(found).items():
         plot_benchmarks(group, out.with_suffix("") / f"{'-'.join(section)}.png", seed)
 

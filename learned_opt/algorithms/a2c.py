@@ -116,9 +116,9 @@ class ActorCriticLearner(ActingLearner):
         traces = [config.gae_lambda] * config.num_envs + [1.0] * outer_num_envs
         self._traces = torch.tensor(traces, device=noise.device, dtype=noise.dtype)
 
-    def restart(self, rows: Tensor, tasks: Tasks | None = None) -> None:
+    def reset(self, rows: Tensor, tasks: Tasks | None = None) -> None:
         """As of every acting learner, and forget the scale of returns."""
-        super().restart(rows, tasks)
+        super().reset(rows, tasks)
         self.scale.forget(rows)
 
     def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:

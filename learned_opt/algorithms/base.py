@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 from learned_opt.layout import ParameterLayout
 from learned_opt.policies.base import Policy
 from learned_opt.rollouts.collect import Episodes
-from learned_opt.rules.base import RuleState, select_rows
 from learned_opt.tasks import Environments, Noise, TaskFamily, Tasks
+
+
+class Trajectories(NamedTuple):
+    """What whole episodes tell, for data to be credited with what was learned from them.
+
+    loss: value of the outer objective, (B,): minus the discounted return.
+    unit: what the objective is divided by to have the gradient `outer`, (B,).
+    log_prob: Σ log π_θ(a|s) over the data of the inner gradient, (B,), connected to θ's graph.
+    """
+
+    loss: Tensor
+    unit: Tensor
+    log_prob: Tensor
 
 
 class GradientSample(NamedTuple):
@@ -20,26 +31,22 @@ class GradientSample(NamedTuple):
     inner: gradient of the inner loss, the rule's input, (B, N). Connected to θ's graph if asked for.
     outer: gradient of the outer loss, detached, (B, N).
     metrics: numbers for people, (B,) each.
-    loss: value of the outer objective, (B,), if the learner knows it: minus the discounted return.
-    unit: what the objective is divided by to have the gradient `outer`, (B,), beside `loss`.
-    log_prob: Σ log π_θ(a|s) over the data of the inner gradient, (B,), connected to θ's graph, if that
-        was asked for: with it, data can be credited with what was learned from them.
     active: whether a learner takes this update at all, (B, bool), if some may not: PPO's early stop.
+    trajectories: if they were asked for, see `ReinforceLearner.trajectory_gradient`.
     """
 
     inner: Tensor
     outer: Tensor
     metrics: dict[str, Tensor]
-    loss: Tensor | None = None
-    unit: Tensor | None = None
-    log_prob: Tensor | None = None
     active: Tensor | None = None
+    trajectories: Trajectories | None = None
 
-    def held(self, update: Tensor, state: RuleState, before: RuleState) -> tuple[Tensor, RuleState]:
-        """The update (B, N) and the rule's state, left as `before` for learners that are not active."""
-        if self.active is None:
-            return update, state
-        return torch.where(self.active.unsqueeze(1), update, 0.0), select_rows(self.active, state, before)
+
+class GradientFunction(Protocol):
+    """Measures both gradients at θ (B, N); the inner one can be differentiated if `second_order`."""
+
+    def __call__(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
+        """Both gradients at θ."""
 
 
 class Learner(Protocol):
@@ -60,7 +67,7 @@ class Learner(Protocol):
     def initial_parameters(self) -> Tensor:
         """Fresh parameter vectors θ_0, (B, N)."""
 
-    def restart(self, rows: Tensor) -> None:
+    def reset(self, rows: Tensor) -> None:
         """Give the learners marked in `rows` (B, bool) new tasks and forget what they learned of the old."""
 
     def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
@@ -78,13 +85,21 @@ class RLLearner(Learner, Protocol):
     family: TaskFamily
     policy: Policy
     environments: Environments
+    noise: Noise
 
     @property
     def steps_per_update(self) -> float:
         """Environment steps that one inner gradient of one learner costs."""
 
-    def restart(self, rows: Tensor, tasks: Tasks | None = None) -> None:
+    def reset(self, rows: Tensor, tasks: Tasks | None = None) -> None:
         """Take new tasks, or draw training tasks, for the learners marked in `rows` (B, bool)."""
+
+    def trajectory_gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
+        """As `gradient`, with the sample's `trajectories`.
+
+        Raises:
+            ValueError: the learner plays no whole episodes.
+        """
 
     def judge(
         self, parameters: Tensor, episodes: int, noise: Noise, *, deterministic: bool = False

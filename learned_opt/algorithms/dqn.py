@@ -109,9 +109,9 @@ class QLearner(ActingLearner):
         self.stored = torch.zeros(batch, 1, device=device, dtype=torch.long)
         self.target = torch.zeros(batch, self._layout.size, device=device, dtype=noise.dtype)
 
-    def restart(self, rows: Tensor, tasks: Tasks | None = None) -> None:
+    def reset(self, rows: Tensor, tasks: Tasks | None = None) -> None:
         """As of every acting learner, with an empty replay."""
-        super().restart(rows, tasks)
+        super().reset(rows, tasks)
         column = rows.unsqueeze(1)
         self.stored = torch.where(column, 0, self.stored)
         # The next target is θ, but interpolated from this one: a NaN here would stay for good.

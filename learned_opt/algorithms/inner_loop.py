@@ -11,8 +11,9 @@ from torch import Tensor
 
 from learned_opt.algorithms.base import RLLearner
 from learned_opt.algorithms.cuda_graphs import Recorder
+from learned_opt.algorithms.inner_step import InnerState, inner_step
 from learned_opt.rollouts.collect import Episodes
-from learned_opt.rules.base import RuleState, Scalar, UpdateRule, is_usable
+from learned_opt.rules.base import Scalar, UpdateRule
 from learned_opt.tasks.random import derive_noise
 
 
@@ -23,7 +24,7 @@ class Life:
     updates: (Q,) numbers of updates after which the policies were queried, 0 first.
     returns: (Q, B) mean undiscounted return of fresh episodes, actions sampled.
     mean_action_returns: (Q, B) the same with the most probable (or mean) actions.
-    diverged: (B,) whether parameters or gradients ever left the range of `is_usable`; those stop there.
+    diverged: (B,) who diverged, see `is_sound`; their parameters stay where they were then.
     steps_per_update: environment steps a learner takes between updates.
     first, last: parameters before and after, (B, N).
     success, mean_action_success: (Q, B) share of those episodes in which the task was done at any time,
@@ -65,7 +66,7 @@ def live(
         query_seed: seed of the query episodes; each query starts from a seed of its own, so that
             learners under different rules are judged with the same numbers throughout.
         query_episodes: fresh episodes a query.
-        lr: learning rate, float or (B, 1); the rule's nominal one by default.
+        lr: learning rate, float or (B, 1); the rule's own by default.
         decay: (B, 1), 1 where the learning rate falls linearly to 0 over the life, 0 where it stays.
         told: (B, bool), whose rule knows the length of life; by default all.
         on_update: called after each update, for progress bars.
@@ -75,36 +76,23 @@ def live(
     """
     if not 2 <= queries <= updates + 1:
         raise ValueError(f"queries must be between 2 and updates + 1, got {queries} of {updates}")
-    base: Scalar = rule.nominal_lr if lr is None else lr
+    base: Scalar = rule.learning_rate if lr is None else lr
     layout = learner.layout.without_roles()
-    first = parameters = rule.initial_parameters(learner.layout, learner.initial_parameters())
-    state = rule.init_state(layout, learner.batch, device=parameters.device, dtype=parameters.dtype)
-    total = torch.full((learner.batch, 1), float(updates), device=parameters.device)
+    first = rule.initial_parameters(learner.layout, learner.initial_parameters())
+    state = InnerState.of(
+        first, rule.init_state(layout, learner.batch, device=first.device, dtype=first.dtype)
+    )
+    total = torch.full((learner.batch, 1), float(updates), device=first.device)
     if told is not None:
         total = total.masked_fill(~told.to(total.device).unsqueeze(1), math.inf)
     moments = torch.linspace(0, updates, queries).round().long()
     ask = set(moments.tolist())
-    diverged = torch.zeros(learner.batch, dtype=torch.bool, device=parameters.device)
     sampled: list[Episodes] = []
     mean: list[Episodes] = []
     noise = learner.noise
 
-    def advance(
-        parameters: Tensor, before: RuleState, diverged: Tensor, rate: Scalar
-    ) -> tuple[Tensor, RuleState, Tensor]:
-        sample = learner.gradient(parameters)
-        change, state = rule(
-            sample.inner,
-            parameters,
-            before,
-            rate,
-            layout=layout,
-            total_steps=total,
-        )
-        change, state = sample.held(change, state, before)
-        stepped = parameters + change
-        diverged = diverged | ~is_usable(sample.inner, stepped).all(1)
-        return torch.where(diverged.unsqueeze(1), parameters, stepped), state, diverged
+    def advance(state: InnerState, rate: Scalar) -> InnerState:
+        return inner_step(rule, learner.gradient(state.parameters), state, rate, layout, total)
 
     recorder = Recorder(learner)
     for update in range(updates + 1):
@@ -118,22 +106,22 @@ def live(
                     replicas=noise.replicas,
                 )
                 store.append(
-                    learner.judge(parameters, query_episodes, query_noise, deterministic=deterministic)
+                    learner.judge(state.parameters, query_episodes, query_noise, deterministic=deterministic)
                 )
         if update == updates:
             break
         rate = base if decay is None else base * (1 - decay * (update / updates))
-        parameters, state, diverged = recorder(advance, parameters, state, diverged, rate)
+        state = recorder(advance, state, rate)
         if on_update is not None:
             on_update()
     return Life(
         moments,
         torch.stack([played.returns.mean(1) for played in sampled]),
         torch.stack([played.returns.mean(1) for played in mean]),
-        diverged,
+        state.diverged,
         learner.steps_per_update,
         first,
-        parameters,
+        state.parameters,
         _success(sampled),
         _success(mean),
     )

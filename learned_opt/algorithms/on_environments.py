@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from learned_opt.algorithms.advantages import mean
+from learned_opt.algorithms.base import GradientSample
 from learned_opt.algorithms.config import InnerAlgorithm
 from learned_opt.layout import ParameterLayout
 from learned_opt.policies.base import Policy
@@ -17,7 +19,7 @@ from learned_opt.tasks import Noise, TaskFamily, Tasks
 from learned_opt.tasks.promises import OF_TASKS, about_tasks, refuse, sampled_tasks
 
 
-class ActingLearner:
+class ActingLearner(ABC):
     """B learners with networks of one architecture, in B × E environments of one family.
 
     Args:
@@ -105,7 +107,19 @@ class ActingLearner:
         """Fresh parameter vectors, (B, N)."""
         return self.policy.initial_parameters(self._batch, self.noise)
 
-    def restart(self, rows: Tensor, tasks: Tasks | None = None) -> None:
+    @abstractmethod
+    def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
+        """Both gradients at θ (B, N), see `learned_opt.algorithms.base.Learner`."""
+
+    def trajectory_gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
+        """The same with the sample's `trajectories`.
+
+        Raises:
+            ValueError: the learner plays no whole episodes.
+        """
+        raise ValueError(f"{type(self).__name__} plays no whole episodes to be credited: take REINFORCE")
+
+    def reset(self, rows: Tensor, tasks: Tasks | None = None) -> None:
         """Take new tasks, or draw training tasks, for the learners marked in `rows` (B, bool)."""
         tasks = sampled_tasks(self.family, self._batch, self.noise) if tasks is None else tasks
         self.environments.replace_tasks(rows, tasks)

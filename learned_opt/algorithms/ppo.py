@@ -119,9 +119,9 @@ class PPOLearner(ActorCriticLearner):
         """Environment steps of a learner for each of its updates."""
         return super().steps_per_update / (self.config.update_epochs * self.config.num_minibatches)
 
-    def restart(self, rows: Tensor, tasks: Tasks | None = None) -> None:
+    def reset(self, rows: Tensor, tasks: Tasks | None = None) -> None:
         """As of every acting learner; the next gradient begins with a rollout."""
-        super().restart(rows, tasks)
+        super().reset(rows, tasks)
         self.phase = 0
 
     def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:

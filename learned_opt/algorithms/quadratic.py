@@ -34,7 +34,7 @@ class QuadraticLearner:
         """θ_0, the same every time."""
         return self.start.clone()
 
-    def restart(self, rows: Tensor) -> None:
+    def reset(self, rows: Tensor) -> None:
         """Nothing to forget."""
 
     def loss(self, parameters: Tensor) -> Tensor:

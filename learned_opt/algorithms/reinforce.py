@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.algorithms.advantages import generalised_advantages
-from learned_opt.algorithms.base import GradientSample
+from learned_opt.algorithms.base import GradientSample, Trajectories
 from learned_opt.algorithms.config import InnerAlgorithm
 from learned_opt.algorithms.on_environments import ActingLearner
 from learned_opt.policies.base import Policy
@@ -140,15 +140,20 @@ class ReinforceLearner(ActingLearner):
         """Environment steps that one gradient of one learner costs at most."""
         return self.config.num_envs * self.horizon
 
-    def gradient(
-        self, parameters: Tensor, *, second_order: bool = False, credited: bool = False
-    ) -> GradientSample:
-        """E episodes at θ (B, N), and both gradients from them.
+    def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
+        """E episodes at θ (B, N), and both gradients from them."""
+        sample = self._sampled(parameters, second_order=second_order, curvature=True)
+        return sample._replace(trajectories=None)
 
-        `credited` also returns the episodes' log-probability, for θ's say in them to be accounted for
-        there. The inner loss is then −E[log π · Â], with the same gradient and no more curvature than
-        belongs to given episodes: the ratio's would count that say twice.
+    def trajectory_gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
+        """The same with the episodes' log-probability, for θ's say in them to be accounted for there.
+
+        The inner loss is then −E[log π · Â], with the same gradient and no more curvature than belongs to
+        given episodes: the ratio's would count that say twice.
         """
+        return self._sampled(parameters, second_order=second_order, curvature=False)
+
+    def _sampled(self, parameters: Tensor, *, second_order: bool, curvature: bool) -> GradientSample:
         self.environments.reset()
         self.memory = self.policy.initial_memory(self.environments.observation)
         rollout, _ = self.experience(parameters, self.horizon)
@@ -164,7 +169,7 @@ class ReinforceLearner(ActingLearner):
             log_prob = self.policy.log_prob(output, log_std, rollout.actions.flatten(1, 2))
             mask = alive.flatten(1)
             share = mask / mask.sum(1, keepdim=True)
-            likelihood = log_prob if credited else (log_prob - log_prob.detach()).exp()
+            likelihood = (log_prob - log_prob.detach()).exp() if curvature else log_prob
             outer_loss = -(share * likelihood * advantages).sum()
             bonus = self.config.ent_coef * self.policy.entropy(output, log_std, share)
             inner_loss = outer_loss - bonus.sum()
@@ -183,7 +188,8 @@ class ReinforceLearner(ActingLearner):
         if rollout.success is not None:
             metrics["success"] = (rollout.success & (alive > 0)).any(1).to(returns.dtype).mean(1)
         loss, unit = -self._discounted(rollout, alive), scale * alive.sum(1).mean(1)
-        return GradientSample(inner, outer.detach(), metrics, loss, unit, told if credited else None)
+        trajectories = Trajectories(loss, unit, told)
+        return GradientSample(inner, outer.detach(), metrics, trajectories=trajectories)
 
     def _advantages(self, rollout: Rollout, ended: Tensor, alive: Tensor) -> tuple[Tensor, Tensor]:
         """Advantages (B, T · E), 0 after an episode's end, and what they were divided by (B,)."""

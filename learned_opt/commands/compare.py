@@ -28,7 +28,6 @@ from learned_opt.meta.initial_rule import new_rule
 from learned_opt.meta.trainer import ARTIFACT
 from learned_opt.progress import WorkBar
 from learned_opt.rl2.artifact import PolicyArtifact, load_policy
-from learned_opt.rules import LearnedStart
 from learned_opt.runs.lock import exclusive
 from learned_opt.tasks.random import derive_noise
 
@@ -129,7 +128,7 @@ def inner_of(given: InnerAlgorithm, artifacts: dict[str, Artifact]) -> InnerAlgo
     Raises:
         ValueError: it is another algorithm than the one that an initialization was learned for.
     """
-    if not any(isinstance(artifact.rule, LearnedStart) for artifact in artifacts.values()):
+    if not any(artifact.rule.initialization for artifact in artifacts.values()):
         return given
     theirs = learner_of(artifacts)
     if given == DEFAULT.inner:

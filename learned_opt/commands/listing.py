@@ -19,7 +19,7 @@ class List:
     """List task families, baselines and shipped rules."""
 
     def run(self) -> int:
-        """Print families, baselines, rules, and how the rules run here."""
+        """Print families, baselines and rules."""
         printer = console()
         families = Table(title="Task families", title_justify="left")
         for heading in ("name", "what", "observation", "actions", "horizon", "varied"):
@@ -45,8 +45,8 @@ class List:
             provenance = artifact.header["provenance"]
             rules.add_row(
                 name,
-                artifact.header["rule"],
-                f"{artifact.rule.nominal_lr:g}",
+                artifact.header["kind"],
+                f"{artifact.rule.learning_rate:g}",
                 ", ".join(provenance.get("families", [])),
                 str(provenance.get("meta_steps", "")),
                 artifact.digest[:12],

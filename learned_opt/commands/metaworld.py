@@ -26,7 +26,6 @@ from learned_opt.commands.training import check_device, set_threads
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.presets import ALGORITHMS
 from learned_opt.progress import WorkBar
-from learned_opt.rules import LearnedStart
 from learned_opt.tasks import MetaWorldFamily
 from learned_opt.tasks.metaworld import is_benchmark
 from learned_opt.verbatim import console
@@ -85,7 +84,7 @@ class MetaWorld:
         )
         artifact = load_artifact(self.rule)
         learner = MetaConfig.from_dict({"learner": ALGORITHMS["maml"]["learner"]}).learner
-        if isinstance(artifact.rule, LearnedStart):
+        if artifact.rule.initialization:
             learner = learner_of({self.rule: artifact})
         family = MetaWorldFamily(self.benchmark)
         make_folder(self.out)

@@ -17,7 +17,7 @@ from learned_opt.commands.outputs import check_folder, make_folder
 from learned_opt.commands.training import set_threads
 from learned_opt.files import is_leftover
 from learned_opt.provenance import environment
-from learned_opt.rules import Adam, LearnedStart
+from learned_opt.rules import Adam
 from learned_opt.tasks import make_family
 
 KIND, PROBE = "probe", "probe.json.gz"
@@ -58,7 +58,7 @@ class Probe:
         if min(self.num_updates, self.num_tasks) < 1 or not self.families:
             raise ValueError("probing needs at least one family, one task and one update")
         artifact = load_artifact(self.rule)
-        if isinstance(artifact.rule, LearnedStart):
+        if artifact.rule.initialization:
             raise ValueError(
                 f"{self.rule} has a learned start for a learner of its own, and what is probed are "
                 "actor-critics from random starts: compare it instead"

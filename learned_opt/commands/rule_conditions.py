@@ -9,7 +9,6 @@ from learned_opt.algorithms import A2C, InnerAlgorithm
 from learned_opt.artifacts import Artifact
 from learned_opt.meta.config import MetaConfig
 from learned_opt.rl2.artifact import PolicyArtifact
-from learned_opt.rules import LearnedStart
 from learned_opt.runs.config_file import plain, structured
 from learned_opt.tasks import needs_import
 
@@ -52,7 +51,7 @@ def learner_of(artifacts: dict[str, Artifact]) -> InnerAlgorithm:
     theirs = {
         name: _configuration(artifact.header["provenance"]).learner
         for name, artifact in artifacts.items()
-        if isinstance(artifact.rule, LearnedStart)
+        if artifact.rule.initialization
     }
     first = next(iter(theirs.values()), A2C())
     for name, config in theirs.items():

@@ -39,7 +39,7 @@ MAX_HIDDEN = 64
 """Hidden units above which lstm_step.c has no room."""
 WORTH_THREADS = 4_096
 """Coordinates below which more than one thread costs more than it brings."""
-STATE = ("fast", "slow", "square", "step", "hidden", "cell")
+STATE = ("exp_avg", "exp_avg_slow", "exp_avg_sq", "step", "hidden", "cell")
 _PHI = ("cell_weight", "head")
 _GIVEN = ("gradient", "parameters", *STATE)
 _MADE = (*(f"new_{name}" for name in STATE), "update")

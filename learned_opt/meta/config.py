@@ -16,7 +16,6 @@ from learned_opt.tasks import check_family
 RULES = ("lstm", "classic", "sgd", "adam", "meta-sgd", "meta-lstm")
 INITIALISATIONS = ("random", "learned")
 OUTER = ("every", "last")
-CREDITS = ("uniform", "remaining")
 ESTIMATORS = ("tbptt", "es", "pes", "reptile")
 SCORINGS = ("sign", "rank")
 CRITERIA = {
@@ -33,7 +32,6 @@ BIRTH = (
     "skip",
     "exploration",
     "normalised",
-    "proportional",
     "momentum",
     "birth_noise",
     "start",
@@ -41,7 +39,7 @@ BIRTH = (
 """Fields that say what a run starts from: of a recipe's first stage alone."""
 OF_RULE = {
     "lstm": (
-        *("hidden", "nominal_lr", "skip", "exploration", "normalised", "proportional", "momentum"),
+        *("hidden", "nominal_lr", "skip", "exploration", "normalised", "momentum"),
         *("birth_noise", "without"),
     ),
     "classic": (),
@@ -96,16 +94,12 @@ class MetaConfig:
     normalised: bool = True
     """Whether steps are divided by √v̂, as Adam's are; otherwise the rule is born as gradient descent, and
     larger gradients make larger steps: what counts if updates are few. Of lstm only."""
-    proportional: bool = False
-    """Whether the rule is born with steps in proportion to each coordinate's √v̂ within its tensor, which
-    makes it gradient descent of normalised tensors rather than Adam: what counts if updates are few. Of
-    lstm with skip."""
     momentum: float = 1.0
     """How much of Adam's momentum the rule is born with: at 1 it is Adam, towards 0 it steps along the
     present gradient over √v̂, as RMSprop does, which policy gradients often prefer. Of lstm only."""
     birth_noise: float = 0.0
-    """Standard deviation of the head's weights at birth; at 0 the rule is born as `momentum` and
-    `proportional` say. Of lstm only."""
+    """Standard deviation of the head's weights at birth; at 0 the rule is born as `momentum`
+    says. Of lstm only."""
     without: tuple[str, ...] = ()
     """Groups of features that the rule may not use: coordinate, tensor, time, facts. Of lstm only."""
     learners: int = 12
@@ -153,9 +147,6 @@ class MetaConfig:
     """Decoupled weight decay on the rule's parameters."""
     clip: float = 0.01
     """Each learner's meta-gradient is clipped to this norm before the mean is taken; of tbptt."""
-    credit: str = "uniform"
-    """Weight of a learner's meta-gradient: uniform, or remaining, twice the share of its life still to
-    come: what comes early is enjoyed longer than the K updates that truncation looks at. Of tbptt."""
     average: float = 0.98
     """Decay of the running average of the rule's parameters that is validated and saved."""
     target: float = 0.0
@@ -199,7 +190,6 @@ class MetaConfig:
                 f"reference is a return of one family, and these are {', '.join(self.families)}: leave it out"
             )
         allowed_values = {
-            "credit": CREDITS,
             "criterion": tuple(CRITERIA),
             "estimator": ESTIMATORS,
             "scoring": SCORINGS,
@@ -283,10 +273,6 @@ class MetaConfig:
                 raise ValueError(f"{name} is no setting of {self.rule}: leave it out")
         if self.rule in ("sgd", "adam") and self.initialisation == "random":
             raise ValueError(f"{self.rule} from random starts has nothing to learn: set initialisation")
-        if self.proportional and not self.skip:
-            raise ValueError("proportional is a weight of the skip connection: leave skip on")
-        if self.proportional and not self.normalised:
-            raise ValueError("steps that are not normalised are in proportion already: leave one out")
         if not 0 < self.momentum <= 1:
             raise ValueError(f"momentum must lie above 0 and be at most 1, got {self.momentum}")
         if self.start_lr and self.initialisation == "random":
@@ -295,7 +281,7 @@ class MetaConfig:
     def _check_estimator(self) -> None:
         """Settings of one estimator are refused with another, not ignored."""
         of_evolution = ("sigma", "scoring", "perturbed")
-        of_backpropagation = ("second_order", "credit", "clip", "outer", "exploration_credit", "siblings")
+        of_backpropagation = ("second_order", "clip", "outer", "exploration_credit", "siblings")
         foreign = {
             "tbptt": of_evolution,
             "reptile": of_evolution + of_backpropagation,

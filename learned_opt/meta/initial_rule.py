@@ -16,23 +16,13 @@ from learned_opt.rules import (
     Adam,
     ClassicLSTM,
     CoordinatewiseLSTM,
-    LearnedStart,
+    LearnedInit,
     MetaLSTM,
     MetaSGD,
     UpdateRule,
 )
-from learned_opt.rules.features import LOG_ROOT, LOG_SCALE
 from learned_opt.tasks import make_family
 from learned_opt.tasks.random import derive_noise, derive_seed
-
-KINDS: dict[str, type[UpdateRule]] = {
-    "lstm": CoordinatewiseLSTM,
-    "classic": ClassicLSTM,
-    "sgd": SGD,
-    "adam": Adam,
-    "meta-sgd": MetaSGD,
-    "meta-lstm": MetaLSTM,
-}
 
 
 def new_rule(config: MetaConfig, policies: Policies | None = None) -> UpdateRule:
@@ -48,13 +38,12 @@ def new_rule(config: MetaConfig, policies: Policies | None = None) -> UpdateRule
             start, or one step size a coordinate, is to be learned for all.
     """
     born = load_rule(config.start).requires_grad_() if config.start else _born(config, policies)
-    inner = born.rule if isinstance(born, LearnedStart) else born
-    if not isinstance(inner, KINDS[config.rule]):
+    inner: UpdateRule = born.get_submodule("rule") if born.initialization else born  # type: ignore[assignment]
+    if inner.kind != config.rule:
         raise ValueError(f"{config.start} is a {type(inner).__name__}, the run trains {config.rule!r}")
-    if isinstance(inner, CoordinatewiseLSTM):
-        with torch.no_grad():
-            for name, mask in inner.weights_of(config.without).items():
-                inner.get_parameter(name).masked_fill_(mask, 0.0)
+    with torch.no_grad():
+        for name, mask in inner.ablation_mask(config.without).items():
+            inner.get_parameter(name).masked_fill_(mask, 0.0)
     if config.initialisation == "learned" and born is inner:
         if config.estimator in ("es", "pes"):
             raise ValueError(
@@ -64,7 +53,7 @@ def new_rule(config: MetaConfig, policies: Policies | None = None) -> UpdateRule
         learner = _learner(config, policies)
         shapes = {spec.name: spec.shape for spec in learner.layout.specs}
         start = learner.policy.initial_parameters(1, noise).squeeze(0)
-        return LearnedStart(inner, shapes, start, nominal_lr=_nominal_lr(config, inner))
+        return LearnedInit(inner, shapes, start, learning_rate=_learning_rate(config, inner))
     if config.initialisation == "random" and born is not inner:
         raise ValueError(f"{config.start} has a learned start: set initialisation to 'learned'")
     return born
@@ -75,34 +64,31 @@ def _born(config: MetaConfig, policies: Policies | None) -> UpdateRule:
     if config.rule == "classic":
         return ClassicLSTM(generator=generator)
     if config.rule == "meta-lstm":
-        return MetaLSTM(config.hidden, nominal_lr=config.nominal_lr, generator=generator)
+        return MetaLSTM(config.hidden, learning_rate=config.nominal_lr, generator=generator)
     if config.rule == "meta-sgd":
-        return MetaSGD(_learner(config, policies).layout.size, nominal_lr=config.nominal_lr)
+        return MetaSGD(_learner(config, policies).layout.size, learning_rate=config.nominal_lr)
     if config.rule == "sgd":
-        return SGD(momentum=0.0, later=config.later)
+        return SGD(momentum=0.0, later_lr_factor=config.later)
     if config.rule == "adam":
         return Adam()
     born = CoordinatewiseLSTM(
         config.hidden,
-        nominal_lr=config.nominal_lr,
+        learning_rate=config.nominal_lr,
         skip=config.skip,
-        exploration=config.exploration,
-        normalised=config.normalised,
+        parameter_noise=config.exploration,
+        adam_normalized=config.normalised,
         generator=generator,
     )
     with torch.no_grad():
         if config.birth_noise:
             born.head.normal_(0, config.birth_noise, generator=generator)
-        length, now, *_ = born.head
-        now[-1] += math.atanh(1 - config.momentum)
-        if config.proportional:
-            length[config.hidden + LOG_ROOT] += LOG_SCALE
+        born.head[1, -1] += math.atanh(1 - config.momentum)
     return born
 
 
-def _nominal_lr(config: MetaConfig, rule: UpdateRule) -> float:
+def _learning_rate(config: MetaConfig, rule: UpdateRule) -> float:
     """Hand-made rules have none of their own."""
-    return config.nominal_lr if config.rule in ("sgd", "adam") else rule.nominal_lr
+    return config.nominal_lr if config.rule in ("sgd", "adam") else rule.learning_rate
 
 
 def _learner(config: MetaConfig, policies: Policies | None) -> RLLearner:

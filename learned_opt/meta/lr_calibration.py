@@ -20,7 +20,7 @@ def calibrate(rule: UpdateRule, score: Callable[[UpdateRule], dict[str, float]])
     steps that are too long for a whole life; whole lives on fresh tasks tell by how much.
 
     Args:
-        rule: changed in place: its `nominal_lr`.
+        rule: changed in place: its `learning_rate`.
         score: scores of a rule, the mean as "all".
 
     Returns:
@@ -29,7 +29,7 @@ def calibrate(rule: UpdateRule, score: Callable[[UpdateRule], dict[str, float]])
     tried: dict[float, float] = {}
     for factor in LR_FACTORS:
         candidate = copy.deepcopy(rule)
-        candidate.nominal_lr = float(f"{rule.nominal_lr * factor:.3g}")
-        tried[candidate.nominal_lr] = round(score(candidate)["all"], 6)
-    rule.nominal_lr = max(tried, key=lambda lr: tried[lr])
+        candidate.learning_rate = float(f"{rule.learning_rate * factor:.3g}")
+        tried[candidate.learning_rate] = round(score(candidate)["all"], 6)
+    rule.learning_rate = max(tried, key=lambda lr: tried[lr])
     return {f"{lr:g}": value for lr, value in tried.items()}

@@ -1,4 +1,4 @@
-"""Meta-training: turn a rule that is Adam at birth into one that learns faster."""
+"""Meta-training: turn a rule that is Adam at initialization into one that learns faster."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from learned_opt.artifacts import load_artifact, save_rule
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.estimators.base import LearnerGroup, View, Window
+from learned_opt.meta.estimators.base import LearnerGroup, Window
 from learned_opt.meta.estimators.es import EvolutionGroup
+from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.reptile import ReptileGroup
 from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.initial_rule import new_rule
@@ -24,7 +25,6 @@ from learned_opt.meta.lr_calibration import CALIBRATION, calibrate
 from learned_opt.meta.provenance import provenance
 from learned_opt.meta.validation import Validator
 from learned_opt.policies.base import Policies, check_names
-from learned_opt.rules import CoordinatewiseLSTM, LearnedStart
 from learned_opt.rules.base import UpdateRule
 from learned_opt.runs.checkpoint import check_fits, load_optimizer
 from learned_opt.runs.distributed import ALONE, Ranks
@@ -96,20 +96,12 @@ class MetaTrainer(TrainingRun[UpdateRule]):
         self.rule = new_rule(config, policies).to(config.device)
         self.learned = copy.deepcopy(self.rule).requires_grad_(False)
         """The running average of the rule."""
-        self.unused: dict[str, Tensor] = {}
-        inner, prefix = (self.rule.rule, "rule.") if isinstance(self.rule, LearnedStart) else (self.rule, "")
-        if isinstance(inner, CoordinatewiseLSTM):
-            self.unused = {prefix + name: mask for name, mask in inner.weights_of(config.without).items()}
-        own = [value for name, value in self.rule.named_parameters() if name != "start"]
-        starts = [value for name, value in self.rule.named_parameters() if name == "start"]
+        self.unused = self.rule.ablation_mask(config.without)
+        init_factor = (config.start_lr or config.meta_lr) / config.meta_lr
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": parameters, "factor": factor}
-                for parameters, factor in (
-                    (own, 1.0),
-                    (starts, (config.start_lr or config.meta_lr) / config.meta_lr),
-                )
-                if parameters
+                {"params": [value], "factor": init_factor if name == self.rule.initialization else 1.0}
+                for name, value in self.rule.named_parameters()
             ],
             lr=config.meta_lr,
             weight_decay=config.meta_weight_decay,
@@ -120,7 +112,7 @@ class MetaTrainer(TrainingRun[UpdateRule]):
                 config.of_replica(replica),
                 self.rule,
                 seed=derive_seed(config.seed, "group", replica, family),
-                view=View(
+                presentation=Presentation(
                     roles=config.groups_per_family > 1 and (replica + index) % 2 == 0,
                     critic_first=(replica + index // 2) % 2 == 1,
                 ),

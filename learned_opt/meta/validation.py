@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.algorithms.inner_loop import live
+from learned_opt.algorithms.scores import normalized_auc, normalized_curves
 from learned_opt.meta.config import MetaConfig
 from learned_opt.policies.base import Policies, policy_for
 from learned_opt.rules.base import UpdateRule
@@ -16,8 +17,6 @@ from learned_opt.tasks import make_family
 from learned_opt.tasks.promises import sampled_tasks
 from learned_opt.tasks.random import derive_noise, derive_seed
 from learned_opt.tasks.references import (
-    LOWEST,
-    normalised_score,
     random_returns,
     reference_returns,
     warn_of_reached_references,
@@ -107,6 +106,5 @@ class Validator:
             query_seed=derive_seed(way.seed, "queries", name),
             told=self._told,
         )
-        score = normalised_score(life.returns[1:], floor, reference)
-        score = score.nan_to_num(LOWEST).mean(0)
-        return torch.where(life.diverged, LOWEST, score)
+        curves = normalized_curves(life.returns, life.diverged, floor, reference)
+        return normalized_auc(curves.scores)

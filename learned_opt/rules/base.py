@@ -3,22 +3,55 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from learned_opt.layout import ParameterLayout
-
-RuleState = dict[str, Tensor]
-"""Everything a rule remembers, by name: "step", if it counts, is one number for each of a layout's L
-tensors, (B, L); every other entry has a number or several for each coordinate, (B, ..., N)."""
+from learned_opt.layout import ParameterLayout, RuleState, check_states
+from learned_opt.registry import name_of
 
 Scalar = float | Tensor
 """A hyper-parameter: one for all, or one a task with shape (B, 1)."""
+
+
+class StepInput(NamedTuple):
+    """What a rule is given at a step, beside what it remembers.
+
+    gradient: of the loss to be minimized, (B, N).
+    parameters: θ_t, (B, N).
+    lr: learning rate, absolute, in Adam's units: float or (B, 1).
+    layout: which coordinates form which tensor.
+    total_steps: planned number of steps, (B, 1); infinite or None where nobody knows.
+    """
+
+    gradient: Tensor
+    parameters: Tensor
+    lr: Scalar
+    layout: ParameterLayout
+    total_steps: Tensor | None = None
+
+
+class TensorsInput(NamedTuple):
+    """As `StepInput` of one parameter vector whose L tensors lie apart, as an optimizer has them.
+
+    gradients: one for each tensor of the layout, of any shape with its n coordinates.
+    parameters: as the gradients.
+    lr: float, or a tensor of one element.
+    layout: of these L tensors.
+    total_steps: (1, 1).
+    """
+
+    gradients: Sequence[Tensor]
+    parameters: Sequence[Tensor]
+    lr: Scalar
+    layout: ParameterLayout
+    total_steps: Tensor | None = None
 
 
 class UpdateRule(nn.Module, ABC):
@@ -28,12 +61,30 @@ class UpdateRule(nn.Module, ABC):
     parameter of φ may carry an extra leading axis B, one φ for each parameter vector, put in place
     with `torch.func.functional_call`: per-learner meta-gradients and populations of rules rest on
     it. Nothing is modified in place and no global state is read.
+
+    A new rule says what it remembers (`memory`) and how it steps (`update`), and keeps each argument of
+    its constructor as an attribute of that name; the rest has defaults. For example, gradient descent is
+
+        class Descent(UpdateRule):
+            def update(self, x, state):
+                return -x.lr * x.gradient, {"step": state["step"] + 1}
     """
 
-    nominal_lr: float = 1e-3
+    kind: ClassVar[str]
+    """What rule files call it; those of one's own go by module:Class."""
+    found_in: ClassVar[str] = "learned_opt.rules"
+    initialization: ClassVar[str | None] = None
+    """Which parameter of φ, if any, is a learned θ_0."""
+    learning_rate: float = 1e-3
     """The learning rate, in Adam's units, at which the rule is meant to run."""
 
-    @abstractmethod
+    def memory(self) -> Mapping[str, tuple[int, ...]]:
+        """What the rule remembers of each coordinate, by name: numbers of shape (), or (H,), ...
+
+        "step", if it counts, is one number for each tensor.
+        """
+        return {"step": ()}
+
     def init_state(
         self,
         layout: ParameterLayout,
@@ -41,64 +92,62 @@ class UpdateRule(nn.Module, ABC):
         *,
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
+        streams: Tensor | None = None,
     ) -> RuleState:
-        """The state before the first step, for B = `batch` parameter vectors."""
+        """The state before the first step, for B = `batch` parameter vectors: zeros.
+
+        Args:
+            layout: of the N coordinates.
+            batch: B.
+            device: of the state.
+            dtype: of the state's numbers.
+            streams: (B,) int64, which stream of random numbers each vector draws from, if the rule draws
+                any: vectors of one stream draw the same. 0 to B − 1 by default.
+        """
+        return {
+            name: torch.zeros(
+                *(batch, *axes, len(layout.specs) if name == "step" else layout.size),
+                device=device,
+                dtype=dtype,
+            )
+            for name, axes in self.memory().items()
+        }
+
+    def renewed_state(self, rows: Tensor, state: RuleState, fresh: RuleState) -> RuleState:
+        """The state of learners of whom those marked in `rows` (B, bool) begin anew, from `fresh`."""
+        return select_rows(rows, fresh, state)
 
     def initial_parameters(self, layout: ParameterLayout, drawn: Tensor) -> Tensor:
         """θ_0 (B, N): what the learner has drawn, unless the rule has learned where to start.
 
         Raises:
-            ValueError: the learned start is for another network than `layout`.
+            ValueError: the learned θ_0 is for another network than `layout`.
         """
         return drawn
 
     @abstractmethod
-    def update(
-        self,
-        gradient: Tensor,
-        parameters: Tensor,
-        state: RuleState,
-        lr: Scalar,
-        *,
-        layout: ParameterLayout,
-        total_steps: Tensor | None = None,
-    ) -> tuple[Tensor, RuleState]:
-        """One step.
+    def update(self, x: StepInput, state: RuleState) -> tuple[Tensor, RuleState]:
+        """One step: the update to add to θ_t, (B, N), and the state after the step.
 
         Args:
-            gradient: of the loss to be minimised, (B, N).
-            parameters: θ_t, (B, N).
+            x: gradient, θ_t and what else the step depends on.
             state: what `init_state` or the previous step returned.
-            lr: learning rate, absolute, in Adam's units: float or (B, 1).
-            layout: which coordinates form which tensor.
-            total_steps: planned number of steps, (B, 1); infinite or None where nobody knows.
-
-        Returns:
-            The update to add to θ_t, (B, N), and the state after the step.
         """
 
+    def forward(self, x: StepInput, state: RuleState) -> tuple[Tensor, RuleState]:
+        """`update`, so that `torch.func.functional_call` can run the rule with another φ."""
+        return self.update(x, state)
+
     def step_tensors(
-        self,
-        gradients: Sequence[Tensor],
-        parameters: Sequence[Tensor],
-        states: Sequence[RuleState],
-        lr: Scalar,
-        *,
-        layout: ParameterLayout,
-        total_steps: Tensor | None = None,
-        scratch: dict[str, Any] | None = None,
+        self, x: TensorsInput, states: Sequence[RuleState], scratch: dict[str, Any] | None = None
     ) -> Tensor:
-        """`update` for one parameter vector whose L tensors lie apart, as an optimizer has them.
+        """`update` for one parameter vector whose L tensors lie apart.
 
         Args:
-            gradients: one for each tensor of the layout, of any shape with its n coordinates.
-            parameters: as the gradients.
+            x: gradients, parameters and what else the step depends on.
             states: the state's entries for each tensor, (..., n), and "step" (): changed in place,
                 but for a state that is part of an autograd graph, whose entries are replaced.
                 Coordinates that are not usable, see `is_usable`, keep theirs and do not move.
-            lr: float, or a tensor of one element.
-            layout: of these L tensors.
-            total_steps: (1, 1).
             scratch: a mapping that the caller keeps with these tensors, where a rule may leave what it
                 needs not find out again at the next step.
 
@@ -109,7 +158,7 @@ class UpdateRule(nn.Module, ABC):
         Raises:
             ValueError: a state was made for tensors of other sizes.
         """
-        check_states(layout, states)
+        check_states(x.layout, states)
         joined = {
             key: (
                 torch.stack([state[key] for state in states])
@@ -120,15 +169,15 @@ class UpdateRule(nn.Module, ABC):
         }
         gradient, vector = (
             torch.cat([tensor.reshape(-1) for tensor in tensors]).unsqueeze(0)
-            for tensors in (gradients, parameters)
+            for tensors in (x.gradients, x.parameters)
         )
         usable = is_usable(gradient, vector)
         gradient, vector = torch.where(usable, gradient, 0.0), torch.where(usable, vector, 0.0)
-        update, new = self.update(gradient, vector, joined, lr, layout=layout, total_steps=total_steps)
+        update, new = self.update(StepInput(gradient, vector, x.lr, x.layout, x.total_steps), joined)
         update = torch.where(usable, update, 0.0)
         for key, value in where_usable(usable, new, joined).items():
             entry = value.squeeze(0)
-            pieces = entry.unbind() if key == "step" else entry.split_with_sizes(layout.sizes, dim=-1)
+            pieces = entry.unbind() if key == "step" else entry.split_with_sizes(x.layout.sizes, dim=-1)
             for state, piece in zip(states, pieces, strict=True):
                 if piece.requires_grad:
                     state[key] = piece
@@ -136,26 +185,62 @@ class UpdateRule(nn.Module, ABC):
                     state[key].copy_(piece)
         return update.squeeze(0)
 
-    @abstractmethod
+    def ablation_mask(self, features: Sequence[str]) -> dict[str, Tensor]:
+        """Masks over φ, by name, True on every weight that reads one of the named groups of features.
+
+        Raises:
+            ValueError: the rule has no such features.
+        """
+        if features:
+            raise ValueError(f"{name_of(type(self))} has no features {', '.join(features)}")
+        return {}
+
+    def perturbation_scales(self, which: str) -> dict[str, Tensor]:
+        """How far evolution perturbs each parameter of φ, in multiples of σ, by name; 0 for what stays.
+
+        A matrix whose columns are many inputs is perturbed by as much less as its weights are smaller at
+        initialization, one over the root of their number.
+
+        Args:
+            which: "all"; or "head", the parameter of that name alone. Rules may have further parts.
+
+        Raises:
+            ValueError: the rule has no such parameters.
+        """
+        scales = {name: torch.ones_like(value.detach()) for name, value in self.named_parameters()}
+        if which == "all":
+            return {name: s if name == "head" else s * s.shape[-1] ** -0.5 for name, s in scales.items()}
+        if which != "head" or "head" not in scales:
+            raise ValueError(f"{name_of(type(self))} has no {which} to be evolved by itself")
+        return {"head": scales["head"]}
+
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, JSON-compatible: with φ, they are all that the rule is."""
+        arguments = inspect.signature(type(self)).parameters.values()
+        named = [each.name for each in arguments if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+        values = {name: getattr(self, name) for name in named if name != "generator"}
+        return {
+            name: value.tolist() if isinstance(value, Tensor) else _plain(value)
+            for name, value in values.items()
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> UpdateRule:
+        """A rule of these arguments, as `config` gave them."""
+        return cls(**config)
+
+    @classmethod
+    def count_weights(cls, config: Mapping[str, Any]) -> int:
+        """How many numbers φ has at least with these arguments: no file may ask for more than it has."""
+        return 0
 
     def identity(self) -> str:
         """A name that two rules share if and only if class, configuration and φ are equal."""
         return fingerprint(self, self.config())
 
-    def forward(
-        self,
-        gradient: Tensor,
-        parameters: Tensor,
-        state: RuleState,
-        lr: Scalar,
-        *,
-        layout: ParameterLayout,
-        total_steps: Tensor | None = None,
-    ) -> tuple[Tensor, RuleState]:
-        """`update`, so that `torch.func.functional_call` can run the rule with another φ."""
-        return self.update(gradient, parameters, state, lr, layout=layout, total_steps=total_steps)
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def fingerprint(module: nn.Module, config: Mapping[str, Any]) -> str:
@@ -187,34 +272,6 @@ def where_usable(usable: Tensor, new: RuleState, old: RuleState) -> RuleState:
     }
 
 
-def check_states(
-    layout: ParameterLayout, states: Sequence[RuleState], rows: Mapping[str, int] | None = None
-) -> None:
-    """See that the states of single tensors belong to a layout.
-
-    Args:
-        layout: of L tensors.
-        states: the L states.
-        rows: of entries with several numbers for each coordinate, how many.
-
-    Raises:
-        ValueError: an entry has another number of coordinates than its tensor.
-    """
-    for state, size in zip(states, layout.sizes, strict=True):
-        for name, entry in state.items():
-            if name == "step":
-                fits = entry.numel() == 1
-            elif rows is None:
-                fits = entry.shape[-1:] == (size,)
-            else:
-                fits = entry.shape[-1:] == (size,) and entry.numel() == rows.get(name, 1) * size
-            if not fits:
-                raise ValueError(
-                    f"the state's {name} has shape {tuple(entry.shape)}, its parameter {size} coordinates: "
-                    "the parameter's shape changed, or the state was made for another network"
-                )
-
-
 def select_rows(rows: Tensor, new: RuleState, old: RuleState) -> RuleState:
     """The rows marked in `rows` (B, bool) from `new`, the others from `old`."""
     return {key: torch.where(rows.view(-1, *([1] * (old[key].dim() - 1))), new[key], old[key]) for key in old}
@@ -223,3 +280,14 @@ def select_rows(rows: Tensor, new: RuleState, old: RuleState) -> RuleState:
 def batched(parameter: Tensor, batch: int, dims: int) -> Tensor:
     """A parameter of φ as (B, ...): expanded if it is shared, as it is if it already has `dims` + 1 axes."""
     return parameter.expand(batch, *parameter.shape) if parameter.dim() == dims else parameter
+
+
+def check_positive(**arguments: float) -> None:
+    """See that a rule's arguments are numbers above 0.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name, value in arguments.items():
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name} must be positive and finite, got {value}")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from learned_opt.kernels.lstm_cell import lstm_cell
-from learned_opt.layout import ParameterLayout
-from learned_opt.rules.base import RuleState, Scalar, UpdateRule, batched
+from learned_opt.layout import RuleState
+from learned_opt.rules.base import StepInput, UpdateRule, batched, check_positive
 
 Preprocessing = Literal["log-sign", "identity"]
 
@@ -19,17 +19,19 @@ Preprocessing = Literal["log-sign", "identity"]
 class ClassicLSTM(UpdateRule):
     """The coordinatewise LSTM optimizer of Andrychowicz et al. 2016 (arXiv 1606.04474).
 
-    Δθ = lr · (w · h + b), h the top layer's hidden state: no nominal term and no normalisation, so
-    it is neither Adam at birth nor scale-free, and its hidden state moves coordinates even where
-    the gradient is zero. It is here for comparison. The paper's output scale 0.1 is the nominal lr.
+    Δθ = lr · (w · h + b), h the top layer's hidden state: no nominal term and no normalization, so
+    it is neither Adam at initialization nor scale-free, and its hidden state moves coordinates even where
+    the gradient is zero. It is here for comparison. The paper's output scale 0.1 is the learning rate.
 
     Args:
         layers: hidden units of each LSTM layer; (20, 20) in the paper, () for a linear map.
         preprocessing: "log-sign" as in the paper's appendix A, or "identity".
         exponent: p, gradients below e^-p are scaled linearly.
-        nominal_lr: scale of the output.
+        learning_rate: scale of the output.
         generator: source of the initial weights; None takes seed 0.
     """
+
+    kind = "classic"
 
     def __init__(
         self,
@@ -37,7 +39,7 @@ class ClassicLSTM(UpdateRule):
         *,
         preprocessing: Preprocessing = "log-sign",
         exponent: float = 10.0,
-        nominal_lr: float = 0.1,
+        learning_rate: float = 0.1,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -45,11 +47,9 @@ class ClassicLSTM(UpdateRule):
             raise ValueError(f"layers must hold positive widths, got {tuple(layers)}")
         if preprocessing not in ("log-sign", "identity"):
             raise ValueError(f"preprocessing must be 'log-sign' or 'identity', got {preprocessing!r}")
-        for name, value in (("exponent", exponent), ("nominal_lr", nominal_lr)):
-            if not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name} must be positive and finite, got {value}")
+        check_positive(exponent=exponent, learning_rate=learning_rate)
         self.layers, self.preprocessing = tuple(layers), preprocessing
-        self.exponent, self.nominal_lr = exponent, nominal_lr
+        self.exponent, self.learning_rate = exponent, learning_rate
         generator = generator or torch.Generator().manual_seed(0)
         width = 2 if preprocessing == "log-sign" else 1
         self.cells = nn.ParameterList()
@@ -62,44 +62,19 @@ class ClassicLSTM(UpdateRule):
             width = hidden
         self.head = nn.Parameter(torch.zeros(1, width + 1, dtype=torch.float32, device="cpu"))
 
-    def config(self) -> dict[str, Any]:
-        """The constructor's arguments, for artifacts."""
+    def memory(self) -> Mapping[str, tuple[int, ...]]:
+        """H and c of each layer."""
         return {
-            "layers": list(self.layers),
-            "preprocessing": self.preprocessing,
-            "exponent": self.exponent,
-            "nominal_lr": self.nominal_lr,
-        }
-
-    def init_state(
-        self,
-        layout: ParameterLayout,
-        batch: int,
-        *,
-        device: torch.device | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> RuleState:
-        """H and c of each layer, (B, H, N), all zero."""
-        return {
-            f"{name}{index}": torch.zeros(batch, hidden, layout.size, device=device, dtype=dtype)
+            f"{name}{index}": (hidden,)
             for index, hidden in enumerate(self.layers)
             for name in ("hidden", "cell")
         }
 
-    def update(
-        self,
-        gradient: Tensor,
-        parameters: Tensor,
-        state: RuleState,
-        lr: Scalar,
-        *,
-        layout: ParameterLayout,
-        total_steps: Tensor | None = None,
-    ) -> tuple[Tensor, RuleState]:
+    def update(self, x: StepInput, state: RuleState) -> tuple[Tensor, RuleState]:
         """One step; the LSTM sees the gradient alone."""
-        batch = gradient.shape[0]
-        ones = torch.ones_like(gradient).unsqueeze(1)
-        signal = self._preprocess(gradient)
+        batch = len(x.gradient)
+        ones = torch.ones_like(x.gradient).unsqueeze(1)
+        signal = self._preprocess(x.gradient)
         new: RuleState = {}
         for index, weight in enumerate(self.cells):
             signal, new[f"cell{index}"] = lstm_cell(
@@ -111,7 +86,12 @@ class ClassicLSTM(UpdateRule):
             new[f"hidden{index}"] = signal
         head = batched(self.head, batch, 2)
         output = torch.baddbmm(head[:, :, -1:], head[:, :, :-1], signal)
-        return lr * output.squeeze(1), new
+        return x.lr * output.squeeze(1), new
+
+    @classmethod
+    def count_weights(cls, config: Mapping[str, Any]) -> int:
+        """At least those of each layer on its own state."""
+        return sum(4 * width * width for width in config.get("layers", ()))
 
     def _preprocess(self, gradient: Tensor) -> Tensor:
         if self.preprocessing == "identity":

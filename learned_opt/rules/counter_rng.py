@@ -16,13 +16,11 @@ _BITS = 24
 """The best bits, the highest, are as many as a float32 holds exactly."""
 
 
-def initial_dice(
-    layout: ParameterLayout, batch: int, device: torch.device | None, *, first: int = 0
-) -> Tensor:
+def initial_rng_state(layout: ParameterLayout, streams: Tensor, device: torch.device | None) -> Tensor:
     """A different integer for every coordinate of every vector, (B, N), int64; the same each time.
 
-    Vector i has the integers of vector `first` + i of a larger batch. They depend on the tensor's name and
-    the place within the tensor, not on what other tensors there are.
+    They depend on the vector's stream (B,), the tensor's name and the place within the tensor, not on
+    what other vectors and tensors there are.
     """
     within = torch.cat(
         [
@@ -30,16 +28,15 @@ def initial_dice(
             for spec, size in zip(layout.specs, layout.sizes, strict=True)
         ]
     )
-    rows = torch.arange(first, first + batch, dtype=torch.int64, device="cpu").unsqueeze(1)
-    index = (within + _next(rows)).to(device)
+    index = (within + _next(streams.unsqueeze(1))).to(device)
     for _ in range(4):  # neighbours start close together; a few rounds with the high bits folded in part them
         index = _next(index ^ ((index >> 29) & 0x7FFFFFFFF))
     return index
 
 
-def normal(dice: Tensor) -> tuple[Tensor, Tensor]:
-    """Standard normal numbers (B, N), float32, by Box and Muller 1958, and the next dice."""
-    first = _next(dice)
+def normal(rng_state: Tensor) -> tuple[Tensor, Tensor]:
+    """Standard normal numbers (B, N), float32, by Box and Muller 1958, and the next state."""
+    first = _next(rng_state)
     second = _next(first)
     radius, angle = _uniform(first), _uniform(second)
     tiny = 0.5 / 2**_BITS
@@ -47,11 +44,11 @@ def normal(dice: Tensor) -> tuple[Tensor, Tensor]:
     return draw, second
 
 
-def _next(dice: Tensor) -> Tensor:
-    following: Tensor = dice * _MULTIPLIER + _INCREMENT
+def _next(rng_state: Tensor) -> Tensor:
+    following: Tensor = rng_state * _MULTIPLIER + _INCREMENT
     return following
 
 
-def _uniform(dice: Tensor) -> Tensor:
-    fraction: Tensor = ((dice >> (64 - _BITS)) & (2**_BITS - 1)).float() / 2**_BITS
+def _uniform(rng_state: Tensor) -> Tensor:
+    fraction: Tensor = ((rng_state >> (64 - _BITS)) & (2**_BITS - 1)).float() / 2**_BITS
     return fraction

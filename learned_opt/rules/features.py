@@ -15,15 +15,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from learned_opt.layout import FACTS, ParameterLayout
-from learned_opt.rules.base import RuleState
+from learned_opt.layout import FACTS, ParameterLayout, RuleState
 from learned_opt.rules.handcrafted import safe_sqrt
 
 FAST, SLOW, SQUARE = 0.9, 0.99, 0.999
 """Decays of the two momenta and of the second moment; FAST and SQUARE are Adam's."""
 EPS = 1e-8
 LIMIT = 5.0
-"""Normalised gradients are clamped to ±LIMIT."""
+"""Normalized gradients are clamped to ±LIMIT."""
 FEATURES = 15 + FACTS + 1
 GROUPS = {
     "coordinate": slice(0, 7),
@@ -32,8 +31,8 @@ GROUPS = {
     "facts": slice(15, 15 + FACTS),
 }
 """Rows by what they tell of; the last row, constant 1, is in none."""
-LOG_ROOT, LOG_SCALE = 5, 3.0
-"""The row that holds log √v̂ relative to its tensor, over this."""
+MOMENTS = {"exp_avg": (), "exp_avg_slow": (), "exp_avg_sq": (), "step": ()}
+"""What is remembered for them: both momenta and the second moment of each coordinate, each tensor's steps."""
 
 
 class Observation(NamedTuple):
@@ -52,15 +51,6 @@ class Observation(NamedTuple):
     slow: Tensor
     divisor: Tensor
     moments: RuleState
-
-
-def init_moments(
-    layout: ParameterLayout, batch: int, device: torch.device | None, dtype: torch.dtype
-) -> RuleState:
-    """Momenta and second moment (B, N) and each tensor's step count (B, L), all zero."""
-    shape = (batch, layout.size)
-    moments = {name: torch.zeros(shape, device=device, dtype=dtype) for name in ("fast", "slow", "square")}
-    return {**moments, "step": torch.zeros(batch, len(layout.specs), device=device, dtype=dtype)}
 
 
 def observe(
@@ -93,9 +83,9 @@ def observe(
         return x.index_select(-1, segments)
 
     step = moments["step"] + 1
-    fast = torch.lerp(gradient, moments["fast"], FAST)
-    slow = torch.lerp(gradient, moments["slow"], SLOW)
-    square = torch.lerp(gradient.square(), moments["square"], SQUARE)
+    fast = torch.lerp(gradient, moments["exp_avg"], FAST)
+    slow = torch.lerp(gradient, moments["exp_avg_slow"], SLOW)
+    square = torch.lerp(gradient.square(), moments["exp_avg_sq"], SQUARE)
     correction = spread(torch.stack([1 / (1 - decay**step) for decay in (FAST, SLOW, SQUARE)], 1))
     square_hat = square * correction[:, 2]
     root = safe_sqrt(square_hat)
@@ -131,7 +121,7 @@ def observe(
             adam * slow_unit,
             (slow_unit.abs() + 1e-3).log() / 3 + 0.5,
             (unit * adam).clamp(-LIMIT, LIMIT),
-            (root * inverse_square + 1e-3).log() / LOG_SCALE,
+            (root * inverse_square + 1e-3).log() / 3,
             (parameters * inverse_size).clamp(-LIMIT, LIMIT) * adam,
         ),
         dim=1,
@@ -139,12 +129,12 @@ def observe(
     facts = layout.spread_facts(gradient.device, gradient.dtype).expand(batch, -1, -1)
     ones = torch.ones_like(gradient).unsqueeze(1)
     features = (of_coordinates, spread_rows[:, :-2], facts, ones)
-    new = {"fast": fast, "slow": slow, "square": square, "step": step}
+    new = {"exp_avg": fast, "exp_avg_slow": slow, "exp_avg_sq": square, "step": step}
     return Observation(features, unit, adam, slow_unit, divisor, new)
 
 
-def share_of_life(step: Tensor, total_steps: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Share t / T of the life, at most 1, and whether T is known, (B, L) each, for the step count (B, L)."""
+def progress(step: Tensor, total_steps: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Progress t / T, at most 1, and whether T is known, (B, L) each, for the step count (B, L)."""
     if total_steps is None:
         return torch.zeros_like(step), torch.zeros_like(step)
     return (step / total_steps).clamp(max=1.0), total_steps.isfinite().to(step.dtype).expand_as(step)
@@ -152,4 +142,4 @@ def share_of_life(step: Tensor, total_steps: Tensor | None) -> tuple[Tensor, Ten
 
 def _time_rows(step: Tensor, total_steps: Tensor | None) -> tuple[Tensor, ...]:
     """Four rows of time, (B, L) each, for the step count (B, L): see `observe`."""
-    return step.log() / 6, (-step / 10).exp(), *share_of_life(step, total_steps)
+    return step.log() / 6, (-step / 10).exp(), *progress(step, total_steps)

@@ -2,58 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from learned_opt.layout import ParameterLayout
-from learned_opt.rules.base import RuleState, Scalar, UpdateRule
+from learned_opt.layout import RuleState
+from learned_opt.rules.base import Scalar, StepInput, UpdateRule
 
 
-class HandcraftedRule(UpdateRule):
-    """A rule without parameters φ whose state is a few vectors (B, N) and step counts (B, L)."""
-
-    buffers_named: tuple[str, ...] = ()
-
-    def init_state(
-        self,
-        layout: ParameterLayout,
-        batch: int,
-        *,
-        device: torch.device | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> RuleState:
-        """Zeros."""
-        state = {
-            name: torch.zeros(batch, layout.size, device=device, dtype=dtype) for name in self.buffers_named
-        }
-        return {**state, "step": torch.zeros(batch, len(layout.specs), device=device, dtype=dtype)}
-
-    def config(self) -> dict[str, Any]:
-        """The hyper-parameters."""
-        values = {
-            name: value
-            for name, value in vars(self).items()
-            if isinstance(value, (bool, float, int, Tensor)) and name != "training"
-        }
-        return {
-            name: value.tolist() if isinstance(value, Tensor) else value for name, value in values.items()
-        }
-
-
-class SGD(HandcraftedRule):
+class SGD(UpdateRule):
     """Stochastic gradient descent with momentum, as torch.optim.SGD.
 
     Args:
         momentum: μ in b ← μ b + g (b = g at the first step).
         nesterov: step along g + μ b.
         weight_decay: L2 penalty added to the gradient.
-        later: every step after the first is this much of it; MAML's experiments halve them.
+        later_lr_factor: every step after the first is this much of it; MAML's experiments halve them.
     """
 
-    nominal_lr = 1e-2
-    buffers_named = ("momentum",)
+    kind = "sgd"
+    learning_rate = 1e-2
 
     def __init__(
         self,
@@ -61,44 +30,38 @@ class SGD(HandcraftedRule):
         *,
         nesterov: bool = False,
         weight_decay: Scalar = 0.0,
-        later: float = 1.0,
+        later_lr_factor: float = 1.0,
     ) -> None:
         super().__init__()
         self.momentum, self.nesterov, self.weight_decay = momentum, nesterov, weight_decay
-        self.later = later
+        self.later_lr_factor = later_lr_factor
 
-    def update(
-        self,
-        gradient: Tensor,
-        parameters: Tensor,
-        state: RuleState,
-        lr: Scalar,
-        *,
-        layout: ParameterLayout,
-        total_steps: Tensor | None = None,
-    ) -> tuple[Tensor, RuleState]:
+    def memory(self) -> Mapping[str, tuple[int, ...]]:
+        """The buffer b."""
+        return {"momentum_buffer": (), "step": ()}
+
+    def update(self, x: StepInput, state: RuleState) -> tuple[Tensor, RuleState]:
         """−lr · b, or −lr · (g + μ b) with Nesterov's momentum."""
-        gradient = gradient + self.weight_decay * parameters
-        buffer = self.momentum * state["momentum"] + gradient
+        gradient = x.gradient + self.weight_decay * x.parameters
+        buffer = self.momentum * state["momentum_buffer"] + gradient
         direction = gradient + self.momentum * buffer if self.nesterov else buffer
-        if self.later != 1.0:
-            first = (state["step"] == 0).index_select(1, layout.segments(gradient.device))
-            direction = torch.where(first, direction, self.later * direction)
-        return -lr * direction, {"momentum": buffer, "step": state["step"] + 1}
+        if self.later_lr_factor != 1.0:
+            first = (state["step"] == 0).index_select(1, x.layout.segments(gradient.device))
+            direction = torch.where(first, direction, self.later_lr_factor * direction)
+        return -x.lr * direction, {"momentum_buffer": buffer, "step": state["step"] + 1}
 
 
-class RMSprop(HandcraftedRule):
+class RMSprop(UpdateRule):
     """RMSprop, as torch.optim.RMSprop: g / (√v + ε), optionally with momentum on that.
 
     Args:
         alpha: smoothing constant of v.
         eps: ε.
-        momentum: of the normalised gradient.
+        momentum: of the normalized gradient.
         weight_decay: L2 penalty added to the gradient.
     """
 
-    nominal_lr = 1e-3
-    buffers_named = ("square", "momentum")
+    kind = "rmsprop"
 
     def __init__(
         self,
@@ -112,24 +75,19 @@ class RMSprop(HandcraftedRule):
         self.alpha, self.eps = alpha, eps
         self.momentum, self.weight_decay = momentum, weight_decay
 
-    def update(
-        self,
-        gradient: Tensor,
-        parameters: Tensor,
-        state: RuleState,
-        lr: Scalar,
-        *,
-        layout: ParameterLayout,
-        total_steps: Tensor | None = None,
-    ) -> tuple[Tensor, RuleState]:
+    def memory(self) -> Mapping[str, tuple[int, ...]]:
+        """The second moment v and the buffer b."""
+        return {"square_avg": (), "momentum_buffer": (), "step": ()}
+
+    def update(self, x: StepInput, state: RuleState) -> tuple[Tensor, RuleState]:
         """−lr · b with b ← μ b + g / (√v + ε)."""
-        gradient = gradient + self.weight_decay * parameters
-        square = self.alpha * state["square"] + (1 - self.alpha) * gradient.square()
-        buffer = self.momentum * state["momentum"] + gradient / (safe_sqrt(square) + self.eps)
-        return -lr * buffer, {"square": square, "momentum": buffer, "step": state["step"] + 1}
+        gradient = x.gradient + self.weight_decay * x.parameters
+        square = self.alpha * state["square_avg"] + (1 - self.alpha) * gradient.square()
+        buffer = self.momentum * state["momentum_buffer"] + gradient / (safe_sqrt(square) + self.eps)
+        return -x.lr * buffer, {"square_avg": square, "momentum_buffer": buffer, "step": state["step"] + 1}
 
 
-class Adam(HandcraftedRule):
+class Adam(UpdateRule):
     """Adam (Kingma and Ba 2015), and AdamW (Loshchilov and Hutter 2019) if weight decay is decoupled.
 
     Args:
@@ -140,8 +98,7 @@ class Adam(HandcraftedRule):
         decoupled: shrink θ by lr · λ (AdamW, the default) rather than add λ θ to the gradient.
     """
 
-    nominal_lr = 1e-3
-    buffers_named = ("mean", "square")
+    kind = "adam"
 
     def __init__(
         self,
@@ -156,29 +113,25 @@ class Adam(HandcraftedRule):
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
         self.weight_decay, self.decoupled = weight_decay, decoupled
 
-    def update(
-        self,
-        gradient: Tensor,
-        parameters: Tensor,
-        state: RuleState,
-        lr: Scalar,
-        *,
-        layout: ParameterLayout,
-        total_steps: Tensor | None = None,
-    ) -> tuple[Tensor, RuleState]:
+    def memory(self) -> Mapping[str, tuple[int, ...]]:
+        """The moments m and v."""
+        return {"exp_avg": (), "exp_avg_sq": (), "step": ()}
+
+    def update(self, x: StepInput, state: RuleState) -> tuple[Tensor, RuleState]:
         """−lr · m̂ / (√v̂ + ε), less lr · λ · θ if decoupled."""
+        gradient = x.gradient
         if not self.decoupled:
-            gradient = gradient + self.weight_decay * parameters
+            gradient = gradient + self.weight_decay * x.parameters
         step = state["step"] + 1
-        mean = self.beta1 * state["mean"] + (1 - self.beta1) * gradient
-        square = self.beta2 * state["square"] + (1 - self.beta2) * gradient.square()
-        segments = layout.segments(gradient.device)
+        mean = self.beta1 * state["exp_avg"] + (1 - self.beta1) * gradient
+        square = self.beta2 * state["exp_avg_sq"] + (1 - self.beta2) * gradient.square()
+        segments = x.layout.segments(gradient.device)
         mean_hat = mean / (1 - self.beta1**step).index_select(1, segments)
         square_hat = square / (1 - self.beta2**step).index_select(1, segments)
-        update = -lr * mean_hat / (safe_sqrt(square_hat) + self.eps)
+        update = -x.lr * mean_hat / (safe_sqrt(square_hat) + self.eps)
         if self.decoupled:
-            update = update - lr * self.weight_decay * parameters
-        return update, {"mean": mean, "square": square, "step": step}
+            update = update - x.lr * self.weight_decay * x.parameters
+        return update, {"exp_avg": mean, "exp_avg_sq": square, "step": step}
 
 
 def safe_sqrt(square: Tensor) -> Tensor:

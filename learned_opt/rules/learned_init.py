@@ -1,4 +1,4 @@
-"""A learned initialisation beside a rule: where to start, and how to go on from there."""
+"""A learned initialization beside a rule: where to start, and how to go on from there."""
 
 from __future__ import annotations
 
@@ -10,92 +10,104 @@ import torch
 from torch import Tensor, nn
 
 from learned_opt.layout import ParameterLayout
-from learned_opt.rules.base import RuleState, Scalar, UpdateRule, batched
+from learned_opt.registry import find, name_of
+from learned_opt.rules.base import UpdateRule, batched, check_positive
+from learned_opt.rules.wrapper import RuleWrapper
 
 Shapes = Mapping[str, Sequence[int]]
 """Of a network's tensors, by name, in order."""
 
 
-class LearnedStart(UpdateRule):
+class LearnedInit(RuleWrapper):
     """A rule that comes with θ_0: every learner starts there, and then follows `rule`.
 
     With SGD it is what MAML learns (Finn et al. 2017, arXiv 1703.03400), with per-coordinate step
     sizes Meta-SGD (Li et al. 2017, arXiv 1707.09835), with `MetaLSTM` the optimizer of Ravi and
-    Larochelle 2017. A start belongs to one architecture.
+    Larochelle 2017. A θ_0 belongs to one architecture.
 
     Args:
         rule: how to go on.
         shapes: of the network's tensors, N numbers in all.
-        start: θ_0 (N,); zeros if None.
-        nominal_lr: learning rate; the rule's own if None.
+        theta_0: θ_0 (N,); zeros if None.
+        learning_rate: the rule's own if None.
     """
+
+    kind = "learned-init"
+    initialization = "theta_0"
 
     def __init__(
         self,
         rule: UpdateRule,
         shapes: Shapes,
-        start: Tensor | None = None,
+        theta_0: Tensor | None = None,
         *,
-        nominal_lr: float | None = None,
+        learning_rate: float | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(rule)
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         size = ParameterLayout.of(self.shapes).size
         value = (
-            torch.zeros(size, device="cpu", dtype=torch.float32) if start is None else start.detach().clone()
+            torch.zeros(size, device="cpu", dtype=torch.float32)
+            if theta_0 is None
+            else theta_0.detach().clone()
         )
         if value.shape != (size,):
-            raise ValueError(f"a start for these shapes has {size} numbers, got {tuple(value.shape)}")
-        self.rule = rule
-        self.start = nn.Parameter(value)
-        self.nominal_lr = rule.nominal_lr if nominal_lr is None else float(nominal_lr)
-        if not (self.nominal_lr > 0 and math.isfinite(self.nominal_lr)):
-            raise ValueError(f"nominal_lr must be positive and finite, got {nominal_lr}")
+            raise ValueError(f"a θ_0 for these shapes has {size} numbers, got {tuple(value.shape)}")
+        self.theta_0 = nn.Parameter(value)
+        if learning_rate is not None:
+            self.learning_rate = float(learning_rate)
+        check_positive(learning_rate=self.learning_rate)
 
     def initial_parameters(self, layout: ParameterLayout, drawn: Tensor) -> Tensor:
         """θ_0 for each of B learners, (B, N)."""
         theirs = {spec.name: spec.shape for spec in layout.specs}
         if list(theirs.items()) != list(self.shapes.items()):
             raise ValueError(
-                f"the learned start is for a network of {_words(self.shapes)}, "
+                f"the learned initialization is for a network of {_words(self.shapes)}, "
                 f"and this one has {_words(theirs)}: it cannot start another architecture"
             )
-        return batched(self.start.to(drawn.dtype), len(drawn), 1)
+        return batched(self.theta_0.to(drawn.dtype), len(drawn), 1)
 
-    def init_state(
-        self,
-        layout: ParameterLayout,
-        batch: int,
-        *,
-        device: torch.device | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> RuleState:
+    def ablation_mask(self, features: Sequence[str]) -> dict[str, Tensor]:
         """The rule's."""
-        return self.rule.init_state(layout, batch, device=device, dtype=dtype)
+        return {f"rule.{name}": mask for name, mask in self.rule.ablation_mask(features).items()}
 
-    def update(
-        self,
-        gradient: Tensor,
-        parameters: Tensor,
-        state: RuleState,
-        lr: Scalar,
-        *,
-        layout: ParameterLayout,
-        total_steps: Tensor | None = None,
-    ) -> tuple[Tensor, RuleState]:
-        """The rule's."""
-        update: tuple[Tensor, RuleState] = self.rule(
-            gradient, parameters, state, lr, layout=layout, total_steps=total_steps
-        )
-        return update
+    def perturbation_scales(self, which: str) -> dict[str, Tensor]:
+        """The rule's; θ_0 is not evolved, and so not "all"."""
+        if which == "all":
+            raise ValueError("evolving all would perturb the learned initialization: choose head or skip")
+        return {f"rule.{name}": scale for name, scale in self.rule.perturbation_scales(which).items()}
 
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments but θ_0, for artifacts."""
+        """The constructor's arguments but θ_0."""
         return {
-            "rule": {"class": type(self.rule).__name__, "config": self.rule.config()},
+            "rule": {"kind": name_of(type(self.rule)), "config": self.rule.config()},
             "shapes": [[name, list(shape)] for name, shape in self.shapes.items()],
-            "nominal_lr": self.nominal_lr,
+            "learning_rate": self.learning_rate,
         }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> UpdateRule:
+        """A rule of these arguments with a θ_0 of zeros."""
+        inner = config["rule"]
+        rule = _inner_class(inner).from_config(inner["config"])
+        return cls(rule, dict(config["shapes"]), learning_rate=config["learning_rate"])
+
+    @classmethod
+    def count_weights(cls, config: Mapping[str, Any]) -> int:
+        """Of θ_0 and the rule."""
+        if any(len(shape) > 8 for _, shape in config["shapes"]):
+            raise ValueError("no tensor has so many axes")
+        inner = config["rule"]
+        own = sum(math.prod(shape) for _, shape in config["shapes"])
+        return int(own + _inner_class(inner).count_weights(inner["config"]))
+
+
+def _inner_class(inner: Mapping[str, Any]) -> type[UpdateRule]:
+    found = find(UpdateRule, inner["kind"], importing=False)  # type: ignore[type-abstract]
+    if found.initialization:
+        raise ValueError("a learned initialization within a learned initialization")
+    return found
 
 
 def _words(shapes: Shapes) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,22 +11,23 @@ from torch import Tensor, nn
 
 from learned_opt.kernels import lstm_step
 from learned_opt.kernels.lstm_cell import lstm_cell
-from learned_opt.layout import ParameterLayout
+from learned_opt.layout import ParameterLayout, RuleState, check_states
 from learned_opt.rules.base import (
-    RuleState,
     Scalar,
+    StepInput,
+    TensorsInput,
     UpdateRule,
     batched,
-    check_states,
+    check_positive,
     is_usable,
     where_usable,
 )
-from learned_opt.rules.counter_rng import initial_dice, normal
-from learned_opt.rules.features import FEATURES, GROUPS, init_moments, observe, share_of_life
+from learned_opt.rules.counter_rng import initial_rng_state, normal
+from learned_opt.rules.features import FEATURES, GROUPS, MOMENTS, observe, progress
 
 
 class CoordinatewiseLSTM(UpdateRule):
-    """An LSTM on scale-free, sign-free features whose zero-initialised head makes it Adam at birth.
+    """An LSTM on scale-free, sign-free features whose zero-initialized head makes it Adam at initialization.
 
     With (a, b, d) the head's outputs for a coordinate, linear in the hidden state (and, by a skip
     connection, in the features), and g, m̂, n̂ its gradient, Adam's momentum and a slower one,
@@ -39,58 +40,57 @@ class CoordinatewiseLSTM(UpdateRule):
     not move; coordinates whose gradient or value is not finite, or beyond 1e15, neither move nor change
     their state.
 
-    Unless `normalised`, steps are not divided by √v̂ + ε: zero outputs are then gradient descent with
+    Unless `adam_normalized`, steps are not divided by √v̂ + ε: zero outputs are then gradient descent with
     momentum. The features still tell nothing of the loss's scale, but how large a gradient is decides how
     far its step goes, in the first update already: for lives of few updates, as MAML's.
 
-    With `exploration` there is a fourth output e and lr · exp(ρ tanh(a / ρ)) · tanh(e) ε is added, ε
+    With `parameter_noise` there is a fourth output e and lr · exp(ρ tanh(a / ρ)) · tanh(e) ε is added, ε
     standard normal: noise of learned size in the parameters themselves, as in OPEN (Goldie et al. 2024,
-    arXiv 2407.07082). It is zero at birth. Its random numbers are part of the state, and so the same
+    arXiv 2407.07082). It is zero at initialization. Its random numbers are part of the state, and so the same
     every time.
 
     Args:
-        hidden: H, hidden units a coordinate.
-        nominal_lr: learning rate at which the rule is trained and meant to run.
+        hidden_size: H, hidden units a coordinate.
+        learning_rate: learning rate at which the rule is trained and meant to run.
         max_log_multiplier: ρ.
         skip: whether the head also sees the features directly, so that a schedule over time or a
             dependence on the signal-to-noise ratio is one weight.
-        exploration: whether the rule adds learned noise.
-        normalised: whether steps are divided by √v̂ + ε; otherwise the rule runs without the fused step.
+        parameter_noise: whether the rule adds learned noise.
+        adam_normalized: whether steps are divided by √v̂ + ε; otherwise the rule runs without the fused step.
         generator: source of the initial weights; None takes seed 0.
     """
 
+    kind = "lstm"
+
     def __init__(
         self,
-        hidden: int = 16,
+        hidden_size: int = 16,
         *,
-        nominal_lr: float = 6e-3,
+        learning_rate: float = 6e-3,
         max_log_multiplier: float = math.log(30.0),
         skip: bool = False,
-        exploration: bool = False,
-        normalised: bool = True,
+        parameter_noise: bool = False,
+        adam_normalized: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if hidden < 1:
-            raise ValueError(f"hidden must be at least 1, got {hidden}")
-        for name, value in (("nominal_lr", nominal_lr), ("max_log_multiplier", max_log_multiplier)):
-            if not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name} must be positive and finite, got {value}")
-        self.hidden = hidden
-        self.nominal_lr = nominal_lr
+        check_positive(
+            hidden_size=hidden_size, learning_rate=learning_rate, max_log_multiplier=max_log_multiplier
+        )
+        self.hidden_size, self.learning_rate = hidden_size, learning_rate
         self.max_log_multiplier = max_log_multiplier
-        self.skip, self.exploration, self.normalised = skip, exploration, normalised
+        self.skip, self.parameter_noise, self.adam_normalized = skip, parameter_noise, adam_normalized
         generator = generator or torch.Generator().manual_seed(0)
-        size = (4 * hidden, FEATURES + hidden)
+        size = (4 * hidden_size, FEATURES + hidden_size)
         weight = torch.randn(size, generator=generator, dtype=torch.float32, device="cpu")
-        weight /= math.sqrt(FEATURES + hidden)
-        weight[hidden : 2 * hidden, FEATURES - 1] += 1.0  # forget gates start open
+        weight /= math.sqrt(FEATURES + hidden_size)
+        weight[hidden_size : 2 * hidden_size, FEATURES - 1] += 1.0  # forget gates start open
         self.cell_weight = nn.Parameter(weight)
-        columns = hidden + (FEATURES if skip else 1)
-        outputs = 4 if exploration else 3
+        columns = hidden_size + (FEATURES if skip else 1)
+        outputs = 4 if parameter_noise else 3
         self.head = nn.Parameter(torch.zeros(outputs, columns, dtype=torch.float32, device="cpu"))
 
-    def weights_of(self, features: Sequence[str]) -> dict[str, Tensor]:
+    def ablation_mask(self, features: Sequence[str]) -> dict[str, Tensor]:
         """Masks over φ, True on every weight that reads one of the named groups of features.
 
         Args:
@@ -101,19 +101,25 @@ class CoordinatewiseLSTM(UpdateRule):
             rows = GROUPS[group]
             masks["cell_weight"][:, rows] = True
             if self.skip:
-                masks["head"][:, self.hidden :][:, rows] = True
+                masks["head"][:, self.hidden_size :][:, rows] = True
         return masks
 
-    def config(self) -> dict[str, Any]:
-        """The constructor's arguments, for artifacts."""
-        return {
-            "hidden": self.hidden,
-            "nominal_lr": self.nominal_lr,
-            "max_log_multiplier": self.max_log_multiplier,
-            "skip": self.skip,
-            **({"exploration": True} if self.exploration else {}),
-            **({} if self.normalised else {"normalised": False}),
-        }
+    def perturbation_scales(self, which: str) -> dict[str, Tensor]:
+        """As of every rule; "skip" are the head's weights on the features."""
+        if which != "skip" or not self.skip:
+            return super().perturbation_scales(which)
+        scales = super().perturbation_scales("head")
+        scales["head"][:, : self.hidden_size] = 0.0
+        return scales
+
+    @classmethod
+    def count_weights(cls, config: Mapping[str, Any]) -> int:
+        """At least those of the LSTM on its own state."""
+        return int(4 * config.get("hidden_size", 0) ** 2)
+
+    def memory(self) -> Mapping[str, tuple[int, ...]]:
+        """Moments, steps, and the LSTM's h and c."""
+        return {**MOMENTS, "hidden": (self.hidden_size,), "cell": (self.hidden_size,)}
 
     def init_state(
         self,
@@ -122,28 +128,23 @@ class CoordinatewiseLSTM(UpdateRule):
         *,
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
+        streams: Tensor | None = None,
     ) -> RuleState:
-        """Moments (B, N), steps (B, L), and the LSTM's h and c (B, H, N), all zero."""
-        shape = (batch, self.hidden, layout.size)
-        dice = {"dice": initial_dice(layout, batch, device)} if self.exploration else {}
-        return {
-            **init_moments(layout, batch, device, dtype),
-            **dice,
-            "hidden": torch.zeros(shape, device=device, dtype=dtype),
-            "cell": torch.zeros(shape, device=device, dtype=dtype),
-        }
+        """As of every rule; with noise in the parameters, the state of its generator too."""
+        state = super().init_state(layout, batch, device=device, dtype=dtype)
+        if self.parameter_noise:
+            streams = torch.arange(batch, device="cpu") if streams is None else streams
+            state["rng_state"] = initial_rng_state(layout, streams, device)
+        return state
 
-    def update(
-        self,
-        gradient: Tensor,
-        parameters: Tensor,
-        state: RuleState,
-        lr: Scalar,
-        *,
-        layout: ParameterLayout,
-        total_steps: Tensor | None = None,
-    ) -> tuple[Tensor, RuleState]:
+    def renewed_state(self, rows: Tensor, state: RuleState, fresh: RuleState) -> RuleState:
+        """As of every rule, but that noise goes on, rather than be met again."""
+        kept = {"rng_state": state["rng_state"]} if self.parameter_noise else {}
+        return super().renewed_state(rows, state, {**fresh, **kept})
+
+    def update(self, x: StepInput, state: RuleState) -> tuple[Tensor, RuleState]:
         """One step of the rule; see the class for the equation."""
+        gradient, parameters, lr, layout, total_steps = x
         if self._fusible:
             facts = layout.facts(torch.device("cpu"), torch.float32)
             tensors = {"gradient": gradient, "parameters": parameters, **state}
@@ -165,22 +166,22 @@ class CoordinatewiseLSTM(UpdateRule):
             seen.features, state["hidden"], state["cell"], batched(self.cell_weight, batch, 2)
         )
         head = batched(self.head, batch, 2)
-        output = torch.baddbmm(head[:, :, -1:], head[:, :, : self.hidden], hidden)
+        output = torch.baddbmm(head[:, :, -1:], head[:, :, : self.hidden_size], hidden)
         if self.skip:
             *parts, _ = seen.features
-            weights = torch.split(head[:, :, self.hidden : -1], [part.shape[1] for part in parts], dim=2)
+            weights = torch.split(head[:, :, self.hidden_size : -1], [part.shape[1] for part in parts], dim=2)
             for weight, part in zip(weights, parts, strict=True):
                 output = torch.baddbmm(output, weight, part)
         rho = self.max_log_multiplier
         multiplier = (rho * torch.tanh(output[:, 0] / rho)).exp()
         now, long = torch.tanh(output[:, 1:3]).unbind(1)
         direction = seen.adam + now * (seen.unit - seen.adam) + long * (seen.slow - seen.adam)
-        if not self.normalised:
+        if not self.adam_normalized:
             direction = direction * seen.divisor
         new = {**seen.moments, "hidden": hidden, "cell": cell}
-        if self.exploration:
-            noise, new["dice"] = normal(state["dice"])
-            moved = (seen.moments["square"] > 0).to(noise.dtype)
+        if self.parameter_noise:
+            noise, new["rng_state"] = normal(state["rng_state"])
+            moved = (seen.moments["exp_avg_sq"] > 0).to(noise.dtype)
             direction = direction - torch.tanh(output[:, 3]) * noise * moved
         update = -lr * multiplier * direction
         looking_is_free = usable.device.type == "cpu" and not torch.compiler.is_compiling()
@@ -189,38 +190,29 @@ class CoordinatewiseLSTM(UpdateRule):
         return torch.where(usable, update, 0.0), where_usable(usable, new, state)
 
     def step_tensors(
-        self,
-        gradients: Sequence[Tensor],
-        parameters: Sequence[Tensor],
-        states: Sequence[RuleState],
-        lr: Scalar,
-        *,
-        layout: ParameterLayout,
-        total_steps: Tensor | None = None,
-        scratch: dict[str, Any] | None = None,
+        self, x: TensorsInput, states: Sequence[RuleState], scratch: dict[str, Any] | None = None
     ) -> Tensor:
         """See `UpdateRule`; on the CPU without copying the state."""
         kept = None
         if self._fusible:
+            rows = {"hidden": self.hidden_size, "cell": self.hidden_size}
             kept = lstm_step.segments(
-                layout.sizes,
-                lambda: layout.facts(torch.device("cpu"), torch.float32),
-                gradients,
-                parameters,
+                x.layout.sizes,
+                lambda: x.layout.facts(torch.device("cpu"), torch.float32),
+                x.gradients,
+                x.parameters,
                 states,
                 self._phi,
-                (lr, total_steps),
+                (x.lr, x.total_steps),
                 {} if scratch is None else scratch,
-                lambda: check_states(layout, states, {"hidden": self.hidden, "cell": self.hidden}),
+                lambda: check_states(x.layout, states, rows),
             )
         if kept is None:
-            return super().step_tensors(
-                gradients, parameters, states, lr, layout=layout, total_steps=total_steps
-            )
-        numbers = {**self._numbers(float(lr)), "share": 0.0, "known": 0.0}
-        if total_steps is not None:
+            return super().step_tensors(x, states)
+        numbers = {**self._numbers(float(x.lr)), "share": 0.0, "known": 0.0}
+        if x.total_steps is not None:
             step = torch.stack([state["step"] for state in states])
-            numbers |= _time(step, total_steps.view(1))
+            numbers |= _time(step, x.total_steps.view(1))
         return lstm_step.step_tensors(kept, self._phi, numbers)
 
     @property
@@ -230,7 +222,7 @@ class CoordinatewiseLSTM(UpdateRule):
     @property
     def _fusible(self) -> bool:
         """Whether the fused step computes this rule."""
-        return self.normalised and not self.exploration
+        return self.adam_normalized and not self.parameter_noise
 
     def _numbers(self, lr: Scalar) -> dict[str, Scalar]:
         """What the fused step takes besides tensors."""
@@ -242,5 +234,5 @@ class CoordinatewiseLSTM(UpdateRule):
 
 
 def _time(step: Tensor, total_steps: Tensor | None) -> dict[str, Scalar]:
-    share, known = share_of_life(step + 1, total_steps)
+    share, known = progress(step + 1, total_steps)
     return {"share": share, "known": known}

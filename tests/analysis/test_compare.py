@@ -59,7 +59,7 @@ def test_methods_start_alike_whatever_company_they_keep():
 
 def test_an_untrained_rule_lives_as_adam_does():
     rule = CoordinatewiseLSTM(4)
-    pair = {"lstm": Method(rule), "adam": Method(Adam(), lr=rule.nominal_lr)}
+    pair = {"lstm": Method(rule), "adam": Method(Adam(), lr=rule.learning_rate)}
     results = compare(dataclasses.replace(ALONE, families=("bandit",)), pair)
     lstm, adam = (returns(results, label, "bandit") for label in pair)
     np.testing.assert_allclose(lstm, adam, atol=0.51)  # a rare action may flip by rounding

@@ -14,7 +14,7 @@ def finished_run():
     """(benchmark, method, seed, level, lr, diverged) -> a made-up finished run with a flat curve."""
 
     def make(method=LEARNED, seed=0, level=1.0, *, benchmark=BENCHMARK, lr=None, diverged=False):
-        given = load_artifact().rule.nominal_lr if method.lr is None else method.lr
+        given = load_artifact().rule.learning_rate if method.lr is None else method.lr
         rate = given if lr is None else lr
         run = benchmark.run(method, rate, seed, DIGEST)
         versions = {"torch": "2.0"}

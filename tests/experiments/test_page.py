@@ -18,7 +18,7 @@ from .conftest import BENCHMARK, DIGEST
 
 ADAM = next(each for each in DEFAULTS["ppo"] if each.name == "default")
 SAME = next(each for each in DEFAULTS["ppo"] if each.name == "exchanged")
-LR = load_artifact().rule.nominal_lr
+LR = load_artifact().rule.learning_rate
 FIGURES = {("ppo", "defaults"): "figure.png"}
 OTHER = Benchmark("ppo", "defaults", "Acrobot-v1", 1000)
 

@@ -28,7 +28,7 @@ from learned_opt import LearnedOptimizer
 from learned_opt.artifacts import load_artifact
 
 ARTIFACT = load_artifact()
-LR = ARTIFACT.rule.nominal_lr
+LR = ARTIFACT.rule.learning_rate
 
 ADAM = next(each for each in DEFAULTS["ppo"] if each.name == "default")
 

@@ -19,7 +19,7 @@ from learned_opt.cli import main
 from learned_opt.commands.rule_conditions import run_of
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.trainer import MetaTrainer
-from learned_opt.rules import Adam, LearnedStart
+from learned_opt.rules import Adam, LearnedInit
 from learned_opt.runs.divergence import DivergenceError
 
 TINY = MetaConfig(
@@ -136,7 +136,7 @@ def test_unknown_names_are_refused(tmp_path, capsys):
     assert "absent.yaml" in refusal(capsys, "meta-train", "--out", out, "--config", tmp_path / "absent.yaml")
     assert "absent.json" in refusal(capsys, "plot", tmp_path / "absent.json")
     assert "'atari'" in refusal(capsys, "probe", "--out", out, "--families", "atari")
-    save_rule(LearnedStart(Adam(), {"w": (3,)}), tmp_path / "start")
+    save_rule(LearnedInit(Adam(), {"w": (3,)}), tmp_path / "start")
     assert "learned start" in refusal(capsys, "probe", "--out", out, "--rule", tmp_path / "start")
     assert "holds no results.json.gz" in refusal(capsys, "report", tmp_path, "--out", out)
     assert not out.exists()

@@ -17,17 +17,17 @@ from learned_opt.algorithms import A2C
 from learned_opt.cli import main
 from learned_opt.commands import meta_train
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.estimators.base import View
 from learned_opt.meta.estimators.es import EvolutionGroup
+from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.trainer import MetaTrainer, new_rule
-from learned_opt.rules.counter_rng import initial_dice
+from learned_opt.rules.counter_rng import initial_rng_state
 from learned_opt.runs.checkpoint import checkpoints, load_checkpoint
 from learned_opt.runs.distributed import Ranks, claim_device
 from learned_opt.tasks import Noise, Share
 from learned_opt.tasks.random import derive_noise
 
-TOLD = View(roles=True, critic_first=False)
+TOLD = Presentation(roles=True, critic_first=False)
 TINY = MetaConfig(
     families=("navigation2d", "cartpole"),
     hidden=4,
@@ -125,7 +125,7 @@ def assert_same_run(one, two):
     torch.testing.assert_close(two["average"], one["average"], rtol=1e-3, atol=1e-5)
     for ours, theirs in zip(two["groups"], one["groups"], strict=True):
         assert torch.equal(ours["generator"], theirs["generator"])
-        for key in ("parameters", "age", "lifetime", "told", "rule_state", "learner"):
+        for key in ("parameters", "age", "horizon", "horizon_known", "rule_state", "learner"):
             torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-4)
         if "perturbations" in theirs:
             torch.testing.assert_close(ours["perturbations"], theirs["perturbations"])
@@ -195,16 +195,17 @@ def test_shares_of_the_noise_make_the_whole(replicas):
 
 
 def test_learned_noise_depends_on_the_learner_not_on_the_process():
-    layout = TruncatedGroup("cartpole", TINY, new_rule(TINY), seed=0, view=TOLD).layout
-    assert torch.equal(initial_dice(layout, 4, None)[2:], initial_dice(layout, 2, None, first=2))
+    layout = TruncatedGroup("cartpole", TINY, new_rule(TINY), seed=0, presentation=TOLD).layout
+    everyone, own = (initial_rng_state(layout, torch.arange(first, 4), None) for first in (0, 2))
+    assert torch.equal(everyone[2:], own)
 
 
 def test_learners_that_cannot_be_shared_evenly_are_refused():
     three, four = Ranks(Share(0, 3)), Ranks(Share(0, 4))
     with pytest.raises(ValueError, match=r"3 processes cannot share 4 learners evenly: .* a multiple of 3"):
-        TruncatedGroup("cartpole", TINY, new_rule(TINY), seed=0, view=TOLD, ranks=three)
+        TruncatedGroup("cartpole", TINY, new_rule(TINY), seed=0, presentation=TOLD, ranks=three)
     with pytest.raises(ValueError, match="set learners to a multiple of 8"):
-        EvolutionGroup("cartpole", EVOLVED, new_rule(EVOLVED), seed=0, view=TOLD, ranks=four)
+        EvolutionGroup("cartpole", EVOLVED, new_rule(EVOLVED), seed=0, presentation=TOLD, ranks=four)
 
 
 def test_devices_that_are_not_one_each_are_refused(monkeypatch):

@@ -8,12 +8,13 @@ import yaml
 
 from learned_opt import CoordinatewiseLSTM, load_rule
 from learned_opt.algorithms import A2C, DQN, Reinforce
-from learned_opt.algorithms.base import GradientSample
+from learned_opt.algorithms.base import GradientSample, Trajectories
 from learned_opt.cli import main
 from learned_opt.kernels import native
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.estimators.base import View, Window
-from learned_opt.meta.estimators.unroll import _above_siblings
+from learned_opt.meta.estimators.base import Window
+from learned_opt.meta.estimators.presentation import Presentation
+from learned_opt.meta.estimators.unroll import _above_replicates
 from learned_opt.meta.trainer import GROUPS, MetaTrainer, contained, new_rule
 from learned_opt.progress import MetaProgress
 from learned_opt.rl2.trainer import InContextTrainer, MemoryConfig
@@ -42,7 +43,7 @@ TINY = MetaConfig(
     checkpoint_every=5,
     learner=ACTOR_CRITIC,
 )
-TOLD = View(roles=True, critic_first=False)
+TOLD = Presentation(roles=True, critic_first=False)
 RUNS = {
     "tbptt, actor-critic": TINY,
     "second order": replace(TINY, second_order=True),
@@ -112,11 +113,11 @@ class Poison:
 def healthy_rows(group):
     """What the learners but the sick one have: parameters, rule state, scales and replay, by name."""
     learner = {key: value for key, value in group.learner.state_dict().items() if key != "environments"}
-    found = {"parameters": group.parameters}
-    for name, entry in {**group.state, **learner}.items():
+    found = {"parameters": group.runs.parameters}
+    for name, entry in {**group.runs.rule_state, **learner}.items():
         entries = entry if isinstance(entry, list) else entry.values() if isinstance(entry, dict) else [entry]
         found.update({f"{name} {index}": value for index, value in enumerate(entries)})
-    others = [row for row in range(len(group.parameters)) if row != SICK]
+    others = [row for row in range(len(group.runs.parameters)) if row != SICK]
     return {name: value[others].clone() for name, value in found.items()}
 
 
@@ -127,7 +128,7 @@ def test_one_learners_bad_numbers_never_reach_another_nor_the_rule(run, what, va
     config = RUNS[run]
     rule = new_rule(config)
     poison = Poison(monkeypatch, CartPole, what, value)
-    group = GROUPS[config.estimator]("cartpole", config, rule, seed=0, view=TOLD)
+    group = GROUPS[config.estimator]("cartpole", config, rule, seed=0, presentation=TOLD)
     group.advance(rule)
     poison.on = True
     window = contained(group.advance(rule), config.learners)
@@ -141,14 +142,14 @@ def test_one_learners_bad_numbers_never_reach_another_nor_the_rule(run, what, va
     for _ in range(2):  # whoever was sick begins a new life and is well again
         window = group.advance(rule)
     assert window.metrics["diverged"] == 0
-    assert bool(group.parameters.isfinite().all())
+    assert bool(group.runs.parameters.isfinite().all())
 
 
 @pytest.mark.skipif(native.library("rollout") is None, reason="nothing runs compiled: see learned-opt doctor")
 @pytest.mark.parametrize("what", ["reward", "observation"])
 def test_what_is_poisoned_here_is_compiled(what, monkeypatch):
     poison = Poison(monkeypatch, CartPole, what, float("nan"))
-    group = GROUPS["tbptt"]("cartpole", TINY, new_rule(TINY), seed=0, view=TOLD)
+    group = GROUPS["tbptt"]("cartpole", TINY, new_rule(TINY), seed=0, presentation=TOLD)
     poison.on = True
     assert dynamics_of(group.learner.environments) is not None
 
@@ -159,7 +160,7 @@ def test_the_others_learn_exactly_what_they_would_have_learned(run, monkeypatch)
     poison = Poison(monkeypatch, CartPole, "reward", float("nan"))
     for sick in (False, True):
         rule = new_rule(config)
-        group = GROUPS[config.estimator]("cartpole", config, rule, seed=0, view=TOLD)
+        group = GROUPS[config.estimator]("cartpole", config, rule, seed=0, presentation=TOLD)
         poison.on = sick
         group.advance(rule)
         groups.append(healthy_rows(group))
@@ -171,8 +172,8 @@ def test_the_others_learn_exactly_what_they_would_have_learned(run, monkeypatch)
 def test_a_siblings_loss_that_is_not_finite_counts_for_nobody_else():
     blank = torch.zeros(4, 1)
     loss = torch.tensor([1.0, 3.0, float("nan"), 5.0])
-    sample = GradientSample(blank, blank, {}, loss, torch.ones(4))
-    above = _above_siblings(sample, 2)
+    sample = GradientSample(blank, blank, {}, trajectories=Trajectories(loss, torch.ones(4), torch.zeros(4)))
+    above = _above_replicates(sample, 2)
     assert above[:2].tolist() == [-2.0, 2.0]
     assert not bool(above[2].isfinite())
     assert above[3] == 5.0

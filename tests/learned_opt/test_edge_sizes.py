@@ -18,6 +18,7 @@ from learned_opt.kernels.mlp import Perceptron
 from learned_opt.policies.mlp import ActorCritic
 from learned_opt.rollouts.collect import Rollout, collect
 from learned_opt.rollouts.normalization import ObservationScale, RunningMoments
+from learned_opt.rules.base import StepInput
 from learned_opt.tasks import Noise, make_family
 from learned_opt.tasks.base import Transition
 from learned_opt.tasks.batched import BatchedFamily
@@ -82,7 +83,7 @@ def test_steps_of_one_coordinate_and_of_tensors_without_any(shapes, hidden, batc
     def run():
         parameters, state = start, rule.init_state(layout, batch)
         for _ in range(3):
-            update, state = rule(gradient, parameters, state, 0.1, layout=layout)
+            update, state = rule(StepInput(gradient, parameters, 0.1, layout), state)
             parameters = parameters + update
         slopes = torch.autograd.grad(parameters.square().sum(), rule.parameters(), allow_unused=True)
         return parameters.detach(), *(x.detach() for x in state.values()), *slopes

@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from learned_opt import CoordinatewiseLSTM, LearnedOptimizer, ParameterLayout, load_rule, save_rule
-from learned_opt.rules.counter_rng import initial_dice, normal
+from learned_opt.rules.base import StepInput
+from learned_opt.rules.counter_rng import initial_rng_state, normal
 
 LAYOUT = ParameterLayout.of({"weight": (20, 30), "bias": (20,)})
 
 
 def noisy(amount):
-    rule = CoordinatewiseLSTM(4, skip=True, exploration=True)
+    rule = CoordinatewiseLSTM(4, skip=True, parameter_noise=True)
     with torch.no_grad():
         rule.head[3, -1] = amount
     return rule
@@ -24,17 +25,17 @@ def walk(rule, steps=3):
     state, theta = rule.init_state(LAYOUT, 2), torch.zeros(2, LAYOUT.size)
     with torch.no_grad():
         for seed in range(steps):
-            update, state = rule(gradients(seed), theta, state, 0.1, layout=LAYOUT)
+            update, state = rule(StepInput(gradients(seed), theta, 0.1, LAYOUT), state)
             theta = theta + update
     return theta
 
 
-def test_dice_are_normal_and_independent_between_coordinates_and_steps():
+def test_numbers_are_normal_and_independent_between_coordinates_and_steps():
     layout = ParameterLayout.of({"0": (1000,), "1": (1000,), "2": (3000,)})
-    dice = initial_dice(layout, 4, None)
+    state = initial_rng_state(layout, torch.arange(4), None)
     draws = []
     for _ in range(20):
-        draw, dice = normal(dice)
+        draw, state = normal(state)
         draws.append(draw.double())
     stacked = torch.stack(draws)  # (20, 4, 5000)
     count = stacked.numel()
@@ -47,7 +48,7 @@ def test_dice_are_normal_and_independent_between_coordinates_and_steps():
 
 def test_a_newborn_rule_with_exploration_is_the_rule_without():
     torch.testing.assert_close(
-        walk(CoordinatewiseLSTM(4, skip=True, exploration=True)), walk(CoordinatewiseLSTM(4, skip=True))
+        walk(CoordinatewiseLSTM(4, skip=True, parameter_noise=True)), walk(CoordinatewiseLSTM(4, skip=True))
     )
 
 
@@ -62,7 +63,7 @@ def test_coordinates_without_a_gradient_do_not_explore():
     rule = noisy(2.0)
     gradient = gradients(0)
     gradient[:, :50] = 0
-    update, _ = rule(gradient, torch.zeros_like(gradient), rule.init_state(LAYOUT, 2), 0.1, layout=LAYOUT)
+    update, _ = rule(StepInput(gradient, torch.zeros_like(gradient), 0.1, LAYOUT), rule.init_state(LAYOUT, 2))
     assert not bool(update[:, :50].any())
     assert bool(update[:, 50:].all())
 
@@ -103,6 +104,6 @@ def test_the_optimizer_draws_for_each_tensor_what_the_pure_core_draws(tmp_path):
             tensor.grad = piece.view_as(tensor).clone()
         optimizer.step()
         with torch.no_grad():
-            update, state = rule(gradient, theta, state, rule.nominal_lr, layout=layout)
+            update, state = rule(StepInput(gradient, theta, rule.learning_rate, layout), state)
         theta = theta + update
     torch.testing.assert_close(torch.cat([t.detach().flatten() for t in tensors]), theta.squeeze(0))

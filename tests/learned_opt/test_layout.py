@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from learned_opt import ParameterLayout
-from learned_opt.meta.estimators.base import View
+from learned_opt.meta.estimators.presentation import Presentation
 
 LAYOUT = ParameterLayout.of({"conv": (4, 3, 2), "bias": (4,), "scale": ()}, {"bias": "critic"})
 
@@ -58,7 +58,7 @@ def test_a_rule_may_be_shown_another_order_of_the_same_vector():
 def test_rules_see_the_critic_before_the_actor_in_half_of_all_groups():
     roles = {"a.weight": "actor", "a.bias": "actor", "c.weight": "critic"}
     layout = ParameterLayout.of({"a.weight": (4, 2), "a.bias": (4,), "c.weight": (1, 2)}, roles)
-    shown = View(roles=False, critic_first=True).of(layout)
+    shown = Presentation(roles=False, critic_first=True).of(layout)
     assert shown.facts(torch.device("cpu"), torch.float64)[1].tolist() == [0, 1, -1]
     assert [spec.role for spec in shown.specs] == [None] * 3
-    assert View(roles=True, critic_first=False).of(layout) == layout
+    assert Presentation(roles=True, critic_first=False).of(layout) == layout

@@ -255,7 +255,7 @@ def test_restart_gives_new_tasks_to_the_marked_learners_only():
     learner = make_learner("cartpole", batch=3)
     before = {key: value.clone() for key, value in learner.environments.tasks.items()}
     learner.gradient(learner.initial_parameters())
-    learner.restart(torch.tensor([False, True, False]))
+    learner.reset(torch.tensor([False, True, False]))
     changed = (learner.environments.tasks["force"] != before["force"]).flatten()
     assert changed.tolist() == [False, True, False]
     assert learner.scale.weight.flatten().tolist()[1] == 0

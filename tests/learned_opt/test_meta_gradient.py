@@ -5,8 +5,10 @@ import torch
 from torch.func import functional_call
 
 from learned_opt import Adam, ClassicLSTM, CoordinatewiseLSTM, ParameterLayout
+from learned_opt.algorithms.inner_step import InnerState
 from learned_opt.algorithms.quadratic import QuadraticLearner
 from learned_opt.meta.estimators.unroll import clip_per_learner, replicate, unroll
+from learned_opt.rules.base import StepInput
 
 BATCH, STEPS, LR = 2, 4, 0.05
 LAYOUT = ParameterLayout.of({"weight": (2, 2), "bias": (2,)}, {"weight": "actor"})
@@ -45,9 +47,7 @@ def advance(learner, rule, phi, parameters, state, *, frozen=None):
         inner = learner.gradient(parameters).inner
         inputs = (inner, parameters) if frozen is None else frozen[k]
         seen.append(inputs)
-        update, state = functional_call(
-            rule, phi, (*inputs, state, LR), {"layout": LAYOUT, "total_steps": TOTAL}
-        )
+        update, state = functional_call(rule, phi, (StepInput(*inputs, LR, LAYOUT, TOTAL), state))
         parameters = parameters + update
         path.append(parameters)
     return path, seen
@@ -63,12 +63,12 @@ def test_meta_gradient_matches_finite_differences_through_several_windows(kind, 
     for _ in range(3):
         phi = replicate(rule, BATCH)
         result = unroll(
-            learner,
+            learner.gradient,
             rule,
             phi,
-            parameters,
-            state,
+            InnerState.of(parameters, state),
             sample,
+            layout=LAYOUT,
             steps=STEPS,
             lr=LR,
             total_steps=TOTAL,
@@ -98,8 +98,8 @@ def test_meta_gradient_matches_finite_differences_through_several_windows(kind, 
                 minus = objective({**fixed, name: fixed[name] - bump})
                 numeric = (plus - minus) / 2e-6
                 torch.testing.assert_close(gradient.flatten(1)[:, index], numeric, rtol=2e-5, atol=1e-7)
-        torch.testing.assert_close(result.parameters, path[-1])
-        parameters, state, sample = result.parameters, result.state, result.sample
+        torch.testing.assert_close(result.state.parameters, path[-1])
+        parameters, state, sample = result.state.parameters, result.state.rule_state, result.sample
 
 
 def test_second_order_differs_from_first_order():
@@ -109,12 +109,12 @@ def test_second_order_differs_from_first_order():
     for second_order in (False, True):
         state = rule.init_state(LAYOUT, BATCH, dtype=torch.float64)
         result = unroll(
-            learner,
+            learner.gradient,
             rule,
             replicate(rule, BATCH),
-            start,
-            state,
+            InnerState.of(start, state),
             learner.gradient(start),
+            layout=LAYOUT,
             steps=STEPS,
             lr=LR,
             second_order=second_order,
@@ -130,12 +130,12 @@ def test_zero_gradients_give_finite_second_order_meta_gradients():
     rule = rule_with_random_head("lstm")
     start = learner.initial_parameters()
     result = unroll(
-        learner,
+        learner.gradient,
         rule,
         replicate(rule, BATCH),
-        start,
-        rule.init_state(LAYOUT, BATCH, dtype=torch.float64),
+        InnerState.of(start, rule.init_state(LAYOUT, BATCH, dtype=torch.float64)),
         learner.gradient(start),
+        layout=LAYOUT,
         steps=STEPS,
         lr=LR,
         second_order=True,
@@ -156,21 +156,21 @@ def test_the_classic_rule_reproduces_the_published_golden_value():
     start = learner.initial_parameters()
     for _ in range(2):
         result = unroll(
-            learner,
+            learner.gradient,
             rule,
             replicate(rule, 1),
-            start,
-            rule.init_state(learner.layout, 1),
+            InnerState.of(start, rule.init_state(learner.layout, 1)),
             learner.gradient(start),
+            layout=learner.layout,
             steps=5,
             lr=1.0,
         )
         for name, parameter in rule.named_parameters():
             parameter.grad = result.meta_gradient[name].sum(0)
         optimizer.step()
-    cost = float(learner.loss(result.parameters))
+    cost = float(learner.loss(result.state.parameters))
     assert cost == pytest.approx(0.7325327, abs=1e-6)
-    assert float(result.parameters) == pytest.approx(0.8559, abs=1e-4)
+    assert float(result.state.parameters) == pytest.approx(0.8559, abs=1e-4)
 
 
 def test_diverged_learners_are_silenced_and_the_loud_are_clipped():
@@ -191,12 +191,12 @@ def test_a_diverging_learner_leaves_the_meta_gradients_of_the_others_alone():
 
     def meta_gradient():
         return unroll(
-            learner,
+            learner.gradient,
             rule,
             replicate(rule, BATCH),
-            start,
-            rule.init_state(LAYOUT, BATCH, dtype=torch.float64),
+            InnerState.of(start, rule.init_state(LAYOUT, BATCH, dtype=torch.float64)),
             learner.gradient(start),
+            layout=LAYOUT,
             steps=STEPS,
             lr=LR,
         ).meta_gradient["cell_weight"]

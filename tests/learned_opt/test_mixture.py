@@ -101,12 +101,12 @@ def test_longevity_stretches_windows_and_lives(tmp_path):
     }
     trainer = MetaTrainer(MetaConfig.from_dict(data), tmp_path / "run")
     short, long = trainer.groups
-    assert [set(group._draw_lifetimes()[0].unique().tolist()) for group in (short, long)] == [{8.0}, {24.0}]
+    assert [set(group._draw_horizons()[0].unique().tolist()) for group in (short, long)] == [{8.0}, {24.0}]
     for group in (short, long):  # their first lives are cut; these are not
-        group.lifetime = torch.full_like(group.lifetime, float(group.config.longest_life))
+        group.runs.horizon[:] = float(group.config.longest_life)
     trainer.run()
-    assert short.age.unique().tolist() == [4.0]
-    assert long.age.unique().tolist() == [12.0]
+    assert short.runs.age.unique().tolist() == [4.0]
+    assert long.runs.age.unique().tolist() == [12.0]
     assert trainer.done == 2 * 4 + 2 * 12
 
 

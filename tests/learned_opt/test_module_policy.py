@@ -12,6 +12,7 @@ from learned_opt.policies.distribution import INITIAL_LOG_STD
 from learned_opt.policies.mlp import ActorCritic
 from learned_opt.policies.module import ModulePolicy
 from learned_opt.rollouts.collect import play_episodes
+from learned_opt.rules.base import StepInput
 from learned_opt.tasks import Noise, make_family
 from learned_opt.tasks.families.catch import Catch
 from learned_opt.tasks.random import derive_noise
@@ -166,7 +167,7 @@ def train(learner, updates, lr):
     rule, theta = Adam(), learner.initial_parameters()
     state = rule.init_state(learner.layout, learner.batch)
     for _ in range(updates):
-        change, state = rule(learner.gradient(theta).inner, theta, state, lr, layout=learner.layout)
+        change, state = rule(StepInput(learner.gradient(theta).inner, theta, lr, learner.layout), state)
         theta = theta + change
     return theta
 

@@ -12,6 +12,7 @@ from learned_opt.algorithms.reinforce import ReinforceLearner, fitted_baseline
 from learned_opt.policies.mlp import ActorCritic
 from learned_opt.rollouts.collect import play_episodes
 from learned_opt.rules import UpdateRule
+from learned_opt.rules.base import StepInput
 from learned_opt.tasks import make_family
 from learned_opt.tasks.families.bandit import Bandit
 from learned_opt.tasks.random import derive_noise
@@ -83,7 +84,7 @@ def test_q_learning_finds_the_values_of_bandits():
     theta = learner.initial_parameters()
     state = rule.init_state(learner.layout, 2)
     for _ in range(400):
-        change, state = rule(learner.gradient(theta).inner, theta, state, 0.01, layout=learner.layout)
+        change, state = rule(StepInput(learner.gradient(theta).inner, theta, 0.01, learner.layout), state)
         theta = theta + change
     values = learner.policy.actor(learner.layout.split(theta), torch.zeros(2, 1, 1)).squeeze(1)
     torch.testing.assert_close(values, learner.environments.tasks["probability"], atol=0.12, rtol=0)
@@ -119,7 +120,7 @@ def test_replay_is_a_ring_and_new_tasks_begin_with_an_empty_one():
     changed = (learner.replay["action"] != before["action"]) | (learner.replay["reward"] != before["reward"])
     assert bool(changed[:, 16:32].any()), "the seventeenth to thirty-second are overwritten now"
     assert not bool(changed[:, :16].any() | changed[:, 32:].any())
-    learner.restart(torch.tensor([True, False]))
+    learner.reset(torch.tensor([True, False]))
     assert learner.stored.tolist() == [[0], [96]]
     moved = theta + 1
     learner.gradient(moved)

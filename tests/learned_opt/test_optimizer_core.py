@@ -10,12 +10,13 @@ from learned_opt import (
     Adam,
     ClassicLSTM,
     CoordinatewiseLSTM,
+    LearnedInit,
     LearnedOptimizer,
-    LearnedStart,
     ParameterLayout,
     load_rule,
 )
 from learned_opt.kernels import native
+from learned_opt.rules.base import StepInput
 
 LAYERS = ParameterLayout.of({"a": (17, 9), "b": (17,), "c": (), "d": (64, 3), "e": (0, 2), "f": (1, 16)})
 
@@ -94,14 +95,8 @@ def test_shell_equals_the_core_bit_for_bit(rule, kernel, monkeypatch):
             for key, value in state.items()
         }
         with torch.no_grad():
-            update, seen = rule(
-                gradient,
-                vector[:, columns],
-                seen,
-                1e-2,
-                layout=part,
-                total_steps=torch.full((1, 1), 50.0),
-            )
+            total = torch.full((1, 1), 50.0)
+            update, seen = rule(StepInput(gradient, vector[:, columns], 1e-2, part, total), seen)
         vector[:, columns] += update
         for key, value in seen.items():
             if key == "step":
@@ -125,9 +120,8 @@ def hard_step(rule, phi, layout, step, parameters, state, generator):
         gradient[0, 40:50], gradient[-1, 3] = float("nan"), float("inf")
     lr = torch.linspace(1e-3, 1e-2, batch).unsqueeze(1)
     total = torch.full((batch, 1), 100.0) if step % 2 else None
-    return torch.func.functional_call(
-        rule, phi, (gradient, parameters, state, lr), {"layout": layout, "total_steps": total}
-    )
+    x = StepInput(gradient, parameters, lr, layout, total)
+    return torch.func.functional_call(rule, phi, (x, state))
 
 
 @pytest.mark.skipif(not compiled(), reason="no C compiler at installation")
@@ -211,7 +205,7 @@ def test_fused_step_is_not_taken_where_its_gradient_is_wanted():
     rule = CoordinatewiseLSTM(4)
     state = rule.init_state(LAYERS, 1)
     gradient = torch.linspace(-1, 1, LAYERS.size).unsqueeze(0).requires_grad_()
-    update, _ = rule(gradient, torch.zeros_like(gradient), state, 1e-2, layout=LAYERS)
+    update, _ = rule(StepInput(gradient, torch.zeros_like(gradient), 1e-2, LAYERS), state)
     (derivative,) = torch.autograd.grad(update.square().sum(), gradient)
     assert derivative.isfinite().all()
     assert derivative.abs().max() > 0
@@ -225,7 +219,7 @@ def test_threads_do_not_change_the_fused_step(monkeypatch):
     results = []
     for threads in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        update, state = rule(gradient, parameters, rule.init_state(layout, 3), 1e-2, layout=layout)
+        update, state = rule(StepInput(gradient, parameters, 1e-2, layout), rule.init_state(layout, 3))
         made = (update, state["hidden"], state["cell"])
         derivatives = torch.autograd.grad(sum(x.square().sum() for x in made), list(rule.parameters()))
         results.append([update, *state.values(), *derivatives])
@@ -253,9 +247,9 @@ def test_every_instruction_set_gives_the_same_step(name, monkeypatch):
             gradient = torch.randn(1, layout.size, generator=generator)
             gradient[0, step] = float("nan")
             with torch.no_grad():
-                update, state = rule(gradient, parameters, state, 1e-2, layout=layout)
+                update, state = rule(StepInput(gradient, parameters, 1e-2, layout), state)
             parameters = parameters + update
-        update, _ = rule(gradient, parameters, state, 1e-2, layout=layout)
+        update, _ = rule(StepInput(gradient, parameters, 1e-2, layout), state)
         derivatives = torch.autograd.grad(update[:, :-1].sum(), list(rule.parameters()))
         return [parameters, state["hidden"], state["cell"], *derivatives]
 
@@ -280,7 +274,7 @@ def test_a_life_whose_length_is_no_longer_known_is_stepped_as_such():
             if step == 3:
                 optimizer.param_groups[0]["total_steps"] = None
                 if fresh:
-                    optimizer._layouts.clear()
+                    optimizer._layouts._kept.clear()
             optimizer.step()
         return tensor.detach()
 
@@ -300,7 +294,7 @@ def test_state_that_was_cut_down_behind_the_optimizers_back_is_refused():
 
 
 def test_a_rule_with_a_learned_start_is_refused():
-    rule = LearnedStart(CoordinatewiseLSTM(2), {"w": (3,)})
+    rule = LearnedInit(CoordinatewiseLSTM(2), {"w": (3,)})
     with pytest.raises(ValueError, match="which an optimizer cannot put in place"):
         LearnedOptimizer([torch.nn.Parameter(torch.ones(3))], rule=rule)
     LearnedOptimizer([torch.nn.Parameter(torch.ones(3))], rule=rule.rule)

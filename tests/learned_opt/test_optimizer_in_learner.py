@@ -19,16 +19,17 @@ class Dropped(UpdateRule):
 
     def __init__(self, rule):
         super().__init__()
-        self.rule, self.nominal_lr = rule, rule.nominal_lr
+        self.rule, self.learning_rate = rule, rule.learning_rate
 
     def config(self):
         return {}
 
-    def init_state(self, layout, batch, *, device=None, dtype=torch.float32):
+    def init_state(self, layout, batch, **options):
         self.optimizers = None
         return {}
 
-    def update(self, gradient, parameters, state, lr, *, layout, total_steps=None):
+    def update(self, x, state):
+        gradient, parameters, _, layout, total_steps = x
         before = layout.split(parameters)
         if self.optimizers is None:
             self.tensors = [

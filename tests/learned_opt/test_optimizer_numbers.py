@@ -155,7 +155,9 @@ def test_a_schedule_that_runs_past_its_end_ends_no_run():
 @pytest.mark.parametrize(
     "total", [np.int64(40), np.float32(40), np.array(40), 40.0, torch.tensor(40)], ids=repr
 )
-@pytest.mark.parametrize("rule", ["default", CoordinatewiseLSTM(3, normalised=False)], ids=["fused", "torch"])
+@pytest.mark.parametrize(
+    "rule", ["default", CoordinatewiseLSTM(3, adam_normalized=False)], ids=["fused", "torch"]
+)
 def test_total_steps_are_their_value_whatever_holds_them(total, rule):
     def train(value):
         return advance(LearnedOptimizer([parameter()], rule=rule, total_steps=value))
@@ -163,7 +165,7 @@ def test_total_steps_are_their_value_whatever_holds_them(total, rule):
     assert torch.equal(train(total), train(40))
 
 
-@pytest.mark.parametrize("rule", ["default", CoordinatewiseLSTM(3, normalised=False), ClassicLSTM((3,))])
+@pytest.mark.parametrize("rule", ["default", CoordinatewiseLSTM(3, adam_normalized=False), ClassicLSTM((3,))])
 def test_a_scheduler_that_computes_in_numpy_drives_every_rule(rule):
     ends = []
     for form in (np.float64, float):

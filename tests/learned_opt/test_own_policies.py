@@ -64,15 +64,15 @@ def test_meta_training_takes_policies_by_family_and_goes_on_from_a_checkpoint(ki
     assert isinstance(bandit.policy, ModulePolicy)
     assert bandit.layout.size == 5 * 2 + 6 * 10 + 6
     assert all(not isinstance(group.learner.policy, ModulePolicy) for group in trainer.groups[1:])
-    before = trainer.groups[0].parameters.clone()
+    before = trainer.groups[0].runs.parameters.clone()
     outcome = trainer.run()
-    assert not torch.equal(before, trainer.groups[0].parameters)
+    assert not torch.equal(before, trainer.groups[0].runs.parameters)
     provenance = load_artifact(outcome.path).header["provenance"]
     assert provenance["policies"]["bandit"]["actor.weight"] == [10, 5]
     again = MetaTrainer(config, tmp_path, resume=True, policies=policies)
     assert again.step == 2
     theirs, ours = trainer.groups[0], again.groups[0]
-    assert torch.equal(ours.parameters, theirs.parameters)
+    assert torch.equal(ours.runs.parameters, theirs.runs.parameters)
     assert torch.equal(ours.ready().inner, theirs.ready().inner)
 
 

@@ -118,9 +118,9 @@ def test_a_life_leaves_out_the_updates_that_were_stopped():
     caught = []
 
     class Recorder(SGD):
-        def update(self, gradient, parameters, *args, **kwargs):
-            caught.append(parameters.clone())
-            return super().update(gradient, parameters, *args, **kwargs)
+        def update(self, x, state):
+            caught.append(x.parameters.clone())
+            return super().update(x, state)
 
     learner = ppo(update_epochs=4, num_minibatches=1, target_kl=1e-12, batch=1)
     live(learner, Recorder(), updates=5, queries=2, query_seed=0, query_episodes=1, lr=0.5)

@@ -12,8 +12,8 @@ from learned_opt.algorithms import A2C, DQN, PPO, Reinforce
 from learned_opt.algorithms.cuda_graphs import Recorder
 from learned_opt.algorithms.inner_loop import live
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.estimators.base import View
 from learned_opt.meta.estimators.es import EvolutionGroup
+from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.trainer import new_rule
 from learned_opt.tasks import make_family
@@ -112,8 +112,8 @@ def test_recorded_windows_are_those_that_run(kind, config, family):
     ends = []
     for recorded in (True, False):
         rule = new_rule(config).to("cuda")
-        view = View(roles=True, critic_first=False)
-        group = kind(family, replace(config, families=(family,)), rule, seed=0, view=view)
+        view = Presentation(roles=True, critic_first=False)
+        group = kind(family, replace(config, families=(family,)), rule, seed=0, presentation=view)
         if not recorded:
             group.recorder = Recorder(group.learner, active=False)
         windows = [group.advance(rule) for _ in range(7)]

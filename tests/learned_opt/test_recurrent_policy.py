@@ -11,6 +11,7 @@ from learned_opt.algorithms import A2C, DQN, Reinforce
 from learned_opt.policies.module import ModulePolicy
 from learned_opt.policies.recurrent_cells import write_out_cells
 from learned_opt.rollouts.collect import play_episodes
+from learned_opt.rules.base import StepInput
 from learned_opt.tasks import BatchedFamily, Noise, Transition, make_family
 from learned_opt.tasks.random import derive_noise
 
@@ -106,7 +107,7 @@ def train(make, objective, updates):
     rule, theta = Adam(), learner.initial_parameters()
     state = rule.init_state(learner.layout, 3)
     for _ in range(updates):
-        change, state = rule(learner.gradient(theta).inner, theta, state, 1e-2, layout=learner.layout)
+        change, state = rule(StepInput(learner.gradient(theta).inner, theta, 1e-2, learner.layout), state)
         theta = theta + change
     return play_episodes(policy, theta, learner.environments.tasks, 128, noise).returns.mean(1)
 
@@ -275,7 +276,7 @@ def test_learners_go_on_exactly_from_their_state_and_new_tasks_begin_with_a_blan
     learner.gradient(theta)
     blank = learner.policy.initial_memory(learner.environments.observation)
     before = learner.memory.clone()
-    learner.restart(torch.tensor([True, False]))
+    learner.reset(torch.tensor([True, False]))
     assert torch.equal(learner.memory[0], blank[0])
     assert torch.equal(learner.memory[1], before[1])
     assert not torch.equal(before[0], blank[0])

@@ -5,6 +5,7 @@ import torch
 from torch.func import functional_call
 
 from learned_opt import SGD, Adam, ClassicLSTM, CoordinatewiseLSTM, ParameterLayout, RMSprop
+from learned_opt.rules.base import StepInput
 
 LAYOUT = ParameterLayout.of({"weight": (3, 4), "bias": (3,), "scale": ()})
 
@@ -16,7 +17,7 @@ def trajectory(rule, gradients, start, lr, layout=LAYOUT, total_steps=None):
     path = []
     for gradient in gradients:
         with torch.no_grad():
-            update, state = rule(gradient, parameters, state, lr, layout=layout, total_steps=total_steps)
+            update, state = rule(StepInput(gradient, parameters, lr, layout, total_steps), state)
         parameters = parameters + update
         path.append(parameters)
     return torch.stack(path)
@@ -77,8 +78,8 @@ def test_handmade_rules_equal_torch_optim_in_float64(rule, make):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_untrained_rule_is_adam_over_100_steps(dtype):
     gradients, start = gradients_and_start(dtype=dtype)
-    rule = CoordinatewiseLSTM(8, nominal_lr=1e-3).to(dtype)
-    ours = trajectory(rule, gradients, start, rule.nominal_lr)[:, 0]
+    rule = CoordinatewiseLSTM(8, learning_rate=1e-3).to(dtype)
+    ours = trajectory(rule, gradients, start, rule.learning_rate)[:, 0]
     adam = torch_trajectory(lambda p: torch.optim.Adam(p, lr=1e-3), gradients[:, 0], start[0])
     torch.testing.assert_close(ours, adam, rtol=0, atol=1e-6)
 
@@ -162,14 +163,14 @@ def test_coordinates_with_a_non_finite_gradient_neither_move_nor_change_state():
     rule = trained_like()
     state = rule.init_state(LAYOUT, 1)
     with torch.no_grad():
-        update, state = rule(gradients[0], start, state, 1e-2, layout=LAYOUT)
+        update, state = rule(StepInput(gradients[0], start, 1e-2, LAYOUT), state)
         bad = gradients[1].clone()
         bad[0, 2], bad[0, 7] = float("nan"), float("inf")
-        update, after = rule(bad, start, state, 1e-2, layout=LAYOUT)
+        update, after = rule(StepInput(bad, start, 1e-2, LAYOUT), state)
     assert bool(update.isfinite().all())
     assert update[0, 2] == update[0, 7] == 0
     assert int((update == 0).sum()) == 2
-    for key in ("fast", "slow", "square", "hidden", "cell"):
+    for key in ("exp_avg", "exp_avg_slow", "exp_avg_sq", "hidden", "cell"):
         same = (after[key] == state[key]).flatten(0, -2).all(0)
         assert same.nonzero().flatten().tolist() == [2, 7], key
 
@@ -214,9 +215,8 @@ def test_each_learner_may_carry_its_own_phi():
     state = rules[0].init_state(LAYOUT, 2, dtype=torch.float64)
     parameters = start
     for gradient in gradients[:5]:
-        update, state = functional_call(
-            rules[0], phi, (gradient, parameters, state, 1e-2), {"layout": LAYOUT}
-        )
+        x = StepInput(gradient, parameters, 1e-2, LAYOUT)
+        update, state = functional_call(rules[0], phi, (x, state))
         parameters = parameters + update
     for row, rule in enumerate(rules):
         pick = slice(row, row + 1)
@@ -231,7 +231,9 @@ def test_rule_touches_no_global_random_state():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("arguments", [{"hidden": 0}, {"nominal_lr": 0.0}, {"nominal_lr": float("nan")}])
+@pytest.mark.parametrize(
+    "arguments", [{"hidden_size": 0}, {"learning_rate": 0.0}, {"learning_rate": float("nan")}]
+)
 def test_impossible_sizes_are_refused(arguments):
     with pytest.raises(ValueError, match="must be"):
         CoordinatewiseLSTM(**arguments)

@@ -9,7 +9,7 @@ import torch
 from learned_opt import (
     SGD,
     CoordinatewiseLSTM,
-    LearnedStart,
+    LearnedInit,
     MetaLSTM,
     MetaSGD,
     ParameterLayout,
@@ -17,18 +17,20 @@ from learned_opt import (
     save_rule,
 )
 from learned_opt.algorithms import DQN, Reinforce
+from learned_opt.algorithms.inner_step import InnerState
 from learned_opt.algorithms.quadratic import QuadraticLearner
 from learned_opt.artifacts import ArtifactError
 from learned_opt.cli import main
 from learned_opt.commands.training import train_recipe
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.estimators.base import View
+from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.reptile import ReptileGroup
 from learned_opt.meta.estimators.unroll import replicate, unroll
 from learned_opt.meta.initial_rule import new_rule
 from learned_opt.meta.presets import ALGORITHMS
 from learned_opt.meta.stages import load_recipe
 from learned_opt.meta.trainer import MetaTrainer
+from learned_opt.rules.base import StepInput
 from learned_opt.runs.checkpoint import load_checkpoint
 from learned_opt.tasks import make_family
 from learned_opt.tasks.families.bandit import Bandit
@@ -46,24 +48,24 @@ def bowls(start):
     return QuadraticLearner(root @ root.transpose(1, 2) / 6, optimum, start, LAYOUT)
 
 
-def maml_gradient(steps, second_order, last_only=False):
+def maml_gradient(steps, second_order, final_only=False):
     """Of θ_0, and the pieces of its closed form."""
-    rule = LearnedStart(SGD(momentum=0.0), SHAPES, torch.linspace(-1, 1, LAYOUT.size)).double()
+    rule = LearnedInit(SGD(momentum=0.0), SHAPES, torch.linspace(-1, 1, LAYOUT.size)).double()
     phi = replicate(rule, BATCH)
-    learner = bowls(phi["start"])
+    learner = bowls(phi["theta_0"])
     result = unroll(
-        learner,
+        learner.gradient,
         rule,
         phi,
-        phi["start"],
-        rule.init_state(LAYOUT, BATCH, dtype=torch.float64),
-        learner.gradient(phi["start"], second_order=second_order),
+        InnerState.of(phi["theta_0"], rule.init_state(LAYOUT, BATCH, dtype=torch.float64)),
+        learner.gradient(phi["theta_0"], second_order=second_order),
         steps=steps,
         lr=LR,
+        layout=LAYOUT,
         second_order=second_order,
-        last_only=last_only,
+        final_only=final_only,
     )
-    return result.meta_gradient["start"], learner, phi["start"].detach()
+    return result.meta_gradient["theta_0"], learner, phi["theta_0"].detach()
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -86,7 +88,7 @@ def test_second_order_gradient_of_the_start_matches_finite_differences(steps):
 
 def test_first_order_gradient_of_the_start_is_that_after_adaptation():
     """FOMAML: dθ_k / dθ_0 = 1, so the meta-gradient is the outer gradient at the adapted parameters."""
-    gradient, learner, theta = maml_gradient(2, second_order=False, last_only=True)
+    gradient, learner, theta = maml_gradient(2, second_order=False, final_only=True)
     for _ in range(2):
         theta = theta - LR * learner.gradient(theta).inner
     torch.testing.assert_close(gradient, learner.gradient(theta).inner)
@@ -153,23 +155,23 @@ def measured_bandit_gradient(*, second_order, credit=0.0, siblings=1, learners=4
     tasks = {"probability": ARMS.expand(learners, 2)}
     learner = config.learner(family, learners, noise, tasks=tasks)
     shapes = {spec.name: spec.shape for spec in learner.layout.specs}
-    rule = LearnedStart(SGD(momentum=0.0), shapes, torch.cat((torch.zeros(2), LOGITS)))
+    rule = LearnedInit(SGD(momentum=0.0), shapes, torch.cat((torch.zeros(2), LOGITS)))
     phi = replicate(rule, learners)
-    credited = {"credited": True} if credit else {}
+    gradient = learner.trajectory_gradient if credit else learner.gradient
     result = unroll(
-        learner,
+        gradient,
         rule,
         phi,
-        phi["start"],
-        rule.init_state(learner.layout, learners),
-        learner.gradient(phi["start"], second_order=second_order, **credited),
+        InnerState.of(phi["theta_0"], rule.init_state(learner.layout, learners)),
+        gradient(phi["theta_0"], second_order=second_order),
         steps=1,
         lr=STEP,
+        layout=learner.layout,
         second_order=second_order,
-        exploration_credit=credit,
-        siblings=siblings,
+        sampling_correction=credit,
+        replicates=siblings,
     )
-    gradient = result.meta_gradient["start"][:, 2:]
+    gradient = result.meta_gradient["theta_0"][:, 2:]
     # Siblings' estimates share a baseline: the groups are what is independent.
     groups = gradient.view(-1, siblings, 2).mean(1)
     return groups.mean(0), groups.std(0) / len(groups) ** 0.5
@@ -245,7 +247,7 @@ def test_starts_are_meta_trained_beside_every_rule_saved_and_loaded(rule, tmp_pa
     outcome = MetaTrainer(config, tmp_path / "run").run()
     assert outcome.step == 3
     loaded = load_rule(tmp_path / "run" / "rule.safetensors")
-    assert isinstance(loaded, LearnedStart)
+    assert isinstance(loaded, LearnedInit)
     trained = load_checkpoint(tmp_path / "run", "cpu")["rule"]
     still = [name for name, value in born.state_dict().items() if torch.equal(value, trained[name])]
     assert not still, "every meta-parameter must have moved"
@@ -255,7 +257,8 @@ def test_meta_sgd_with_unit_steps_is_sgd():
     gradient, theta = torch.randn(2, 6), torch.randn(2, 6)
     ours, theirs = MetaSGD(6), SGD(momentum=0.0)
     steps = [
-        rule(gradient, theta, rule.init_state(LAYOUT, 2), 0.3, layout=LAYOUT)[0] for rule in (ours, theirs)
+        rule(StepInput(gradient, theta, 0.3, LAYOUT), rule.init_state(LAYOUT, 2))[0]
+        for rule in (ours, theirs)
     ]
     torch.testing.assert_close(*steps)
 
@@ -264,17 +267,17 @@ def test_meta_lstm_is_born_as_published():
     """f ≈ σ(4.5), i ≈ σ(−4.5): each step forgets a hundredth of θ and adds a hundredth of −∇L."""
     rule = MetaLSTM(generator=torch.Generator().manual_seed(3))
     gradient, theta = torch.full((1, 6), 2.0), torch.ones(1, 6)
-    update, _ = rule(gradient, theta, rule.init_state(LAYOUT, 1), 1.0, layout=LAYOUT)
+    update, _ = rule(StepInput(gradient, theta, 1.0, LAYOUT), rule.init_state(LAYOUT, 1))
     forget, write = (torch.tensor(sign * 4.0).sigmoid() for sign in (1, -1))
     steepest = torch.tensor(-5.0).sigmoid()
     low, high = -(1 - forget) - 2 * write, -(1 - torch.tensor(5.0).sigmoid()) - 2 * steepest
     assert bool(((update > low - 0.01) & (update < high + 0.01)).all())
-    still = rule(0 * gradient, theta, rule.init_state(LAYOUT, 1), 1.0, layout=LAYOUT)[0]
+    still = rule(StepInput(0 * gradient, theta, 1.0, LAYOUT), rule.init_state(LAYOUT, 1))[0]
     assert bool((still < 0).all()), "the published forgetting shrinks parameters even without a gradient"
 
 
 def test_a_start_is_refused_by_another_architecture():
-    rule = LearnedStart(SGD(), SHAPES)
+    rule = LearnedInit(SGD(), SHAPES)
     with pytest.raises(ValueError, match="cannot start another architecture"):
         rule.initial_parameters(ParameterLayout.of({"weight": (3, 2)}), torch.zeros(1, 6))
 
@@ -304,10 +307,10 @@ def test_senseless_combinations_are_refused_in_a_sentence(changes, complaint):
 
 def test_files_with_forged_starts_are_refused(tmp_path):
     path = tmp_path / "rule.safetensors"
-    rule = LearnedStart(CoordinatewiseLSTM(2), SHAPES)
+    rule = LearnedInit(CoordinatewiseLSTM(2), SHAPES)
     save_rule(rule, path)
     assert load_rule(path).identity() == rule.identity()
-    for old, new in ((b"LearnedStart", b"LearnedStort"), (b"CoordinatewiseLSTM", b"CoordinatewiseLSTX")):
+    for old, new in ((b"learned-init", b"learned-iniT"), (b"lstm", b"lstx")):
         path.write_bytes(path.read_bytes().replace(old, new))
         with pytest.raises(ArtifactError):
             load_rule(path)
@@ -331,16 +334,20 @@ REPTILE = MetaConfig(
 
 def test_reptile_pulls_the_start_to_the_mean_of_where_lives_end():
     rule = new_rule(REPTILE)
-    group = ReptileGroup("bandit", REPTILE, rule, seed=0, view=View(roles=False, critic_first=False))
+    group = ReptileGroup(
+        "bandit", REPTILE, rule, seed=0, presentation=Presentation(roles=False, critic_first=False)
+    )
     for _ in range(4):
-        ending = (group.age + 2 >= group.lifetime).squeeze(1)
+        ending = (group.runs.age + 2 >= group.runs.horizon).squeeze(1)
         before = copy.deepcopy(group)
-        before.live(rule, {})
+        state, *_ = before.train(rule)
         window = group.advance(rule)
         if bool(ending.any()):
-            expected = rule.start.detach() - before.parameters[ending].mean(0)
-            torch.testing.assert_close(window.meta_gradient["start"], expected)
-            assert torch.equal(group.parameters[ending], rule.start.detach().expand(int(ending.sum()), -1))
+            expected = rule.theta_0.detach() - state.parameters[ending].mean(0)
+            torch.testing.assert_close(window.meta_gradient["theta_0"], expected)
+            assert torch.equal(
+                group.runs.parameters[ending], rule.theta_0.detach().expand(int(ending.sum()), -1)
+            )
         else:
             assert window.meta_gradient == {}
 
@@ -348,14 +355,14 @@ def test_reptile_pulls_the_start_to_the_mean_of_where_lives_end():
 def test_reptile_finds_a_start_from_which_bandits_of_one_kind_are_known(tmp_path, monkeypatch):
     """If arm 3 is best in every task, the learned start must choose it before any update."""
 
-    def sample(self, batch, noise, *, shifted=False):
+    def sample(self, batch, noise, *, ood=False):
         return {"probability": torch.eye(self.arms)[3].expand(batch, self.arms).clone()}
 
     monkeypatch.setattr("learned_opt.tasks.families.bandit.Bandit.sample_tasks", sample)
     config = MetaConfig(**{**vars(REPTILE), "meta_steps": 200, "nominal_lr": 0.03, "meta_lr": 0.03})
     outcome = MetaTrainer(config, tmp_path / "run").run()
     learner = config.learner.learner(make_family("bandit"), 1, derive_noise(0, "x"))
-    tensors = learner.layout.split(load_rule(outcome.path).start.unsqueeze(0))
+    tensors = learner.layout.split(load_rule(outcome.path).theta_0.unsqueeze(0))
     values = learner.policy.actor(tensors, torch.zeros(1, 1, 1))
     assert int(values.argmax()) == 3
 
@@ -385,7 +392,7 @@ def test_what_an_algorithm_says_of_its_own_rule_is_not_asked_of_another(text, tm
     path.write_text(text)
     (config,) = load_recipe(path, ALGORITHMS["learned-start"])
     assert config.initialisation == "learned"
-    assert isinstance(new_rule(config), LearnedStart)
+    assert isinstance(new_rule(config), LearnedInit)
 
 
 def test_a_start_learned_in_one_stage_is_carried_to_the_next(tmp_path):
@@ -395,5 +402,5 @@ def test_a_start_learned_in_one_stage_is_carried_to_the_next(tmp_path):
     tiny["learner"] = {**tiny["learner"], "hidden_size": 4, "num_envs": 2}
     outcome = train_recipe(load_recipe(path, tiny), tmp_path / "run")
     trained = load_rule(outcome.path)
-    assert isinstance(trained, LearnedStart)
+    assert isinstance(trained, LearnedInit)
     assert trained.shapes == load_rule(tmp_path / "run" / "stage-1" / "rule.safetensors").shapes

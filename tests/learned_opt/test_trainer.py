@@ -10,19 +10,21 @@ import torch
 
 from learned_opt import CoordinatewiseLSTM, ParameterLayout, load_rule
 from learned_opt.algorithms import A2C
+from learned_opt.algorithms.inner_step import InnerState
 from learned_opt.algorithms.quadratic import QuadraticLearner
 from learned_opt.artifacts import load_artifact
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.estimators.base import View
+from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.estimators.unroll import replicate, unroll
 from learned_opt.meta.lr_calibration import calibrate
 from learned_opt.meta.trainer import MetaTrainer, new_rule
 from learned_opt.rules import Adam
+from learned_opt.rules.base import StepInput
 from learned_opt.runs.checkpoint import checkpoints
 from learned_opt.tasks.random import derive_noise, derive_seed
 
-TOLD = View(roles=True, critic_first=False)
+TOLD = Presentation(roles=True, critic_first=False)
 TINY = MetaConfig(
     families=("navigation2d", "bandit"),
     hidden=4,
@@ -54,16 +56,16 @@ def test_meta_training_learns_to_optimize_quadratics():
         start = learner.initial_parameters()
         phi = replicate(rule, 32)
         result = unroll(
-            learner,
+            learner.gradient,
             rule,
             phi,
-            start,
-            rule.init_state(learner.layout, 32),
+            InnerState.of(start, rule.init_state(learner.layout, 32)),
             learner.gradient(start),
             steps=20,
             lr=0.05,
+            layout=learner.layout,
         )
-        return result, float(learner.loss(result.parameters).mean())
+        return result, float(learner.loss(result.state.parameters).mean())
 
     rule = CoordinatewiseLSTM(8)
     optimizer = torch.optim.Adam(rule.parameters(), lr=1e-2)
@@ -142,12 +144,12 @@ def test_the_best_validated_rule_is_kept_not_the_last(tmp_path):
 
 
 def test_calibration_takes_the_learning_rate_that_scores_best():
-    rule = CoordinatewiseLSTM(2, nominal_lr=0.01)
-    tried = calibrate(rule, lambda candidate: {"all": -abs(candidate.nominal_lr - 0.0072)})
+    rule = CoordinatewiseLSTM(2, learning_rate=0.01)
+    tried = calibrate(rule, lambda candidate: {"all": -abs(candidate.learning_rate - 0.0072)})
     assert set(tried) == {"0.01", "0.007", "0.005"}
-    assert rule.nominal_lr == 0.007
+    assert rule.learning_rate == 0.007
     calibrate(rule, lambda candidate: {"all": 0.0})
-    assert rule.nominal_lr == 0.007
+    assert rule.learning_rate == 0.007
 
 
 def test_an_existing_run_is_never_overwritten(tmp_path):
@@ -171,37 +173,37 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
 
 
 def test_diverged_learners_are_restarted_counted_and_cost_no_meta_step():
-    group = TruncatedGroup("navigation2d", TINY, new_rule(TINY), seed=0, view=TOLD)
+    group = TruncatedGroup("navigation2d", TINY, new_rule(TINY), seed=0, presentation=TOLD)
     rule = new_rule(TINY)
     torch.nn.init.ones_(rule.head)
     group.advance(rule)
-    group.parameters[1] = float("nan")
-    group.lifetime[:] = 1000
-    group.sample = None
+    group.runs.parameters[1] = float("nan")
+    group.runs.horizon[:] = 1000
+    group.runs = group.runs._replace(sample=None)
     window = group.advance(rule)
     assert window.metrics["diverged"] == 1
     assert all(bool(g.isfinite().all()) and bool(g.any()) for g in window.meta_gradient.values())
-    assert bool(group.parameters.isfinite().all())
-    assert float(group.age[1]) == 0
+    assert bool(group.runs.parameters.isfinite().all())
+    assert float(group.runs.age[1]) == 0
     assert group.advance(rule).metrics["diverged"] == 0
 
 
 def test_lives_end_at_their_drawn_lengths_and_start_staggered():
     config = replace(TINY, learners=200)
     group = TruncatedGroup(
-        "bandit", config, new_rule(config), seed=0, view=View(roles=False, critic_first=True)
+        "bandit", config, new_rule(config), seed=0, presentation=Presentation(roles=False, critic_first=True)
     )
-    firsts = group.lifetime.flatten()
+    firsts = group.runs.horizon.flatten()
     assert bool((firsts % config.unroll == 0).all())
     assert len(firsts.unique()) >= 3
     rule = new_rule(config)
     for _ in range(5):
         group.advance(rule)
-    lives = group.lifetime.flatten()
+    lives = group.runs.horizon.flatten()
     assert float(lives.min()) >= 6
     assert float(lives.max()) <= 12
-    assert bool((group.age < group.lifetime).all())
-    assert 0.5 < float(group.told.float().mean()) < 0.9
+    assert bool((group.runs.age < group.runs.horizon).all())
+    assert 0.5 < float(group.runs.horizon_known.float().mean()) < 0.9
 
 
 def test_second_order_meta_training_runs(tmp_path):
@@ -215,7 +217,9 @@ def test_second_order_meta_training_runs(tmp_path):
 
 def test_second_order_meets_tensors_without_any_gradient():
     """A bandit's observation is zero: the first layers' weights never get a gradient."""
-    group = TruncatedGroup("bandit", replace(TINY, second_order=True), new_rule(TINY), seed=0, view=TOLD)
+    group = TruncatedGroup(
+        "bandit", replace(TINY, second_order=True), new_rule(TINY), seed=0, presentation=TOLD
+    )
     rule = new_rule(TINY)
     torch.nn.init.ones_(rule.head)
     for _ in range(2):
@@ -288,7 +292,7 @@ def test_a_rule_without_a_group_of_features_never_reads_them(estimator, tmp_path
     config = replace(TINY, without=("time", "facts"), estimator=estimator, learners=4, meta_steps=4)
     trainer = MetaTrainer(config, tmp_path / "run")
     trainer.run()
-    blind = trainer.rule.weights_of(("time", "facts"))
+    blind = trainer.rule.ablation_mask(("time", "facts"))
     for name, parameter in trainer.rule.named_parameters():
         assert not bool(parameter[blind[name]].any())
         assert bool(parameter[~blind[name]].any())
@@ -300,10 +304,10 @@ def test_a_rule_without_a_group_of_features_never_reads_them(estimator, tmp_path
     rule = trainer.rule
     with torch.no_grad():
         told, _ = rule(
-            gradient, parameters, rule.init_state(layout, 1), 1.0, layout=layout, total_steps=torch.ones(1, 1)
+            StepInput(gradient, parameters, 1.0, layout, torch.ones(1, 1)), rule.init_state(layout, 1)
         )
         other, _ = rule(
-            gradient[:, order], parameters[:, order], rule.init_state(facing, 1), 1.0, layout=facing
+            StepInput(gradient[:, order], parameters[:, order], 1.0, facing), rule.init_state(facing, 1)
         )
     torch.testing.assert_close(told[:, order], other)
 
@@ -325,7 +329,7 @@ def test_a_rule_born_with_little_momentum_steps_along_the_present_gradient():
     def last_step(rule):
         state = rule.init_state(layout, 1)
         for gradient in gradients:
-            update, state = rule(gradient, torch.zeros(1, 6), state, 1.0, layout=layout)
+            update, state = rule(StepInput(gradient, torch.zeros(1, 6), 1.0, layout), state)
         return update
 
     with torch.no_grad():

@@ -22,7 +22,7 @@ import pytest
 import torch
 import yaml
 
-from learned_opt import ArtifactError, ClassicLSTM, CoordinatewiseLSTM, LearnedStart, MetaSGD, save_rule
+from learned_opt import ArtifactError, ClassicLSTM, CoordinatewiseLSTM, LearnedInit, MetaSGD, save_rule
 from learned_opt.algorithms import A2C
 from learned_opt.analysis.comparison.cache import Cache
 from learned_opt.analysis.comparison.results import (
@@ -222,8 +222,8 @@ def kinds(folder):
     rules = [
         CoordinatewiseLSTM(2),
         ClassicLSTM((2, 2)),
-        LearnedStart(MetaSGD(8), shapes),
-        LearnedStart(CoordinatewiseLSTM(2), shapes),
+        LearnedInit(MetaSGD(8), shapes),
+        LearnedInit(CoordinatewiseLSTM(2), shapes),
     ]
     run = folder / "run"
     MetaTrainer(TINY, run).run()

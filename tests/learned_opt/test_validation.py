@@ -24,7 +24,7 @@ TINY = {
 
 def adam(lr):
     rule = Adam()
-    rule.nominal_lr = lr
+    rule.learning_rate = lr
     return rule
 
 
@@ -45,7 +45,7 @@ def test_wins_are_shares_of_tasks_with_a_larger_area():
 def test_the_rival_is_the_rule_as_it_was():
     rival = adam(0.0)
     validator = Validator(MetaConfig.from_dict({**TINY, "criterion": "wins"}), rival=rival)
-    rival.nominal_lr = 0.03
+    rival.learning_rate = 0.03
     assert validator(adam(0.0))["all"] == 0.5
 
 

@@ -1,4 +1,4 @@
-"""A group of learners of one family, each somewhere in its life."""
+"""A group of learners of one family, each somewhere in its inner training run."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from learned_opt.algorithms.base import GradientSample
 from learned_opt.algorithms.cuda_graphs import Recorder
-from learned_opt.layout import ParameterLayout
+from learned_opt.algorithms.inner_step import InnerState, inner_step, is_sound
+from learned_opt.layout import RuleState
 from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.unroll import Phi
 from learned_opt.policies.base import Policies, policy_for
-from learned_opt.rules import LearnedStart
-from learned_opt.rules.base import RuleState, UpdateRule, is_usable, select_rows
-from learned_opt.rules.counter_rng import initial_dice
+from learned_opt.rules.base import UpdateRule
 from learned_opt.runs.checkpoint import check_fits
 from learned_opt.runs.distributed import ALONE, Ranks
 from learned_opt.tasks import Noise, Tasks, make_family
@@ -39,37 +38,38 @@ class Window:
     metrics: dict[str, float]
 
 
-class View(NamedTuple):
-    """What a rule is told of a learner's tensors; it must not rely on what users' code does otherwise.
+class Runs(NamedTuple):
+    """Where a group's B inner training runs stand.
 
-    roles: which belong to actor and critic.
-    critic_first: in which of the two orders they stand.
+    parameters: θ, (B, N).
+    rule_state: what the rule remembers.
+    sample: the gradients at θ; None where they are still to be measured.
+    age: updates behind each run, (B, 1).
+    horizon: updates of each run in all, (B, 1).
+    horizon_known: whether the rule is told, (B, 1).
     """
 
-    roles: bool
-    critic_first: bool
-
-    def of(self, layout: ParameterLayout) -> ParameterLayout:
-        """The layout as the rule sees it."""
-        if self.critic_first:
-            order = sorted(range(len(layout.specs)), key=lambda i: layout.specs[i].role != "critic")
-            layout = layout.as_if_ordered(order)
-        return layout if self.roles else layout.without_roles()
+    parameters: Tensor
+    rule_state: RuleState
+    sample: GradientSample | None
+    age: Tensor
+    horizon: Tensor
+    horizon_known: Tensor
 
 
 class LearnerGroup(ABC):
-    """B learners of one task family that train side by side, at staggered phases of their lives.
+    """B learners of one task family that train side by side, at staggered phases of their runs.
 
-    Lifetimes are drawn log-uniformly and rounded to whole windows; the first ones are cut to a
-    random share, so that soon the group holds every phase of a life at once. Learners that end
-    their lives, or diverge, start anew with new tasks.
+    Horizons are drawn log-uniformly and rounded to whole windows; the first ones are cut to a
+    random share, so that soon the group holds every phase of a run at once. Learners that end
+    their runs, or diverge, start anew with new tasks.
 
     Args:
         family: name of the task family.
-        config: the run.
+        config: the meta-training run.
         rule: what they will learn with.
         seed: of this group's randomness.
-        view: what the rule is told of the tensors.
+        presentation: what the rule is told of the tensors.
         policies: how to make policies of one's own.
         ranks: the processes that hold the group's learners, in equal parts; B is this one's part.
 
@@ -87,7 +87,7 @@ class LearnerGroup(ABC):
         rule: UpdateRule,
         *,
         seed: int,
-        view: View,
+        presentation: Presentation,
         policies: Policies | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
@@ -97,7 +97,7 @@ class LearnerGroup(ABC):
         generator = torch.Generator(device).manual_seed(seed)
         self.noise = Noise(generator, replicas=self.replicas, share=ranks.share)
         made = make_family(family, config.horizon, config.reference)
-        tasks = self._siblings(sampled_tasks(made, self.batch, self.noise))
+        tasks = self._replicated(sampled_tasks(made, self.batch, self.noise))
         policy = policy_for(made, policies)
         inner = config.learner
         self.learner = inner.learner(
@@ -108,14 +108,11 @@ class LearnerGroup(ABC):
             raise ValueError(
                 f"REINFORCE on {family}, whose horizons vary, needs one process: leave torchrun out"
             )
-        self.layout = view.of(self.learner.layout)
-        self.parameters = self._start(rule)
-        self.age = torch.zeros(self.batch, 1, device=device)
-        self.lifetime, self.told = self._draw_lifetimes()
-        share = self.noise.uniform(self.batch, 1)
-        self.lifetime = self._whole_windows(self.lifetime * share)
-        self.state = self._initial_state(rule)
-        self.sample: GradientSample | None = None
+        self.layout = presentation.of(self.learner.layout)
+        parameters, age = self._start(rule), torch.zeros(self.batch, 1, device=device)
+        horizon, known = self._draw_horizons()
+        horizon = self._whole_windows(horizon * self.noise.uniform(self.batch, 1))
+        self.runs = Runs(parameters, self._initial_state(rule), None, age, horizon, known)
         self.recorder = Recorder(self.learner)
 
     def _outer_num_envs(self) -> int:
@@ -139,100 +136,108 @@ class LearnerGroup(ABC):
 
     @abstractmethod
     def advance(self, rule: UpdateRule) -> Window:
-        """K updates of every learner, the meta-gradient from them, and new lives where old ones ended."""
+        """K updates of every learner, the meta-gradient from them, and new runs where old ones ended."""
 
     def begin(self, rule: UpdateRule) -> None:
-        """Lives that begin now do so at the start as it has become since their learners were renewed."""
-        if isinstance(rule, LearnedStart):
-            newborn = self.age == 0
-            self.parameters = torch.where(newborn, rule.start.detach(), self.parameters)
+        """Runs that begin now do so at the θ_0 that has been learned since their learners were reset."""
+        runs = self.runs
+        parameters = rule.initial_parameters(self.learner.layout, runs.parameters).detach()
+        self.runs = runs._replace(parameters=torch.where(runs.age == 0, parameters, runs.parameters))
 
     def ready(self) -> GradientSample:
         """The gradients at the window's start, measured where they are missing."""
-        if self.sample is None:
-            self.sample = self.learner.gradient(self.parameters)
-        return self.sample
+        sample = self.runs.sample
+        return self.learner.gradient(self.runs.parameters) if sample is None else sample
 
     @torch.no_grad()
-    def live(self, rule: UpdateRule, phi: Phi) -> tuple[dict[str, Tensor], Tensor]:
-        """K updates of every learner, under φ of its own where `phi` has one.
+    def train(
+        self, rule: UpdateRule, phi: Phi | None = None
+    ) -> tuple[InnerState, GradientSample, dict[str, Tensor]]:
+        """K updates of every learner, under φ of its own where `phi` has one; nothing is differentiated.
 
         Returns:
-            Means of the learners' metrics over the window, (B,) each, and who stayed healthy (B, bool):
-            the others' parameters stay where they were.
+            Where the runs then stand, the gradients there, and means of the learners' metrics over the
+            window, (B,) each.
         """
         self.begin(rule)
 
         def window(
-            phi: Phi, parameters: Tensor, state: RuleState, sample: GradientSample, total: Tensor
-        ) -> tuple[Tensor, RuleState, GradientSample, dict[str, Tensor], Tensor]:
+            phi: Phi, state: InnerState, sample: GradientSample, total: Tensor
+        ) -> tuple[InnerState, GradientSample, dict[str, Tensor]]:
             steps, metrics = self.config.unroll, dict[str, Tensor]()
-            healthy = torch.ones(len(parameters), dtype=torch.bool, device=parameters.device)
             for _ in range(steps):
-                update, moved = functional_call(
-                    rule,
-                    phi,
-                    (sample.inner, parameters, state, rule.nominal_lr),
-                    {"layout": self.layout, "total_steps": total},
+                state = inner_step(
+                    rule, sample, state, rule.learning_rate, self.layout, total, phi=phi or None
                 )
-                update, state = sample.held(update, moved, state)
-                healthy &= update.isfinite().all(1)
-                parameters = parameters + torch.where(healthy.unsqueeze(1), update, 0.0)
-                sample = self.learner.gradient(parameters)
-                healthy &= is_usable(sample.inner, parameters).all(1)
+                sample = self.learner.gradient(state.parameters)
                 for key, value in sample.metrics.items():
                     metrics[key] = metrics.get(key, 0.0) + value / steps
-            for value in metrics.values():  # a reward that reached no gradient yet, but would reach a return
-                healthy &= value.isfinite()
-            return parameters, state, sample, metrics, healthy
+            state = state._replace(diverged=state.diverged | ~is_sound(sample, state.parameters))
+            return state, sample, metrics
 
-        given = (phi, self.parameters, self.state, self.ready(), self.total_steps())
-        self.parameters, self.state, self.sample, metrics, healthy = self.recorder(window, *given)
-        return metrics, healthy
+        start = InnerState.of(self.runs.parameters, self.runs.rule_state)
+        trained: tuple[InnerState, GradientSample, dict[str, Tensor]] = self.recorder(
+            window, phi or {}, start, self.ready(), self.total_steps()
+        )
+        return trained
 
     def total_steps(self) -> Tensor:
-        """Planned length of each life (B, 1), infinite where the rule is not told."""
-        return torch.where(self.told, self.lifetime, math.inf)
+        """Planned length of each run (B, 1), infinite where the rule is not told."""
+        return torch.where(self.runs.horizon_known, self.runs.horizon, math.inf)
 
-    def end_window(self, rule: UpdateRule, healthy: Tensor) -> Tensor:
-        """K updates older: restart what ended its life or is not healthy (B, bool), and say what did."""
-        self.age = self.age + self.config.unroll
-        ended = (self.age >= self.lifetime).squeeze(1) | ~healthy
-        self._renew(rule, ended)
+    def ends(self) -> Tensor:
+        """Whose run is over with the window that is being trained, (B, bool)."""
+        return (self.runs.age + self.config.unroll >= self.runs.horizon).squeeze(1)
+
+    def end_window(
+        self, rule: UpdateRule, state: InnerState, sample: GradientSample, sound: Tensor
+    ) -> Tensor:
+        """Where the runs stand after K updates: what is over, or not sound (B, bool), begins anew.
+
+        Returns:
+            Which began anew, (B, bool).
+        """
+        ended = self.ends() | ~sound
+        age = self.runs.age + self.config.unroll
+        self.runs = self.runs._replace(
+            parameters=state.parameters, rule_state=state.rule_state, sample=sample, age=age
+        )
+        if self.ranks.any(ended.any()):
+            self.runs = self._renewed(rule, ended)
         return ended
 
-    def window(self, gradient: Phi, metrics: Mapping[str, Tensor], healthy: Tensor) -> Window:
+    def window(self, gradient: Phi, metrics: Mapping[str, Tensor], sound: Tensor) -> Window:
         """What all ranks bring together: their parts of the gradient added up, and means of metrics.
 
         Args:
             gradient: this rank's part of the meta-gradient.
-            metrics: of each learner, (B,); the means are over the healthy ones.
-            healthy: (B, bool); the others are counted as diverged.
+            metrics: of each learner, (B,); the means are over the sound ones.
+            sound: (B, bool); the others are counted as diverged.
         """
-        sums = {key: torch.where(healthy, value, 0.0).sum() for key, value in metrics.items()}
-        counts = {"healthy": healthy.sum(), "diverged": (~healthy).sum()}
+        sums = {key: torch.where(sound, value, 0.0).sum() for key, value in metrics.items()}
+        counts = {"sound": sound.sum(), "diverged": (~sound).sum()}
         local = {f"φ {name}": value for name, value in gradient.items()} | sums
         total = self.ranks.sum(local | {key: value.float() for key, value in counts.items()})
-        means = {key: float(total[key] / total["healthy"].clamp_min(1)) for key in metrics}
+        means = {key: float(total[key] / total["sound"].clamp_min(1)) for key in metrics}
         meta_gradient = {name: total[f"φ {name}"] for name in gradient}
         return Window(meta_gradient, {**means, "diverged": float(total["diverged"])})
 
-    def _renew(self, rule: UpdateRule, rows: Tensor) -> None:
-        if not self.ranks.any(rows.any()):
-            return
+    def _renewed(self, rule: UpdateRule, rows: Tensor) -> Runs:
+        """The runs, of which those marked in `rows` (B, bool) begin anew with new tasks."""
+        runs, column = self.runs, rows.unsqueeze(1)
         drawn = sampled_tasks(self.learner.family, self.batch, self.noise)
-        self.learner.restart(rows, self._siblings(drawn))
-        column = rows.unsqueeze(1)
-        self.parameters = torch.where(column, self._start(rule), self.parameters)
-        fresh = self._initial_state(rule)
-        if "dice" in fresh:  # a new life draws on, rather than meet the last one's noise again
-            fresh["dice"] = self.state["dice"]
-        self.state = select_rows(rows, fresh, self.state)
-        lifetime, told = self._draw_lifetimes()
-        self.lifetime = torch.where(column, lifetime, self.lifetime)
-        self.told = torch.where(column, told, self.told)
-        self.age = torch.where(column, 0.0, self.age)
-        self.sample = None
+        self.learner.reset(rows, self._replicated(drawn))
+        parameters = torch.where(column, self._start(rule), runs.parameters)
+        rule_state = rule.renewed_state(rows, runs.rule_state, self._initial_state(rule))
+        horizon, known = self._draw_horizons()
+        return Runs(
+            parameters,
+            rule_state,
+            None,
+            torch.where(column, 0.0, runs.age),
+            torch.where(column, horizon, runs.horizon),
+            torch.where(column, known, runs.horizon_known),
+        )
 
     def _start(self, rule: UpdateRule) -> Tensor:
         """θ_0 of every learner, (B, N)."""
@@ -240,26 +245,23 @@ class LearnerGroup(ABC):
         return rule.initial_parameters(self.learner.layout, drawn).detach()
 
     def _initial_state(self, rule: UpdateRule) -> RuleState:
-        state = rule.init_state(self.layout, self.batch, device=self.noise.device)
-        if "dice" in state:
-            first = self.ranks.share.index * self.rows
-            own = initial_dice(self.layout, self.rows, self.noise.device, first=first)
-            state["dice"] = own.repeat(self.replicas, 1)
-        return state
+        first = self.ranks.share.index * self.rows
+        streams = torch.arange(first, first + self.rows).repeat(self.replicas)
+        return rule.init_state(self.layout, self.batch, device=self.noise.device, streams=streams)
 
-    def _siblings(self, tasks: Tasks) -> Tasks:
-        """Each task for as many adjacent learners as are siblings."""
+    def _replicated(self, tasks: Tasks) -> Tasks:
+        """Each task for as many adjacent learners as share it."""
         count = self.config.siblings
         if count == 1:
             return tasks
         return {key: value[::count].repeat_interleave(count, 0) for key, value in tasks.items()}
 
-    def _draw_lifetimes(self) -> tuple[Tensor, Tensor]:
+    def _draw_horizons(self) -> tuple[Tensor, Tensor]:
         config = self.config
         low, high = math.log(config.shortest_life), math.log(config.longest_life)
         draw = self.noise.uniform(self.batch, 1)
-        told = self.noise.uniform(self.batch, 1) < config.known_total
-        return self._whole_windows((low + draw * (high - low)).exp()), told
+        known = self.noise.uniform(self.batch, 1) < config.known_total
+        return self._whole_windows((low + draw * (high - low)).exp()), known
 
     def _whole_windows(self, updates: Tensor) -> Tensor:
         return (updates / self.config.unroll).round().clamp_min(1.0) * self.config.unroll
@@ -269,15 +271,12 @@ class LearnerGroup(ABC):
 
         Tensors but the generator's state have this rank's learners as their first axis.
         """
+        sample = self.runs.sample
         return {
             "generator": self.noise.generator.get_state(),
             "learner": self.learner.state_dict(),
-            "parameters": self.parameters,
-            "age": self.age,
-            "lifetime": self.lifetime,
-            "told": self.told,
-            "rule_state": self.state,
-            "sample": None if self.sample is None else list(self.sample),
+            **self.runs._asdict(),
+            "sample": None if sample is None else list(sample),
         }
 
     def check_policies(self, saved: dict[str, Any]) -> None:
@@ -286,7 +285,7 @@ class LearnerGroup(ABC):
         Raises:
             ValueError: they have another number of parameters.
         """
-        theirs, ours = saved["parameters"].shape[1], self.parameters.shape[1]
+        theirs, ours = saved["parameters"].shape[1], self.runs.parameters.shape[1]
         if theirs != ours:
             raise ValueError(
                 f"the saved policies of {self.family} have {theirs} parameters and these have {ours}: "
@@ -296,11 +295,8 @@ class LearnerGroup(ABC):
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.learner.load_state_dict(saved["learner"])
-        for name in ("parameters", "age", "lifetime", "told"):
-            setattr(self, name, saved[name])
-        self.state = saved["rule_state"]
-        sample = saved["sample"]
-        self.sample = None if sample is None else GradientSample(*sample)
-        if self.sample is not None:
-            check_fits([self.parameters] * 2, list(self.sample[:2]), "gradient")
+        sample = None if saved["sample"] is None else GradientSample(*saved["sample"])
+        self.runs = Runs(**{**{name: saved[name] for name in Runs._fields}, "sample": sample})
+        if sample is not None:
+            check_fits([self.runs.parameters] * 2, list(sample[:2]), "gradient")
         self.noise.generator.set_state(saved["generator"].cpu())

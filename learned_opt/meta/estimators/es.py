@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.estimators.base import LearnerGroup, View, Window
+from learned_opt.meta.estimators.base import LearnerGroup, Window
 from learned_opt.meta.estimators.unroll import Phi
-from learned_opt.policies.base import Policies
-from learned_opt.rules import LearnedStart
 from learned_opt.rules.base import UpdateRule
-from learned_opt.rules.lstm import CoordinatewiseLSTM
-from learned_opt.runs.distributed import ALONE, Ranks
 from learned_opt.tasks import Noise
 
 RAREST = 1e-4
@@ -129,36 +126,6 @@ def rank_scores(difference: Tensor) -> Tensor:
 SCORES = {"sign": sign_scores, "rank": rank_scores}
 
 
-def perturbed(rule: UpdateRule, which: str) -> Phi:
-    """How far each of the rule's parameters is perturbed, in multiples of σ, by name.
-
-    A matrix whose columns are many inputs is perturbed by as much less as its weights are smaller at
-    birth, one over the root of their number.
-
-    Args:
-        rule: whose.
-        which: "all"; "head"; or "skip", the head's weights on the features.
-
-    Raises:
-        ValueError: the rule has no such parameters.
-    """
-    if isinstance(rule, LearnedStart):
-        if which == "all":
-            raise ValueError("perturbed: all would perturb the learned start: choose head or skip")
-        return {f"rule.{name}": scale for name, scale in perturbed(rule.rule, which).items()}
-    scales = {name: torch.ones_like(value.detach()) for name, value in rule.named_parameters()}
-    if which != "all" and "head" not in scales:
-        raise ValueError(f"perturbed: {which} needs a rule with a head: lstm or classic")
-    if which == "all":
-        return {name: s if name == "head" else s * s.shape[-1] ** -0.5 for name, s in scales.items()}
-    head = scales["head"]
-    if which == "skip":
-        if not isinstance(rule, CoordinatewiseLSTM) or not rule.skip:
-            raise ValueError("perturbed: skip needs an lstm rule with a skip connection")
-        head[:, : rule.hidden] = 0.0
-    return {"head": head}
-
-
 class EvolutionGroup(LearnerGroup):
     """Pairs of learners under perturbed rules, judged by their returns in each window of their lives.
 
@@ -169,47 +136,34 @@ class EvolutionGroup(LearnerGroup):
 
     replicas = 2
 
-    def __init__(
-        self,
-        family: str,
-        config: MetaConfig,
-        rule: UpdateRule,
-        *,
-        seed: int,
-        view: View,
-        policies: Policies | None = None,
-        ranks: Ranks = ALONE,
-    ) -> None:
-        super().__init__(family, config, rule, seed=seed, view=view, policies=policies, ranks=ranks)
+    def __init__(self, family: str, config: MetaConfig, rule: UpdateRule, **options: Any) -> None:
+        super().__init__(family, config, rule, **options)
         self.perturbations = Perturbations(
-            perturbed(rule, config.perturbed),
+            rule.perturbation_scales(config.perturbed),
             self.rows,
             config.sigma,
             persistent=config.estimator == "pes",
-            noise=Noise(self.noise.generator, share=ranks.share),
+            noise=Noise(self.noise.generator, share=self.ranks.share),
         )
 
     def advance(self, rule: UpdateRule) -> Window:
-        """K updates of every candidate, the estimate from their returns, new lives where old ones ended."""
-        config = self.config
+        """K updates of every candidate, the estimate from their returns, new runs where old ones ended."""
         phi = {name: value.detach() for name, value in rule.named_parameters()}
-        metrics, healthy = self.live(rule, self.perturbations.candidates(phi))
+        state, sample, metrics = self.train(rule, self.perturbations.candidates(phi))
         returns = metrics["reward"] / metrics["endings"].clamp_min(RAREST)
-        returns = returns.where(healthy, -math.inf)
+        returns = returns.where(~state.diverged, -math.inf)
         plus, minus = returns[: self.rows], returns[self.rows :]
         difference = torch.where(plus == minus, 0.0, minus - plus)  # of losses; both may be -inf
-        scores = self.ranks.own(SCORES[config.scoring](self.ranks.gather(difference)))
-        ends = (self.age + config.unroll >= self.lifetime).squeeze(1)[: self.rows]
-        gradient = self.perturbations.gradient(scores * torch.where(ends, FINAL, 1.0))
-        both = healthy[: self.rows] & healthy[self.rows :]
-        ended = self.end_window(rule, both.repeat(2))[: self.rows]
+        scores = self.ranks.own(SCORES[self.config.scoring](self.ranks.gather(difference)))
+        gradient = self.perturbations.gradient(scores * torch.where(self.ends()[: self.rows], FINAL, 1.0))
+        sound = ~(state.diverged[: self.rows] | state.diverged[self.rows :]).repeat(2)
+        ended = self.end_window(rule, state, sample, sound)[: self.rows]
         self.perturbations.renew(ended)
         self.perturbations.next_window(~ended)
-        share = {name: value / self.ranks.share.count for name, value in gradient.items()}
-        window = self.window(share, metrics, both.repeat(2))
+        part = {name: value / self.ranks.share.count for name, value in gradient.items()}
+        window = self.window(part, metrics, sound)
         norm = torch.stack([value.norm() for value in window.meta_gradient.values()]).norm()
-        window.metrics["meta_gradient_norm"] = float(norm)
-        return window
+        return replace(window, metrics={**window.metrics, "meta_gradient_norm": float(norm)})
 
     def state_dict(self) -> dict[str, object]:
         """As of every group, with the perturbations."""

@@ -1,4 +1,4 @@
-"""Learned starts without differentiation: move towards where lives end."""
+"""Learned initializations without differentiation: move towards where runs end."""
 
 from __future__ import annotations
 
@@ -7,28 +7,30 @@ from dataclasses import replace
 import torch
 
 from learned_opt.meta.estimators.base import LearnerGroup, Window
-from learned_opt.rules import LearnedStart, UpdateRule
+from learned_opt.rules.base import UpdateRule
 
 
 class ReptileGroup(LearnerGroup):
     """Reptile (Nichol et al. 2018, arXiv 1803.02999): the meta-gradient of θ_0 is the mean of θ_0 − θ_T.
 
-    θ_T are the parameters at the ends of the lives that end in this window, θ_0 is the start as it is by
-    then: it moves towards θ_T, not along with what a life has done since it began at an older one. The
-    rule stays as it is. For example, of three lives two of which end now at θ_T and θ'_T, the start is
-    pulled to the middle between those; the third goes on.
+    θ_T are the parameters at the ends of the runs that end in this window, θ_0 is the initialization as it
+    is by then: it moves towards θ_T, not along with what a run has done since it began at an older one. The
+    rule stays as it is. For example, of three runs two of which end now at θ_T and θ'_T, the
+    initialization is pulled to the middle between those; the third goes on.
     """
 
     def advance(self, rule: UpdateRule) -> Window:
-        """K updates of every learner, the pull of ended lives, and new lives in their place."""
-        assert isinstance(rule, LearnedStart)
-        self.begin(rule)
-        metrics, healthy = self.live(rule, {})
-        ended = (self.age + self.config.unroll >= self.lifetime).squeeze(1) & healthy
-        pull = torch.where(ended.unsqueeze(1), rule.start.detach() - self.parameters, 0.0)
+        """K updates of every learner, the pull of ended runs, and new runs in their place."""
+        if rule.initialization is None:
+            raise ValueError("reptile moves a learned initialization, and this rule has none")
+        theta_0 = rule.get_parameter(rule.initialization).detach()
+        state, sample, metrics = self.train(rule)
+        ended = self.ends() & ~state.diverged
+        pull = torch.where(ended.unsqueeze(1), theta_0 - state.parameters, 0.0)
         summed = self.ranks.sum({"pull": pull.sum(0), "ended": ended.sum().to(pull.dtype)})
         gradient = summed["pull"] / summed["ended"].clamp_min(1)
-        self.end_window(rule, healthy)
+        self.end_window(rule, state, sample, ~state.diverged)
         metrics["meta_gradient_norm"] = gradient.norm().expand_as(metrics["reward"])
-        window = self.window({}, metrics, healthy)
-        return replace(window, meta_gradient={"start": gradient} if bool(summed["ended"]) else {})
+        window = self.window({}, metrics, ~state.diverged)
+        moved = {rule.initialization: gradient} if bool(summed["ended"]) else {}
+        return replace(window, meta_gradient=moved)

@@ -5,76 +5,72 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from learned_opt.algorithms.base import GradientSample
+from learned_opt.algorithms.base import GradientFunction, GradientSample
+from learned_opt.algorithms.inner_step import InnerState
 from learned_opt.meta.estimators.base import LearnerGroup, Window
 from learned_opt.meta.estimators.unroll import Phi, Unroll, clip_per_learner, replicate, unroll
-from learned_opt.rules.base import RuleState, UpdateRule, is_usable
+from learned_opt.rules.base import UpdateRule
 
 
 class TruncatedGroup(LearnerGroup):
     """Learners whose outer losses are differentiated through each window of K updates, see `unroll`."""
 
+    @property
+    def gradient(self) -> GradientFunction:
+        """The learners'; E-MAML's term needs to know how likely their episodes were."""
+        learner = self.learner
+        return learner.trajectory_gradient if self.config.exploration_credit else learner.gradient
+
     def advance(self, rule: UpdateRule) -> Window:
-        """K updates of every learner, the meta-gradient through them, and new lives where old ones ended."""
+        """K updates of every learner, the meta-gradient through them, and new runs where old ones ended."""
         config = self.config
         self.begin(rule)
         phi = replicate(rule, self.batch)
-        parameters, sample = self._begin(phi)
+        parameters, sample = self._differentiable_start(rule, phi)
 
-        def window(
-            phi: Phi, parameters: Tensor, state: RuleState, sample: GradientSample, total: Tensor
-        ) -> Unroll:
+        def window(phi: Phi, start: InnerState, sample: GradientSample, total: Tensor) -> Unroll:
             return unroll(
-                self.learner,
+                self.gradient,
                 rule,
                 phi,
-                parameters,
-                state,
+                start,
                 sample,
                 steps=config.unroll,
-                lr=rule.nominal_lr,
+                lr=rule.learning_rate,
                 layout=self.layout,
                 total_steps=total,
                 second_order=config.second_order,
-                last_only=config.outer == "last",
-                exploration_credit=config.exploration_credit,
-                siblings=config.siblings,
+                final_only=config.outer == "last",
+                sampling_correction=config.exploration_credit,
+                replicates=config.siblings,
             )
 
-        result = self.recorder(window, phi, parameters, self.state, sample, self.total_steps())
+        start = InnerState.of(parameters, self.runs.rule_state)
+        result = self.recorder(window, phi, start, sample, self.total_steps())
         clipped, norms, finite = clip_per_learner(result.meta_gradient, config.clip)
-        credit = self._credit()
-        self.parameters, self.state, self.sample = result.parameters, result.state, result.sample
-        healthy = finite & is_usable(result.sample.inner, self.parameters).all(1)
-        for value in result.metrics.values():
-            healthy = healthy & value.isfinite()
-        self.end_window(rule, healthy)
+        sound = finite & ~result.state.diverged
+        self.end_window(rule, result.state, result.sample, sound)
+        weight = sound.to(parameters.dtype)
         gradient = {
-            name: torch.einsum("b,b...->...", credit, value) / config.learners
+            name: torch.einsum("b,b...->...", weight, value) / config.learners
             for name, value in clipped.items()
         }
-        return self.window(gradient, {**result.metrics, "meta_gradient_norm": norms}, healthy)
+        return self.window(gradient, {**result.metrics, "meta_gradient_norm": norms}, sound)
 
     def _outer_num_envs(self) -> int:
         return self.config.outer_envs()
 
-    def _begin(self, phi: Phi) -> tuple[Tensor, GradientSample]:
+    def _differentiable_start(self, rule: UpdateRule, phi: Phi) -> tuple[Tensor, GradientSample]:
         """Parameters at the window's start and the gradients there.
 
-        Lives that begin at a learned start are connected to it, and by second order so are the gradients.
+        Runs that begin at a learned initialization are connected to it, and by second order so are the
+        gradients.
         """
-        if "start" not in phi:
-            return self.parameters, self.ready()
-        newborn = self.age == 0
-        parameters = torch.where(newborn, phi["start"], self.parameters)
+        parameters = self.runs.parameters
+        if rule.initialization is None:
+            return parameters, self.ready()
+        newborn = self.runs.age == 0
+        parameters = torch.where(newborn, phi[rule.initialization], parameters)
         if not (self.config.second_order and self.ranks.any(newborn.any())):
             return parameters, self.ready()
-        credited = {"credited": True} if self.config.exploration_credit else {}
-        return parameters, self.learner.gradient(parameters, second_order=True, **credited)
-
-    def _credit(self) -> Tensor:
-        """Weight of each learner's meta-gradient (B,), 1 on average over a life."""
-        if self.config.credit == "uniform":
-            return torch.ones_like(self.age.squeeze(1))
-        middle = self.age + self.config.unroll / 2
-        return 2 * (1 - middle / self.lifetime).squeeze(1)
+        return parameters, self.gradient(parameters, second_order=True)

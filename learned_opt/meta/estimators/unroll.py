@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
-from learned_opt.algorithms.base import GradientSample, Learner
+from learned_opt.algorithms.base import GradientFunction, GradientSample, Trajectories
+from learned_opt.algorithms.inner_step import InnerState, inner_step, is_sound
 from learned_opt.layout import ParameterLayout
-from learned_opt.rules.base import RuleState, Scalar, UpdateRule
+from learned_opt.rules.base import Scalar, UpdateRule
 
 Phi = dict[str, Tensor]
 """A rule's parameters by name, each with a leading axis B: one φ for each learner."""
@@ -19,15 +19,13 @@ Phi = dict[str, Tensor]
 class Unroll(NamedTuple):
     """What K updates left behind; nothing in it is connected to a graph.
 
-    parameters: θ_K, (B, N).
-    state: the rule's state.
+    state: θ_K, the rule's state, and who diverged by then.
     sample: the gradients measured at θ_K, from which the next window goes on.
     meta_gradient: of each learner's outer loss with respect to its φ, (B, ...) by name.
     metrics: mean over the window, (B,) each.
     """
 
-    parameters: Tensor
-    state: RuleState
+    state: InnerState
     sample: GradientSample
     meta_gradient: Phi
     metrics: dict[str, Tensor]
@@ -42,21 +40,20 @@ def replicate(rule: UpdateRule, batch: int) -> Phi:
 
 
 def unroll(
-    learner: Learner,
+    gradient: GradientFunction,
     rule: UpdateRule,
     phi: Phi,
-    parameters: Tensor,
-    state: RuleState,
+    start: InnerState,
     sample: GradientSample,
     *,
     steps: int,
     lr: Scalar,
-    layout: ParameterLayout | None = None,
+    layout: ParameterLayout,
     total_steps: Tensor | None = None,
     second_order: bool = False,
-    last_only: bool = False,
-    exploration_credit: float = 0.0,
-    siblings: int = 1,
+    final_only: bool = False,
+    sampling_correction: float = 0.0,
+    replicates: int = 1,
 ) -> Unroll:
     """Run K = `steps` updates and differentiate the outer losses at θ_1 … θ_K with respect to φ.
 
@@ -66,7 +63,7 @@ def unroll(
 
     where each θ_k was reached with data collected before it, so that the rollout at θ_k serves both
     losses. θ_0 and the rule's state at the start of the window are constants: the truncation; unless
-    the caller connects θ_0 to φ, which then has a learned start. For
+    the caller connects θ_0 to φ, which then has a learned initialization. For
     example, with K = 2 the update u_0 is credited with L_outer(θ_1) and L_outer(θ_2), u_1 with
     L_outer(θ_2) alone.
 
@@ -75,92 +72,80 @@ def unroll(
     also differentiates how θ_k changes the later inner gradients and the rule's view of θ.
 
     Either way the data that an update learns from are taken as given, though θ_k had a say in them.
-    `exploration_credit` adds E-MAML's term for that (Stadie et al. 2018, arXiv 1803.01118):
+    `sampling_correction` adds E-MAML's term for that (Stadie et al. 2018, arXiv 1803.01118):
 
         Σ_{j<k} (L_outer(θ_k) − b) ∇ log π_{θ_j}(data_j),
 
-    with b the mean of L_outer over the learner's siblings, which share its task and nothing else.
+    with b the mean of L_outer over the learner's replicates, which share its task and nothing else.
 
     Args:
-        learner: measures gradients.
+        gradient: of the learners, which measures both gradients at θ_k.
         rule: f_φ.
         phi: one φ for each learner, as `replicate` makes them.
-        parameters: θ_0, (B, N).
-        state: the rule's state.
+        start: θ_0, (B, N), and the rule's state.
         sample: gradients at θ_0; what they depend on is differentiated if they are connected to it.
         steps: K.
         lr: learning rate, float or (B, 1).
-        layout: what the rule is told of the parameters; the learner's own layout by default.
-        total_steps: planned length of each life, (B, 1).
+        layout: what the rule is told of the parameters.
+        total_steps: planned number of updates of each run, (B, 1).
         second_order: see above.
-        last_only: the objective is L_outer(θ_K) alone.
-        exploration_credit: weight of the term above; needs second order, and a learner that measures
-            `loss` and `log_prob`.
-        siblings: learners that share each task, in adjacent rows.
+        final_only: the objective is L_outer(θ_K) alone.
+        sampling_correction: weight of the term above; needs second order, and samples with trajectories.
+        replicates: learners that share each task, in adjacent rows.
     """
-    layout = layout or learner.layout
-    inner = sample.inner
+    state = start
     visited: list[Tensor] = []
     cotangents: list[Tensor] = []
     totals: dict[str, Tensor] = {}
-    told: Tensor | None = None
-    more = {"credited": True} if exploration_credit else {}
+    log_prob: float | Tensor = 0.0
     with torch.enable_grad():
         for k in range(1, steps + 1):
-            seen = parameters if second_order else parameters.detach()
-            if exploration_credit:
-                told = _required(sample.log_prob) + (0.0 if told is None else told)
-            update, moved = functional_call(
-                rule,
-                phi,
-                (inner, seen, state, lr),
-                {"layout": layout, "total_steps": total_steps},
+            if sampling_correction:
+                log_prob = _trajectories(sample).log_prob + log_prob
+            state = inner_step(
+                rule, sample, state, lr, layout, total_steps, phi=phi, second_order=second_order
             )
-            update, state = sample.held(update, moved, state)
-            parameters = parameters + update
             # Nothing within this window follows from the last gradients: they need no graph.
             onwards = second_order and k < steps
-            sample = learner.gradient(
-                parameters if onwards else parameters.detach(), second_order=onwards, **more
-            )
-            inner = sample.inner
-            if k == steps or not last_only:
-                visited.append(parameters)
+            theta = state.parameters if onwards else state.parameters.detach()
+            sample = gradient(theta, second_order=onwards)
+            if k == steps or not final_only:
+                visited.append(state.parameters)
                 cotangents.append(sample.outer)
-                if told is not None:
-                    visited.append(told)
-                    cotangents.append(exploration_credit * _above_siblings(sample, siblings))
+                if isinstance(log_prob, Tensor):
+                    visited.append(log_prob)
+                    cotangents.append(sampling_correction * _above_replicates(sample, replicates))
             for key, value in sample.metrics.items():
                 totals[key] = totals.get(key, 0.0) + value / steps
-        names = list(phi)
         gradients = torch.autograd.grad(
             visited,
-            [phi[name] for name in names],
-            [cotangent / (1 if last_only else steps) for cotangent in cotangents],
+            list(phi.values()),
+            [cotangent / (1 if final_only else steps) for cotangent in cotangents],
             allow_unused=True,
         )
     meta_gradient = {
-        name: torch.zeros_like(phi[name]) if gradient is None else gradient
-        for name, gradient in zip(names, gradients, strict=True)
+        name: torch.zeros_like(value) if slope is None else slope
+        for (name, value), slope in zip(phi.items(), gradients, strict=True)
     }
-    sample = sample._replace(inner=sample.inner.detach(), log_prob=None)
-    state = {key: value.detach() for key, value in state.items()}
-    return Unroll(parameters.detach(), state, sample, meta_gradient, totals)
+    parameters = state.parameters.detach()
+    diverged = state.diverged | ~is_sound(sample, parameters)
+    rule_state = {key: value.detach() for key, value in state.rule_state.items()}
+    sample = sample._replace(inner=sample.inner.detach(), trajectories=None)
+    return Unroll(InnerState(parameters, rule_state, diverged), sample, meta_gradient, totals)
 
 
-def _required(measured: Tensor | None) -> Tensor:
-    if measured is None:
-        raise ValueError("exploration credit needs second order, and a learner with episodes: REINFORCE")
-    return measured
+def _trajectories(sample: GradientSample) -> Trajectories:
+    if sample.trajectories is None:
+        raise ValueError("a sampling correction needs whole episodes: REINFORCE's trajectory_gradient")
+    return sample.trajectories
 
 
-def _above_siblings(sample: GradientSample, siblings: int) -> Tensor:
+def _above_replicates(sample: GradientSample, replicates: int) -> Tensor:
     """Each learner's loss less the mean of the others that share its task, (B,), in one unit for all.
 
-    Siblings whose loss or unit is not finite count for nobody but themselves.
+    Replicates whose loss or unit is not finite count for nobody but themselves.
     """
-    loss = _required(sample.loss).view(-1, siblings)
-    unit = _required(sample.unit).view(-1, siblings)
+    loss, unit = (x.view(-1, replicates) for x in _trajectories(sample)[:2])
     finite = loss.isfinite() & unit.isfinite()
     others = finite.sum(1, keepdim=True) - finite.to(torch.long)
     unit = unit.where(finite, 0.0).sum(1, keepdim=True) / finite.sum(1, keepdim=True).clamp_min(1)
