@@ -111,8 +111,8 @@ def test_families_with_a_horizon_of_their_own_are_refused_by_name(arguments, tmp
     ("arguments", "complaint"),
     [
         (["--families", ENDLESS], "has no time limit of its own: give a horizon, by --horizon"),
-        (["--families", ENDLESS, "--max-episode-steps", 0], "max_episode_steps must be at least 1, got 0"),
-        (["--families", ENDLESS, "--max-episode-steps", -3], "max_episode_steps must be at least 1, got -3"),
+        (["--families", ENDLESS, "--max-episode-steps", 0], "max_episode_steps must be positive (at least 1), got 0"),
+        (["--families", ENDLESS, "--max-episode-steps", -3], "max_episode_steps must be positive (at least 1), got -3"),
         (["--families", "CartPole-v1", "--reference-return", "nan"], "return must be finite, got nan"),
         (
             ["--families", "CartPole-v1", "Taxi-v4", "--reference-return", 3],

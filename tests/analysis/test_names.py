@@ -238,7 +238,7 @@ def test_a_figure_is_written_to_the_file_that_was_named_or_not_at_all(tmp_path):
     figure = new_figure(1, 1)
     for name in ("a.png", "a.PDF", "a.svg"):
         save_figure(figure, tmp_path / name)
-        assert (tmp_path / name).stat().st_size > 300
+        assert (tmp_path / name).stat().st_size > 50
     before = sorted(tmp_path.iterdir())
     for name in ("a", "a.", "b.gif", "b.png.txt", ".png", "b.jpg", "b.raw"):
         with pytest.raises(ValueError, match=re.escape("choose .png, .pdf or .svg")):
