@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from learned_opt.algorithms import A2C, InnerAlgorithm
-from learned_opt.algorithms.inner_loop import Life, live
+from learned_opt.algorithms.inner_loop import InnerRun, train
 from learned_opt.analysis.comparison.results import Array, Setting
 from learned_opt.policies.base import Policies, Policy, policy_for
 from learned_opt.rl2.policies import InContextPolicy
@@ -41,7 +41,7 @@ MakeRule = Callable[[Mapping[str, Scalar]], UpdateRule]
 
 @dataclass(frozen=True)
 class Budget:
-    """Length of a run and how it is evaluated; see `learned_opt.algorithms.inner_loop.live`."""
+    """Length of a run and how it is evaluated; see `learned_opt.algorithms.inner_loop.train`."""
 
     num_updates: int
     num_evals: int
@@ -228,16 +228,16 @@ def run_settings(
         for start in range(0, len(settings), chunk)
     ]
 
-    def gather(column: Callable[[Life], torch.Tensor]) -> NDArray[np.float64]:
-        parts = [column(life).double().cpu().numpy() for life in chunks]
+    def gather(column: Callable[[InnerRun], torch.Tensor]) -> NDArray[np.float64]:
+        parts = [column(run).double().cpu().numpy() for run in chunks]
         joined = np.concatenate(parts, axis=-1)
         return joined.reshape(*joined.shape[:-1], len(settings), problem.count)
 
     return SettingRuns(
         chunks[0].updates.cpu().numpy().astype(np.int64),
-        gather(lambda life: life.returns).swapaxes(0, 1),
-        gather(lambda life: life.mean_action_returns).swapaxes(0, 1),
-        gather(lambda life: life.diverged).astype(np.bool_),
+        gather(lambda run: run.returns).swapaxes(0, 1),
+        gather(lambda run: run.deterministic_returns).swapaxes(0, 1),
+        gather(lambda run: run.diverged).astype(np.bool_),
         chunks[0].steps_per_update,
     )
 
@@ -302,7 +302,7 @@ def _run_chunk(
     on_update: Callable[[int], None] | None,
     *,
     horizon_known: bool,
-) -> Life:
+) -> InnerRun:
     replicas, batch = len(settings), len(settings) * problem.count
     path = (problem.purpose, "lives", problem.family.name)
     noise = derive_noise(budget.seed, *path, device=budget.device, replicas=replicas)
@@ -318,15 +318,15 @@ def _run_chunk(
         return values.repeat_interleave(problem.count).unsqueeze(1)
 
     options = {key: column([s.options[key] for s in settings]) for key in settings[0].options}
-    return live(
+    return train(
         learner,
         make_rule(options).to(budget.device),
         updates=budget.num_updates,
-        queries=budget.num_evals,
-        query_seed=derive_seed(budget.seed, *path, "queries"),
-        query_episodes=budget.eval_episodes,
+        num_evals=budget.num_evals,
+        eval_seed=derive_seed(budget.seed, *path, "queries"),
+        eval_episodes=budget.eval_episodes,
         lr=column([setting.lr for setting in settings]),
         decay=column([float(setting.decay) for setting in settings]),
-        told=torch.full((batch,), horizon_known),
+        horizon_known=torch.full((batch,), horizon_known),
         on_update=after_update,
     )
