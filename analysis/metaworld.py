@@ -202,7 +202,7 @@ def evaluate(
         noise = derive_noise(seed, *path, device=device)
         count = len(tasks["goal"])
         tasks = {key: value.to(device) for key, value in tasks.items()}
-        life = train(
+        run = train(
             learner.learner(family, count, noise, tasks=tasks),
             rule,
             updates=protocol.adaptation_steps,
@@ -210,17 +210,17 @@ def evaluate(
             eval_seed=derive_seed(seed, *path, "queries"),
             eval_episodes=protocol.evaluation_episodes,
         )
-        if life.success is None or life.deterministic_success is None:
+        if run.success is None or run.deterministic_success is None:
             raise ValueError(f"{family.name} does not tell success")
-        healthy = (~life.diverged).to(life.success.dtype)
+        healthy = (~run.diverged).to(run.success.dtype)
         for name, values in (
-            ("success", life.success[1] * healthy),
-            ("success, mean action", life.deterministic_success[1] * healthy),
-            ("success before", life.success[0]),
-            ("success before, mean action", life.deterministic_success[0]),
-            ("return", life.returns[1]),
-            ("return before", life.returns[0]),
-            ("diverged", life.diverged),
+            ("success", run.success[1] * healthy),
+            ("success, mean action", run.deterministic_success[1] * healthy),
+            ("success before", run.success[0]),
+            ("success before, mean action", run.deterministic_success[0]),
+            ("return", run.returns[1]),
+            ("return before", run.returns[0]),
+            ("diverged", run.diverged),
         ):
             parts.setdefault(name, []).append(values)
         if progress is not None:

@@ -77,7 +77,7 @@ def render_runs(config: CompareConfig, method: Method, folder: Path) -> list[Pat
         learner = config.inner.learner(problem.family, 1, noise, tasks=problem.tasks)
         view = learner.observation_scale
         at_first = None if view is None else replace(view, moments=replace(view.moments))
-        life = train(
+        run = train(
             learner,
             method.rule.to(config.device),
             updates=config.num_updates,
@@ -85,7 +85,7 @@ def render_runs(config: CompareConfig, method: Method, folder: Path) -> list[Pat
             eval_seed=derive_seed(config.seed, *path, "queries"),
             eval_episodes=1,
         )
-        shown = ((life.first, at_first), (life.last, view))
+        shown = ((run.first, at_first), (run.last, view))
         for target, (parameters, seen) in zip(video_paths([name], folder), shown, strict=True):
             frames = np.stack(_episode(learner, parameters, seen))
             video: bytes = imageio.imwrite(
