@@ -26,7 +26,7 @@ SERVES = {
 
 @dataclass(frozen=True)
 class Doctor:
-    """Tell what computes here: engine, instruction set, threads, versions; what runs compiled, and why not."""
+    """Tell what computes here: engine, instructions, threads, versions; what runs compiled, and why not."""
 
     def run(self) -> int:
         """Print it; 1 if something could run compiled and does not, though nobody asked for that."""

@@ -55,7 +55,7 @@ class Validator:
         self._ways = [config.of_replica(number) for number in range(len(config.mixture) or 1)]
         self._told = torch.arange(config.validation_tasks) < config.known_total * config.validation_tasks
         self._tasks, self._policies = {}, {}
-        for name in config.families[ranks.share.index :: ranks.share.count]:
+        for name in config.families[ranks.shard.index :: ranks.shard.count]:
             noise = derive_noise(config.seed, f"{purpose} tasks", name, device=config.device)
             family = make_family(name, config.horizon, config.reference)
             self._policies[name] = policy_for(family, policies)

@@ -16,7 +16,7 @@ from learned_opt.rl2.config import MemoryConfig
 from learned_opt.rl2.policies import POLICIES, InContextPolicy
 from learned_opt.rl2.trial import Trial, play
 from learned_opt.runs.checkpoint import check_fits, load_optimizer
-from learned_opt.runs.loop import MetaStep, RunPlan, TrainingRun
+from learned_opt.runs.loop import MetaStep, TrainingRun
 from learned_opt.runs.lr_schedule import cosine
 from learned_opt.tasks.promises import sampled_tasks
 from learned_opt.tasks.random import derive_noise, derive_seed
@@ -41,7 +41,9 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
     artifact, product, criterion, work = ARTIFACT, "policy", "mean_total_reward", "trials"
 
     def __init__(self, config: MemoryConfig, folder: Path, *, resume: bool = False) -> None:
-        plan = RunPlan(
+        super().__init__(
+            asdict(config),
+            folder,
             meta_steps=config.meta_steps,
             validate_every=config.validate_every,
             early_stop_score=config.target,
@@ -49,8 +51,9 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
             checkpoint_minutes=config.checkpoint_minutes,
             learners=config.trials,
             max_diverged=config.divergence_limit,
+            device=config.device,
+            resume=resume,
         )
-        super().__init__(asdict(config), plan, folder, device=config.device, resume=resume)
         self.config = config
         generator = torch.Generator().manual_seed(derive_seed(config.seed, "policy"))
         kind = POLICIES[config.algorithm]
