@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learned_opt.algorithms.advantages import ReturnScale, generalised_advantages, normalised
-from learned_opt.algorithms.ppo import clipped_gain
+from learned_opt.algorithms.advantages import ReturnScale, generalized_advantages, normalized
+from learned_opt.algorithms.policy_gradient import clipped_gain
 from learned_opt.rl2.artifact import save_policy
 from learned_opt.rl2.config import MemoryConfig
 from learned_opt.rl2.policies import POLICIES, InContextPolicy
@@ -136,19 +136,19 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
         center, scale = self.scale.center_and_scale()
         values = center + scale * unit_values
         over = trial.final
-        advantages = generalised_advantages(
+        advantages = generalized_advantages(
             trial.rewards.unsqueeze(-1),
             values[:, :-1].unsqueeze(-1),
             values[:, 1:].unsqueeze(-1),
             over.unsqueeze(-1),
             torch.zeros_like(over).unsqueeze(-1),
-            discount=self.config.discount,
-            trace=self.config.trace,
+            gamma=self.config.discount,
+            gae_lambda=self.config.trace,
         ).squeeze(-1)
         advantages, returns = _counted(trial.valid, advantages, advantages + values[:, :-1])
         self.scale.observe(returns.reshape(1, -1))
         center, scale = self.scale.center_and_scale()
-        return normalised(advantages.reshape(1, -1)).view_as(advantages), (returns - center) / scale
+        return normalized(advantages.reshape(1, -1)).view_as(advantages), (returns - center) / scale
 
     def save(self, learned: InContextPolicy, path: Path, provenance: dict[str, Any]) -> None:
         """As a policy file."""
