@@ -69,8 +69,8 @@ def reference_returns(family: TaskFamily, tasks: Tasks, noise: Noise, *, ood: bo
     if stored is None or why:
         raise NoReferenceError(
             f"no reference return for the {split} tasks of {family.name!r}{f' ({why})' if why else ''}: "
-            "implement its reference_returns, give GymnasiumFamily a reference_return (--reference-return), or "
-            f"store a tuned policy's mean return in {_STORED.name}"
+            "implement its reference_returns, give GymnasiumFamily a reference_return (--reference-return), "
+            f"or store a tuned policy's mean return in {_STORED.name}"
         )
     return torch.full((batch_of(tasks),), float(stored), device=noise.device, dtype=noise.dtype)
 

@@ -82,8 +82,8 @@ def check_given(name: str, max_episode_steps: int | None, reference_return: floa
 
 
 _GIVEN = (
-    "max_episode_steps and reference_return are given to gymnasium ids, and {} is none and has its own: leave "
-    "them out; for ids beside such families, name a GymnasiumFamily of your own"
+    "max_episode_steps and reference_return are given to gymnasium ids, and {} is none and has its own: "
+    "leave them out; for ids beside such families, name a GymnasiumFamily of your own"
 )
 
 
