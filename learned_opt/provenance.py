@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-import learned_opt
 from learned_opt.kernels import native
 
 
@@ -47,7 +46,7 @@ def package_version() -> str:
 @cache
 def sources() -> str:
     """Digest of all Python and C files of the package, its tasks and its analysis, wherever they stand."""
-    root = Path(learned_opt.__file__).parent
+    root = Path(__file__).parent
     folders = [root, *(root.parent / name for name in ("tasks", "analysis") if not (root / name).is_dir())]
     digest = hashlib.sha256()
     for folder in folders:

@@ -286,7 +286,7 @@ def tasks_of(family, seed, shifted):
     from learned_opt.tasks import make_family
 
     made, noise = make_family(family), noise_of(seed)
-    tasks = made.sample_tasks(4, noise, shifted=shifted)
+    tasks = made.sample_tasks(4, noise, ood=shifted)
     return tasks, made.reference_returns(tasks, noise_of(seed))
 
 
@@ -302,7 +302,7 @@ def transitions(family, seed, shifted, actions):
     from learned_opt.tasks import make_family
 
     made, noise = make_family(family), noise_of(seed)
-    tasks = made.sample_tasks(4, noise, shifted=shifted)
+    tasks = made.sample_tasks(4, noise, ood=shifted)
     environments = made.environments(tasks, 16, noise, staggered=True)
     yield environments.observation
     for action in actions:

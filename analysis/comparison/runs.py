@@ -147,11 +147,11 @@ def _draw(
 ) -> Problem:
     name = family.name
     noise = derive_noise(seed, purpose, name, device=device)
-    tasks = sampled_tasks(family, count, noise, shifted=shifted)
+    tasks = sampled_tasks(family, count, noise, ood=shifted)
     anchors = derive_noise(seed, purpose, "anchors", name, device=device)
     floor = random_returns(family, tasks, anchors, episodes)
     try:
-        reference = reference_returns(family, tasks, anchors, shifted=shifted)
+        reference = reference_returns(family, tasks, anchors, ood=shifted)
     except NoReferenceError:
         if isinstance(family, BatchedFamily):
             raise

@@ -39,7 +39,7 @@ class CartPole(BatchedFamily):
         "length": (0.25, 0.75),
         "masspole": (0.05, 0.5),
     }
-    shifted_range: ClassVar[dict[str, Range]] = {
+    ood_range: ClassVar[dict[str, Range]] = {
         "force": (1.0, 20.0),
         "length": (0.05, 1.0),
         "masspole": (0.01, 1.0),

@@ -35,7 +35,7 @@ class MountainCar(BatchedFamily):
         "force": (0.0005, 0.005),
         "gravity": (0.001, 0.005),
     }
-    shifted_range: ClassVar[dict[str, Range]] = {
+    ood_range: ClassVar[dict[str, Range]] = {
         "force": (0.0001, 0.01),
         "gravity": (0.0005, 0.01),
     }
@@ -94,7 +94,7 @@ class MountainCarContinuous(MountainCar):
         "force": (0.00075, 0.0075),
         "gravity": (0.001, 0.005),
     }
-    shifted_range: ClassVar[dict[str, Range]] = {
+    ood_range: ClassVar[dict[str, Range]] = {
         "force": (0.00015, 0.015),
         "gravity": (0.0005, 0.01),
     }

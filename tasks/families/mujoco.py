@@ -73,8 +73,8 @@ class MujocoFamily(BatchedFamily):
         self.action_space = spaces.Box(limits[:, 0], limits[:, 1], dtype=np.float32)
         nq, nv = int(self.standard.nq), int(self.standard.nv)
         self.contact_size = 6 * int(self.standard.nbody) if self.contacts else 0
-        self._parts = (nq, nv, self.contact_size)
-        seen = self.seen(*torch.ones(sum(self._parts)).split(self._parts))
+        self._parts = [nq, nv, self.contact_size]
+        seen = self.seen(*torch.split(torch.ones(sum(self._parts)), self._parts))
         self.observation_space = spaces.Box(-np.inf, np.inf, (len(torch.cat(seen)),), np.float32)
         self.timestep = self.frame_skip * float(self.standard.opt.timestep)
 

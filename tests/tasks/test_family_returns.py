@@ -172,8 +172,8 @@ class Drift(BatchedFamily):
                 right = change(right)
         return right
 
-    def sample_tasks(self, batch, noise, *, shifted=False):
-        tasks = super().sample_tasks(batch, noise, shifted=shifted)
+    def sample_tasks(self, batch, noise, *, ood=False):
+        tasks = super().sample_tasks(batch, noise, ood=ood)
         return {"speed": self.told("a task", tasks["speed"])}
 
     def constants(self, tasks):
