@@ -9,7 +9,6 @@ from learned_opt.artifacts import Artifact
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.estimators.base import LearnerGroup
 from learned_opt.policies.base import Policies
-from learned_opt.provenance import environment
 
 
 def provenance(
@@ -42,7 +41,6 @@ def provenance(
         ],
         "validation": {key: round(value, 6) for key, value in scores.items()},
         "configuration": config.to_dict(),
-        "environment": environment(),
         "licence": "Apache-2.0",
     }
     if policies:

@@ -274,7 +274,7 @@ def test_a_life_whose_length_is_no_longer_known_is_stepped_as_such():
             if step == 3:
                 optimizer.param_groups[0]["total_steps"] = None
                 if fresh:
-                    optimizer._layouts.clear()
+                    optimizer._layouts._kept.clear()
             optimizer.step()
         return tensor.detach()
 

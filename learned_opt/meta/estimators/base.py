@@ -14,11 +14,12 @@ from torch import Tensor
 from learned_opt.algorithms.base import GradientSample
 from learned_opt.algorithms.cuda_graphs import Recorder
 from learned_opt.algorithms.inner_step import InnerState, inner_step, is_sound
+from learned_opt.layout import RuleState
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.unroll import Phi
 from learned_opt.policies.base import Policies, policy_for
-from learned_opt.rules.base import RuleState, UpdateRule
+from learned_opt.rules.base import UpdateRule
 from learned_opt.runs.checkpoint import check_fits
 from learned_opt.runs.distributed import ALONE, Ranks
 from learned_opt.tasks import Noise, Tasks, make_family
