@@ -18,6 +18,7 @@ from learned_opt.commands.card import Card
 from learned_opt.commands.check import Check
 from learned_opt.commands.compare import Compare, Merge, Plot
 from learned_opt.commands.demo import Demo
+from learned_opt.commands.doctor import Doctor
 from learned_opt.commands.listing import List
 from learned_opt.commands.meta_train import MetaTrain
 from learned_opt.commands.metaworld import MetaWorld
@@ -45,6 +46,7 @@ Command = (
     | Annotated[MetaWorld, tyro.conf.subcommand("metaworld")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[List, tyro.conf.subcommand("list")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
 
 _TITLE = re.compile(r"╭─ (.*?) ─*╮")

@@ -32,6 +32,23 @@ BOUNDED = 1e6
 """A wider Box is bounded in name only."""
 
 
+def batch_of(tasks: Tasks) -> int:
+    """B."""
+    return next(iter(tasks.values())).shape[0]
+
+
+def where_rows(rows: Tensor, chosen: Tensor, otherwise: Tensor) -> Tensor:
+    """Tensors (B, ...), from `chosen` where `rows` (B, bool)."""
+    return torch.where(rows.view(-1, *([1] * (chosen.dim() - 1))), chosen, otherwise)
+
+
+def first_counts(noise: Noise, shape: tuple[int, int], horizon: int | Tensor, *, staggered: bool) -> Tensor:
+    """Steps (B, E) that first episodes count as already taken: any below the horizon if `staggered`, or 0."""
+    if staggered:
+        return (noise.uniform(*shape) * horizon).floor()
+    return torch.zeros(shape, device=noise.device, dtype=noise.dtype)
+
+
 def source_digest(thing: Any) -> str:
     """SHA-256 of the file that a class or function was defined in; empty where there is none to be found."""
     try:

@@ -13,7 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learned_opt.tasks.base import Range, TaskFamily, Tasks, check_ranges, source_digest
+from learned_opt.tasks.base import Range, TaskFamily, Tasks, batch_of, check_ranges, source_digest
 from learned_opt.tasks.gymnasium_copies import Copies, Vectorization, Wrap, id_of
 from learned_opt.tasks.gymnasium_environments import GymnasiumEnvironments
 from learned_opt.tasks.gymnasium_failures import named
@@ -141,8 +141,7 @@ class GymnasiumFamily(TaskFamily):
         """The reference given, or the id's reward threshold; None where there is none that fits."""
         if self.reference is None:
             return None
-        batch = next(iter(tasks.values())).shape[0]
-        return torch.full((batch,), float(self.reference), device=noise.device, dtype=noise.dtype)
+        return torch.full((batch_of(tasks),), float(self.reference), device=noise.device, dtype=noise.dtype)
 
     def native(self, action: Tensor) -> NDArray[Any]:
         """Actions as the environment's own space has them: see `gymnasium_spaces.native`."""

@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from learned_opt.tasks.base import TaskFamily, Tasks, is_bounded
+from learned_opt.tasks.base import TaskFamily, Tasks, batch_of, is_bounded
 from learned_opt.tasks.promises import about_returns, blamed, refuse
 from learned_opt.tasks.random import Noise
 
@@ -72,8 +72,7 @@ def reference_returns(family: TaskFamily, tasks: Tasks, noise: Noise, *, ood: bo
             "implement its reference_returns, give GymnasiumFamily a reference (--reference), or store a "
             f"tuned policy's mean return in {_STORED.name}"
         )
-    batch = next(iter(tasks.values())).shape[0]
-    return torch.full((batch,), float(stored), device=noise.device, dtype=noise.dtype)
+    return torch.full((batch_of(tasks),), float(stored), device=noise.device, dtype=noise.dtype)
 
 
 def warn_of_reached_references(name: str, random: Tensor, reference: Tensor) -> None:
@@ -134,8 +133,7 @@ def held_returns(family: TaskFamily, method: str, returns: Tensor, tasks: Tasks,
     Raises:
         ValueError: they are not one finite number for each task.
     """
-    batch = next(iter(tasks.values())).shape[0]
-    refuse(family, about_returns(f"{method} returned", returns, batch, noise))
+    refuse(family, about_returns(f"{method} returned", returns, batch_of(tasks), noise))
     return returns.to(noise.dtype)
 
 

@@ -230,7 +230,7 @@ def rule_called(name):
 def life(case, rule):
     """Returns (Q, B), those of mean actions, who diverged (B,), and the last parameters (B, N)."""
     from learned_opt.algorithms import inner
-    from learned_opt.algorithms.inner_loop import live
+    from learned_opt.algorithms.inner_loop import train
     from learned_opt.tasks import make_family
     from learned_opt.tasks.random import derive_noise
 
@@ -240,8 +240,8 @@ def life(case, rule):
     settings = {name: value for name, value in settings.items() if name != "kind"}
     config = replace(inner(kind), **{**sizes, **settings})
     learner = config.learner(make_family(family), 2, derive_noise(0, "life"))
-    lived = live(learner, rule_called(rule), updates=8, queries=3, query_seed=1, query_episodes=4)
-    return lived.returns, lived.mean_action_returns, lived.diverged, lived.last
+    lived = train(learner, rule_called(rule), updates=8, num_evals=3, eval_seed=1, eval_episodes=4)
+    return lived.returns, lived.deterministic_returns, lived.diverged, lived.last
 
 
 def quadratic_life(rule, curvature, optimum, start, tensors, updates):

@@ -84,7 +84,7 @@ class MetaTrain:
         resume = self.resume and ranks.agree(self._is_begun)
         asked = replace(self, resume=resume)
         if ranks.agree(asked._is_policy):
-            if ranks.share.count > 1:
+            if ranks.shard.count > 1:
                 raise ValueError("in-context policies are trained by one process: leave torchrun out")
             return asked._train_policy()
         recipe = ranks.agree(asked.recipe)

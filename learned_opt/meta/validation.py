@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor
 
-from learned_opt.algorithms.inner_loop import live
+from learned_opt.algorithms.inner_loop import train
 from learned_opt.algorithms.scores import normalized_auc, normalized_curves
 from learned_opt.meta.config import MetaConfig
 from learned_opt.policies.base import Policies, policy_for
@@ -55,7 +55,7 @@ class Validator:
         self._ways = [config.of_replica(number) for number in range(len(config.mixture) or 1)]
         self._told = torch.arange(config.validation_tasks) < config.known_total * config.validation_tasks
         self._tasks, self._policies = {}, {}
-        for name in config.families[ranks.share.index :: ranks.share.count]:
+        for name in config.families[ranks.shard.index :: ranks.shard.count]:
             noise = derive_noise(config.seed, f"{purpose} tasks", name, device=config.device)
             family = make_family(name, config.horizon, config.reference)
             self._policies[name] = policy_for(family, policies)
@@ -98,13 +98,13 @@ class Validator:
         learner = way.learner.learner(
             family, way.validation_tasks, noise, tasks=tasks, policy=self._policies[name]
         )
-        life = live(
+        life = train(
             learner,
             rule,
             updates=way.validation_updates,
-            queries=min(QUERIES, way.validation_updates + 1),
-            query_seed=derive_seed(way.seed, "queries", name),
-            told=self._told,
+            num_evals=min(QUERIES, way.validation_updates + 1),
+            eval_seed=derive_seed(way.seed, "queries", name),
+            horizon_known=self._told,
         )
         curves = normalized_curves(life.returns, life.diverged, floor, reference)
         return normalized_auc(curves.scores)

@@ -51,10 +51,6 @@ class Bandit(BatchedFamily):
         probability = constants["probability"]
         return probability.new_zeros(probability.shape[0], environments, 1)
 
-    def observe(self, constants: Tasks, state: Tensor) -> Tensor:
-        """Always 0."""
-        return state
-
     def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """Pay 1 with the pulled arm's probability, and terminate."""
         probability = constants["probability"].gather(1, action)

@@ -75,10 +75,6 @@ class CartPole(BatchedFamily):
         batch = constants["force"].shape[0]
         return noise.uniform(batch, environments, 4).sub_(0.5).mul_(2 * self.start_limit)
 
-    def observe(self, constants: Tasks, state: Tensor) -> Tensor:
-        """The state itself."""
-        return state
-
     def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """One explicit Euler step of 0.02 s."""
         x, x_dot, theta, theta_dot = state.unbind(-1)

@@ -72,10 +72,6 @@ class LQR(BatchedFamily):
         batch = constants["A"].shape[0]
         return noise.uniform(batch, environments, self.states).mul_(2).sub_(1)
 
-    def observe(self, constants: Tasks, state: Tensor) -> Tensor:
-        """The state itself."""
-        return state
-
     def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """One step of the disturbed linear system."""
         cost = state.square().sum(-1) + self.action_cost * action.square().sum(-1)

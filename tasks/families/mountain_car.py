@@ -58,10 +58,6 @@ class MountainCar(BatchedFamily):
         batch = constants["gravity"].shape[0]
         return F.pad(noise.uniform(batch, environments, 1).mul_(0.2).sub_(0.6), (0, 1))
 
-    def observe(self, constants: Tasks, state: Tensor) -> Tensor:
-        """The state itself."""
-        return state
-
     def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """Thrust, roll and stop at the ends."""
         state, terminated = self._roll(constants, state, (action - 1) * constants["force"])

@@ -49,10 +49,6 @@ class Navigation2D(BatchedFamily):
         goal = constants["goal"]
         return goal.new_zeros(goal.shape[0], environments, 2)
 
-    def observe(self, constants: Tasks, state: Tensor) -> Tensor:
-        """The position."""
-        return state
-
     def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """Move by the clipped action."""
         state = state + action.clamp(-self.stride, self.stride)

@@ -95,7 +95,7 @@ class LearnerGroup(ABC):
         self.batch = self._part(config.learners)
         device = torch.device(config.device)
         generator = torch.Generator(device).manual_seed(seed)
-        self.noise = Noise(generator, replicas=self.replicas, share=ranks.share)
+        self.noise = Noise(generator, replicas=self.replicas, shard=ranks.shard)
         made = make_family(family, config.horizon, config.reference)
         tasks = self._replicated(sampled_tasks(made, self.batch, self.noise))
         policy = policy_for(made, policies)
@@ -104,7 +104,7 @@ class LearnerGroup(ABC):
             made, self.batch, self.noise, tasks=tasks, policy=policy, outer_num_envs=self._outer_num_envs()
         )
         horizons = isinstance(self.learner.environments.horizon, Tensor)
-        if ranks.share.count > 1 and inner.whole_episodes and horizons:
+        if ranks.shard.count > 1 and inner.whole_episodes and horizons:
             raise ValueError(
                 f"REINFORCE on {family}, whose horizons vary, needs one process: leave torchrun out"
             )
@@ -121,7 +121,7 @@ class LearnerGroup(ABC):
 
     def _part(self, learners: int) -> int:
         """B; replicas and siblings stay together."""
-        together, count = self.replicas * self.config.siblings, self.ranks.share.count
+        together, count = self.replicas * self.config.siblings, self.ranks.shard.count
         if learners % (together * count):
             raise ValueError(
                 f"{count} processes cannot share {learners} learners evenly: set learners to a multiple of "
@@ -245,7 +245,7 @@ class LearnerGroup(ABC):
         return rule.initial_parameters(self.learner.layout, drawn).detach()
 
     def _initial_state(self, rule: UpdateRule) -> RuleState:
-        first = self.ranks.share.index * self.rows
+        first = self.ranks.shard.index * self.rows
         streams = torch.arange(first, first + self.rows).repeat(self.replicas)
         return rule.init_state(self.layout, self.batch, device=self.noise.device, streams=streams)
 
