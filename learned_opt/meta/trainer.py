@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -28,7 +27,7 @@ from learned_opt.policies.base import Policies, check_names
 from learned_opt.rules.base import UpdateRule
 from learned_opt.runs.checkpoint import check_fits, load_optimizer
 from learned_opt.runs.distributed import ALONE, Ranks
-from learned_opt.runs.loop import MetaStep, RunPlan, TrainingRun
+from learned_opt.runs.loop import MetaStep, TrainingRun
 from learned_opt.runs.lr_schedule import cosine
 from learned_opt.tasks.random import derive_seed
 
@@ -81,16 +80,20 @@ class MetaTrainer(TrainingRun[UpdateRule]):
         ranks: Ranks = ALONE,
     ) -> None:
         check_names(policies, config.families)
-        plan = RunPlan(
+        super().__init__(
+            config.to_dict(),
+            folder,
             meta_steps=config.meta_steps,
             validate_every=config.validate_every,
-            early_stop_score=config.target or math.inf,
+            early_stop_score=config.target or None,
             checkpoint_every=config.checkpoint_every,
             checkpoint_minutes=config.checkpoint_minutes,
             learners=config.learners,
             max_diverged=config.divergence_limit,
+            device=config.device,
+            resume=resume,
+            ranks=ranks,
         )
-        super().__init__(config.to_dict(), plan, folder, device=config.device, resume=resume, ranks=ranks)
         self.config, self.policies = config, policies
         self.origin = load_artifact(config.start) if config.start else None
         self.rule = new_rule(config, policies).to(config.device)

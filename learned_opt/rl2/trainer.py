@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learned_opt.algorithms.advantages import ReturnScale, generalised_advantages, normalised
-from learned_opt.algorithms.ppo import clipped_gain
+from learned_opt.algorithms.advantages import ReturnScale, generalized_advantages, normalized
+from learned_opt.algorithms.policy_gradient import clipped_gain
 from learned_opt.rl2.artifact import save_policy
 from learned_opt.rl2.config import MemoryConfig
 from learned_opt.rl2.policies import POLICIES, InContextPolicy
 from learned_opt.rl2.trial import Trial, play
 from learned_opt.runs.checkpoint import check_fits, load_optimizer
-from learned_opt.runs.loop import MetaStep, RunPlan, TrainingRun
+from learned_opt.runs.loop import MetaStep, TrainingRun
 from learned_opt.runs.lr_schedule import cosine
 from learned_opt.tasks.promises import sampled_tasks
 from learned_opt.tasks.random import derive_noise, derive_seed
@@ -41,7 +41,9 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
     artifact, product, criterion, work = ARTIFACT, "policy", "mean_total_reward", "trials"
 
     def __init__(self, config: MemoryConfig, folder: Path, *, resume: bool = False) -> None:
-        plan = RunPlan(
+        super().__init__(
+            asdict(config),
+            folder,
             meta_steps=config.meta_steps,
             validate_every=config.validate_every,
             early_stop_score=config.target,
@@ -49,8 +51,9 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
             checkpoint_minutes=config.checkpoint_minutes,
             learners=config.trials,
             max_diverged=config.divergence_limit,
+            device=config.device,
+            resume=resume,
         )
-        super().__init__(asdict(config), plan, folder, device=config.device, resume=resume)
         self.config = config
         generator = torch.Generator().manual_seed(derive_seed(config.seed, "policy"))
         kind = POLICIES[config.algorithm]
@@ -133,19 +136,19 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
         center, scale = self.scale.center_and_scale()
         values = center + scale * unit_values
         over = trial.final
-        advantages = generalised_advantages(
+        advantages = generalized_advantages(
             trial.rewards.unsqueeze(-1),
             values[:, :-1].unsqueeze(-1),
             values[:, 1:].unsqueeze(-1),
             over.unsqueeze(-1),
             torch.zeros_like(over).unsqueeze(-1),
-            discount=self.config.discount,
-            trace=self.config.trace,
+            gamma=self.config.discount,
+            gae_lambda=self.config.trace,
         ).squeeze(-1)
         advantages, returns = _counted(trial.valid, advantages, advantages + values[:, :-1])
         self.scale.observe(returns.reshape(1, -1))
         center, scale = self.scale.center_and_scale()
-        return normalised(advantages.reshape(1, -1)).view_as(advantages), (returns - center) / scale
+        return normalized(advantages.reshape(1, -1)).view_as(advantages), (returns - center) / scale
 
     def save(self, learned: InContextPolicy, path: Path, provenance: dict[str, Any]) -> None:
         """As a policy file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -58,27 +59,6 @@ class Outcome:
     verdict: Verdict
 
 
-@dataclass(frozen=True)
-class RunPlan:
-    """How long a run is, and what happens on its way.
-
-    meta_steps: at most so many.
-    validate_every: meta-steps.
-    early_stop_score: a validation that reaches it ends the run; infinity never does.
-    checkpoint_every: meta-steps; and a checkpoint is written at the latest after `checkpoint_minutes`.
-    learners: that a meta-step advances.
-    max_diverged: the greatest share of them that may diverge, of late.
-    """
-
-    meta_steps: int
-    validate_every: int
-    early_stop_score: float
-    checkpoint_every: int
-    checkpoint_minutes: float
-    learners: int
-    max_diverged: float
-
-
 class MetaStep(NamedTuple):
     """What a meta-step did.
 
@@ -101,8 +81,14 @@ class TrainingRun(ABC, Generic[M]):
 
     Args:
         settings: of the run, as its folder shall hold them.
-        plan: its length.
         folder: where settings, metrics, checkpoints and the artifact go.
+        meta_steps: at most so many.
+        validate_every: meta-steps between validations.
+        early_stop_score: a validation that reaches it ends the run; None never does.
+        checkpoint_every: meta-steps between checkpoints.
+        checkpoint_minutes: after so many another one is written in any case.
+        learners: that a meta-step advances.
+        max_diverged: the greatest share of them that may diverge, of late.
         device: where checkpoints are loaded to.
         resume: go on from the folder's checkpoint.
         ranks: the processes that share the run; one by default.
@@ -130,14 +116,23 @@ class TrainingRun(ABC, Generic[M]):
     def __init__(
         self,
         settings: dict[str, Any],
-        plan: RunPlan,
         folder: Path,
         *,
+        meta_steps: int,
+        validate_every: int,
+        early_stop_score: float | None,
+        checkpoint_every: int,
+        checkpoint_minutes: float,
+        learners: int,
+        max_diverged: float,
         device: str,
         resume: bool,
         ranks: Ranks = ALONE,
     ) -> None:
-        self.plan, self.folder, self.ranks, self._resumed = plan, folder, ranks, resume
+        self.folder, self.ranks, self._resumed = folder, ranks, resume
+        self.meta_steps, self.validate_every = meta_steps, validate_every
+        self.enough = math.inf if early_stop_score is None else early_stop_score
+        self.checkpoint_every, self.checkpoint_seconds = checkpoint_every, 60 * checkpoint_minutes
         self._run = RunFolder(folder, settings)
         own: dict[str, Any] = {}
 
@@ -153,7 +148,7 @@ class TrainingRun(ABC, Generic[M]):
         self.seconds = 0.0
         self.best: dict[str, float] = {}
         self.verdict = Verdict()
-        self.monitor = DivergenceMonitor(plan.learners, plan.max_diverged)
+        self.monitor = DivergenceMonitor(learners, max_diverged)
 
     def open(self) -> None:
         """Take over what the folder's checkpoint holds, and claim the folder."""
@@ -229,19 +224,19 @@ class TrainingRun(ABC, Generic[M]):
 
     def _train(self, stop: Callable[[], bool], metrics: MetricsLog | None, observer: Observer | None) -> bool:
         """Take meta-steps to the end; whether the user stopped them."""
-        plan, saved = self.plan, time.monotonic()
+        saved = time.monotonic()
         if not self.best:
             self.assess(metrics, observer)
         self._check(metrics)  # a resumed run that was stopped for its divergence stays so
-        while self.step < plan.meta_steps and not self.best[self.criterion] >= plan.early_stop_score:
+        while self.step < self.meta_steps and not self.best[self.criterion] >= self.enough:
             if self.ranks.any(stop()):
                 return True
             self.take_step(metrics, observer)
-            if self.step % plan.validate_every == 0 or self.step == plan.meta_steps:
+            if self.step % self.validate_every == 0 or self.step == self.meta_steps:
                 self.assess(metrics, observer)
             self._check(metrics)
-            late = self.ranks.any(time.monotonic() - saved >= 60 * plan.checkpoint_minutes)
-            if late or self.step % plan.checkpoint_every == 0:
+            late = self.ranks.any(time.monotonic() - saved >= self.checkpoint_seconds)
+            if late or self.step % self.checkpoint_every == 0:
                 if metrics is not None:
                     metrics.flush()
                 _attempt(self._save)
