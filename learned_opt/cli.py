@@ -16,7 +16,7 @@ import tyro
 from learned_opt.commands.ablate import Ablate
 from learned_opt.commands.card import Card
 from learned_opt.commands.check import Check
-from learned_opt.commands.compare import Compare, Merge, Plot
+from learned_opt.commands.compare import Compare, Plot
 from learned_opt.commands.demo import Demo
 from learned_opt.commands.doctor import Doctor
 from learned_opt.commands.listing import List
@@ -36,7 +36,6 @@ Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[MetaTrain, tyro.conf.subcommand("meta-train")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
-    | Annotated[Merge, tyro.conf.subcommand("merge")]
     | Annotated[Plot, tyro.conf.subcommand("plot")]
     | Annotated[Probe, tyro.conf.subcommand("probe")]
     | Annotated[Report, tyro.conf.subcommand("report")]

@@ -37,8 +37,11 @@ RUN = {
 STAGES = {**RUN, "stages": [{}, {"estimator": "es", "perturbed": "head", "scoring": "rank"}]}
 VARIANTS = {**RUN, "variants": {"full": {}, "blind": {"without": ["time"]}, "twice": {"stages": [{}, {}]}}}
 POLICY = {"episodes": 4, "trials": 4, "validation_tasks": 4, "validate_every": 3, "checkpoint_every": 2}
-COMPARED = "--tasks bandit lqr --baselines adam sgd --count 2 --tuning-count 1 --updates 4 --queries 2"
-SHOWN = "--count 2 --updates 4"
+COMPARED = (
+    "--families bandit lqr --baselines adam sgd --num-tasks 2 --num-tuning-tasks 1 "
+    "--num-updates 4 --num-evals 2"
+)
+SHOWN = "--num-tasks 2 --num-updates 4"
 COMMANDS = {
     "births": ("meta-train --config stages.yaml --births 2", "--resume"),
     "births by options": (
@@ -52,7 +55,10 @@ COMMANDS = {
     ),
     "compare": (f"compare {COMPARED} --threads 1", ""),
     "ablate": (f"ablate --config variants.yaml {SHOWN}", ""),
-    "demo": ("demo --meta-steps 1 --validation-tasks 1 --count 1 --tuning-count 1 --updates 2", ""),
+    "demo": (
+        "demo --meta-steps 1 --validation-tasks 1 --num-tasks 1 --num-tuning-tasks 1 --num-updates 2",
+        "",
+    ),
 }
 """What is killed, and what is added to the same command to go on."""
 CLOCK = "seconds"
@@ -148,7 +154,7 @@ def plain(value):
         ("births", r"before os.mkdir birth-2/stage-1"),
         ("births", r"half written birth-1/stage-2/metrics.csv"),
         ("rl2", r"before os.rename config.yaml"),
-        ("compare", r"half written cells/show-"),
+        ("compare", r"half written cache/"),
         ("compare", r"before open curves.png"),
     ],
 )
