@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from learned_opt.algorithms import a2c_gradients
-from learned_opt.kernels import lstm_step, mlp, rollout
+from learned_opt.kernels import mlp, native
 
 FAULTS = {"overflow": "heap-buffer-overflow", "misaligned": "misaligned address"}
 """What the sanitizers say of each of the faults below."""
@@ -18,9 +17,8 @@ FAULTS = {"overflow": "heap-buffer-overflow", "misaligned": "misaligned address"
 
 def check_loaded(tree: Path) -> None:
     """See that all code was compiled in `tree` for the best instruction set there is, with sanitizers."""
-    for module in (a2c_gradients, rollout, mlp, lstm_step):
-        library = module.library()
-        assert library is not None, f"{module.__name__}: nothing was compiled"
+    for name in native.LIBRARIES:
+        library = native.needed(name)
         assert Path(library._name).is_relative_to(tree), f"{library._name} is not of {tree}"
         # A library's own dependencies are searched, what is loaded before all of them is not.
         for symbol in ("__asan_init", "__ubsan_handle_type_mismatch_v1_abort"):
@@ -29,16 +27,15 @@ def check_loaded(tree: Path) -> None:
 
 def commit(fault: str) -> None:
     """Have C do what the sanitizers are to find."""
-    library = mlp.library()
-    assert library is not None
-    layer = (torch.zeros(1, 2, 3), torch.zeros(1, 2))
-    network = mlp.Perceptron([layer], "tanh", torch.zeros(3), torch.ones(3))
+    library = native.needed("mlp")
+    tensors = [torch.zeros(1, 2, 3), torch.zeros(1, 2), torch.zeros(3), torch.ones(3)]
+    network = mlp.networks(tensors[:2], "tanh", *tensors[2:])
     record, observations, outputs = network.address, torch.zeros(1, 5, 3), torch.zeros(1, 5, 2)
     rows = 5
     if fault == "overflow":
         rows = 500
     if fault == "misaligned":
-        copy = np.zeros(len(mlp.NETWORK) + 1, np.int64)
+        copy = np.zeros(6, np.int64)
         record = copy.ctypes.data + 4
     library.learned_opt_perceptron(record, observations.data_ptr(), 1, rows, outputs.data_ptr(), 1)
 

@@ -19,8 +19,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from learned_opt import CoordinatewiseLSTM, LearnedOptimizer, load_rule
-from learned_opt.kernels import lstm_step
+from learned_opt import CoordinatewiseLSTM, LearnedOptimizer, engine, load_rule
 
 WIDTHS = {"5k": 44, "70k": 180, "1M": 715}
 OWN_FEATURES = 7
@@ -114,7 +113,6 @@ def step_table(options: Options) -> None:
         f"{'parameters':>12}{'Adam ms':>9}{'ours ms':>9}{'× Adam':>8}{'× floor':>9}"
         f"{'torch × Adam':>14}{'plain LSTM × Adam':>19}{'bytes a parameter':>19}"
     )
-    compiled = lstm_step.library
     for width in WIDTHS.values():
         parameters = actor_critic(width)
         size = sum(parameter.numel() for parameter in parameters)
@@ -124,9 +122,8 @@ def step_table(options: Options) -> None:
         ours = median_ms(optimizer.step, repeats)
         state: list[Tensor] = [entry for state in optimizer.state.values() for entry in state.values()]
         memory = sum(entry.numel() * entry.element_size() for entry in state) / size
-        lstm_step.library = lambda: None  # type: ignore[assignment]
-        slow = median_ms(LearnedOptimizer(parameters, lr=1e-5, rule=rule).step, max(repeats // 4, 3))
-        lstm_step.library = compiled
+        with engine("torch"):
+            slow = median_ms(LearnedOptimizer(parameters, lr=1e-5, rule=rule).step, max(repeats // 4, 3))
         plain = median_ms(PlainLSTM(parameters).step, max(repeats // 10, 3))
         floor = 1e3 * 2 * size * multiply_adds / speed
         print(

@@ -9,6 +9,7 @@ part of it, and compiled both times.
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,14 +17,14 @@ from dataclasses import dataclass
 import torch
 import tyro
 
-from learned_opt.kernels import rollout
+from learned_opt.kernels import native
 from learned_opt.policies.mlp import ActorCritic
 from learned_opt.rollouts.collect import collect
 from learned_opt.tasks import FAMILIES, Noise, make_family
 from learned_opt.tracing.verify import why_in_torch
 
 ENVIRONMENTS, STEPS, TURNS = 16, 32, 40
-TORCH_ALONE: Callable[[], None] = lambda: None  # noqa: E731
+LIBRARY = native.library
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Options:
 def main(options: Options) -> None:
     torch.set_num_threads(1)
     names = options.families or [
-        name for name, f in FAMILIES.items() if f.__module__ != "learned_opt.tasks.families.mujoco"
+        name for name, f in FAMILIES.items() if not f.__module__.endswith(".locomotion")
     ]
     print(f"environment steps a second, {options.learners} learners × {ENVIRONMENTS} environments × {STEPS}:")
     for name in names:
@@ -53,18 +54,22 @@ def main(options: Options) -> None:
 
 def measured(name: str, learners: int) -> tuple[float, float]:
     """Environment steps a second, compiled and in torch."""
-    ways = {"compiled": rollout.library, "torch": TORCH_ALONE}
+    ways = {"compiled": native.library, "torch": _without_rollouts}
     rollouts = {way: rollout_of(name, learners) for way in ways}
     best = dict.fromkeys(ways, float("inf"))
     for _ in range(TURNS):
         for way, library in ways.items():
-            rollout.library, kept = library, rollout.library  # type: ignore[assignment]
+            native.library, kept = library, native.library
             start = time.process_time()
             rollouts[way]()
             best[way] = min(best[way], time.process_time() - start)
-            rollout.library = kept
+            native.library = kept
     steps = learners * ENVIRONMENTS * STEPS
     return steps / best["compiled"], steps / best["torch"]
+
+
+def _without_rollouts(name: str) -> ctypes.CDLL | None:
+    return None if name == "rollout" else LIBRARY(name)
 
 
 def rollout_of(name: str, learners: int) -> Callable[[], object]:

@@ -12,6 +12,7 @@ if not Path(__file__).with_name("tasks").is_dir():
 
 from learned_opt import tasks
 from learned_opt.artifacts import ArtifactError, load_rule, save_rule
+from learned_opt.kernels.native import engine
 from learned_opt.layout import ParameterLayout, TensorSpec
 from learned_opt.optimizer import LearnedOptimizer
 from learned_opt.rules import (
@@ -42,6 +43,7 @@ __all__ = [
     "StepInput",
     "TensorSpec",
     "UpdateRule",
+    "engine",
     "load_rule",
     "save_rule",
     "tasks",

@@ -35,22 +35,18 @@ FROZEN = Path(__file__).with_name("oracles")
 @contextmanager
 def compiled_code(wanted):
     """Within, C runs where it applies, or torch everywhere."""
-    from learned_opt.algorithms import a2c_gradients
-    from learned_opt.kernels import lstm_step, mlp, rollout
+    from learned_opt import engine
+    from learned_opt.kernels import native
 
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (lstm_step, mlp, a2c_gradients, rollout):
-            assert module.library is not None
-            if not wanted:
-                patch.setattr(module, "library", lambda: None)
+    with engine("auto" if wanted else "torch"):
+        assert wanted == bool(native.serving())
         yield
 
 
 def has_compiled_code():
-    from learned_opt.algorithms import a2c_gradients
-    from learned_opt.kernels import lstm_step, mlp, rollout
+    from learned_opt.kernels import native
 
-    return all(module.library() is not None for module in (lstm_step, mlp, a2c_gradients, rollout))
+    return not any(map(native.why_not, native.LIBRARIES))
 
 
 SHIPPED = ("default", "evolved")
@@ -276,7 +272,7 @@ def registered_families():
     """All that need no simulator."""
     from learned_opt.tasks import FAMILIES as REGISTERED
 
-    return {name for name, kind in REGISTERED.items() if not kind.__module__.endswith(".mujoco")}
+    return {name for name, kind in REGISTERED.items() if not kind.__module__.endswith(".locomotion")}
 
 
 def noise_of(seed):

@@ -10,8 +10,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from learned_opt.algorithms import a2c_gradients
-from learned_opt.kernels import lstm_step, mlp
+from learned_opt.kernels import native
 from learned_opt.tasks import BatchedFamily, TaskFamily, make_family
 from learned_opt.tasks.inspection import Finding, inspect
 from learned_opt.tasks.promises import sampled_tasks
@@ -121,8 +120,11 @@ def _engines(family: TaskFamily) -> Iterator[tuple[str, str]]:
     reason = why_in_torch(family) if isinstance(family, BatchedFamily) else None
     dynamics = "compiled" if reason is None else f"in torch: {reason}"
     yield "dynamics", dynamics if isinstance(family, BatchedFamily) else "as gymnasium steps them"
-    missing = "in torch: there was no C compiler when this package was installed"
-    networks, gradients = mlp.library(), a2c_gradients.library()
-    yield "networks", "compiled, those of the default policy" if networks else missing
-    yield "gradients", "compiled, the actor-critic's; others in torch" if gradients else missing
-    yield "LSTM rule", lstm_step.description()
+    compiled = {
+        ("networks", "mlp"): "compiled, those of the default policy",
+        ("gradients", "actor_critic"): "compiled, the actor-critic's; others in torch",
+        ("LSTM rule", "lstm_step"): "compiled",
+    }
+    for (what, name), serves in compiled.items():
+        missing = native.why_not(name)
+        yield what, serves if missing is None else f"in torch: {missing}"

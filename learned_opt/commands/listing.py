@@ -9,7 +9,6 @@ from rich.table import Table
 
 from learned_opt.analysis import BASELINES
 from learned_opt.artifacts import load_artifact, shipped_rules
-from learned_opt.kernels import lstm_step
 from learned_opt.tasks import FAMILIES
 from learned_opt.tasks.batched import BatchedFamily
 from learned_opt.verbatim import console
@@ -53,7 +52,6 @@ class List:
                 artifact.digest[:12],
             )
         printer.print(rules)
-        printer.print(f"Step of an LSTM rule on this CPU: {lstm_step.description()}")
         return 0
 
 

@@ -5,8 +5,7 @@
 
 #include "mlp.h"
 
-/* Rollouts of B learners, T steps of E environments each, and where gradients go; field for field the record of
-   closed_form.py. `outer_actor` is `actor` with other places for derivatives, or NULL. */
+/* Rollouts of B learners, T steps of E environments each, and where gradients go. `outer_actor` is `actor` with other places for derivatives, or NULL. */
 typedef struct {
     const network *actor, *outer_actor, *critic;
     int64_t learners, steps, environments, inner; /* of E environments, those of the inner loss come first */
@@ -216,6 +215,3 @@ EXPORT int32_t learned_opt_actor_critic(const lesson *l, int32_t threads) {
     }
     return failed;
 }
-
-/* For closed_form.py to check its record against. */
-EXPORT int64_t learned_opt_lesson_bytes(void) { return sizeof(lesson); }

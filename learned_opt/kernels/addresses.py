@@ -14,8 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from learned_opt.kernels.native import PLAIN, plain
+PLAIN = frozenset((Tensor, torch.nn.Parameter))
+"""Types of tensors that keep their numbers where they say; subclasses may keep them anywhere."""
+_PROBE = torch.zeros(())
 
 
 def address(
@@ -46,7 +49,7 @@ def address(
 def addresses_of_pieces(name: str, tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[int] | None:
     """Of float32 tensors of any shapes, each with so many numbers; None where torch must do C's work.
 
-    That is where one has another type, lies in pieces or not in the CPU's memory: see `compiled.plain`.
+    That is where one has another type, lies in pieces or not in the CPU's memory: see `plain`.
 
     Raises:
         ValueError: they are not as many as the sizes, or one has another size.
@@ -102,6 +105,44 @@ def fits(
         and not tensor.is_neg()
         and (tensor.is_contiguous() or (apart and _in_pieces(tensor)))
     )
+
+
+def plain(tensors: Iterable[Tensor]) -> bool:
+    """Whether C may read and write the memory of these tensors."""
+    tensors = tuple(tensors)
+    return plain_but_strided(*tensors) and all(map(Tensor.is_contiguous, tensors))
+
+
+def plain_but_strided(*tensors: Tensor) -> bool:
+    """Whether C may read and write the memory of tensors that need not be contiguous."""
+    return (
+        PLAIN.issuperset(map(type, tensors))
+        and all(x.dtype is torch.float32 and x.is_cpu and x.layout is torch.strided for x in tensors)
+        and not any(map(Tensor.is_neg, tensors))
+        and _is_stored(tensors)
+    )
+
+
+def _is_stored(tensors: Sequence[Tensor]) -> bool:
+    """Whether tensors have memory at all; those that vmap or a functional derivative wraps have none."""
+    try:
+        places(tensors)
+    except RuntimeError:
+        return False
+    return True
+
+
+def differentiated(tensors: Iterable[Tensor]) -> bool:
+    """Whether derivatives by one of these tensors are kept."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+
+
+def transformed() -> bool:
+    """Whether torch compiles what runs now, or takes forward-mode derivatives of it: C knows of neither.
+
+    Outside of forward mode a tensor is its own primal part.
+    """
+    return torch.compiler.is_compiling() or forward_ad.unpack_dual(_PROBE).primal is not _PROBE
 
 
 def _in_pieces(tensor: Tensor) -> bool:

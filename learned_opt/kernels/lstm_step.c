@@ -1,7 +1,7 @@
 /* One step of the coordinatewise LSTM rule, fused: features, cell, head and update in one pass; and its derivatives
    by the weights and the LSTM's state, in another that computes the gates anew instead of remembering them.
 
-   The same equations as features.py, cell.py and lstm.py, for float32 on the CPU.
+   The same equations as features.py, lstm_cell.py and lstm.py, for float32 on the CPU.
    A segment is one tensor of one parameter vector. Coordinates go through in blocks that stay in
    the first-level cache; features that are the same for a whole tensor enter as a bias of the gates,
    and only those of a coordinate and its hidden state are multiplied. */
@@ -17,10 +17,10 @@
 #define MAX_HIDDEN 64
 #define OUTPUTS 3 /* of the head */
 
-/* Field for field the records of fused.py. */
+/* A tensor of one parameter vector; addresses come first. */
 typedef struct {
-    const float *gradient, *parameters, *fast, *slow, *square, *step, *hidden, *cell;
-    float *new_fast, *new_slow, *new_square, *new_step, *new_hidden, *new_cell, *update;
+    const float *gradient, *parameters, *exp_avg, *exp_avg_slow, *exp_avg_sq, *step, *hidden, *cell;
+    float *new_exp_avg, *new_exp_avg_slow, *new_exp_avg_sq, *new_step, *new_hidden, *new_cell, *update;
     const float *cell_weight, *head; /* (4H, FEATURES + H) and (3, H + FEATURES), or (3, H + 1) without skip */
     int64_t size, stride, new_stride; /* coordinates; floats between rows of hidden and cell */
     float facts[FACTS], share, known, lr, rho, skip;
@@ -68,9 +68,9 @@ static void observe(segment *s) {
         for (int64_t i = start; i < stop; i += LANES) {
             const int64_t count = stop - i;
             const vector raw_p = load_up_to(s->parameters + i, count);
-            const moments old = {.fast = load_up_to(s->fast + i, count),
-                                 .slow = load_up_to(s->slow + i, count),
-                                 .square = load_up_to(s->square + i, count)};
+            const moments old = {.fast = load_up_to(s->exp_avg + i, count),
+                                 .slow = load_up_to(s->exp_avg_slow + i, count),
+                                 .square = load_up_to(s->exp_avg_sq + i, count)};
             const vector raw = load_up_to(s->gradient + i, count);
             const mask usable = is_usable(raw, raw_p);
             const vector p = choose(usable, raw_p, all(0)), g = choose(usable, raw, all(0)), gg = g * g;
@@ -83,9 +83,9 @@ static void observe(segment *s) {
             sum_parameters += p * p;
             sum_adam += seen.adam * seen.adam;
             sum_slow += seen.slow_unit * seen.slow_unit;
-            store_up_to(s->new_fast + i, choose(usable, new.fast, old.fast), count);
-            store_up_to(s->new_slow + i, choose(usable, new.slow, old.slow), count);
-            store_up_to(s->new_square + i, choose(usable, new.square, old.square), count);
+            store_up_to(s->new_exp_avg + i, choose(usable, new.fast, old.fast), count);
+            store_up_to(s->new_exp_avg_slow + i, choose(usable, new.slow, old.slow), count);
+            store_up_to(s->new_exp_avg_sq + i, choose(usable, new.square, old.square), count);
         }
         of_gradient += total(sum_gradient), of_square += total(sum_square);
         of_parameters += total(sum_parameters), of_adam += total(sum_adam), of_slow += total(sum_slow);
@@ -167,9 +167,9 @@ INLINE void read_block(const segment *s, int hidden, int64_t first, int64_t size
         const vector raw = load_up_to(s->gradient + i, count), raw_p = load_up_to(s->parameters + i, count);
         const mask usable = b->usable[v] = is_usable(raw, raw_p);
         const vector g = choose(usable, raw, all(0)), p = choose(usable, raw_p, all(0));
-        const moments now = {.fast = load_up_to(s->new_fast + i, count),
-                             .slow = load_up_to(s->new_slow + i, count),
-                             .square = load_up_to(s->new_square + i, count)};
+        const moments now = {.fast = load_up_to(s->new_exp_avg + i, count),
+                             .slow = load_up_to(s->new_exp_avg_slow + i, count),
+                             .square = load_up_to(s->new_exp_avg_sq + i, count)};
         const view seen = b->seen[v] = look(s, now);
         const vector unit = b->unit[v] = clamp(g * seen.inverse, LIMIT);
         const vector own[OWN] = {
@@ -479,6 +479,3 @@ EXPORT int32_t learned_opt_return(const segment *segments, const slopes *given, 
     }
     return failed;
 }
-
-/* For fused.py to check its records against. */
-EXPORT int64_t learned_opt_segment_bytes(void) { return sizeof(segment); }

@@ -7,11 +7,10 @@ C compiler was at hand; elsewhere the same equations run in torch. Both agree to
 from __future__ import annotations
 
 import ctypes
-import operator
-from collections.abc import Iterable, Mapping, Sequence
+import operator as operators
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,99 +19,62 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from learned_opt.kernels import native
-from learned_opt.kernels.addresses import address, address_of_array, addresses_of_pieces, places
-from learned_opt.layout import FACTS, ParameterLayout, RuleState, check_states
-from learned_opt.rules.features import FEATURES
+from learned_opt.kernels.addresses import (
+    address,
+    address_of_array,
+    addresses_of_pieces,
+    differentiated,
+    places,
+    plain,
+    transformed,
+)
+from learned_opt.kernels.operators import operator
+from learned_opt.kernels.records import record
 
+SEGMENT, SLOPES = record("lstm_step.c", "segment"), record("lstm_step.c", "slopes")
+"""One tensor of one parameter vector, and where its derivatives are, as lstm_step.c declares them."""
+FEATURES = 20
+"""Of a coordinate and its tensor, as lstm_step.c counts them."""
 MAX_HIDDEN = 64
 """Hidden units above which lstm_step.c has no room."""
 WORTH_THREADS = 4_096
 """Coordinates below which more than one thread costs more than it brings."""
-_STATE = ("exp_avg", "exp_avg_slow", "exp_avg_sq", "step", "hidden", "cell")
+STATE = ("exp_avg", "exp_avg_slow", "exp_avg_sq", "step", "hidden", "cell")
 _PHI = ("cell_weight", "head")
-_GIVEN = ("gradient", "parameters", *_STATE)
-_MADE = (*(f"new_{name}" for name in _STATE), "update")
+_GIVEN = ("gradient", "parameters", *STATE)
+_MADE = (*(f"new_{name}" for name in STATE), "update")
+_NUMBERS = ("share", "known", "lr", "rho")
 _ADDRESSES = (*_GIVEN, *_MADE, *_PHI)
-_COLUMN = {name: index for index, name in enumerate(_ADDRESSES)}
+"""The first fields of a segment, all of them addresses."""
 _SLOPES = ("by_update", "by_hidden", "by_cell", "by_old_hidden", "by_old_cell")
-_OLD = [_COLUMN[name] for name in _STATE]
-_NEW = [_COLUMN[f"new_{name}"] for name in _STATE]
-_STEM = Path(__file__).with_name("_lstm_step")
-_FLOAT_BYTES = np.uint64(4)
-SEGMENT = np.dtype(
-    [
-        ("addresses", np.uint64, len(_ADDRESSES)),
-        ("size", np.int64),
-        ("stride", np.int64),
-        ("new_stride", np.int64),
-    ]
-    + [("facts", np.float32, FACTS)]
-    + [(name, np.float32) for name in ("share", "known", "lr", "rho", "skip")]
-    + [("filled by observe", np.float32, 18)],
-    align=True,
-)
-"""One tensor of one parameter vector, as lstm_step.c declares it: addresses, sizes, numbers."""
-
-
-@lru_cache
-def library() -> ctypes.CDLL | None:
-    """The compiled lstm_step.c for this processor, or None if there is none."""
-    return native.best_of(load, _STEM)
-
-
-def description() -> str:
-    """For people: what runs the step on this machine's CPU."""
-    loaded = library()
-    if loaded is None:
-        return "torch (reinstall with a C compiler at hand for the fused one)"
-    return f"fused, {Path(loaded._name).name.split('.')[0].removeprefix('_lstm_step_')}"
-
-
-def load(instructions: str) -> ctypes.CDLL | None:
-    """The lstm_step.c compiled for an instruction set, or None if it is not there or not this version's."""
-    pointer, integer, short = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
-    signatures = {
-        "learned_opt_observe": [pointer, integer],
-        "learned_opt_advance": [pointer, integer, short, short],
-        "learned_opt_return": [*[pointer] * 2, *[integer] * 2, short, *[pointer] * 2, short],
-    }
-    stem = _STEM.with_name(f"{_STEM.name}_{instructions}")
-    source = Path(__file__).with_name("lstm_step.c")
-    return native.load(stem, source, signatures, learned_opt_segment_bytes=SEGMENT.itemsize)
-
-
-def applies(
-    hidden: int, fixed: Iterable[Tensor], free: Iterable[Tensor] = (), given: Sequence[Tensor] = ()
-) -> bool:
-    """Whether the fused step can stand in: contiguous float32 on the CPU, and derivatives that C knows.
-
-    Args:
-        hidden: H.
-        fixed: tensors whose memory the step reads or writes, and by which nobody may differentiate.
-        free: the same, and anybody may.
-        given: other tensors that it depends on, of any type.
-    """
-    if native.traced() or hidden > MAX_HIDDEN or library() is None:
-        return False
-    fixed = tuple(fixed)
-    if not native.plain((*fixed, *free)) or not all(x.is_cpu for x in given):
-        return False
-    return not native.differentiated((*fixed, *given))
+assert SEGMENT.names is not None
+assert SEGMENT.fields is not None
+assert (SEGMENT.names[: len(_ADDRESSES)], SLOPES.names) == (_ADDRESSES, _SLOPES)
+_COLUMN = {name: index for index, name in enumerate(_ADDRESSES)}
+_OLD = [_COLUMN[name] for name in STATE]
+_NEW = [_COLUMN[f"new_{name}"] for name in STATE]
+_OBSERVED = slice(SEGMENT.fields["correction"][1] // 4, SEGMENT.fields["inverse_size"][1] // 4 + 1)
+"""What the forward step finds out about a segment, as floats of its record."""
+_FLOAT_BYTES = 4
 
 
 def update(
-    layout: ParameterLayout,
+    sizes: Sequence[int],
+    facts: Tensor,
     tensors: Mapping[str, Tensor],
     phi: Mapping[str, Tensor],
-    numbers: Mapping[str, Any],
-) -> dict[str, Tensor]:
-    """One step of B parameter vectors, differentiable once by φ, h and c.
+    depends: Sequence[Any],
+    numbers: Callable[[], Mapping[str, Any]],
+) -> dict[str, Tensor] | None:
+    """One step of B parameter vectors, differentiable once by φ, h and c; None where torch must take it.
 
     Args:
-        layout: of the N coordinates.
+        sizes: of the L tensors that the N coordinates are.
+        facts: of each, (FACTS, L).
         tensors: gradient, parameters and the state's entries by name.
         phi: "cell_weight" and "head", shared or one a vector.
-        numbers: lr, rho, skip, share, known: each for all, (B, 1) or (B, L).
+        depends: what the step depends on besides; tensors among them must be on the CPU.
+        numbers: lr, rho, skip, share, known: each for all, (B, 1) or (B, L), when they are asked for.
 
     Returns:
         The update (B, N) under "update" and the new state's entries under their names.
@@ -120,133 +82,234 @@ def update(
     Raises:
         ValueError: a tensor has another shape.
     """
-    given = (*(tensors[name] for name in _GIVEN), *(phi[name] for name in _PHI))
-    new = _Step.apply(layout, numbers, *given)  # type: ignore[no-untyped-call]
-    return dict(zip((*_STATE, "update"), new, strict=True))
+    free = (tensors["hidden"], tensors["cell"], *phi.values())
+    fixed = [value for name, value in tensors.items() if name not in ("hidden", "cell")]
+    read = [x for x in depends if isinstance(x, Tensor)]
+    if not _serves(phi, (*fixed, *free), (*fixed, *read), read):
+        return None
+    inputs = (*(tensors[name] for name in _GIVEN), *(phi[name] for name in _PHI))
+    made = _Step.apply(_Told(tuple(sizes), facts, numbers()), *inputs)  # type: ignore[no-untyped-call]
+    return dict(zip((*STATE, "update"), made, strict=True))
+
+
+def _serves(
+    phi: Mapping[str, Tensor], touched: Sequence[Tensor], fixed: Sequence[Tensor], read: Sequence[Tensor]
+) -> bool:
+    """Whether C may step: it touches memory, nobody differentiates by what is fixed, Python reads numbers."""
+    return (
+        not transformed()
+        and native.library("lstm_step") is not None
+        and phi["cell_weight"].shape[-2:-1].numel() <= 4 * MAX_HIDDEN
+        and plain(touched)
+        and all(x.is_cpu for x in read)
+        and not differentiated(fixed)
+    )
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What a step takes besides tensors that are differentiated."""
+
+    sizes: tuple[int, ...]
+    facts: Tensor
+    numbers: Mapping[str, Any]
+
+    def spread(self, batch: int) -> Tensor:
+        """The numbers of each vector and tensor, (B, L, 4)."""
+        table = np.empty((batch, len(self.sizes), len(_NUMBERS)), np.float32)
+        for place, name in enumerate(_NUMBERS):
+            value = self.numbers[name]
+            table[..., place] = value.detach().numpy() if isinstance(value, Tensor) else value
+        return torch.from_numpy(table)
+
+    @property
+    def skip(self) -> bool:
+        """Whether the head sees the features."""
+        return bool(self.numbers["skip"])
 
 
 class _Step(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, layout: ParameterLayout, numbers: Mapping[str, Any], *given: Tensor
-    ) -> tuple[Tensor, ...]:
-        old = dict(zip((*_GIVEN, *_PHI), given, strict=True))
-        new = {name: torch.empty_like(old[name.removeprefix("new_")]) for name in _MADE[:-1]}
-        new["update"] = torch.empty_like(old["gradient"])
-        batch = old["gradient"].shape[:1].numel()
-        hidden = old["cell_weight"].shape[-2:-1].numel() // 4
-        skip = bool(numbers["skip"])
-        shapes = layout.once(
-            ("shapes", batch, hidden, skip), lambda: _shapes(layout, batch, hidden, skip=skip)
-        )
-        records = layout.once(("records", batch), lambda: _blank(layout, batch)).copy()
-        addresses = _addresses(_ADDRESSES, {**old, **new}, shapes)
-        _point(records["addresses"], _ADDRESSES, addresses, layout, {**old, **new})
-        _fill(records, numbers)
-        run(records.reshape(-1), hidden)
-        ctx.save_for_backward(*given, *new.values())
-        ctx.layout, ctx.records, ctx.addresses, ctx.shapes = layout, records, addresses, shapes
-        moments = [value for name, value in new.items() if name not in ("new_hidden", "new_cell", "update")]
+    def forward(ctx: Any, told: _Told, *given: Tensor) -> tuple[Tensor, ...]:
+        numbers = told.spread(given[0].shape[:1].numel())
+        *new, observed = lstm_step(list(given), told.facts, told.sizes, numbers, told.skip)
+        ctx.save_for_backward(*given, *new, observed, numbers)
+        ctx.told = told
+        made = dict(zip(_MADE, new, strict=True))
+        moments = [x for name, x in made.items() if name not in ("new_hidden", "new_cell", "update")]
         ctx.mark_non_differentiable(*moments)
-        return tuple(new.values())
+        return tuple(new)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *by_new: Tensor) -> tuple[Tensor | None, ...]:
-        tensors = dict(zip((*_GIVEN, *_PHI, *_MADE), ctx.saved_tensors, strict=True))
-        by = dict(zip((*_STATE, "update"), by_new, strict=True))
-        slopes = {f"by_{name}": by[name].contiguous().resolve_neg() for name in ("update", "hidden", "cell")}
-        slopes |= {f"by_old_{name}": torch.empty_like(tensors[name]) for name in ("hidden", "cell")}
-        records = ctx.records
-        batch, count = records.shape
-        addresses = _addresses(_ADDRESSES, tensors, ctx.shapes)
-        if addresses != ctx.addresses:  # saved ones may come back elsewhere
-            _point(records["addresses"], _ADDRESSES, addresses, ctx.layout, tensors)
-        given = np.zeros((batch, count, len(_SLOPES)), np.uint64)
-        _point(given, _SLOPES, _addresses(_SLOPES, slopes, ctx.shapes), ctx.layout, slopes)
-        by_phi = [tensors[name].new_empty(batch, *tensors[name].shape[-2:]) for name in _PHI]
-        run_backward(records, given, slopes["by_hidden"].shape[1], by_phi)
+        *tensors, observed, numbers = ctx.saved_tensors
+        by = dict(zip((*STATE, "update"), by_new, strict=True))
+        slopes = [by[name].contiguous().resolve_neg() for name in ("update", "hidden", "cell")]
+        told = ctx.told
+        *by_old, by_cell_weight, by_head = lstm_step_backward(
+            slopes, tensors, told.facts, told.sizes, numbers, told.skip, observed
+        )
         by_phi = [
-            whole if tensors[name].dim() == 3 else whole.sum(0)
-            for name, whole in zip(_PHI, by_phi, strict=True)
+            whole if given.dim() == 3 else whole.sum(0)
+            for given, whole in zip(tensors[len(_GIVEN) :], (by_cell_weight, by_head), strict=False)
         ]
-        by_old = [slopes.get(f"by_old_{name}") for name in _GIVEN]
-        return None, None, *by_old, *by_phi
+        return None, *[None] * (len(_GIVEN) - 2), *by_old, *by_phi
 
 
-def _shapes(
-    layout: ParameterLayout, batch: int, hidden: int, *, skip: bool
-) -> dict[str, tuple[tuple[int, ...], ...]]:
-    """What each of `_ADDRESSES` and `_SLOPES` may be, by name."""
-    wide = {"hidden": (batch, hidden, layout.size), "step": (batch, len(layout.specs))}
-    wide["cell"] = wide["hidden"]
-    shared = dict(zip(_PHI, _shapes_of_phi(hidden, skip=skip), strict=True))
-    return {
-        name: (shared[name], (batch, *shared[name]))
-        if name in shared
-        else (wide.get(name.rpartition("_")[2], (batch, layout.size)),)
-        for name in (*_ADDRESSES, *_SLOPES)
-    }
+def _made_like(
+    given: Sequence[Tensor], facts: Tensor, sizes: Sequence[int], numbers: Tensor, skip: bool
+) -> list[Tensor]:
+    old = dict(zip((*_GIVEN, *_PHI), given, strict=True))
+    made = [torch.empty_like(old[name]) for name in (*STATE, "gradient")]
+    return [*made, numbers.new_empty(*numbers.shape[:2], _OBSERVED.stop - _OBSERVED.start)]
+
+
+@operator(
+    "lstm_step(Tensor[] given, Tensor facts, int[] sizes, Tensor numbers, bool skip) -> Tensor[]", _made_like
+)
+def lstm_step(
+    given: Sequence[Tensor], facts: Tensor, sizes: Sequence[int], numbers: Tensor, skip: bool
+) -> list[Tensor]:
+    """One step of B parameter vectors of N coordinates.
+
+    Args:
+        given: gradient and parameters (B, N); fast, slow and square (B, N), step (B, L), hidden and cell
+            (B, H, N); cell_weight (4H, F + H) and head (3, H + 1) or (3, H + F), or one of each a vector.
+        facts: of each of the L tensors, (FACTS, L).
+        sizes: of the L tensors.
+        numbers: share, known, lr and rho, (B, L, 4).
+        skip: whether the head sees the F features.
+
+    Returns:
+        The new state in the order of the old one, the update (B, N), and what the derivatives go on from.
+
+    Raises:
+        ValueError: something has another shape or type.
+    """
+    *new, observed = _made_like(given, facts, sizes, numbers, skip)
+    count = len(_GIVEN)
+    records, hidden = _records((*given[:count], *new, *given[count:]), facts, sizes, numbers, skip)
+    run(records.reshape(-1), hidden)
+    observed.numpy()[...] = _floats(records)[..., _OBSERVED]
+    return [*new, observed]
+
+
+def _by_like(
+    by: Sequence[Tensor],
+    tensors: Sequence[Tensor],
+    facts: Tensor,
+    sizes: Sequence[int],
+    numbers: Tensor,
+    *rest: Any,
+) -> list[Tensor]:
+    old = dict(zip((*_GIVEN, *_PHI), tensors, strict=False))
+    made = [torch.empty_like(old[name]) for name in ("hidden", "cell")]
+    return [*made, *(old[name].new_empty(len(numbers), *old[name].shape[-2:]) for name in _PHI)]
+
+
+@operator(
+    "lstm_step_backward(Tensor[] by, Tensor[] tensors, Tensor facts, int[] sizes, Tensor numbers, bool skip, "
+    "Tensor observed) -> Tensor[]",
+    _by_like,
+)
+def lstm_step_backward(
+    by: Sequence[Tensor],
+    tensors: Sequence[Tensor],
+    facts: Tensor,
+    sizes: Sequence[int],
+    numbers: Tensor,
+    skip: bool,
+    observed: Tensor,
+) -> list[Tensor]:
+    """Derivatives by old h and c, and by φ of each vector, of those by the update and new h and c.
+
+    Args:
+        by: derivatives by update, h and c.
+        tensors: what the step was given, then what it made.
+        facts: as the step's.
+        sizes: as the step's.
+        numbers: as the step's.
+        skip: as the step's.
+        observed: the last of what the step returned.
+
+    Raises:
+        ValueError: something has another shape or type.
+        MemoryError: there is no room for the sums of a thread.
+    """
+    count = len(_GIVEN)
+    given, phi, new = tensors[:count], tensors[count : count + 2], tensors[count + 2 :]
+    records, hidden = _records((*given, *new, *phi), facts, sizes, numbers, skip)
+    _floats(records)[..., _OBSERVED] = observed.numpy()
+    made = _by_like(by, tensors, facts, sizes, numbers)
+    pointers = _pointed(_SLOPES, (*by, *made[:2]), tuple(sizes), hidden, skip=skip)
+    run_backward(records, pointers, hidden, made[2:])
+    return made
+
+
+def _floats(records: np.ndarray) -> np.ndarray:
+    """Records (B, L) as floats, (B, L, floats of a record)."""
+    return records.view(np.float32).reshape(*records.shape, SEGMENT.itemsize // 4)
+
+
+def _records(
+    tensors: Sequence[Tensor], facts: Tensor, sizes: Sequence[int], numbers: Tensor, skip: bool
+) -> tuple[np.ndarray, int]:
+    """The records (B, L) of a step of `_ADDRESSES`, and H."""
+    hidden = tensors[_COLUMN["cell_weight"]].shape[-2:-1].numel() // 4
+    pointers = _pointed(_ADDRESSES, tensors, tuple(sizes), hidden, skip=skip)
+    records = np.zeros(pointers.shape[:2], SEGMENT)
+    _words(records)[..., : len(_ADDRESSES)] = pointers
+    records["size"] = sizes
+    records["stride"] = records["new_stride"] = sum(sizes)
+    records["facts"] = facts.T.numpy()
+    records["skip"] = skip
+    for place, name in enumerate(_NUMBERS):
+        records[name] = numbers[..., place].numpy()
+    return records, hidden
+
+
+def _words(records: np.ndarray) -> np.ndarray:
+    """Records as 64-bit integers, along one more axis."""
+    return records.view(np.int64).reshape(*records.shape, SEGMENT.itemsize // 8)
+
+
+def _pointed(
+    names: tuple[str, ...], tensors: Sequence[Tensor], sizes: tuple[int, ...], hidden: int, *, skip: bool
+) -> np.ndarray:
+    """Addresses of each vector's and tensor's part of what is named, (B, L, names)."""
+    batch = tensors[0].shape[:1].numel()
+    shapes, places = _plan(names, tuple(map(Tensor.dim, tensors)), sizes, hidden, batch, skip)
+    found = [address(*each) for each in zip(names, tensors, shapes, strict=True)]
+    return np.array(found, np.int64) + places
+
+
+@lru_cache(maxsize=256)
+def _plan(
+    names: tuple[str, ...], axes: tuple[int, ...], sizes: tuple[int, ...], hidden: int, batch: int, skip: bool
+) -> tuple[list[tuple[int, ...]], np.ndarray]:
+    """What is asked of each, and where each vector's and tensor's part begins in it, in bytes, (B, L, names).
+
+    φ may have an axis of vectors or not.
+    """
+    size, phi = sum(sizes), dict(zip(_PHI, _shapes_of_phi(hidden, skip=skip), strict=True))
+    each = {"hidden": (hidden, size), "cell": (hidden, size), "step": (len(sizes),), **phi}
+    starts = np.cumsum((0, *sizes[:-1]))
+    within = {"step": np.arange(len(sizes)), **dict.fromkeys(_PHI, 0 * starts)}
+    shapes, columns = [], []
+    for name, dim in zip(names, axes, strict=True):
+        key = name if name in phi else name.rpartition("_")[2]
+        own = each.get(key, (size,))
+        shared = name in phi and dim == len(own)
+        shapes.append(own if shared else (batch, *own))
+        rows = np.arange(batch)[:, None] * (0 if shared else int(np.prod(own)))
+        columns.append(_FLOAT_BYTES * (rows + within.get(key, starts)))
+    return shapes, np.stack(columns, -1)
 
 
 def _shapes_of_phi(hidden: int, *, skip: bool) -> tuple[tuple[int, int], tuple[int, int]]:
     """Of cell_weight and head, as C reads them."""
     return (4 * hidden, FEATURES + hidden), (3, hidden + (FEATURES if skip else 1))
-
-
-def _addresses(
-    names: Sequence[str], tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[tuple[int, ...], ...]]
-) -> list[int]:
-    """Of what is named; φ's may have an axis of vectors or not."""
-    return [address(name, tensors[name], _asked(tensors[name], shapes[name])) for name in names]
-
-
-def _asked(tensor: Tensor, shapes: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
-    return shapes[-1] if tensor.dim() == len(shapes[-1]) else shapes[0]
-
-
-def _point(
-    addresses: np.ndarray,
-    names: Sequence[str],
-    first: Sequence[int],
-    layout: ParameterLayout,
-    tensors: Mapping[str, Tensor],
-) -> None:
-    """Write the addresses of each vector's (B) and tensor's (L) part of what is named into (B, L, names).
-
-    Args:
-        addresses: to be written.
-        names: of the last axis.
-        first: addresses of what is named.
-        layout: of the L tensors.
-        tensors: what is named.
-    """
-    strides = tuple(0 if name in _PHI and x.dim() == 2 else x.stride(0) for name, x in tensors.items())
-    key = ("places", len(addresses), *tensors, *strides)
-    addresses[...] = np.array(first, np.int64) + layout.once(
-        key, lambda: _places(layout, names, len(addresses), dict(zip(tensors, strides, strict=True)))
-    )
-
-
-def _places(
-    layout: ParameterLayout, names: Sequence[str], batch: int, strides: Mapping[str, int]
-) -> np.ndarray:
-    """Where each vector's and tensor's part begins in what is named, in bytes, (B, L, names)."""
-    starts = np.array(list(layout.offsets.values()))
-    known = {"step": np.arange(len(starts)), **dict.fromkeys(_PHI, 0 * starts)}
-    within = np.stack([known.get(name.removeprefix("new_"), starts) for name in names], axis=1)
-    rows = np.array([strides[name] for name in names])
-    places: np.ndarray = 4 * (np.arange(batch)[:, None, None] * rows + within)
-    return places
-
-
-def _blank(layout: ParameterLayout, batch: int) -> np.ndarray:
-    """Records (B, L) of tensors that are to be pointed at."""
-    records = np.zeros((batch, len(layout.specs)), SEGMENT)
-    records["size"] = layout.sizes
-    records["stride"] = records["new_stride"] = layout.size
-    records["facts"] = _facts(layout)
-    return records
 
 
 @dataclass(frozen=True)
@@ -265,7 +328,7 @@ class Segments:
         return (
             hidden == self.hidden
             and len(entries) == len(self.entries)
-            and all(map(operator.is_, entries, self.entries))
+            and all(map(operators.is_, entries, self.entries))
             and places(entries) == self.addresses
             and list(map(Tensor.numel, entries)) == self.sizes
             and all(map(Tensor.is_contiguous, entries))
@@ -274,50 +337,66 @@ class Segments:
 
 
 def segments(
-    layout: ParameterLayout,
+    sizes: Sequence[int],
+    facts: Callable[[], Tensor],
     gradients: Sequence[Tensor],
     parameters: Sequence[Tensor],
-    states: Sequence[RuleState],
-    hidden: int,
+    states: Sequence[Mapping[str, Tensor]],
+    phi: Mapping[str, Tensor],
+    depends: Sequence[Any],
     scratch: dict[str, Any],
+    check: Callable[[], None],
 ) -> Segments | None:
-    """The records of one parameter vector whose tensors lie apart, or None if they are not for C.
+    """The records of one parameter vector whose tensors lie apart, or None where torch must take the step.
+
+    An optimizer's step ends here, and not in an operator, whose dispatch would be a tenth of it: it changes
+    its state in place, and nobody takes derivatives of that.
 
     Args:
-        layout: of the L tensors.
+        sizes: of the L tensors.
+        facts: of each, (FACTS, L), when they are asked for.
         gradients: of each tensor, of any shape.
         parameters: as the gradients.
         states: of each tensor.
-        hidden: H.
+        phi: "cell_weight" and "head".
+        depends: what the step depends on besides; tensors among them must be on the CPU.
         scratch: where the records are kept for the next step.
+        check: refuses states that are no states of these tensors; called where they are not known.
 
     Raises:
-        ValueError: a tensor has another number of coordinates than the layout says.
+        ValueError: a tensor has another number of coordinates than the sizes say.
     """
-    pairs = (("gradient", gradients), ("parameters", parameters))
-    given = {name: addresses_of_pieces(name, tensors, layout.sizes) for name, tensors in pairs}
+    read = [x for x in depends if isinstance(x, Tensor)]
+    fixed = (*gradients, *parameters, *read)
+    if not _serves(phi, (*phi.values(),), (*phi.values(), *fixed), fixed):
+        return None
+    given = {
+        name: addresses_of_pieces(name, tensors, sizes)
+        for name, tensors in (("gradient", gradients), ("parameters", parameters))
+    }
     if None in given.values():
         return None
-    entries = [state[name] for state in states for name in _STATE]
-    kept = scratch.get("segments")
+    hidden = phi["cell_weight"].shape[-2:-1].numel() // 4
+    entries = [state[name] for state in states for name in STATE]
+    kept: Segments | None = scratch.get("segments")
     if kept is None or not kept.holds(hidden, entries):
-        check_states(layout, states, {"hidden": hidden, "cell": hidden})
-        sizes = list(map(Tensor.numel, entries))
-        addresses = addresses_of_pieces("state", entries, sizes)
-        if addresses is None or native.differentiated(entries):
+        check()
+        counts = list(map(Tensor.numel, entries))
+        addresses = addresses_of_pieces("state", entries, counts)
+        if addresses is None or differentiated(entries):
             return None
         records = np.zeros(len(states), SEGMENT)
-        at = np.array(addresses, np.uint64).reshape(len(states), len(_STATE))
-        records["addresses"][:, _OLD] = records["addresses"][:, _NEW] = at
-        records["size"] = records["stride"] = records["new_stride"] = layout.sizes
-        records["facts"] = _facts(layout)
-        update = torch.empty(layout.size, dtype=torch.float32, device="cpu")
-        offsets = _FLOAT_BYTES * np.cumsum([0, *layout.sizes[:-1]]).astype(np.uint64)
-        first = np.uint64(address("update", update, (layout.size,)))
-        records["addresses"][:, _COLUMN["update"]] = offsets + first
-        kept = scratch["segments"] = Segments(hidden, entries, addresses, sizes, records, update)
+        words = _words(records)
+        words[:, _OLD] = words[:, _NEW] = np.array(addresses, np.int64).reshape(len(states), len(STATE))
+        records["size"] = records["stride"] = records["new_stride"] = sizes
+        records["facts"] = facts().T.numpy()
+        update = torch.empty(sum(sizes), dtype=torch.float32, device="cpu")
+        offsets = _FLOAT_BYTES * np.cumsum((0, *sizes[:-1]))
+        words[:, _COLUMN["update"]] = offsets + address("update", update, update.shape)
+        kept = scratch["segments"] = Segments(hidden, entries, addresses, counts, records, update)
+    words = _words(kept.records)
     for name, found in given.items():
-        kept.records["addresses"][:, _COLUMN[name]] = found
+        words[:, _COLUMN[name]] = found
     return kept
 
 
@@ -334,24 +413,13 @@ def step_tensors(kept: Segments, phi: Mapping[str, Tensor], numbers: Mapping[str
     Raises:
         ValueError: the state was made for another number of hidden units.
     """
-    shapes = _shapes_of_phi(kept.hidden, skip=bool(numbers["skip"]))
+    shapes, words = _shapes_of_phi(kept.hidden, skip=bool(numbers["skip"])), _words(kept.records)
     for name, shape in zip(_PHI, shapes, strict=True):
-        kept.records["addresses"][:, _COLUMN[name]] = address(name, phi[name], shape)
-    _fill(kept.records, numbers)
+        words[:, _COLUMN[name]] = address(name, phi[name], shape)
+    for name, value in numbers.items():
+        kept.records[name] = value.detach().numpy() if isinstance(value, Tensor) else value
     run(kept.records, kept.hidden)
     return kept.update
-
-
-def _facts(layout: ParameterLayout) -> np.ndarray:
-    """The layout's facts, (L, FACTS)."""
-    facts: np.ndarray = layout.facts(torch.device("cpu"), torch.float32).T.numpy()
-    return facts
-
-
-def _fill(records: np.ndarray, numbers: Mapping[str, Any]) -> None:
-    """Write numbers, broadcast over (B, L), into records (B, L) or (L,)."""
-    for name, value in numbers.items():
-        records[name] = value.numpy() if isinstance(value, Tensor) else value
 
 
 def run(records: np.ndarray, hidden: int) -> None:
@@ -382,7 +450,7 @@ def run_backward(records: np.ndarray, slopes: np.ndarray, hidden: int, by_phi: S
     fused, first = _checked(records, records.shape[:2], hidden)
     if not records.size:
         return
-    given = address_of_array("slopes", slopes, (*records.shape, len(_SLOPES)), np.uint64)
+    given = address_of_array("slopes", slopes, (*records.shape, len(_SLOPES)), np.int64)
     shapes = _shapes_of_phi(hidden, skip=bool(records["skip"].flat[0]))
     targets = [
         address(f"derivatives by {name}", tensor, (len(records), *shape))
@@ -396,9 +464,7 @@ def _checked(records: np.ndarray, shape: tuple[int, ...], hidden: int) -> tuple[
     """The library, and where the records are."""
     if not 1 <= hidden <= MAX_HIDDEN:
         raise ValueError(f"the fused step runs 1 to {MAX_HIDDEN} hidden units, got {hidden}")
-    fused = library()
-    assert fused is not None
-    return fused, address_of_array("records", records, shape, SEGMENT)
+    return native.needed("lstm_step"), address_of_array("records", records, shape, SEGMENT)
 
 
 def _threads(records: np.ndarray) -> int:

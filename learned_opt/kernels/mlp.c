@@ -1,4 +1,4 @@
-/* Stacked perceptrons of several learners, forward and backward: the same equations as perceptron.py, for float32. */
+/* Stacked perceptrons of several learners, forward and backward: the same equations as mlp.py, for float32. */
 
 #include "mlp.h"
 
@@ -54,7 +54,3 @@ EXPORT int32_t learned_opt_perceptron_return(const network *n, const float *obse
     }
     return failed;
 }
-
-/* For perceptron.py to check its records against. */
-EXPORT int64_t learned_opt_layer_bytes(void) { return sizeof(layer); }
-EXPORT int64_t learned_opt_network_bytes(void) { return sizeof(network); }

@@ -15,9 +15,9 @@
 #else
 #define SUMS 8
 #endif
-#define TANH 0 /* of the activations; the other is relu */
+#define TANH_UNITS 0 /* of the activations; the other is relu */
 
-/* A layer of all learners, field for field the record of perceptron.py: (outputs, inputs) weights and (outputs,)
+/* A layer of all learners, (outputs, inputs) weights and (outputs,)
    biases, where derivatives go, and how many floats it is from one learner's to the next's. */
 typedef struct {
     const float *weight, *bias;
@@ -60,7 +60,7 @@ INLINE void activate(vector *x, int64_t units, int64_t activation, const int vec
     for (int64_t u = 0; u < units; u++)
         for (int v = 0; v < vectors; v++) {
             vector *y = x + u * VECTORS + v;
-            if (activation == TANH) {
+            if (activation == TANH_UNITS) {
                 const vector e = exponential(clamp(2.0f * *y, 28.0f));
                 *y = 1.0f - 2.0f * reciprocal(1.0f + e);
             } else
@@ -151,7 +151,7 @@ static void return_block(const network *n, int64_t learner, const vector *signal
         for (; k < l->inputs; k++) few_inputs(l, weight + k, by_out, by_in + k * VECTORS, 1);
         for (int64_t i = 0; i < l->inputs * VECTORS; i++)
             by_in[i] =
-                n->activation == TANH ? by_in[i] * (1.0f - in[i] * in[i]) : choose(in[i] > all(0), by_in[i], all(0));
+                n->activation == TANH_UNITS ? by_in[i] * (1.0f - in[i] * in[i]) : choose(in[i] > all(0), by_in[i], all(0));
     }
 }
 

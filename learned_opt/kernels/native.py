@@ -1,25 +1,100 @@
-"""C code that is compiled at installation: how it is found, and which tensors it may touch."""
+"""The one door to compiled code: which engine computes, which library serves, and why not where none does.
+
+C code is compiled at installation, for several instruction sets. Whoever has compiled code for a thing asks
+it first; where the answer is None, torch computes the same equations. With the engine "torch" every answer
+is None.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.autograd import forward_ad
 
 from learned_opt.kernels.sources import checksum
 
-PLAIN = frozenset((Tensor, torch.nn.Parameter))
-"""Types of tensors that keep their numbers where they say; subclasses may keep them anywhere."""
+ENGINES = {"auto": "compiled where there is code for it, torch elsewhere", "torch": "torch alone"}
+VARIABLE = "LEARNED_OPT_ENGINE"
+"""Environment variable that chooses the engine of a process and of those that it starts."""
+FOLDER = Path(__file__).parent
+_POINTER, _INTEGER, _SHORT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+_PERCEPTRON = [_POINTER, _POINTER, _INTEGER, _INTEGER, _POINTER, _SHORT]
+LIBRARIES: dict[str, dict[str, list[Any]]] = {
+    "lstm_step": {
+        "learned_opt_observe": [_POINTER, _INTEGER],
+        "learned_opt_advance": [_POINTER, _INTEGER, _SHORT, _SHORT],
+        "learned_opt_return": [_POINTER, _POINTER, _INTEGER, _INTEGER, _SHORT, _POINTER, _POINTER, _SHORT],
+    },
+    "mlp": {"learned_opt_perceptron": _PERCEPTRON, "learned_opt_perceptron_return": _PERCEPTRON},
+    "actor_critic": {"learned_opt_actor_critic": [_POINTER, _SHORT]},
+    "rollout": {"learned_opt_rollout": [_POINTER, _POINTER, _SHORT]},
+}
+"""Functions of each library and types of their arguments; all return a 32-bit integer or nothing of use."""
 
 log = logging.getLogger(__name__)
+
+
+def engine(name: str) -> ExitStack:
+    """Choose who computes from now on, in this process and those that it starts.
+
+    >>> learned_opt.engine("torch")
+    >>> with learned_opt.engine("torch"):  # until the block ends
+    ...     rule.update(...)
+
+    Graphs of derivatives that were begun before are finished as they began.
+
+    Args:
+        name: "auto" (compiled where there is code for it) or "torch" (no compiled code of ours at all).
+
+    Raises:
+        ValueError: there is no such engine.
+    """
+    before = selected()
+    _select(name)
+    restored = ExitStack()
+    restored.callback(_select, before)
+    return restored
+
+
+def selected() -> str:
+    """The engine that was chosen: by `engine`, by the environment variable, or "auto".
+
+    Raises:
+        ValueError: the environment variable names no engine.
+    """
+    if not _selected:
+        _select(os.environ.get(VARIABLE) or "auto")
+    return _selected[0]
+
+
+def _select(name: str) -> None:
+    if name not in ENGINES:
+        raise ValueError(f"{VARIABLE} must be one of {', '.join(ENGINES)}, got {name!r}")
+    _selected[:] = [name]
+    os.environ[VARIABLE] = name
+
+
+_selected: list[str] = []
+
+
+def library(name: str) -> ctypes.CDLL | None:
+    """The library that serves, compiled for this processor's best instruction set; None leaves it to torch."""
+    return _best(name) if selected() == "auto" else None
+
+
+def needed(name: str) -> ctypes.CDLL:
+    """The library, for what has begun with it: derivatives are taken by who computed the function."""
+    found = _best(name)
+    assert found is not None, f"{name}: {why_not(name)}"
+    return found
 
 
 def instruction_sets() -> tuple[str, ...]:
@@ -28,72 +103,55 @@ def instruction_sets() -> tuple[str, ...]:
     return (*suited.get(torch.backends.cpu.get_cpu_capability(), ()), "generic")
 
 
-def best_of(load_for: Callable[[str], ctypes.CDLL | None], stem: Path) -> ctypes.CDLL | None:
-    """The library for the best instruction set that this processor has, or None, which is logged.
+def serving() -> dict[str, str]:
+    """The instruction set of each library that serves, by the library's name."""
+    found = {name: library(name) for name in LIBRARIES}
+    return {
+        name: Path(loaded._name).name.split(".")[0].rpartition("_")[2]
+        for name, loaded in found.items()
+        if loaded is not None
+    }
 
-    Args:
-        load_for: loads the one for an instruction set, if it is there.
-        stem: path of all of them, up to the instruction set; for the log.
-    """
-    found = next((loaded for name in instruction_sets() if (loaded := load_for(name))), None)
-    if found is None and sys.platform != "win32":  # where nothing is ever compiled
+
+def why_not(name: str) -> str | None:
+    """Why a library does not serve, as a sentence with what to do; None: it does."""
+    if library(name) is not None:
+        return None
+    if selected() == "torch":
+        return f"the engine is torch: unset {VARIABLE}, or call learned_opt.engine('auto')"
+    if sys.platform == "win32":
+        return "nothing is compiled on Windows"
+    if list(FOLDER.glob(f"_{name}_*")):
+        return f"what is compiled beside {FOLDER} is of other sources: {_MEND}"
+    return f"there was no C compiler when this package was installed: {_MEND}"
+
+
+_MEND = "install with a C compiler at hand; in a clone, in place: pip install -e ."
+
+
+@cache
+def _best(name: str) -> ctypes.CDLL | None:
+    found = next((loaded for each in instruction_sets() if (loaded := load(name, each))), None)
+    if found is None and sys.platform != "win32":
         log.warning(
-            "no compiled %s beside %s: torch does its work, several times slower. "
-            "Install with a C compiler at hand; in a clone, in place: pip install -e .",
-            stem.name.removeprefix("_"),
-            stem.parent,
+            "no compiled %s in %s: torch does its work, several times slower; %s", name, FOLDER, _MEND
         )
     return found
 
 
-def load(
-    stem: Path, source: Path, signatures: Mapping[str, Sequence[Any]], **sizes: int
-) -> ctypes.CDLL | None:
-    """A library, or None if it is not there or not this version's.
-
-    Args:
-        stem: its path up to the suffix.
-        source: what it was compiled from: code of another version computes other numbers.
-        signatures: types of arguments of the functions; all return a 32-bit integer or nothing of use.
-        sizes: what functions without arguments return in this version.
-    """
-    sizes = {**sizes, "learned_opt_source": checksum(source)}
-    own = stem.with_name(stem.name + str(sysconfig.get_config_var("EXT_SUFFIX")))
-    for path in (own, *sorted(stem.parent.glob(f"{stem.name}.*"))):
+def load(name: str, instructions: str, folder: Path = FOLDER) -> ctypes.CDLL | None:
+    """A library for an instruction set, or None if there is none that was compiled of these sources."""
+    stem = f"_{name}_{instructions}"
+    own = folder / (stem + str(sysconfig.get_config_var("EXT_SUFFIX")))
+    for path in (own, *sorted(folder.glob(f"{stem}.*"))):
         try:
             loaded = ctypes.CDLL(str(path))
-            functions = {name: getattr(loaded, name) for name in (*signatures, *sizes)}
+            if loaded.learned_opt_source() != checksum(folder / f"{name}.c"):
+                continue
+            for symbol, types in LIBRARIES[name].items():
+                function = getattr(loaded, symbol)
+                function.argtypes, function.restype = types, ctypes.c_int32
         except (OSError, AttributeError):
             continue
-        for name, types in signatures.items():
-            functions[name].argtypes, functions[name].restype = types, ctypes.c_int32
-        if all(functions[name]() == size for name, size in sizes.items()):
-            return loaded
+        return loaded
     return None
-
-
-def plain(tensors: Iterable[Tensor]) -> bool:
-    """Whether C may read and write the memory of these tensors."""
-    tensors = tuple(tensors)
-    return plain_but_strided(*tensors) and all(map(Tensor.is_contiguous, tensors))
-
-
-def plain_but_strided(*tensors: Tensor) -> bool:
-    """Whether C may read and write the memory of tensors that need not be contiguous."""
-    return (
-        PLAIN.issuperset(map(type, tensors))
-        and all(x.dtype is torch.float32 and x.is_cpu and x.layout is torch.strided for x in tensors)
-        and not any(map(Tensor.is_neg, tensors))
-    )
-
-
-def differentiated(tensors: Iterable[Tensor]) -> bool:
-    """Whether derivatives by one of these tensors are kept."""
-    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-
-
-def traced() -> bool:
-    """Whether torch compiles, or vmap, a functional or a forward-mode derivative is under way."""
-    if torch.compiler.is_compiling() or forward_ad._current_level >= 0:
-        return True
-    return torch._C._functorch.peek_interpreter_stack() is not None

@@ -12,17 +12,12 @@ import torch
 from torch import Tensor
 
 from learned_opt.kernels.addresses import address_of_array
+from learned_opt.kernels.records import enumeration, filled
 from learned_opt.tasks import Noise, Tasks
 
 LARGEST = 4096
 """Operations, or numbers of a task, that a program has at most; it is meant for small ones."""
-PROGRAM_FIELDS = 14
-"""Numbers of the record of a program, as rollout.c declares it."""
-CODES = (
-    *("add", "sub", "mul", "div", "min", "max", "lt", "le", "eq", "where", "table"),
-    *("sqrt", "abs", "floor", "ceil", "round", "trunc", "sin", "cos", "tan", "asin", "acos", "atan"),
-    *("sinh", "cosh", "tanh", "exp", "expm1", "log", "log1p", "pow", "atan2", "fmod"),
-)
+CODES = enumeration("rollout.c", "ADD")
 """Elementary operations, in the order of rollout.c's; truth is 1 and 0."""
 
 
@@ -141,16 +136,32 @@ class Program:
     @cached_property
     def _record(self) -> tuple[int, np.ndarray]:
         """64-bit integers, addresses among them, and where they are."""
-        found = (
-            *(address_of_array("operations", x, (len(x), 6), np.int32) for x in (self.step, self.glance)),
-            address_of_array("literals", self.literals, (len(self.literals),), np.float32),
-            address_of_array("columns", self.columns, (len(self.columns),), np.int32),
-            address_of_array("results", self.results, (len(self.results),), np.int32),
+        step, glance = (
+            address_of_array("operations", x, (len(x), 6), np.int32) for x in (self.step, self.glance)
         )
-        lengths = (len(self.step), len(self.glance), len(self.literals), len(self.columns))
-        sizes = (self.states, self.actions, self.observations, self.numbers)
-        record = np.array([*found, *lengths, *sizes, self.slots], np.int64)
-        return address_of_array("program", record, (PROGRAM_FIELDS,), np.int64), record
+        columns, results = (
+            address_of_array(name, x, (len(x),), np.int32)
+            for name, x in (("columns", self.columns), ("results", self.results))
+        )
+        record = filled(
+            "rollout.c",
+            "program",
+            step=step,
+            glance=glance,
+            literals=address_of_array("literals", self.literals, (len(self.literals),), np.float32),
+            columns=columns,
+            results=results,
+            operations=len(self.step),
+            glances=len(self.glance),
+            literal_count=len(self.literals),
+            column_count=len(self.columns),
+            states=self.states,
+            actions=self.actions,
+            observations=self.observations,
+            draws=self.numbers,
+            slots=self.slots,
+        )
+        return address_of_array("program", record, record.shape, np.int64), record
 
 
 def _check_within(name: str, places: np.ndarray, count: int) -> None:

@@ -1,17 +1,17 @@
 /* Rollouts of several learners in copies of their tasks, whose dynamics are a program of elementary operations.
 
-   What collect in rollout.py does step by step for all learners, here each learner does for all steps: a vector's lanes
+   What collect.py does step by step for all learners, here each learner does for all steps: a vector's lanes
    are environments of one learner, and what they need fits in the cache. */
 
 #include "mlp.h"
 
-#define MOST 10.0f /* normalised observations are clipped to it, as in normalisation.py */
+#define MOST 10.0f /* normalised observations are clipped to it, as in normalization.py */
 
-/* Elementary operations, in the order of symbols.py's. */
+/* Elementary operations, which program.py counts from here. */
 enum {
     ADD, SUB, MUL, DIV, MIN, MAX, LT, LE, EQ, WHERE, TABLE,
     SQRT, ABS, FLOOR, CEIL, ROUND, TRUNC, SIN, COS, TAN, ASIN, ACOS, ATAN,
-    SINH, COSH, TANH_OF, EXP, EXPM1, LOG, LOG1P, POW, ATAN2, FMOD, CODES
+    SINH, COSH, TANH, EXP, EXPM1, LOG, LOG1P, POW, ATAN2, FMOD
 };
 
 /* A row of Program.step: slots of the result and of operands. A table's are its index, first column, step and size. */
@@ -19,7 +19,7 @@ typedef struct {
     int32_t code, out, a, b, c, d;
 } operation;
 
-/* What Program in program.py says, field for field the record of program.py. */
+/* What Program in program.py says. */
 typedef struct {
     const operation *step, *glance;
     const float *literals;
@@ -27,7 +27,7 @@ typedef struct {
     int64_t operations, glances, literal_count, column_count, states, actions, observations, draws, slots;
 } program;
 
-/* The learners, where they stand, and where what happens goes; field for field the record of journey.py.
+/* The learners, where they stand, and where what happens goes.
    Shapes: B learners, E environments, T steps. What is made may be NULL. */
 typedef struct {
     const network *actor; /* without any, the random numbers alone choose actions */
@@ -93,7 +93,7 @@ static void run(const operation *first, int64_t count, vector *slots, const floa
         case ATAN: EACH(atanf(a[i]));
         case SINH: EACH(sinhf(a[i]));
         case COSH: EACH(coshf(a[i]));
-        case TANH_OF: EACH(tanhf(a[i]));
+        case TANH: EACH(tanhf(a[i]));
         case EXP: EACH(expf(a[i]));
         case EXPM1: EACH(expm1f(a[i]));
         case LOG: EACH(logf(a[i]));
@@ -237,8 +237,3 @@ EXPORT int32_t learned_opt_rollout(const program *p, const journey *j, int32_t t
     }
     return failed;
 }
-
-/* For journey.py to check its records against. */
-EXPORT int64_t learned_opt_program_bytes(void) { return sizeof(program); }
-EXPORT int64_t learned_opt_journey_bytes(void) { return sizeof(journey); }
-EXPORT int64_t learned_opt_codes(void) { return CODES; }

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,11 +12,9 @@ from torch import Tensor
 
 from learned_opt.kernels import native
 from learned_opt.kernels.addresses import address, address_of_array
-from learned_opt.kernels.mlp import Perceptron, threads_for
-from learned_opt.kernels.program import CODES, PROGRAM_FIELDS, Program
-
-_STEM = Path(__file__).with_name("_rollout")
-_JOURNEY_FIELDS = 26
+from learned_opt.kernels.mlp import Perceptron, networks, threads_for
+from learned_opt.kernels.program import Program
+from learned_opt.kernels.records import filled
 
 
 class Journey(NamedTuple):
@@ -92,34 +87,46 @@ def run(
     pointers, apart = np.array(begins, np.int64), starts[0].stride(0) if starts else 0
     if any(start.stride(0) != apart for start in starts):
         raise ValueError("start states of all steps must be equally far apart from learner to learner")
-    network = (0, 0) if actor.network is None else (actor.network.address, actor.network.work)
+    network = None
+    if actor.network is not None:
+        given = actor.network.for_c
+        assert given is not None
+        network = networks(*given)
     mean, spread = actor.moments or (None, None)
     told = (batch, program.observations)
-    fields = (
-        *(network[0], batch, copies, steps, discrete, choices),
-        address("constants", packed, (batch, program.width)),
-        program.width,
-        _address_if("deviation", actor.deviation, (batch, choices)),
-        address("draws", draws, (*shape, choices)),
-        _address_if("random numbers", numbers, (*shape, program.numbers)),
-        *(address_of_array("start states", pointers, (steps,), np.int64), apart),
-        address("limit", limit, limit.shape if limit.numel() == 1 else (batch, 1)),
-        limit.numel() > 1,
-        *(_address_if("mean", mean, told), _address_if("spread", spread, told)),
-        *(address("state", state, stands), address("elapsed", elapsed, (batch, copies))),
-        address("observation", seen, (batch, copies, *sees)),
-        address("actions", actions, shape if discrete else (*shape, choices), actions.dtype),
-        address("rewards", rewards, shape),
-        *(address("ends", ends, shape, torch.bool) for ends in (terminated, truncated)),
-        *(address("observations", x, (*shape, program.observations)) for x in (observations, finals)),
+    record = filled(
+        "rollout.c",
+        "journey",
+        actor=0 if network is None else network.address,
+        learners=batch,
+        environments=copies,
+        steps=steps,
+        discrete=discrete,
+        choices=choices,
+        constants=address("constants", packed, (batch, program.width)),
+        width=program.width,
+        deviation=_address_if("deviation", actor.deviation, (batch, choices)),
+        draws=address("draws", draws, (*shape, choices)),
+        numbers=_address_if("random numbers", numbers, (*shape, program.numbers)),
+        starts=address_of_array("start states", pointers, (steps,), np.int64),
+        starts_stride=apart,
+        limits=address("limit", limit, limit.shape if limit.numel() == 1 else (batch, 1)),
+        limit_stride=limit.numel() > 1,
+        mean=_address_if("mean", mean, told),
+        spread=_address_if("spread", spread, told),
+        state=address("state", state, stands),
+        elapsed=address("elapsed", elapsed, (batch, copies)),
+        observation=address("observation", seen, (batch, copies, *sees)),
+        made_actions=address("actions", actions, shape if discrete else (*shape, choices), actions.dtype),
+        rewards=address("rewards", rewards, shape),
+        terminated=address("ends", terminated, shape, torch.bool),
+        truncated=address("ends", truncated, shape, torch.bool),
+        observations=address("observations", observations, (*shape, program.observations)),
+        finals=address("observations", finals, (*shape, program.observations)),
     )
-    record = np.array(fields, np.int64)
-    threads = threads_for(steps * copies * network[1])
-    found = library()
-    assert found is not None
-    if found.learned_opt_rollout(
-        program.address, address_of_array("record", record, (_JOURNEY_FIELDS,), np.int64), threads
-    ):
+    threads = threads_for(steps * copies * (0 if network is None else network.work))
+    run_c = native.needed("rollout").learned_opt_rollout
+    if run_c(program.address, address_of_array("record", record, record.shape, np.int64), threads):
         raise MemoryError("no memory for a rollout")
     return Journey(observations, actions, rewards, terminated, truncated, finals)
 
@@ -145,22 +152,3 @@ def _check_sizes(program: Program, actor: Actor, batch: int, choices: int) -> No
 
 def _address_if(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> int:
     return 0 if tensor is None else address(name, tensor, shape)
-
-
-@lru_cache
-def library() -> ctypes.CDLL | None:
-    """The compiled rollout.c for this processor, or None if there is none."""
-    return native.best_of(load, _STEM)
-
-
-def load(instructions: str) -> ctypes.CDLL | None:
-    """The rollout.c compiled for an instruction set, or None if it is not there or not this version's."""
-    pointer = ctypes.c_void_p
-    return native.load(
-        _STEM.with_name(f"{_STEM.name}_{instructions}"),
-        Path(__file__).with_name("rollout.c"),
-        {"learned_opt_rollout": [pointer, pointer, ctypes.c_int32]},
-        learned_opt_program_bytes=8 * PROGRAM_FIELDS,
-        learned_opt_journey_bytes=8 * _JOURNEY_FIELDS,
-        learned_opt_codes=len(CODES),
-    )

@@ -27,7 +27,7 @@
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
 
-/* For compiled.py to check that this is what the sources say: setup.py gives their checksum. */
+/* For native.py to check that this is what the sources say: setup.py gives their checksum. */
 EXPORT int32_t learned_opt_source(void) { return SOURCE; }
 
 typedef float vector __attribute__((vector_size(4 * LANES)));

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.kernels import native, rollout
-from learned_opt.kernels.addresses import fits
+from learned_opt.kernels.addresses import fits, plain_but_strided, transformed
 from learned_opt.kernels.mlp import Perceptron
 from learned_opt.kernels.rollout import Actor, Journey
 from learned_opt.policies.base import EpsilonGreedy, Policy, Tensors
@@ -39,7 +39,7 @@ def travel(
     Raises:
         MemoryError: there is no room for what a thread works on.
     """
-    if type(environments) is not BatchedEnvironments or rollout.library() is None or native.traced():
+    if type(environments) is not BatchedEnvironments or transformed() or native.library("rollout") is None:
         return None
     if policy.family is not environments.family or not _chooses_as_usual(policy):
         return None
@@ -82,7 +82,7 @@ def _chooses_as_usual(policy: Policy) -> bool:
 def _actor_of(policy: Policy, tensors: Tensors, batch: int, view: ObservationScale | None) -> Actor | None:
     """What chooses a policy's actions, if compiled networks do."""
     network = policy.network(tensors, "actor")
-    if type(network) is not Perceptron or not network.is_plain:
+    if type(network) is not Perceptron or network.for_c is None:
         return None
     deviation, moments = None, None
     if not policy.discrete:
@@ -109,7 +109,7 @@ def _fits(dynamics: Dynamics, actor: Actor, environments: BatchedEnvironments, d
     return (
         actor.network.sizes == (*told, actor.choices)
         and (takes, math.prod(sees)) == (program.actions, program.observations)
-        and native.plain_but_strided(*standing, *(() if draws is None else (draws,)))
+        and plain_but_strided(*standing, *(() if draws is None else (draws,)))
         and environments.state.shape == (batch, copies, program.states)
         and environments.elapsed.shape == (batch, copies)
         and environments.observation.shape == (batch, copies, *sees)

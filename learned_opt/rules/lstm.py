@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from learned_opt.kernels import lstm_step
 from learned_opt.kernels.lstm_cell import lstm_cell
-from learned_opt.layout import ParameterLayout, RuleState
+from learned_opt.layout import ParameterLayout, RuleState, check_states
 from learned_opt.rules.base import (
     Scalar,
     StepInput,
@@ -148,16 +148,19 @@ class CoordinatewiseLSTM(UpdateRule):
     def update(self, x: StepInput, state: RuleState) -> tuple[Tensor, RuleState]:
         """One step of the rule; see the class for the equation."""
         gradient, parameters, lr, layout, total_steps = x
-        phi = {"cell_weight": self.cell_weight, "head": self.head}
-        tensors = {"gradient": gradient, "parameters": parameters, **state}
-        given = [each for each in (lr, total_steps) if isinstance(each, Tensor)]
-        recurrent = {name: tensors[name] for name in ("hidden", "cell")}
-        fixed = [tensor for name, tensor in tensors.items() if name not in recurrent]
-        free = (*recurrent.values(), *phi.values())
-        if self._fusible and lstm_step.applies(self.hidden_size, fixed, free, given):
-            numbers = {**self._numbers(lr), **_time(state["step"], total_steps)}
-            new = lstm_step.update(layout, tensors, phi, numbers)
-            return new.pop("update"), new
+        if self._fusible:
+            facts = layout.facts(torch.device("cpu"), torch.float32)
+            tensors = {"gradient": gradient, "parameters": parameters, **state}
+            made = lstm_step.update(
+                layout.sizes,
+                facts,
+                tensors,
+                self._phi,
+                (lr, total_steps),
+                lambda: {**self._numbers(lr), **_time(state["step"], total_steps)},
+            )
+            if made is not None:
+                return made.pop("update"), made
         batch = gradient.shape[0]
         usable = is_usable(gradient, parameters)
         gradient, parameters = torch.where(usable, gradient, 0.0), torch.where(usable, parameters, 0.0)
@@ -193,21 +196,31 @@ class CoordinatewiseLSTM(UpdateRule):
         self, x: TensorsInput, states: Sequence[RuleState], scratch: dict[str, Any] | None = None
     ) -> Tensor:
         """See `UpdateRule`; on the CPU without copying the state."""
-        phi = {"cell_weight": self.cell_weight, "head": self.head}
-        given = [each for each in (x.lr, x.total_steps) if isinstance(each, Tensor)]
         kept = None
-        if self._fusible and lstm_step.applies(
-            self.hidden_size, phi.values(), given=(*x.gradients, *x.parameters, *given)
-        ):
-            scratch = {} if scratch is None else scratch
-            kept = lstm_step.segments(x.layout, x.gradients, x.parameters, states, self.hidden_size, scratch)
+        if self._fusible:
+            rows = {"hidden": self.hidden_size, "cell": self.hidden_size}
+            kept = lstm_step.segments(
+                x.layout.sizes,
+                lambda: x.layout.facts(torch.device("cpu"), torch.float32),
+                x.gradients,
+                x.parameters,
+                states,
+                self._phi,
+                (x.lr, x.total_steps),
+                {} if scratch is None else scratch,
+                lambda: check_states(x.layout, states, rows),
+            )
         if kept is None:
             return super().step_tensors(x, states)
         numbers = {**self._numbers(float(x.lr)), "share": 0.0, "known": 0.0}
         if x.total_steps is not None:
             step = torch.stack([state["step"] for state in states])
             numbers |= _time(step, x.total_steps.view(1))
-        return lstm_step.step_tensors(kept, phi, numbers)
+        return lstm_step.step_tensors(kept, self._phi, numbers)
+
+    @property
+    def _phi(self) -> dict[str, Tensor]:
+        return {"cell_weight": self.cell_weight, "head": self.head}
 
     @property
     def _fusible(self) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.kernels import native, rollout
+from learned_opt.kernels.addresses import plain, plain_but_strided
 from learned_opt.kernels.program import Program, UntraceableError
 from learned_opt.policies.distribution import ActionDistribution
 from learned_opt.tasks import BatchedEnvironments, Noise, Tasks
@@ -58,8 +59,8 @@ class _Found(NamedTuple):
 
 def why_in_torch(family: BatchedFamily) -> str | None:
     """What keeps a family's dynamics from being run compiled, or None: they are."""
-    if rollout.library() is None:
-        return "there was no C compiler when this package was installed"
+    if (reason := native.why_not("rollout")) is not None:
+        return reason
     noise = Noise(torch.Generator().manual_seed(0))
     environments = family.environments(sampled_tasks(family, 2, noise), 2, noise)
     if type(environments) is not BatchedEnvironments:
@@ -70,7 +71,7 @@ def why_in_torch(family: BatchedFamily) -> str | None:
 def dynamics_of(environments: BatchedEnvironments) -> Dynamics | None:
     """The program of the environments' family, if it has one that does what the family's functions do."""
     here = (environments.state, environments.elapsed, environments.observation)
-    if not all(native.plain_but_strided(x) for x in here):
+    if not all(plain_but_strided(x) for x in here):
         return None
     found, known = _found(environments), _known.get(environments)
     if found.program is None:
@@ -138,7 +139,7 @@ def _check(program: Program, distribution: ActionDistribution, family: BatchedFa
     packed = program.packed(constants, batch)
     start = contract.initial_state(constants, copies, noise).clone(memory_format=torch.contiguous_format)
     sizes = start.shape[2], math.prod(family.observation_space.shape)
-    if (program.states, program.observations) != sizes or not native.plain((start, packed)):
+    if (program.states, program.observations) != sizes or not plain((start, packed)):
         raise UntraceableError("they return other sizes or types for one environment than for many")
     never = start.new_full((), float("inf"))
     deviation = None if distribution.discrete else start.new_ones(batch, distribution.actions)

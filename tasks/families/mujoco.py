@@ -1,4 +1,4 @@
-"""MuJoCo's locomotion families of the meta-learning literature (extra `mujoco`).
+"""Families whose dynamics are MuJoCo's (extra `mujoco`).
 
 Positions and velocities are the state, and a step is a function of them, as in every batched family:
 MuJoCo's own thread pool advances all B × E of them in one call.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -17,12 +17,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learned_opt.tasks.base import Range, Tasks, Transition
+from learned_opt.tasks.base import Tasks, Transition
 from learned_opt.tasks.batched import BatchedFamily
 from learned_opt.tasks.random import Noise
-
-if TYPE_CHECKING:
-    import mujoco
 
 MODELS_KEPT = 4096
 """Compiled variants of a model that a family keeps."""
@@ -34,14 +31,14 @@ class Motion(NamedTuple):
     position, velocity: after it, (n, nq) and (n, nv).
     speed: of the first coordinate, metres a second, (n,).
     action: as applied, (n, A).
-    contact: clipped contact forces (n, bodies · 6), where a family asks for them.
+    contact: clipped contact forces (n, bodies · 6), (n, 0) unless a family asks for them.
     """
 
     position: Tensor
     velocity: Tensor
     speed: Tensor
     action: Tensor
-    contact: Tensor | None
+    contact: Tensor
 
 
 class MujocoFamily(BatchedFamily):
@@ -68,13 +65,17 @@ class MujocoFamily(BatchedFamily):
         self._mujoco, self._rollout = _simulator(self.name)
         assets = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
         self._path = str(assets / self.model_file)
-        self.standard: mujoco.MjModel = self._mujoco.MjModel.from_xml_path(self._path)
+        self.standard: Any = self._mujoco.MjModel.from_xml_path(self._path)
         self._models: dict[bytes, Any] = {}
         self._pool: Any = None
         self._scratch: list[Any] = []
         limits = self.standard.actuator_ctrlrange.astype(np.float32)
         self.action_space = spaces.Box(limits[:, 0], limits[:, 1], dtype=np.float32)
-        self.observation_space = spaces.Box(-np.inf, np.inf, (self._observation_size(),), np.float32)
+        nq, nv = int(self.standard.nq), int(self.standard.nv)
+        self.contact_size = 6 * int(self.standard.nbody) if self.contacts else 0
+        self._parts = (nq, nv, self.contact_size)
+        seen = self.seen(*torch.ones(sum(self._parts)).split(self._parts))
+        self.observation_space = spaces.Box(-np.inf, np.inf, (len(torch.cat(seen)),), np.float32)
         self.timestep = self.frame_skip * float(self.standard.opt.timestep)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -105,40 +106,38 @@ class MujocoFamily(BatchedFamily):
 
     def initial_state(self, constants: Tasks, environments: int, noise: Noise) -> Tensor:
         """Near the model's own pose: (B, E, nq + nv + 6 · bodies, if contacts count), in float64."""
-        model, batch = self.standard, _rows(constants)
-        position = 2 * noise.uniform(batch, environments, model.nq) - 1
+        batch, (nq, nv, contacts) = rows(constants), self._parts
+        position = 2 * noise.uniform(batch, environments, nq) - 1
         if self.normal_velocity:
-            velocity = noise.normal(batch, environments, model.nv)
+            velocity = noise.normal(batch, environments, nv)
         else:
-            velocity = 2 * noise.uniform(batch, environments, model.nv) - 1
-        pose = torch.as_tensor(model.qpos0, device=noise.device)
-        state = [pose + self.start_noise * position.double(), self.start_noise * velocity.double()]
-        if self.contacts:
-            state.append(pose.new_zeros(batch, environments, self._contact_size()))
-        return torch.cat(state, -1)
+            velocity = 2 * noise.uniform(batch, environments, nv) - 1
+        pose = torch.as_tensor(self.standard.qpos0, device=noise.device)
+        position = pose + self.start_noise * position.double()
+        contact = pose.new_zeros(batch, environments, contacts)
+        return torch.cat((position, self.start_noise * velocity.double(), contact), -1)
 
     def observe(self, constants: Tasks, state: Tensor) -> Tensor:
-        """Positions without the first ones, velocities, and what a family adds: (B, E, O)."""
-        nq, nv = self.standard.nq, self.standard.nv
-        position, velocity, contact = state.tensor_split((nq, nq + nv), dim=-1)
-        seen = self._seen(position, velocity, contact)
-        return torch.cat(seen, -1).to(next(iter(constants.values())).dtype)
+        """What a family sees of positions, velocities and contact forces: (B, E, O)."""
+        seen = torch.cat(self.seen(*torch.split(state, self._parts, -1)), -1)
+        return seen.to(next(iter(constants.values())).dtype)
+
+    def seen(self, position: Tensor, velocity: Tensor, contact: Tensor) -> list[Tensor]:
+        """Parts of an observation: positions without the first ones, velocities, contact forces."""
+        return [position[..., self.hidden_positions :], velocity, contact]
 
     def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """`frame_skip` steps of the simulator."""
         batch, environments, size = state.shape
-        nq, nv = self.standard.nq, self.standard.nv
-        rows = state.reshape(-1, size).cpu()
+        nq, nv, _ = self._parts
+        here = state.reshape(-1, size).cpu()
         limits = torch.from_numpy(self.action_space.low), torch.from_numpy(self.action_space.high)
-        applied = action.reshape(len(rows), -1).cpu().clamp(*limits)
+        applied = action.reshape(len(here), -1).cpu().clamp(*limits)
         models = [model for model in self.models(constants) for _ in range(environments)]
-        before, moved = self._simulate(models, rows[:, : nq + nv].numpy(), applied.double().numpy())
+        before, moved = self._simulate(models, here[:, : nq + nv].numpy(), applied.double().numpy())
+        contact = self._contact_forces(models, before, applied)
         position, velocity = torch.from_numpy(moved).tensor_split((nq,), dim=1)
-        parts = [position, velocity]
-        contact = self._contact_forces(models, before, applied) if self.contacts else None
-        if contact is not None:
-            parts.append(contact)
-        speed = (position[:, 0] - rows[:, 0]) / self.timestep
+        speed = (position[:, 0] - here[:, 0]) / self.timestep
         motion = Motion(position, velocity, speed, applied, contact)
         repeated = {
             key: value.cpu().repeat_interleave(environments, 0).squeeze(-1)
@@ -146,18 +145,14 @@ class MujocoFamily(BatchedFamily):
             if value.dim() == 2 and value.shape[1] == 1
         }
         reward = self.reward(repeated, motion).to(noise.dtype)
-        broken = ~torch.cat(parts, 1).isfinite().all(1)
-        ended = self.fallen(motion) | broken
-        shape = batch, environments
-        return Transition(
-            torch.cat(parts, 1).view(*shape, size).to(state.device),
-            torch.where(broken, 0.0, reward).view(shape).to(state.device),
-            ended.view(shape).to(state.device),
-        )
+        following = torch.cat((position, velocity, contact), 1)
+        broken = ~following.isfinite().all(1)
+        made = following, torch.where(broken, 0.0, reward), self.fallen(motion) | broken
+        return Transition(*(x.view(batch, environments, *x.shape[1:]).to(state.device) for x in made))
 
     def models(self, tasks: Tasks) -> list[Any]:
         """The compiled model of each of B tasks, derived quantities refreshed."""
-        return [self._model(tasks, row) for row in range(_rows(tasks))]
+        return [self._model(tasks, row) for row in range(rows(tasks))]
 
     def _model(self, tasks: Tasks, row: int) -> Any:
         variation = self.variation(tasks, row)
@@ -193,238 +188,14 @@ class MujocoFamily(BatchedFamily):
     def _contact_forces(self, models: list[Any], state: NDArray[np.float64], action: Tensor) -> Tensor:
         """External forces on the bodies in the last simulator step, clipped to ±1: (n, 6 · bodies)."""
         nq, data = self.standard.nq, self._scratch[0]
-        forces = np.empty((len(state), self._contact_size()))
-        for row, model in enumerate(models):
+        forces = np.empty((len(state), self.contact_size))
+        for row, model in enumerate(models if self.contacts else ()):
             data.qpos[:], data.qvel[:], data.ctrl[:] = state[row, :nq], state[row, nq:], action[row]
             data.qacc_warmstart[:] = 0.0
             self._mujoco.mj_step(model, data)
             self._mujoco.mj_rnePostConstraint(model, data)
             forces[row] = data.cfrc_ext.ravel()
         return torch.from_numpy(forces.clip(-1.0, 1.0))
-
-    def _contact_size(self) -> int:
-        return int(self.standard.nbody) * 6
-
-    def _observation_size(self) -> int:
-        size = int(self.standard.nq + self.standard.nv) - self.hidden_positions
-        return size + (self._contact_size() if self.contacts else 0)
-
-    def _seen(self, position: Tensor, velocity: Tensor, contact: Tensor) -> list[Tensor]:
-        return [position[..., self.hidden_positions :], velocity, contact]
-
-
-class _HalfCheetah(MujocoFamily):
-    """Observations (20) as in pytorch-maml-rl: positions but the first, velocities, the torso's place."""
-
-    model_file = "half_cheetah.xml"
-    frame_skip = 5
-    start_noise = 0.1
-    normal_velocity = True
-    horizon = 200
-
-    def _observation_size(self) -> int:
-        return super()._observation_size() + 3
-
-    def _seen(self, position: Tensor, velocity: Tensor, contact: Tensor) -> list[Tensor]:
-        root = self.standard.body("torso").pos
-        x, z = position[..., :1] + float(root[0]), position[..., 1:2] + float(root[2])
-        return [position[..., 1:], velocity, x, torch.zeros_like(x), z]
-
-
-class HalfCheetahDir(_HalfCheetah):
-    """Run forwards or backwards: reward d · v − 0.05 ‖a‖², d ∈ {−1, +1} with even odds.
-
-    v is the speed in m/s over a control step of 0.05 s; 200 steps, never terminates. Finn et al. 2017
-    (arXiv 1703.03400), as in pytorch-maml-rl on the present MuJoCo model; the paper's own numbers were
-    taken in another simulation (steps of 0.01 s) and do not compare.
-    """
-
-    name = "halfcheetah_dir"
-    finite = True
-    defaults: ClassVar[dict[str, float]] = {"direction": 1.0}
-
-    def sample_tasks(self, batch: int, noise: Noise, *, shifted: bool = False) -> Tasks:
-        """Directions; there are but two, so none is outside the training range."""
-        _refuse_shift(self, shifted)
-        return {"direction": _coin(batch, noise)}
-
-    def reward(self, constants: Tasks, motion: Motion) -> Tensor:
-        """Progress in the direction asked for, less the effort."""
-        return constants["direction"] * motion.speed - 0.05 * motion.action.square().sum(1)
-
-
-class HalfCheetahVel(_HalfCheetah):
-    """Run at a given speed: reward −|v − v*| − 0.05 ‖a‖², v* uniform in [0, 2] m/s (shifted: up to 3).
-
-    200 steps, never terminates. Finn et al. 2017; ProMP and PEARL draw v* from [0, 3].
-    """
-
-    name = "halfcheetah_vel"
-    defaults: ClassVar[dict[str, float]] = {"velocity": 1.0}
-    train_range: ClassVar[dict[str, Range]] = {"velocity": (0.0, 2.0)}
-    shifted_range: ClassVar[dict[str, Range]] = {"velocity": (0.0, 3.0)}
-
-    def reward(self, constants: Tasks, motion: Motion) -> Tensor:
-        """−|v − v*| − 0.05 ‖a‖²."""
-        miss = (motion.speed - constants["velocity"]).abs()
-        return -miss - 0.05 * motion.action.square().sum(1)
-
-
-class _Ant(MujocoFamily):
-    """Observations (123) as in pytorch-maml-rl.
-
-    Positions but x and y, velocities, contact forces within ±1, the torso's rotation matrix and place.
-    """
-
-    model_file = "ant.xml"
-    frame_skip = 5
-    start_noise = 0.1
-    normal_velocity = True
-    horizon = 200
-    contacts = True
-    hidden_positions = 2
-
-    def initial_state(self, constants: Tasks, environments: int, noise: Noise) -> Tensor:
-        """As every body's; the start is uniform in position and normal in velocity."""
-        state = super().initial_state(constants, environments, noise)
-        quaternion = state[..., 3:7]
-        state[..., 3:7] = quaternion / quaternion.norm(dim=-1, keepdim=True)
-        return state
-
-    def reward(self, constants: Tasks, motion: Motion) -> Tensor:
-        """Progress − 0.005 ‖a‖² (a in units of its limits) − 0.0005 ‖contact forces‖² + 0.05."""
-        assert motion.contact is not None
-        half = torch.from_numpy((self.action_space.high - self.action_space.low) / 2)
-        effort = 0.005 * (motion.action / half).square().sum(1)
-        return self.progress(constants, motion) - effort - 5e-4 * motion.contact.square().sum(1) + 0.05
-
-    @abstractmethod
-    def progress(self, constants: Tasks, motion: Motion) -> Tensor:
-        """What the task rewards, (n,)."""
-
-    def fallen(self, motion: Motion) -> Tensor:
-        """Unless the torso's height is within 0.2 to 1 m."""
-        height = motion.position[:, 2]
-        return (height < 0.2) | (height > 1.0)
-
-    def _observation_size(self) -> int:
-        return super()._observation_size() + 9 + 3
-
-    def _seen(self, position: Tensor, velocity: Tensor, contact: Tensor) -> list[Tensor]:
-        seen = super()._seen(position, velocity, contact)
-        return [*seen, _rotation(position[..., 3:7]), position[..., :3]]
-
-
-class AntDir(_Ant):
-    """Walk forwards or backwards: d · v_x, d ∈ {−1, +1} with even odds; see `_Ant` for what it costs.
-
-    200 steps; ends when the torso leaves 0.2 to 1 m. Finn et al. 2017, as in pytorch-maml-rl.
-    """
-
-    name = "ant_dir"
-    finite = True
-    defaults: ClassVar[dict[str, float]] = {"direction": 1.0}
-
-    def sample_tasks(self, batch: int, noise: Noise, *, shifted: bool = False) -> Tasks:
-        """Directions; there are but two, so none is outside the training range."""
-        _refuse_shift(self, shifted)
-        return {"direction": _coin(batch, noise)}
-
-    def progress(self, constants: Tasks, motion: Motion) -> Tensor:
-        """Speed in the direction asked for."""
-        return constants["direction"] * motion.speed
-
-
-class AntVel(_Ant):
-    """Walk at a given speed: 1 − |v_x − v*|, v* uniform in [0, 3] m/s (shifted: up to 4).
-
-    200 steps; ends when the torso leaves 0.2 to 1 m. Finn et al. 2017, as in pytorch-maml-rl.
-    """
-
-    name = "ant_vel"
-    defaults: ClassVar[dict[str, float]] = {"velocity": 1.5}
-    train_range: ClassVar[dict[str, Range]] = {"velocity": (0.0, 3.0)}
-    shifted_range: ClassVar[dict[str, Range]] = {"velocity": (0.0, 4.0)}
-
-    def progress(self, constants: Tasks, motion: Motion) -> Tensor:
-        """1 − |v_x − v*|."""
-        return 1.0 - (motion.speed - constants["velocity"]).abs()
-
-
-class _RandomBody(MujocoFamily):
-    """A body whose masses, inertias, frictions and dampings are drawn: factors b^u with u uniform in ±3.
-
-    b is 1.5, and 1.3 for damping; one draw for every entry of the model. Rothfuss et al. 2019
-    (arXiv 1810.06784) and Zintgraf et al. 2020 (VariBAD). Shifted: 3 < |u| < 4. Task entries are the
-    factors, (B, entries), by the model's own names.
-    """
-
-    horizon = 200
-    start_noise = 5e-3
-    normal_velocity = False
-    bases: ClassVar[dict[str, float]] = {
-        "body_mass": 1.5,
-        "body_inertia": 1.5,
-        "dof_damping": 1.3,
-        "geom_friction": 1.5,
-    }
-    lowest: ClassVar[float]
-    tilt: ClassVar[float]
-    highest: ClassVar[float] = float("inf")
-
-    def default_tasks(self, batch: int, noise: Noise) -> Tasks:
-        """The model as it is."""
-        return {
-            name: torch.ones(batch, getattr(self.standard, name).size, device=noise.device, dtype=noise.dtype)
-            for name in self.bases
-        }
-
-    def sample_tasks(self, batch: int, noise: Noise, *, shifted: bool = False) -> Tasks:
-        """Factors of B bodies."""
-        tasks = {}
-        for name, base in self.bases.items():
-            draw = 2 * noise.uniform(batch, getattr(self.standard, name).size) - 1
-            power = draw.sign() * (3 + draw.abs()) if shifted else 3 * draw
-            # In double precision: equal draws must give equal factors wherever in the batch they stand.
-            tasks[name] = (base ** power.double()).to(draw.dtype)
-        return tasks
-
-    def variation(self, tasks: Tasks, row: int) -> dict[str, NDArray[np.float64]]:
-        """The factors in the shapes of the model's entries."""
-        return {
-            name: tasks[name][row].double().cpu().numpy().reshape(getattr(self.standard, name).shape)
-            for name in self.bases
-        }
-
-    def reward(self, constants: Tasks, motion: Motion) -> Tensor:
-        """Speed, 1 for being upright, less the effort."""
-        return motion.speed + 1.0 - 1e-3 * motion.action.square().sum(1)
-
-    def fallen(self, motion: Motion) -> Tensor:
-        """Outside the healthy heights and tilts."""
-        height, tilt = motion.position[:, 1], motion.position[:, 2].abs()
-        return (height <= self.lowest) | (height >= self.highest) | (tilt >= self.tilt)
-
-    def _seen(self, position: Tensor, velocity: Tensor, contact: Tensor) -> list[Tensor]:
-        return [position[..., 1:], velocity.clamp(-10.0, 10.0)]
-
-
-class HopperRandom(_RandomBody):
-    """One leg with drawn masses, inertias, frictions and dampings; falls below 0.7 m or beyond 0.2 rad."""
-
-    name = "hopper_random"
-    model_file = "hopper.xml"
-    frame_skip = 4
-    lowest, tilt = 0.7, 0.2
-
-
-class Walker2dRandom(_RandomBody):
-    """Two legs with drawn masses, inertias, frictions and dampings; upright within 0.8 to 2 m and 1 rad."""
-
-    name = "walker2d_random"
-    model_file = "walker2d_v5.xml"
-    frame_skip = 4
-    lowest, highest, tilt = 0.8, 2.0, 1.0
 
 
 def _simulator(name: str) -> tuple[Any, Any]:
@@ -436,26 +207,6 @@ def _simulator(name: str) -> tuple[Any, Any]:
     return mujoco, rollout
 
 
-def _rows(tasks: Tasks) -> int:
+def rows(tasks: Tasks) -> int:
+    """B."""
     return next(iter(tasks.values())).shape[0]
-
-
-def _coin(batch: int, noise: Noise) -> Tensor:
-    """−1 or +1 with even odds, (B, 1)."""
-    return torch.where(noise.uniform(batch, 1) < 0.5, -1.0, 1.0).to(noise.dtype)
-
-
-def _refuse_shift(family: BatchedFamily, shifted: bool) -> None:
-    if shifted:
-        raise ValueError(f"{family.name} has two tasks, both for training: it has no shifted ones")
-
-
-def _rotation(quaternion: Tensor) -> Tensor:
-    """Rotation matrices (..., 9), row by row, of quaternions (..., 4), real part first."""
-    w, x, y, z = (quaternion / quaternion.norm(dim=-1, keepdim=True)).unbind(-1)
-    rows = (
-        *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
-        *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
-        *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
-    )
-    return torch.stack(rows, -1)

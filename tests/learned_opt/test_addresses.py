@@ -17,23 +17,24 @@ from hypothesis import strategies as st
 from learned_opt import CoordinatewiseLSTM, LearnedOptimizer, ParameterLayout
 from learned_opt.algorithms import A2C, a2c_gradients
 from learned_opt.algorithms.advantages import ReturnScale
-from learned_opt.kernels import lstm_step, mlp, rollout
+from learned_opt.kernels import lstm_step, native, rollout
 from learned_opt.kernels.addresses import address, address_of_array, addresses_of_pieces, fits
-from learned_opt.kernels.mlp import Perceptron
+from learned_opt.kernels.mlp import Perceptron, perceptron, perceptron_backward
 from learned_opt.policies.distribution import ActionDistribution
 from learned_opt.policies.mlp import ActorCritic
 from learned_opt.rollouts.collect import Rollout
+from learned_opt.rules.base import check_states
 from learned_opt.tasks import Noise, make_family
 from learned_opt.tracing.lowering import trace
 
-SOURCES = Path(a2c_gradients.__file__).parents[1]
-LIBRARIES = (a2c_gradients, lstm_step, rollout, mlp)
+SOURCES = Path(native.FOLDER).parent
 pytestmark = pytest.mark.skipif(
-    any(module.library() is None for module in LIBRARIES), reason="no C compiler at installation"
+    any(map(native.why_not, native.LIBRARIES)), reason="nothing runs compiled: see learned-opt doctor"
 )
 EXAMPLES = int(os.environ.get("LEARNED_OPT_EXAMPLES", "300"))
 B, T, E, R = 2, 3, 4, 5
 LAYOUT = ParameterLayout.of({"weight": (3, 2), "bias": (3,), "scale": ()})
+FACTS = LAYOUT.facts(torch.device("cpu"), torch.float32)
 
 
 class Entry(NamedTuple):
@@ -60,10 +61,12 @@ def of_networks(*, back):
 
     def call(x):
         made = [(x[f"weight {index}"], x[f"bias {index}"]) for index in range(2)]
-        network = Perceptron(made, "tanh", x["center"], x["scale"])
-        if not network.is_plain:
+        given = Perceptron(made, "tanh", x["center"], x["scale"]).for_c
+        if given is None:
             return None
-        return network._derivatives(x["signal"], x["by_outputs"]) if back else [network._run(x["signal"])]
+        if back:
+            return perceptron_backward(x["by_outputs"], x["signal"], *given)
+        return [perceptron(x["signal"], *given)]
 
     given = {"signal": drawn(B, R, widths[0]), **({"by_outputs": drawn(B, R, widths[-1])} if back else {})}
     symbol = "learned_opt_perceptron_return" if back else "learned_opt_perceptron"
@@ -154,7 +157,10 @@ def of_updates(batch=B, hidden=3, skip=True):
     def call(x):
         x = {name: _free(value) if name in ("hidden", "cell", *own) else value for name, value in x.items()}
         tensors = {name: value for name, value in x.items() if name not in own}
-        new = lstm_step.update(LAYOUT, tensors, {name: x[name] for name in own}, numbers)
+        phi = {name: x[name] for name in own}
+        new = lstm_step.update(LAYOUT.sizes, FACTS, tensors, phi, (), lambda: numbers)
+        if new is None:
+            return None
         loss = sum(new[name].square().sum() for name in ("update", "hidden", "cell"))
         by = torch.autograd.grad(loss, [x[name] for name in ("hidden", "cell", *own)])
         return [*(value.detach() for value in new.values()), *by]
@@ -186,10 +192,21 @@ def of_steps(hidden=3, skip=False):
         places = range(len(layouts))
         own = [{name: x[f"{name} {place}"] for name in state} for place, state in enumerate(states)]
         gradients, parameters = ([x[f"{name} {p}"] for p in places] for name in ("gradient", "parameters"))
-        kept = lstm_step.segments(LAYOUT, gradients, parameters, own, hidden, {})
+        weights = {name: x[name] for name in phi}
+        kept = lstm_step.segments(
+            LAYOUT.sizes,
+            lambda: FACTS,
+            gradients,
+            parameters,
+            own,
+            weights,
+            (),
+            {},
+            lambda: check_states(LAYOUT, own, {"hidden": hidden, "cell": hidden}),
+        )
         if kept is None:
             return None
-        return [lstm_step.step_tensors(kept, {name: x[name] for name in phi}, numbers)]
+        return [lstm_step.step_tensors(kept, weights, numbers)]
 
     return Entry(("learned_opt_observe", "learned_opt_advance"), {**arguments, **phi}, call)
 
@@ -304,7 +321,7 @@ def test_an_array_of_another_shape_is_refused(entry, name, spoil):
 def test_an_array_that_lies_elsewhere_or_otherwise_is_refused_or_read_as_what_it_is(entry, name, disguise):
     x = ENTRIES[entry].arguments[name]
     result = outcome(entry, name, DISGUISED[disguise](x))
-    if refused(result):
+    if refused(result) or disguise == "on no device":  # operators then tell shapes alone
         return
     plain = DISGUISED[disguise](x).resolve_neg().clone(memory_format=torch.contiguous_format)
     for one, other in zip(result, outcome(entry, name, plain), strict=True):
@@ -392,11 +409,10 @@ def test_records_of_another_kind_are_refused(array):
 
 def test_more_hidden_units_than_c_has_room_for_are_refused():
     entry = of_updates(hidden=lstm_step.MAX_HIDDEN + 1)
-    with pytest.raises(ValueError, match="1 to 64 hidden units, got 65"):
-        entry.call(dict(entry.arguments))
+    assert entry.call(dict(entry.arguments)) is None
     records = np.zeros((1, 1), lstm_step.SEGMENT)
     with pytest.raises(ValueError, match="hidden units"):
-        lstm_step.run_backward(records, np.zeros((1, 1, 5), np.uint64), 0, [])
+        lstm_step.run_backward(records, np.zeros((1, 1, 5), np.int64), 0, [])
     with pytest.raises(ValueError, match="records must be an array"):
         lstm_step.run(records, 3)
 
@@ -428,5 +444,5 @@ def test_a_network_whose_weights_were_replaced_is_not_read_where_they_were():
         weight.data = torch.full((1, 2, 3), 2.0)
         assert network(torch.ones(1, 1, 3)).tolist() == [[[6.0, 6.0]]]
         weight.data = torch.ones(1, 1, 1)
-        with pytest.raises(ValueError, match=r"shape \(1, 2, 3\)"):
+        with pytest.raises(ValueError, match=r"shape \(1, 2, 1\)"):
             network(torch.ones(1, 1, 3))

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from learned_opt.cli import main
-from learned_opt.kernels import rollout
+from learned_opt.kernels import native
 
 FAMILIES = """
 import numpy as np
@@ -106,7 +106,7 @@ def test_a_family_that_is_right_is_told_as_what_it_is(checked):
     assert float(told(lines, "random return")[0].split(",")[0]) > 0
 
 
-@pytest.mark.skipif(rollout.library() is None, reason="no C compiler at installation")
+@pytest.mark.skipif(native.library("rollout") is None, reason="nothing runs compiled: see learned-opt doctor")
 def test_what_keeps_dynamics_in_torch_is_told(checked):
     assert told(checked("families_to_check:Right")[1], "dynamics") == ["compiled"]
     assert told(checked("families_to_check:Sorted")[1], "dynamics") == [

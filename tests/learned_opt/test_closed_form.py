@@ -9,7 +9,9 @@ from learned_opt.algorithms import A2C, a2c, a2c_gradients
 from learned_opt.kernels import native
 from learned_opt.tasks import Noise, make_family
 
-needs_compiled = pytest.mark.skipif(a2c_gradients.library() is None, reason="no C compiler at installation")
+needs_compiled = pytest.mark.skipif(
+    native.library("actor_critic") is None, reason="nothing runs compiled: see learned-opt doctor"
+)
 
 
 def gradients(family, monkeypatch, *, by_c, batch=3, updates=3, change=None, outer=4, **config):
@@ -97,12 +99,15 @@ def test_threads_and_company_change_nothing_and_instruction_sets_next_to_nothing
     torch.set_num_threads(before)
     for index, (one, other) in enumerate(zip(*results, strict=True)):
         assert torch.equal(one, other) or index == 2  # the norm, which is torch's
+    others = native.library
     for name in native.instruction_sets():
-        chosen = a2c_gradients.load(name)
+        chosen = native.load("actor_critic", name)
         if chosen is None:
             continue
         with monkeypatch.context() as patch:
-            patch.setattr(a2c_gradients, "library", lambda chosen=chosen: chosen)
+            patch.setattr(
+                native, "library", lambda each, own=chosen: own if each == "actor_critic" else others(each)
+            )
             made = gradients("cartpole", monkeypatch, by_c=True, batch=6, updates=1, **sizes)
         first = gradients("cartpole", monkeypatch, by_c=True, batch=6, updates=1, **sizes)
         for mine, yours in zip(made, first, strict=True):
@@ -124,7 +129,7 @@ def test_what_is_not_finite_stays_with_its_learner(monkeypatch):
 
 @needs_compiled
 def test_second_order_and_own_policies_are_left_to_autograd(monkeypatch):
-    monkeypatch.setattr(a2c_gradients, "_run", None)  # not to be called
+    monkeypatch.setattr(a2c_gradients, "actor_critic", None)  # not to be called
     noise = Noise(torch.Generator().manual_seed(0))
     learner = A2C().learner(make_family("cartpole"), 2, noise, outer_num_envs=2)
     parameters = learner.initial_parameters().requires_grad_()

@@ -10,7 +10,7 @@ from learned_opt import CoordinatewiseLSTM, load_rule
 from learned_opt.algorithms import A2C, DQN, Reinforce
 from learned_opt.algorithms.base import GradientSample, Trajectories
 from learned_opt.cli import main
-from learned_opt.kernels import rollout
+from learned_opt.kernels import native
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.estimators.base import Window
 from learned_opt.meta.estimators.presentation import Presentation
@@ -145,7 +145,7 @@ def test_one_learners_bad_numbers_never_reach_another_nor_the_rule(run, what, va
     assert bool(group.runs.parameters.isfinite().all())
 
 
-@pytest.mark.skipif(rollout.library() is None, reason="no C compiler at installation")
+@pytest.mark.skipif(native.library("rollout") is None, reason="nothing runs compiled: see learned-opt doctor")
 @pytest.mark.parametrize("what", ["reward", "observation"])
 def test_what_is_poisoned_here_is_compiled(what, monkeypatch):
     poison = Poison(monkeypatch, CartPole, what, float("nan"))

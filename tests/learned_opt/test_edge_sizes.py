@@ -13,7 +13,7 @@ from gymnasium import spaces
 from learned_opt import CoordinatewiseLSTM, LearnedOptimizer, ParameterLayout
 from learned_opt.algorithms import A2C, a2c, a2c_gradients
 from learned_opt.algorithms.advantages import ReturnScale
-from learned_opt.kernels import lstm_step, mlp, rollout
+from learned_opt.kernels import lstm_step, native, rollout
 from learned_opt.kernels.mlp import Perceptron
 from learned_opt.policies.mlp import ActorCritic
 from learned_opt.rollouts.collect import Rollout, collect
@@ -24,9 +24,8 @@ from learned_opt.tasks.base import Transition
 from learned_opt.tasks.batched import BatchedFamily
 from learned_opt.tracing.verify import dynamics_of
 
-LIBRARIES = (a2c_gradients, lstm_step, rollout, mlp)
 pytestmark = pytest.mark.skipif(
-    any(module.library() is None for module in LIBRARIES), reason="no C compiler at installation"
+    any(map(native.why_not, native.LIBRARIES)), reason="nothing runs compiled: see learned-opt doctor"
 )
 
 
@@ -34,12 +33,10 @@ def noise(seed=0):
     return Noise(torch.Generator().manual_seed(seed))
 
 
-def both_ways(monkeypatch, modules, run):
+def both_ways(run):
     """What C makes of it, and what torch does."""
     made = run()
-    with monkeypatch.context() as patch:
-        for module in modules:
-            patch.setattr(module, "library", lambda: None)
+    with native.engine("torch"):
         return made, run()
 
 
@@ -70,7 +67,7 @@ def test_networks_of_no_inputs_or_one_unit(batch, widths, rows, monkeypatch):
         outputs = network(x)
         return outputs, *torch.autograd.grad(outputs.sin().sum(), flat)
 
-    assert_close(*both_ways(monkeypatch, [mlp], run))
+    assert_close(*both_ways(run))
 
 
 @pytest.mark.parametrize("batch", [0, 1, 2])
@@ -91,7 +88,7 @@ def test_steps_of_one_coordinate_and_of_tensors_without_any(shapes, hidden, batc
         slopes = torch.autograd.grad(parameters.square().sum(), rule.parameters(), allow_unused=True)
         return parameters.detach(), *(x.detach() for x in state.values()), *slopes
 
-    assert_close(*both_ways(monkeypatch, [lstm_step], run))
+    assert_close(*both_ways(run))
 
 
 def test_an_optimizer_of_one_number(monkeypatch):
@@ -104,7 +101,7 @@ def test_an_optimizer_of_one_number(monkeypatch):
             optimizer.step()
         return (parameter.detach(),)
 
-    assert_close(*both_ways(monkeypatch, [lstm_step], run))
+    assert_close(*both_ways(run))
 
 
 class Blind(BatchedFamily):
@@ -180,7 +177,7 @@ def test_rollouts_of_one_step_or_environment_or_learner(
         )
         return [*(x.float() for x in rollout if x is not None), made.state, made.elapsed, made.observation]
 
-    assert_close(*both_ways(monkeypatch, [rollout], run))
+    assert_close(*both_ways(run))
 
 
 @pytest.mark.parametrize("family", ["cartpole", "pendulum"])
@@ -208,7 +205,7 @@ def test_gradients_of_few_rows(family, scale, batch, inner, outer, steps, monkey
         sample = learner.gradient(learner.initial_parameters())
         return sample.inner, sample.outer, learner.scale.mean, learner.scale.square
 
-    assert_close(*both_ways(monkeypatch, [a2c_gradients], run))
+    assert_close(*both_ways(run))
     assert [one is not None for one in made] == [True, False]
 
 

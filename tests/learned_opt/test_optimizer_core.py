@@ -15,7 +15,7 @@ from learned_opt import (
     ParameterLayout,
     load_rule,
 )
-from learned_opt.kernels import lstm_step
+from learned_opt.kernels import native
 from learned_opt.rules.base import StepInput
 
 LAYERS = ParameterLayout.of({"a": (17, 9), "b": (17,), "c": (), "d": (64, 3), "e": (0, 2), "f": (1, 16)})
@@ -52,11 +52,11 @@ def classic() -> ClassicLSTM:
 
 
 def without_kernel(monkeypatch) -> None:
-    monkeypatch.setattr(lstm_step, "library", lambda: None)
+    monkeypatch.setattr(native, "library", lambda name: None)
 
 
 def compiled() -> bool:
-    return lstm_step.library() is not None
+    return native.library("lstm_step") is not None
 
 
 @pytest.mark.parametrize("kernel", ["fused", "torch"])
@@ -235,7 +235,7 @@ def test_every_instruction_set_gives_the_same_step(name, monkeypatch):
         pytest.skip(f"this processor has no {name}")
     layout = ParameterLayout.of({"a": (30, 7), "b": (30,), "c": ()})
     rule = load_rule().requires_grad_()
-    chosen = lstm_step.load(name)
+    chosen = native.load("lstm_step", name)
     if chosen is None:
         pytest.skip(f"{name} was not compiled")
 
@@ -253,7 +253,7 @@ def test_every_instruction_set_gives_the_same_step(name, monkeypatch):
         derivatives = torch.autograd.grad(update[:, :-1].sum(), list(rule.parameters()))
         return [parameters, state["hidden"], state["cell"], *derivatives]
 
-    monkeypatch.setattr(lstm_step, "library", lambda: chosen)
+    monkeypatch.setattr(native, "library", lambda name: chosen)
     ours = run()
     without_kernel(monkeypatch)
     for a, b in zip(ours, run(), strict=True):

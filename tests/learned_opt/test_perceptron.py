@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from learned_opt.kernels import mlp, native
+from learned_opt.kernels import native
 from learned_opt.kernels.mlp import Perceptron
 
-needs_compiled = pytest.mark.skipif(mlp.library() is None, reason="no C compiler at installation")
+needs_compiled = pytest.mark.skipif(
+    native.library("mlp") is None, reason="nothing runs compiled: see learned-opt doctor"
+)
 
 
 def stacked(batch, widths, dtype=torch.float32):
@@ -46,7 +47,7 @@ def observations(batch, rows, inputs, dtype=torch.float32):
 
 
 def without_kernel(monkeypatch):
-    monkeypatch.setattr(mlp, "library", lambda: None)
+    monkeypatch.setattr(native, "library", lambda name: None)
 
 
 @pytest.mark.parametrize("compiled", [pytest.param(True, marks=needs_compiled), False])
@@ -109,14 +110,14 @@ def test_every_instruction_set_gives_the_same(name, monkeypatch):
 
     if name not in native.instruction_sets():
         pytest.skip(f"this processor has no {name}")
-    chosen = mlp.load(name)
+    chosen = native.load("mlp", name)
     if chosen is None:
         pytest.skip(f"{name} was not compiled")
     vector, layers = stacked(2, [5, 19, 6, 3])
     x = observations(2, 77, 5)
     results = []
     for library in (chosen, None):
-        monkeypatch.setattr(mlp, "library", lambda library=library: library)
+        monkeypatch.setattr(native, "library", lambda name, library=library: library)
         outputs = network(layers)(x)
         results.append((outputs, *torch.autograd.grad(outputs.sin().sum(), vector)))
     for ours, theirs in zip(*results, strict=True):
@@ -180,35 +181,7 @@ def test_layers_that_do_not_fit_are_left_to_torch_which_refuses_them():
     _, first = stacked(2, [3, 4, 1])
     _, second = stacked(2, [3, 5, 1])
     mixed = network([first[0], second[1]])
-    assert not mixed.is_plain
+    assert mixed.for_c is None
     with pytest.raises(RuntimeError):
         mixed(torch.zeros(2, 5, 3))
-    assert not network([(first[0][0], first[0][1][:1]), first[1]]).is_plain
-
-
-def test_that_nothing_is_compiled_is_logged(caplog, tmp_path):
-    assert native.best_of(lambda instructions: None, tmp_path / "_made") is None
-    assert [record.message.partition(":")[0] for record in caplog.records] == [
-        f"no compiled made beside {tmp_path}"
-    ]
-
-
-@needs_compiled
-def test_code_of_other_sources_is_not_loaded(tmp_path, monkeypatch):
-    there, here = Path(mlp.__file__).parent, tmp_path / "learner"
-    here.mkdir()
-    for path in (there / "mlp.c", *there.glob("*.h"), *compiled_files()):
-        (here / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "vectors.h").write_bytes((there.parent / "vectors.h").read_bytes())
-    monkeypatch.setattr(mlp, "_STEM", here / "_mlp")
-    monkeypatch.setattr(mlp, "__file__", str(here / "perceptron.py"))
-    for changed in ("mlp.c", "mlp.h", "vectors.h"):
-        assert mlp.load("generic") is not None
-        text = (here / changed).read_bytes()
-        (here / changed).write_bytes(text + b"/* of another version */")
-        assert mlp.load("generic") is None
-        (here / changed).write_bytes(text)
-
-
-def compiled_files():
-    return Path(mlp.__file__).parent.glob("_mlp_generic*")
+    assert network([(first[0][0], first[0][1][:1]), first[1]]).for_c is None

@@ -29,9 +29,11 @@ from learned_opt.tracing import verify
 from learned_opt.tracing.lowering import trace
 from learned_opt.tracing.verify import dynamics_of, why_in_torch
 
-needs_compiled = pytest.mark.skipif(rollout.library() is None, reason="no C compiler at installation")
+needs_compiled = pytest.mark.skipif(
+    native.library("rollout") is None, reason="nothing runs compiled: see learned-opt doctor"
+)
 
-SIMULATED = [name for name, family in FAMILIES.items() if family.__module__.endswith(".mujoco")]
+SIMULATED = [name for name, family in FAMILIES.items() if family.__module__.endswith(".locomotion")]
 SHIPPED = [name for name in FAMILIES if name not in SIMULATED]
 DRAWING = ["bandit", "catch", "gridworld", "gridworld_sparse", "lqr", "tabular_mdp"]
 """Families whose transitions draw random numbers, which programs draw for several steps at once."""
@@ -83,7 +85,8 @@ def running(monkeypatch, *, compiled):
     with monkeypatch.context() as patch:
         patch.setattr(rollout, "run", counted)
         if compiled is False:
-            patch.setattr(rollout, "library", lambda: None)
+            library = native.library
+            patch.setattr(native, "library", lambda name: library(name) if name != "rollout" else None)
         yield
     assert compiled is None or bool(runs) == compiled
 
@@ -264,10 +267,10 @@ def test_threads_company_and_instruction_sets_change_nothing(monkeypatch):
         for mine, yours in zip(one, other, strict=True):
             assert mine is None or torch.equal(mine, yours)
     for name in native.instruction_sets():
-        chosen = rollout.load(name)
-        if chosen is not None:
+        chosen = {each: native.load(each, name) for each in native.LIBRARIES}
+        if chosen["rollout"] is not None:
             with monkeypatch.context() as patch:
-                patch.setattr(rollout, "library", lambda chosen=chosen: chosen)
+                patch.setattr(native, "_best", chosen.get)
                 made, _ = collected(family, monkeypatch, compiled=True, batch=40, copies=70)
             assert_alike(made, results[0])
 
@@ -390,12 +393,12 @@ def test_exploration_at_random_is_torchs(exploration, monkeypatch):
     policy = EpsilonGreedy(ActorCritic(family, 8, values=False, value_gain=1.0), exploration)
     tensors = policy.layout().split(policy.initial_parameters(3, noise()))
     made = []
-    for library in (rollout.library, lambda: None):
-        monkeypatch.setattr(rollout, "library", library)
-        environments = environments_of(family)
-        made.append(
-            [collect(policy, tensors, environments, 40, noise(), deterministic=d) for d in (False, True)]
-        )
+    for compiled in (True, False):
+        with running(monkeypatch, compiled=compiled):
+            environments = environments_of(family)
+            made.append(
+                [collect(policy, tensors, environments, 40, noise(), deterministic=d) for d in (False, True)]
+            )
     assert_alike(*made)
 
 
@@ -451,14 +454,12 @@ def test_simulators_cannot_be_traced(name):
         trace(ActionDistribution(family), family, family.sample_tasks(2, noise()))
 
 
-def test_why_dynamics_run_in_torch_is_told(monkeypatch):
-    if rollout.library() is not None:
-        assert why_in_torch(make_family("cartpole")) is None
-    assert "no BatchedEnvironments" in (why_in_torch(make_family("CartPole-v1")) or "") or (
-        rollout.library() is None
-    )
-    monkeypatch.setattr(rollout, "library", lambda: None)
-    assert "no C compiler" in why_in_torch(make_family("cartpole"))
+@needs_compiled
+def test_why_dynamics_run_in_torch_is_told():
+    assert why_in_torch(make_family("cartpole")) is None
+    assert "no BatchedEnvironments" in why_in_torch(make_family("CartPole-v1"))
+    with native.engine("torch"):
+        assert "the engine is torch" in why_in_torch(make_family("cartpole"))
 
 
 def test_images_are_left_to_torch():

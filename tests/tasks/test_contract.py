@@ -6,7 +6,7 @@ import torch
 from gymnasium import spaces
 
 from learned_opt.algorithms import A2C
-from learned_opt.kernels import rollout
+from learned_opt.kernels import native
 from learned_opt.policies.mlp import ActorCritic
 from learned_opt.rl2.policies import RecurrentPolicy
 from learned_opt.rl2.trial import play
@@ -192,7 +192,7 @@ def test_a_breach_is_refused_with_family_method_and_shapes(breach, compiled, mon
     """When environments are made, whether their steps would be compiled or not."""
     method, change, sentence = BREACHES[breach]
     if not compiled:
-        monkeypatch.setattr(rollout, "library", lambda: None)
+        monkeypatch.setattr(native, "library", lambda name: None)
     with pytest.raises(ValueError, match=f"^family slope: {sentence}"):
         environments_of(changed(method, change))
     with pytest.raises(ValueError, match=f"^family slope: {method}|failed with RuntimeError"):
@@ -547,7 +547,7 @@ def test_policies_with_a_memory_refuse_what_others_refuse(monkeypatch):
         play(policy, tasks, 4, noise(), environments=4)
 
 
-@pytest.mark.skipif(rollout.library() is None, reason="no C compiler at installation")
+@pytest.mark.skipif(native.library("rollout") is None, reason="nothing runs compiled: see learned-opt doctor")
 def test_families_are_compiled_only_if_they_keep_their_promise_with_any_number_of_environments():
     """A reward of (B, 4) whatever E is right with four environments, and they run in torch."""
     family = changed("transition", lambda made: made._replace(reward=made.reward[:, :1].expand(-1, 4) * 0))
@@ -559,7 +559,7 @@ def test_families_are_compiled_only_if_they_keep_their_promise_with_any_number_o
     assert why_in_torch(Slope()) is None
 
 
-@pytest.mark.skipif(rollout.library() is None, reason="no C compiler at installation")
+@pytest.mark.skipif(native.library("rollout") is None, reason="nothing runs compiled: see learned-opt doctor")
 @pytest.mark.parametrize(
     ("method", "change"),
     [

@@ -6,10 +6,8 @@ LEARNED_OPT_EXAMPLES=10000 tries as many random families as that, others each ti
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,8 +16,8 @@ from gymnasium import spaces
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
-from learned_opt.algorithms import a2c_gradients, inner
-from learned_opt.kernels import mlp, rollout
+from learned_opt.algorithms import inner
+from learned_opt.kernels import native
 from learned_opt.tasks import BatchedFamily, TaskEnv, TaskVectorEnv, Transition
 from learned_opt.tasks.inspection import SIZES, inspect
 from learned_opt.tasks.promises import NUMBERS, sampled_tasks
@@ -202,17 +200,6 @@ class Drift(BatchedFamily):
         return self.told("random", tasks["speed"][:, 0])
 
 
-@contextmanager
-def in_torch():
-    """Nothing is compiled."""
-    with (
-        mock.patch.multiple(rollout, library=lambda: None),
-        mock.patch.multiple(a2c_gradients, library=lambda: None),
-        mock.patch.multiple(mlp, library=lambda: None),
-    ):
-        yield
-
-
 def lived(family, batch, environments, objective):
     """What comes of two updates, an evaluation and the scores' anchors, or the sentence that refuses them."""
     try:
@@ -303,7 +290,7 @@ def is_a_refusal(sentence, *methods):
 @pytest.mark.filterwarnings("ignore")
 def test_a_family_is_run_as_in_torch_or_refused_by_name(changed, batch, environments, objective):
     ours = lived(Drift(*changed), batch, environments, objective)
-    with in_torch():
+    with native.engine("torch"):
         theirs = lived(Drift(*changed), batch, environments, objective)
     event("refused" if isinstance(ours, str) else "run")
     if isinstance(ours, str):
@@ -335,8 +322,8 @@ def test_a_family_is_run_as_in_torch_or_refused_by_name(changed, batch, environm
 def test_a_family_that_answers_otherwise_later_is_run_or_refused_by_name(
     change, since, environments, objective
 ):
-    for runs in (nullcontext, in_torch):
-        with runs():
+    for engine in ("auto", "torch"):
+        with native.engine(engine):
             made = lived(Drift(change, since=since), 2, environments, objective)
         assert not isinstance(made, str) or is_a_refusal(made)
 
