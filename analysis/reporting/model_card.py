@@ -15,7 +15,7 @@ from learned_opt.analysis.reporting.table import (
 )
 from learned_opt.analysis.statistics.intervals import FEWEST, bracketed
 from learned_opt.artifacts import Artifact
-from learned_opt.meta.config import CRITERIA
+from learned_opt.meta.config import METRICS
 from learned_opt.verbatim import code_block, code_span, markdown
 
 EXPLAINED = (
@@ -82,7 +82,7 @@ def _training(artifact: Artifact, training: Sequence[Mapping[str, Any]]) -> str:
     for number, stage in enumerate(stages, 1):
         configuration = stage.get("configuration", {})
         score = stage.get("validation", {}).get("all", float("nan"))
-        measured = CRITERIA.get(configuration.get("criterion", "area"), "score")
+        measured = METRICS.get(configuration.get("validation", {}).get("metric", "auc"), "score")
         found = (
             f"the best of {_told(configuration, 'meta_steps')} meta-steps was number "
             f"{_told(stage, 'meta_steps')}, a {measured} of {score:.3f} on validation tasks;"
@@ -93,7 +93,7 @@ def _training(artifact: Artifact, training: Sequence[Mapping[str, Any]]) -> str:
                 f"that they began with, a {measured} of {score:.3f} on validation tasks;"
             )
         facts = [
-            f"{number}. {code_span(str(configuration.get('estimator', 'tbptt')))},",
+            f"{number}. {code_span(str(configuration.get('estimator', {}).get('kind', 'tbptt')))},",
             f"meta-seed {_told(stage, 'seed')};",
             found,
             f"lives of {' to '.join(markdown(str(n)) for n in stage.get('lifetimes', ['?']))} updates;",
@@ -106,14 +106,14 @@ def _training(artifact: Artifact, training: Sequence[Mapping[str, Any]]) -> str:
                 f" {spent['environment_steps'] / 1e6:.0f} million environment steps."
             )
         lines.append(" ".join(facts))
-    births = artifact.header["provenance"].get("births")
-    if births is not None:
-        scores = births.get("scores", births.get("areas", ()))  # earlier revisions knew areas alone
-        measured = CRITERIA[births.get("criterion", "area")]
-        seeds = ", ".join(map(str, births["seeds"]))
-        chosen = "The best" if births.get("told_apart", True) else "The first, for all score the same,"
+    several = artifact.header["provenance"].get("meta_seeds")
+    if several is not None:
+        scores = several.get("scores", ())
+        measured = METRICS[several["metric"]]
+        seeds = ", ".join(map(str, several["seeds"]))
+        chosen = "The best" if several.get("told_apart", True) else "The first, for all score the same,"
         lines.append(
-            f"\n{chosen} of {len(scores)} births, of meta-seeds {seeds}, on {births['tasks']} further tasks"
+            f"\n{chosen} of {len(scores)} meta-seeds, {seeds}, on {several['tasks']} further tasks"
             f" a family: {measured} {', '.join(f'{score:.3f}' for score in scores)}."
         )
     return "\n".join(lines)

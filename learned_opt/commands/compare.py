@@ -30,16 +30,15 @@ from learned_opt.analysis.reporting.videos import check_rendering, render_lives,
 from learned_opt.artifacts import Artifact, load_artifact
 from learned_opt.commands.outputs import check_file, check_folder
 from learned_opt.commands.rule_conditions import conditions_left, learner_of, run_of, trained_families
-from learned_opt.commands.training import check_device, set_threads
+from learned_opt.commands.session import check_device, set_threads
 from learned_opt.files import clear_leftovers
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import RunConfig
 from learned_opt.meta.initial_rule import new_rule
 from learned_opt.meta.trainer import ARTIFACT
 from learned_opt.progress import WorkBar
 from learned_opt.rl2.artifact import PolicyArtifact, load_policy
-from learned_opt.runs.config_file import merged, plain, structured
+from learned_opt.runs.config_file import merged, plain, read, structured
 from learned_opt.runs.lock import exclusive
-from learned_opt.runs.yaml_file import mapping
 from learned_opt.tasks import make_family
 from learned_opt.tasks.random import derive_noise
 
@@ -64,7 +63,7 @@ class Compare:
     rule: tuple[str, ...] = ("default",)
     """Rules: shipped names or files."""
     policy: tuple[Path, ...] = ()
-    """In-context policies, as meta-train --algorithm rl2 or context wrote them; of the one family shown."""
+    """In-context policies, as meta-train --preset rl2 or context wrote them; of the one family shown."""
     tasks: tuple[str, ...] = ("cartpole", "gridworld", "lqr", "navigation2d", "pendulum", "acrobot")
     """Task families to compare on: shipped ones, gymnasium ids, or module:attribute for your own."""
     env: tuple[str, ...] = ()
@@ -78,7 +77,7 @@ class Compare:
     algorithm: str = "a2c"
     """What the optimizers optimize: a2c, ppo, reinforce or dqn."""
     learner: Path | None = None
-    """YAML file with settings of the inner learner, which take precedence over --algorithm's."""
+    """TOML file with settings of the inner learner, which take precedence over --algorithm's."""
     baselines: tuple[str, ...] = ("sgd", "rmsprop", "adam")
     """Hand-made rules to tune and compare with."""
     untrained: bool = False
@@ -188,7 +187,7 @@ class Compare:
 
     def _learner(self, artifacts: dict[str, Artifact]) -> InnerAlgorithm:
         """The inner learner that was asked for."""
-        data = {} if self.learner is None else mapping(self.learner)
+        data = {} if self.learner is None else read(self.learner)
         started = any(artifact.rule.initialization for artifact in artifacts.values())
         if started and (data or self.algorithm != "a2c"):
             raise ValueError("a learned start is for the learner it was trained with: leave --algorithm out")
@@ -323,8 +322,8 @@ def policy_contenders(artifacts: Mapping[str, PolicyArtifact]) -> dict[str, Cont
     return contenders
 
 
-def untrained_contender(config: MetaConfig) -> Contender:
-    """The rule of a run before meta-training: for lstm Adam, if it was not born otherwise."""
+def untrained_contender(config: RunConfig) -> Contender:
+    """The rule of a run before meta-training: for lstm Adam, if it does not begin otherwise."""
     return Contender(new_rule(config), tuned="nominal lr, never trained")
 
 

@@ -16,7 +16,7 @@ from learned_opt.analysis.interpret.probe import Response, Trace, navigation_pat
 from learned_opt.analysis.interpret.probe_plots import plot_paths, plot_probe
 from learned_opt.artifacts import load_artifact
 from learned_opt.commands.outputs import check_folder, make_folder
-from learned_opt.commands.training import set_threads
+from learned_opt.commands.session import set_threads
 from learned_opt.files import is_leftover, write_atomically
 from learned_opt.rules import Adam
 from learned_opt.tasks import make_family

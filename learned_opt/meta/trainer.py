@@ -45,7 +45,7 @@ class MetaTrainer(TrainingRun[UpdateRule]):
 
     Args:
         config: the run.
-        folder: where config.yaml, metrics, checkpoints and rule.safetensors go.
+        folder: where config.toml, metrics, checkpoints and rule.safetensors go.
         resume: go on from the folder's checkpoint.
         policies: how to make policies of one's own, by family; the others' are stacked perceptrons. They
             are no part of the saved configuration: give the same to resume.

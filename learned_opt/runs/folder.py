@@ -10,8 +10,8 @@ from typing import Any
 
 from learned_opt.files import clear_leftovers, is_leftover, write_atomically
 from learned_opt.runs.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from learned_opt.runs.lock import LOCK, exclusive
 from learned_opt.runs.config_file import flat, read, written
+from learned_opt.runs.lock import LOCK, exclusive
 
 CONFIG = "config.toml"
 """Written first: a folder that holds it holds a run."""

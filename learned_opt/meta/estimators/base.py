@@ -100,7 +100,12 @@ class LearnerGroup(ABC):
         tasks = self._replicated(sampled_tasks(family, self.batch, self.noise))
         policy = policy_for(family, policies)
         self.learner = inner.learner(
-            family, self.batch, self.noise, tasks=tasks, policy=policy, outer_num_envs=self._outer_num_envs()
+            family,
+            self.batch,
+            self.noise,
+            tasks=tasks,
+            policy=policy,
+            outer_num_envs=estimator.outer_envs(inner),
         )
         horizons = isinstance(self.learner.environments.horizon, Tensor)
         if ranks.share.count > 1 and inner.whole_episodes and horizons:
@@ -118,10 +123,6 @@ class LearnerGroup(ABC):
     def replicates_per_task(self) -> int:
         """Adjacent learners that share each task, with random numbers of their own."""
         return 1
-
-    def _outer_num_envs(self) -> int:
-        """Environments of a learner for the outer loss."""
-        return 0
 
     def _part(self, learners: int) -> int:
         """B; learners that share tasks stay together."""

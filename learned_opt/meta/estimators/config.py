@@ -66,6 +66,10 @@ class Estimator(Choice, ABC):
             ValueError: it cannot.
         """
 
+    def outer_envs(self, inner: InnerAlgorithm) -> int:
+        """Environments of a learner whose data feed the outer loss alone."""
+        return 0
+
     @abstractmethod
     def groups(self) -> Callable[..., Any]:
         """The `LearnerGroup` that advances learners and estimates."""

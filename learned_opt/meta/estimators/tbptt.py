@@ -119,9 +119,6 @@ class TruncatedGroup(LearnerGroup):
         }
         return self.window(gradient, {**result.metrics, "meta_gradient_norm": norms}, sound)
 
-    def _outer_num_envs(self) -> int:
-        return self.estimator.outer_envs(self.problems.inner)
-
     @property
     def replicates_per_task(self) -> int:
         """As set."""
