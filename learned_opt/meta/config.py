@@ -181,7 +181,7 @@ class RunConfig(Settings):
 def run_config(
     data: Mapping[str, Any], source: str = "the configuration", *, importing: bool = True
 ) -> RunConfig:
-    """A run from plain data, as `plain` gives it; what is left out is as in `RunConfig()`.
+    """A run from tables of settings; what is left out is as in `RunConfig()`.
 
     Args:
         data: settings by name.
@@ -191,7 +191,7 @@ def run_config(
     Raises:
         ValueError: an unknown setting, or a value that its setting cannot have.
     """
-    data = merged(plain(RunConfig()), data)
+    data = merged(plain(RunConfig()), plain(data))
     if isinstance(data["inner_mixture"], list) and all(
         isinstance(each, Mapping) for each in data["inner_mixture"]
     ):

@@ -74,8 +74,13 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Table:
 
 
 def plain(settings: Any) -> Any:
-    """Settings as tables, lists, texts, numbers and None; a choice among several kinds tells its `kind`."""
-    if isinstance(settings, tuple):
+    """Settings as tables, lists, texts, numbers and None; a choice among several kinds tells its `kind`.
+
+    So are settings within tables and lists.
+    """
+    if isinstance(settings, Mapping):
+        return {name: plain(value) for name, value in settings.items()}
+    if isinstance(settings, (tuple, list)):
         return [plain(each) for each in settings]
     if not hasattr(settings, "__dataclass_fields__"):
         return settings
@@ -89,12 +94,7 @@ def changed(settings: T, **changes: Any) -> T:
     Raises:
         ValueError: as `structured`.
     """
-    return structured(type(settings), merged(plain(settings), plain_table(changes)), "the configuration")
-
-
-def plain_table(changes: Mapping[str, Any]) -> Table:
-    """Settings objects among some values as tables."""
-    return {name: plain(value) for name, value in changes.items()}
+    return structured(type(settings), merged(plain(settings), plain(changes)), "the configuration")
 
 
 def flat(data: Mapping[str, Any]) -> Table:

@@ -121,7 +121,7 @@ def test_merged_results_are_those_of_all_seeds():
 
 def test_the_command_compares_films_and_merges(tmp_path, capsys):
     pytest.importorskip("imageio", reason="the render extra is not installed")
-    settings = tmp_path / "learner.yaml"
+    settings = tmp_path / "learner.toml"
     settings.write_text("environments: 2\nsteps: 8\nepochs: 1\nminibatches: 2\nwidth: 8\n")
     command = ["compare", "--env", "CartPole-v1", "--algorithm", "ppo", "--learner", str(settings)]
     command += ["--env-steps", "32", "--queries", "2", "--count", "1", "--tuning-count", "1"]

@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,8 +22,9 @@ from learned_opt import (
     save_rule,
 )
 from learned_opt.artifacts import HEADER_KEY, load_artifact, shipped_rules
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import run_config
 from learned_opt.meta.stages import load_recipe
+from learned_opt.runs.config_file import changed
 
 
 class Descent(UpdateRule):
@@ -122,8 +122,8 @@ def test_the_default_rule_was_trained_by_the_default_recipe():
     while "started_from" in provenance:
         provenance = provenance["started_from"]
         stated.insert(0, provenance["configuration"])
-    recipe = load_recipe(Path(__file__).parents[2] / "configs" / "default.yaml")
-    told = [replace(MetaConfig.from_dict(each), start="", seed=0) for each in stated]
+    recipe = load_recipe(Path(__file__).parents[2] / "configs" / "default.toml")
+    told = [changed(run_config(each), seed=0) for each in stated]
     assert told == list(recipe)
 
 

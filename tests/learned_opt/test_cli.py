@@ -9,7 +9,6 @@ from importlib.metadata import version
 
 import pytest
 import torch
-import yaml
 
 from learned_opt.algorithms import A2C
 from learned_opt.analysis import load_results
@@ -17,32 +16,31 @@ from learned_opt.analysis.reporting.model_card import model_card
 from learned_opt.artifacts import load_artifact, save_rule
 from learned_opt.cli import main
 from learned_opt.commands.rule_conditions import run_of
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import run_config
 from learned_opt.meta.trainer import MetaTrainer
 from learned_opt.rules import Adam, LearnedInit
+from learned_opt.runs.config_file import plain, read, written
 from learned_opt.runs.divergence import DivergenceError
 
-TINY = MetaConfig(
-    families=("bandit",),
-    hidden=4,
-    learners=2,
-    groups_per_family=1,
-    unroll=2,
-    shortest_life=4,
-    longest_life=8,
-    meta_steps=2,
-    validate_every=2,
-    validation_tasks=2,
-    validation_updates=3,
-    learner=A2C(hidden_size=4, num_envs=2, num_steps=4),
-    outer_num_envs=1,
+TINY = run_config(
+    {
+        "families": ("bandit",),
+        "rule": {"hidden_size": 4},
+        "meta_batch_size": 2,
+        "batches_per_family": 1,
+        "estimator": {"unroll_length": 2, "outer_num_envs": 1},
+        "horizon": {"min": 4, "max": 8},
+        "meta_steps": 2,
+        "validation": {"every": 2, "num_tasks": 2, "num_updates": 3},
+        "inner": A2C(hidden_size=4, num_envs=2, num_steps=4),
+    }
 )
 
 
 @pytest.fixture
 def config(tmp_path):
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(TINY.to_dict()))
+    path = tmp_path / "tiny.toml"
+    path.write_text(written(plain(TINY)).decode())
     return path
 
 
@@ -62,14 +60,14 @@ def test_meta_train_then_compare_then_plot(tmp_path, config, capsys):
     assert "rule.safetensors" in capsys.readouterr().out
     names = {path.name for path in run.iterdir()}
     assert {
-        "config.yaml",
+        "config.toml",
         "metrics.csv",
         "validations.csv",
         "checkpoint-0000002.ckpt",
         "rule.safetensors",
     } <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
-    assert MetaConfig.load(run / "config.yaml").seed == 3
+    assert run_config(read(run / "config.toml"), str(run / "config.toml")).seed == 3
 
     rule = str(run / "rule.safetensors")
     options = "--tasks bandit --baselines adam --count 2 --tuning-count 1 --updates 2 --queries 2"
@@ -131,7 +129,7 @@ def test_unknown_names_are_refused(tmp_path, capsys):
     assert "'nope'" in refusal(capsys, "compare", "--out", out, "--rule", "nope")
     assert "'atari'" in refusal(capsys, "compare", "--out", out, "--tasks", "atari")
     assert "'adan'" in refusal(capsys, "compare", "--out", out, "--baselines", "adan")
-    assert "absent.yaml" in refusal(capsys, "meta-train", "--out", out, "--config", tmp_path / "absent.yaml")
+    assert "absent.toml" in refusal(capsys, "meta-train", "--out", out, "--config", tmp_path / "absent.toml")
     assert "absent.json" in refusal(capsys, "plot", tmp_path / "absent.json")
     assert "'atari'" in refusal(capsys, "probe", "--out", out, "--tasks", "atari")
     save_rule(LearnedInit(Adam(), {"w": (3,)}), tmp_path / "start")
@@ -201,10 +199,10 @@ def test_help_is_no_error(capsys):
 
 
 def test_a_recipe_of_several_stages_trains_one_after_the_other(tmp_path, capsys):
-    first = {"estimator": "es", "perturbed": "skip", "sigma": 0.2}
-    second = {"meta_lr": 1e-3, "families": ["bandit", "catch"]}
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump({**TINY.to_dict(), "start": "", "stages": [first, second]}))
+    first = {"estimator": {"kind": "es", "evolved_parameters": "skip", "std": 0.2}}
+    second = {"meta_optimizer": {"meta_lr": 1e-3}, "families": ["bandit", "catch"]}
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(written({**plain(TINY), "stages": [first, second]}).decode())
     run = tmp_path / "run"
     assert main(["meta-train", "--config", str(recipe), "--out", str(run), "--seed", "5"]) == 0
     assert "stage 2 of 2: tbptt" in capsys.readouterr().out
@@ -216,7 +214,11 @@ def test_a_recipe_of_several_stages_trains_one_after_the_other(tmp_path, capsys)
     assert provenance["started_from"]["configuration"]["estimator"] == "es"
     assert provenance["families"] == ["bandit", "catch"]
     assert [
-        stage.seed for stage in (MetaConfig.load(run / f"stage-{i}" / "config.yaml") for i in (1, 2))
+        stage.seed
+        for stage in (
+            run_config(read(run / f"stage-{i}" / "config.toml"), str(run / f"stage-{i}" / "config.toml"))
+            for i in (1, 2)
+        )
     ] == [5, 5]
     assert run_of(artifact).hidden == TINY.hidden
     assert "holds a run of several stages" in refusal(capsys, "meta-train", "--out", run, "--resume")
@@ -231,14 +233,10 @@ def test_a_recipe_of_several_stages_trains_one_after_the_other(tmp_path, capsys)
     ("criterion", "measured"), [("area", "normalised area"), ("wins", "share of tasks won")]
 )
 def test_the_best_of_several_births_is_kept(criterion, measured, tmp_path, capsys):
-    first = {
-        "criterion": criterion,
-        "estimator": "es",
-        "perturbed": "skip",
-    }
-    recipe, run, alone = (tmp_path / name for name in ("recipe.yaml", "run", "alone"))
-    stages = [first, {"criterion": criterion, "meta_lr": 1e-3}]
-    recipe.write_text(yaml.safe_dump({**TINY.to_dict(), "start": "", "stages": stages}))
+    first = {"validation": {"metric": criterion}, "estimator": {"kind": "es", "evolved_parameters": "skip"}}
+    recipe, run, alone = (tmp_path / name for name in ("recipe.toml", "run", "alone"))
+    stages = [first, {"validation": {"metric": criterion}, "meta_optimizer": {"meta_lr": 1e-3}}]
+    recipe.write_text(written({**plain(TINY), "stages": stages}).decode())
     command = ["meta-train", "--config", str(recipe), "--seed", "5"]
     assert main([*command, "--out", str(run), "--births", "2"]) == 0
     said = capsys.readouterr().out
@@ -318,8 +316,8 @@ def test_what_diverges_is_left_out_and_named(tmp_path, config, doomed, capsys):
     assert main([*command, "--out", str(tmp_path / "none")]) == 1
     assert "all 2 births diverged" in capsys.readouterr().err
 
-    path, out = tmp_path / "ablation.yaml", tmp_path / "ablation"
-    path.write_text(yaml.safe_dump({**TINY.to_dict(), "variants": {"full": {}, "wild": {}}}))
+    path, out = tmp_path / "ablation.toml", tmp_path / "ablation"
+    path.write_text(written({**plain(TINY), "variants": {"full": {}, "wild": {}}}).decode())
     command = ["ablate", "--config", str(path), "--count", "2", "--updates", "15", "--threads", "1"]
     assert main([*command, "--out", str(out)]) == 0
     assert "left out 'wild': all learners diverged" in capsys.readouterr().err
@@ -330,24 +328,24 @@ def test_what_diverges_is_left_out_and_named(tmp_path, config, doomed, capsys):
 
 
 def test_bad_recipes_are_refused(tmp_path, capsys):
-    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    recipe, out = tmp_path / "recipe.toml", tmp_path / "out"
 
     def reason(stages, *options):
-        recipe.write_text(yaml.safe_dump({"stages": stages}))
+        recipe.write_text(written({"stages": stages}).decode())
         return refusal(capsys, "meta-train", "--config", recipe, "--out", out, *options)
 
     assert "list of mappings" in reason([])
-    assert "list of mappings" in reason({"sigma": 1.0})
-    assert "hidden can only be said of the first stage" in reason([{}, {"hidden": 3}])
+    assert "list of mappings" in reason({"estimator": {"std": 1.0}})
+    assert "hidden can only be said of the first stage" in reason([{}, {"rule": {"hidden_size": 3}}])
     assert "unknown field 'sigmoid'" in reason([{}, {"sigmoid": 3}])
     assert "--meta-steps is ambiguous" in reason([{}, {}], "--meta-steps", "3")
     assert not out.exists()
 
 
 def test_an_ablation_trains_each_variant_once_and_compares_them(tmp_path, capsys):
-    path, out = tmp_path / "ablation.yaml", tmp_path / "ablation"
-    variants = {"full": {}, "without time": {"without": ["time"]}}
-    path.write_text(yaml.safe_dump({**TINY.to_dict(), "variants": variants}))
+    path, out = tmp_path / "ablation.toml", tmp_path / "ablation"
+    variants = {"full": {}, "without time": {"rule": {"ablated_features": ["time"]}}}
+    path.write_text(written({**plain(TINY), "variants": variants}).decode())
     options = ["--count", "2", "--updates", "15", "--threads", "1"]
     assert main(["ablate", "--config", str(path), "--out", str(out), *options, "--only", "full"]) == 0
     first = (out / "variants" / "full" / "rule.safetensors").read_bytes()
@@ -358,7 +356,7 @@ def test_an_ablation_trains_each_variant_once_and_compares_them(tmp_path, capsys
     assert (out / "variants" / "full" / "rule.safetensors").read_bytes() == first
     results = json.loads((out / "results.json").read_text())
     assert list(results["families"]["bandit"]["contenders"]) == ["full", "without time", "adam"]
-    path.write_text(yaml.safe_dump({"variants": ["full"]}))
+    path.write_text(written({"variants": ["full"]}).decode())
     assert "variants must be a mapping" in refusal(capsys, "ablate", "--config", path, "--out", out)
 
 
@@ -376,24 +374,26 @@ def test_a_card_is_written_from_results_and_run(tmp_path, config, capsys):
 
 
 def test_longevity_is_refused_where_it_has_no_meaning(tmp_path, capsys):
-    settings = tmp_path / "learner.yaml"
+    settings = tmp_path / "learner.toml"
     settings.write_text("longevity: 3\n")
     refused = refusal(capsys, "compare", "--learner", settings, "--out", tmp_path / "out")
     assert "longevity is of meta-training" in refused
 
 
 def test_an_ablation_checks_its_comparison_before_it_trains(tmp_path, capsys):
-    path, out = tmp_path / "ablation.yaml", tmp_path / "out"
-    path.write_text(yaml.safe_dump({**TINY.to_dict(), "variants": {"full": {}, "other": {"hidden": 3}}}))
+    path, out = tmp_path / "ablation.toml", tmp_path / "out"
+    path.write_text(
+        written({**plain(TINY), "variants": {"full": {}, "other": {"rule": {"hidden_size": 3}}}}).decode()
+    )
     command = ["ablate", "--config", path, "--out", out]
     assert "'nosuch'" in refusal(capsys, *command, "--only", "full", "--tasks", "nosuch")
     assert not out.exists()
 
 
 def test_variants_that_train_on_different_families_are_told_apart(tmp_path, capsys):
-    path, out = tmp_path / "ablation.yaml", tmp_path / "out"
+    path, out = tmp_path / "ablation.toml", tmp_path / "out"
     variants = {"full": {}, "other": {"families": ["lqr"]}}
-    path.write_text(yaml.safe_dump({**TINY.to_dict(), "variants": variants}))
+    path.write_text(written({**plain(TINY), "variants": variants}).decode())
     command = ["ablate", "--config", str(path), "--count", "2", "--updates", "2", "--out", str(out)]
     assert main(command) == 0
     results = load_results(out / "results.json")

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learned_opt.analysis.comparison.results import read_json
-from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.stages import load_recipe, load_variants
 from learned_opt.runs.yaml_file import mapping
 
@@ -42,21 +41,21 @@ def reason(path, text):
     ],
 )
 def test_a_key_that_stands_twice_is_refused_by_name_and_lines(text, key, lines, tmp_path):
-    said = reason(tmp_path / "c.yaml", text)
+    said = reason(tmp_path / "c.toml", text)
     assert f"'{key}' stands twice, in line {lines[0]} and in line {lines[1]}" in said
-    assert str(tmp_path / "c.yaml") in said
+    assert str(tmp_path / "c.toml") in said
 
 
 @pytest.mark.parametrize("load", [MetaConfig.load, load_recipe, load_variants])
 def test_every_reader_of_configurations_refuses_it(load, tmp_path):
-    path = tmp_path / "c.yaml"
+    path = tmp_path / "c.toml"
     path.write_text("variants: {full: {}}\nseed: 1\nseed: 2\n")
     with pytest.raises(ValueError, match="'seed' stands twice"):
         load(path)
 
 
 def test_what_a_merge_key_brings_may_be_said_otherwise(tmp_path):
-    path = tmp_path / "c.yaml"
+    path = tmp_path / "c.toml"
     path.write_text("a: &a {x: 1, y: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b, y: 3}\nd: *b\n")
     assert mapping(path)["c"] == {"x": 2, "y": 3}
     assert mapping(path)["d"] == {"x": 2, "y": 1}
@@ -66,12 +65,14 @@ def test_what_a_merge_key_brings_may_be_said_otherwise(tmp_path):
 @settings(max_examples=150, deadline=None)
 def test_whatever_else_stands_there(tree, data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
-    path = folder / "c.yaml"
+    path = folder / "c.toml"
     path.write_text(yaml.safe_dump(tree, allow_unicode=True, sort_keys=False), encoding="utf-8")
     assert mapping(path) == tree
     key = data.draw(st.sampled_from(list(tree)))
     again = yaml.safe_dump({key: 1}, allow_unicode=True)
-    text = yaml.safe_dump({"outer": [0, tree]}, allow_unicode=True, sort_keys=False, default_flow_style=True)
+    text = yaml.safe_dump(
+        {"estimator": {"meta_loss": [0, tree]}}, allow_unicode=True, sort_keys=False, default_flow_style=True
+    )
     line = yaml.safe_dump(tree, allow_unicode=True, sort_keys=False).count("\n") + 1
     assert f"and in line {line}:" in reason(path, path.read_text(encoding="utf-8") + again)
     flow = yaml.safe_dump([key], allow_unicode=True, default_flow_style=True).strip()[1:-1]

@@ -188,7 +188,7 @@ def test_policies_enter_comparisons_as_such():
 
 def test_policies_are_trained_and_shown_from_the_command_line(tmp_path, capsys):
     out = tmp_path / "rl2"
-    config = tmp_path / "tiny.yaml"
+    config = tmp_path / "tiny.toml"
     config.write_text("\n".join(f"{key}: {value}" for key, value in TINY.items()))
     common = ["--algorithm", "rl2", "--config", str(config)]
     assert main(["meta-train", *common, "--families", "bandit", "--out", str(out)]) == 0

@@ -13,45 +13,51 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from learned_opt.runs.checkpoint import read_checkpoint
+from learned_opt.runs.config_file import plain, written
 from learned_opt.runs.lock import LOCK
 
 RUN = {
     "families": ["navigation2d", "bandit"],
-    "hidden": 3,
-    "learners": 2,
-    "groups_per_family": 1,
-    "unroll": 2,
-    "shortest_life": 4,
-    "longest_life": 8,
+    "rule": {"hidden_size": 3},
+    "meta_batch_size": 2,
+    "batches_per_family": 1,
+    "estimator": {"unroll_length": 2, "outer_num_envs": 1},
+    "horizon": {"min": 4, "max": 8},
     "meta_steps": 4,
-    "validate_every": 2,
-    "validation_tasks": 2,
-    "validation_updates": 2,
-    "checkpoint_every": 2,
-    "learner": {"hidden_size": 4, "num_envs": 2, "num_steps": 4},
-    "outer_num_envs": 1,
+    "validation": {"every": 2, "num_tasks": 2, "num_updates": 2},
+    "checkpoint": {"every": 2},
+    "inner": {"hidden_size": 4, "num_envs": 2, "num_steps": 4},
 }
-STAGES = {**RUN, "stages": [{}, {"estimator": "es", "perturbed": "head", "scoring": "rank"}]}
-VARIANTS = {**RUN, "variants": {"full": {}, "blind": {"without": ["time"]}, "twice": {"stages": [{}, {}]}}}
+STAGES = {
+    **RUN,
+    "stages": [{}, {"estimator": {"kind": "es", "evolved_parameters": "head", "fitness_shaping": "rank"}}],
+}
+VARIANTS = {
+    **RUN,
+    "variants": {
+        "full": {},
+        "blind": {"rule": {"ablated_features": ["time"]}},
+        "twice": {"stages": [{}, {}]},
+    },
+}
 POLICY = {"episodes": 4, "trials": 4, "validation_tasks": 4, "validate_every": 3, "checkpoint_every": 2}
 COMPARED = "--tasks bandit lqr --baselines adam sgd --count 2 --tuning-count 1 --updates 4 --queries 2"
 SHOWN = "--count 2 --updates 4"
 COMMANDS = {
-    "births": ("meta-train --config stages.yaml --births 2", "--resume"),
+    "births": ("meta-train --config stages.toml --births 2", "--resume"),
     "births by options": (
         "meta-train --algorithm meta-sgd --families bandit --learners 2 --meta-steps 2 --births 2",
         "--resume",
     ),
-    "one stage": ("meta-train --config run.yaml", "--resume"),
+    "one stage": ("meta-train --config run.toml", "--resume"),
     "rl2": (
-        "meta-train --config policy.yaml --algorithm rl2 --families bandit --meta-steps 6 --hidden 4",
+        "meta-train --config policy.toml --algorithm rl2 --families bandit --meta-steps 6 --hidden 4",
         "--resume",
     ),
     "compare": (f"compare {COMPARED} --threads 1", ""),
-    "ablate": (f"ablate --config variants.yaml {SHOWN}", ""),
+    "ablate": (f"ablate --config variants.toml {SHOWN}", ""),
     "demo": ("demo --meta-steps 1 --validation-tasks 1 --count 1 --tuning-count 1 --updates 2", ""),
 }
 """What is killed, and what is added to the same command to go on."""
@@ -65,7 +71,7 @@ class Server:
     def __init__(self, folder):
         self.folder, self.out = folder, folder / "out"
         for name, content in (("run", RUN), ("stages", STAGES), ("variants", VARIANTS), ("policy", POLICY)):
-            (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
+            (folder / f"{name}.toml").write_text(written(content).decode())
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("killing.py"))],
             stdin=subprocess.PIPE,
@@ -147,7 +153,7 @@ def plain(value):
     [
         ("births", r"before os.mkdir birth-2/stage-1"),
         ("births", r"half written birth-1/stage-2/metrics.csv"),
-        ("rl2", r"before os.rename config.yaml"),
+        ("rl2", r"before os.rename config.toml"),
         ("compare", r"half written cells/show-"),
         ("compare", r"before open curves.png"),
     ],

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
@@ -19,24 +18,23 @@ from learned_opt.analysis.reporting.figures import save_figure
 from learned_opt.cli import main
 from learned_opt.commands.training import train_once
 from learned_opt.files import _claim, clear_leftovers, is_leftover, write_atomically
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import run_config
+from learned_opt.runs.config_file import changed, plain, written
 from learned_opt.runs.folder import begun, is_occupied, refuse_occupied
 from learned_opt.runs.lock import LOCK
 
-TINY = MetaConfig(
-    families=("bandit",),
-    hidden=2,
-    learners=2,
-    groups_per_family=1,
-    unroll=2,
-    shortest_life=2,
-    longest_life=4,
-    meta_steps=2,
-    validate_every=1,
-    validation_tasks=2,
-    validation_updates=2,
-    learner=A2C(hidden_size=4, num_envs=2, num_steps=4),
-    outer_num_envs=1,
+TINY = run_config(
+    {
+        "families": ("bandit",),
+        "rule": {"hidden_size": 2},
+        "meta_batch_size": 2,
+        "batches_per_family": 1,
+        "estimator": {"unroll_length": 2, "outer_num_envs": 1},
+        "horizon": {"min": 2, "max": 4},
+        "meta_steps": 2,
+        "validation": {"every": 1, "num_tasks": 2, "num_updates": 2},
+        "inner": A2C(hidden_size=4, num_envs=2, num_steps=4),
+    }
 )
 COMPARED = "--tasks bandit --baselines adam --count 2 --tuning-count 1 --updates 2 --queries 2"
 HALF = "results.json.4711-0123abcd.partial"
@@ -51,8 +49,8 @@ def refusal(capsys, *arguments):
 
 @pytest.fixture
 def recipe(tmp_path):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(TINY.to_dict()))
+    path = tmp_path / "recipe.toml"
+    path.write_text(written(plain(TINY)).decode())
     return path
 
 
@@ -151,13 +149,13 @@ def test_what_a_run_leaves_that_is_killed_before_its_settings_are_written_is_no_
     part = tmp_path / "birth-1" / "stage-1"
     part.mkdir(parents=True)
     (part / LOCK).touch()
-    (part / "config.yaml.4711-0123abcd.partial").write_text("half")
+    (part / "config.toml.4711-0123abcd.partial").write_text("half")
     assert not is_occupied(tmp_path)
     assert not begun(tmp_path)
-    (part / "config.yaml").touch()
+    (part / "config.toml").touch()
     assert is_occupied(tmp_path)
     assert begun(tmp_path)
-    (part / "config.yaml").rename(part / "thesis.txt")
+    (part / "config.toml").rename(part / "thesis.txt")
     assert is_occupied(tmp_path)
     assert not begun(tmp_path)
 
@@ -209,10 +207,10 @@ def test_a_run_never_begins_among_other_files(tmp_path, recipe, capsys):
 
 
 def test_the_same_command_with_resume_goes_on_also_where_it_names_an_algorithm(tmp_path, capsys):
-    (tmp_path / "rl2.yaml").write_text("{episodes: 2, validation_tasks: 2}")
-    (tmp_path / "meta-sgd.yaml").write_text("{validation_tasks: 2, learner: {width: 4, environments: 2}}")
+    (tmp_path / "rl2.toml").write_text("{episodes: 2, validation_tasks: 2}")
+    (tmp_path / "meta-sgd.toml").write_text("{validation_tasks: 2, learner: {width: 4, environments: 2}}")
     for algorithm, other in (("rl2", "context"), ("meta-sgd", "maml")):
-        out, config = tmp_path / algorithm, tmp_path / f"{algorithm}.yaml"
+        out, config = tmp_path / algorithm, tmp_path / f"{algorithm}.toml"
         tiny = ["--families", "bandit", "--learners", "2", "--meta-steps", "1"]
         command = ["meta-train", "--out", str(out), *tiny]
         assert main([*command, "--config", str(config), "--algorithm", algorithm]) == 0
@@ -225,8 +223,8 @@ def test_the_same_command_with_resume_goes_on_also_where_it_names_an_algorithm(t
 
 
 def test_a_finished_recipe_is_kept_for_its_own_settings_alone(tmp_path):
-    first = replace(TINY, hidden=MetaConfig.hidden)
-    second = replace(first, meta_lr=0.002)
+    first = changed(TINY, rule={"hidden_size": 16})
+    second = changed(first, meta_optimizer={"meta_lr": 0.002})
     assert train_once((first, second), tmp_path / "run")
     before = (tmp_path / "run" / "rule.safetensors").stat().st_mtime_ns
     assert train_once((first, second), tmp_path / "run")

@@ -375,11 +375,11 @@ def test_metrics_tell_the_return_of_episodes_where_the_reward_of_a_step_is_alway
 
 def test_learning_curves_of_several_meta_seeds_are_drawn_in_one_figure(tmp_path, capsys):
     tiny = "episodes: 2\nhidden: 4\ntrials: 4\nmeta_steps: 2\nvalidate_every: 1\nvalidation_tasks: 4\n"
-    (tmp_path / "tiny.yaml").write_text(tiny)
+    (tmp_path / "tiny.toml").write_text(tiny)
     policies = []
     for seed in ("0", "1"):
         out = str(tmp_path / f"rl2-{seed}")
-        line = ["meta-train", "--algorithm", "rl2", "--config", str(tmp_path / "tiny.yaml")]
+        line = ["meta-train", "--algorithm", "rl2", "--config", str(tmp_path / "tiny.toml")]
         assert main([*line, "--families", "bandit", "--seed", seed, "--out", out]) == 0
         policies.append(f"{out}/policy.safetensors")
     shown = tmp_path / "shown"
