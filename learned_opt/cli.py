@@ -53,6 +53,7 @@ _TITLE = re.compile(r"╭─ (.*?) ─*╮")
 _RULE = re.compile(r"[╭╰]?[─-]{3,}[╮╯]?")
 _OPTION = re.compile(r"--[\w-]+")
 _ALLOCATION = re.compile("allocate memory|out of memory")
+_INNER = re.compile(r"^(?:Value error: )?Error parsing __\S*: ")
 _SIZE = re.compile(r"tried to allocate (\d+(?:\.\d+)? \w+)", re.IGNORECASE)
 
 
@@ -135,6 +136,7 @@ def _complaint(text: str) -> str:
     filled: list[list[str]] = [*filter(None, sections), [], []]
     title, said, others = filled[0], filled[1], filled[2:]
     what = " ".join(said).partition("Got errors:")[0].strip()
+    what = _INNER.sub("", what).removeprefix("Value error: ")
     if what.startswith("Missing from"):
         what = f"{said[0]} {', '.join(line for line in said if _OPTION.match(line) or line.isupper())}"
     elif not what.startswith(("Unrecognized", "Error", "invalid", "Missing")):

@@ -20,7 +20,7 @@ from learned_opt.rl2.config import InContextConfig
 from learned_opt.rl2.trainer import InContextTrainer
 from learned_opt.runs.config_file import Table, differing, merged, plain, read, structured
 from learned_opt.runs.distributed import Ranks, joined, launched_by_torchrun
-from learned_opt.runs.folder import CONFIG, SEED, STAGE, begun, refuse_foreign
+from learned_opt.runs.folder import CONFIG, FREE, SEED, STAGE, begun, refuse_foreign
 from learned_opt.runs.loop import Outcome
 
 Flat = Annotated[Any, tyro.conf.arg(name="")]
@@ -67,13 +67,12 @@ class Choices:
         Raises:
             ValueError: they say nothing that can be, or an estimator for stages that have their own.
         """
-        if self.preset is None and self.config is None:
-            own = self.out / CONFIG
-            if self.resume and own.is_file():
-                return merged(read(own), self.kinds())
-            data = load_preset("default")
-        else:
-            data = load_preset(self.preset) if self.preset else {}
+        own = self.out / CONFIG
+        resumed = self.resume and self.config is None and own.is_file()
+        data = load_preset(self.preset or "default") if self.preset or not self.config else {}
+        if resumed:
+            named = data if self.preset else {}
+            data = merged(read(own), {name: value for name, value in named.items() if name not in FREE})
         if self.config is not None:
             data = merged(data, read(self.config))
         if self.estimator and any("estimator" in stage for stage in data.get("stages", [])):
@@ -140,7 +139,8 @@ class MetaTrain(Training):
     meta_seeds: int = 1
     """Train from as many meta-seeds, seed, seed + 1, ..., and keep the best on further tasks."""
     run_config: Annotated[RunConfig, tyro.conf.arg(name="")] = RunConfig()
-    stages: Annotated[dict[str, RunConfig], tyro.conf.Suppress] = field(default_factory=dict)
+    stages: dict[str, RunConfig] = field(default_factory=dict)
+    """Each stage's own settings, by its number."""
     given: tyro.conf.Suppress[tyro.conf.Fixed[Recipe]] = ()
     """The recipe before options."""
 
@@ -226,7 +226,8 @@ def meta_train(arguments: Sequence[str]) -> MetaTrain | TrainPolicy:
         config = structured(InContextConfig, data, str(choices.config or f"preset {choices.preset}"))
         return TrainPolicy(**common, run_config=config)
     recipe = recipe_from(data, str(choices.config or "the recipe"))
-    stages = {str(number): stage for number, stage in enumerate(recipe, 1)} if len(recipe) > 1 else {}
+    several = len(recipe) > 1 and not {"-h", "--help"} & set(arguments)  # help would say all twice more
+    stages = {str(number): stage for number, stage in enumerate(recipe, 1)} if several else {}
     return MetaTrain(**common, run_config=recipe[0], stages=stages, given=recipe)
 
 

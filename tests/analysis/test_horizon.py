@@ -93,7 +93,7 @@ def test_an_id_with_its_module_takes_a_horizon_and_a_family_of_ones_own_does_not
         ["compare", "--tasks", "cartpole", "--reference", 9],
         ["compare", "--tasks", "cartpole", ENDLESS, "--horizon", 9],
         ["meta-train", "--families", ENDLESS, "cartpole", "--horizon", 9],
-        ["meta-train", "--algorithm", "rl2", "--families", "bandit", "--horizon", 9],
+        ["meta-train", "--preset", "rl2", "--families", "bandit", "--horizon", 9],
         ["probe", "--tasks", "cartpole", "--horizon", 9],
         ["compare", "--tasks", "ml10", "--horizon", 9],
     ],
@@ -200,7 +200,7 @@ def test_a_policy_with_a_memory_keeps_its_horizon(tmp_path):
     path.write_text(
         written({"validation_tasks": 2, "episodes": 2, "family": "Blackjack-v1", "horizon": 4}).decode()
     )
-    command = ["meta-train", "--algorithm", "rl2", "--config", str(path), *options]
+    command = ["meta-train", "--preset", "rl2", "--config", str(path), *options]
     assert main([*command, "--hidden", "4", "--out", str(tmp_path / "run")]) == 0
     artifact = load_policy(tmp_path / "run" / "policy.safetensors")
     assert artifact.policy.horizon == artifact.training().horizon == 4

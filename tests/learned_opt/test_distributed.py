@@ -244,7 +244,7 @@ def test_what_is_one_process_is_refused_under_torchrun(tmp_path, monkeypatch, ca
             pass
 
     monkeypatch.setattr(meta_train, "joined", Joined)
-    assert main(["meta-train", "--algorithm", "rl2", "--out", str(tmp_path / "policy")]) == 2
+    assert main(["meta-train", "--preset", "rl2", "--out", str(tmp_path / "policy")]) == 2
     assert "trained by one process" in capsys.readouterr().err
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("WORLD_SIZE", "2")

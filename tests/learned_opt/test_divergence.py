@@ -16,7 +16,8 @@ from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.unroll import _above_replicates
 from learned_opt.meta.trainer import MetaTrainer, contained, new_rule
 from learned_opt.progress import MetaProgress
-from learned_opt.rl2.trainer import InContextTrainer, MemoryConfig
+from learned_opt.rl2.config import InContextConfig
+from learned_opt.rl2.trainer import InContextTrainer
 from learned_opt.runs.checkpoint import load_checkpoint
 from learned_opt.runs.config_file import changed, plain, written
 from learned_opt.runs.divergence import EARLIEST, DivergenceError, DivergenceMonitor
@@ -268,7 +269,7 @@ def test_an_absurd_meta_lr_ends_with_a_sentence_and_the_best_rule_so_far(tmp_pat
 
 @pytest.mark.parametrize("what", ["reward", "observation"])
 def test_a_trial_of_bad_numbers_never_reaches_a_policy_with_a_memory(what, tmp_path, monkeypatch):
-    config = MemoryConfig(
+    config = InContextConfig(
         family="navigation2d",
         episodes=2,
         hidden=4,
@@ -289,7 +290,7 @@ def test_a_trial_of_bad_numbers_never_reaches_a_policy_with_a_memory(what, tmp_p
 
 
 def test_a_policy_whose_trials_are_all_bad_stops_and_says_why(tmp_path, monkeypatch):
-    config = MemoryConfig(
+    config = InContextConfig(
         family="navigation2d",
         episodes=2,
         hidden=4,

@@ -12,8 +12,9 @@ from learned_opt.analysis.rl2.trials import plot_trials, run_trials
 from learned_opt.artifacts import ArtifactError
 from learned_opt.cli import main
 from learned_opt.rl2.artifact import load_policy, save_policy
+from learned_opt.rl2.config import InContextConfig
 from learned_opt.rl2.policies import ContextPolicy, RecurrentPolicy
-from learned_opt.rl2.trainer import InContextTrainer, MemoryConfig
+from learned_opt.rl2.trainer import InContextTrainer
 from learned_opt.rl2.trial import play
 from learned_opt.tasks import make_family
 from learned_opt.tasks.families.tabular_mdp import optimum
@@ -83,7 +84,7 @@ def test_training_learns_a_bandit_with_two_arms_far_apart(algorithm, tmp_path, m
         return {"probability": best}
 
     monkeypatch.setattr("learned_opt.tasks.families.bandit.Bandit.sample_tasks", sample)
-    config = MemoryConfig(
+    config = InContextConfig(
         algorithm=algorithm, episodes=10, hidden=16, trials=64, meta_steps=60, validate_every=60, seed=1
     )
     outcome = InContextTrainer(config, tmp_path / "run").run()
@@ -94,7 +95,7 @@ def test_training_learns_a_bandit_with_two_arms_far_apart(algorithm, tmp_path, m
 
 
 def test_the_same_seed_gives_equal_files_and_a_resumed_run_too(tmp_path):
-    config = MemoryConfig(**TINY, checkpoint_every=2)
+    config = InContextConfig(**TINY, checkpoint_every=2)
     for name in "ab":
         InContextTrainer(config, tmp_path / name).run()
     whole = (tmp_path / "a" / "policy.safetensors").read_bytes()
@@ -111,7 +112,7 @@ def test_the_same_seed_gives_equal_files_and_a_resumed_run_too(tmp_path):
 
 
 def test_a_run_stops_early_at_its_target(tmp_path):
-    outcome = InContextTrainer(MemoryConfig(**TINY, target=0.1), tmp_path / "run").run()
+    outcome = InContextTrainer(InContextConfig(**TINY, target=0.1), tmp_path / "run").run()
     assert outcome.step == 0
 
 
@@ -190,7 +191,7 @@ def test_policies_are_trained_and_shown_from_the_command_line(tmp_path, capsys):
     out = tmp_path / "rl2"
     config = tmp_path / "tiny.toml"
     config.write_text("\n".join(f"{key}: {value}" for key, value in TINY.items()))
-    common = ["--algorithm", "rl2", "--config", str(config)]
+    common = ["--preset", "rl2", "--config", str(config)]
     assert main(["meta-train", *common, "--families", "bandit", "--out", str(out)]) == 0
     policy = str(out / "policy.safetensors")
     assert main(["trial", "--policy", policy, "--count", "8", "--out", str(tmp_path / "trial")]) == 0
@@ -226,4 +227,4 @@ def test_environments_and_observations_that_a_memory_cannot_meet_are_refused():
 )
 def test_settings_that_cannot_train_a_policy_are_refused(settings, complaint):
     with pytest.raises(ValueError, match=complaint):
-        MemoryConfig(family="bandit", **settings)
+        InContextConfig(family="bandit", **settings)

@@ -46,14 +46,14 @@ POLICY = {"episodes": 4, "trials": 4, "validation_tasks": 4, "validate_every": 3
 COMPARED = "--tasks bandit lqr --baselines adam sgd --count 2 --tuning-count 1 --updates 4 --queries 2"
 SHOWN = "--count 2 --updates 4"
 COMMANDS = {
-    "births": ("meta-train --config stages.toml --births 2", "--resume"),
-    "births by options": (
-        "meta-train --algorithm meta-sgd --families bandit --learners 2 --meta-steps 2 --births 2",
+    "seeds": ("meta-train --config stages.toml --meta-seeds 2", "--resume"),
+    "seeds by options": (
+        "meta-train --preset meta-sgd --families bandit --learners 2 --meta-steps 2 --meta-seeds 2",
         "--resume",
     ),
     "one stage": ("meta-train --config run.toml", "--resume"),
     "rl2": (
-        "meta-train --config policy.toml --algorithm rl2 --families bandit --meta-steps 6 --hidden 4",
+        "meta-train --config policy.toml --preset rl2 --families bandit --meta-steps 6 --hidden 4",
         "--resume",
     ),
     "compare": (f"compare {COMPARED} --threads 1", ""),
@@ -151,8 +151,8 @@ def plain(value):
 @pytest.mark.parametrize(
     ("name", "moment"),
     [
-        ("births", r"before os.mkdir birth-2/stage-1"),
-        ("births", r"half written birth-1/stage-2/metrics.csv"),
+        ("seeds", r"before os.mkdir seed-1/stage-1"),
+        ("seeds", r"half written seed-0/stage-2/metrics.csv"),
         ("rl2", r"before os.rename config.toml"),
         ("compare", r"half written cells/show-"),
         ("compare", r"before open curves.png"),
@@ -164,7 +164,7 @@ def test_a_command_killed_at_this_moment_goes_on_to_the_same_bytes(name, moment,
     assert server.killed(name, at) is None
 
 
-KILLS = {"births": 30, "births by options": 6, "one stage": 6, "rl2": 10, "compare": 20, "ablate": 20}
+KILLS = {"seeds": 30, "seeds by options": 6, "one stage": 6, "rl2": 10, "compare": 20, "ablate": 20}
 """Beside the demo's a hundred."""
 
 

@@ -12,7 +12,7 @@ from learned_opt.commands.report import section_of
 from learned_opt.meta.config import run_config
 from learned_opt.meta.trainer import MetaTrainer
 from learned_opt.meta.validation import Validator
-from learned_opt.rl2.config import MemoryConfig
+from learned_opt.rl2.config import InContextConfig
 from learned_opt.rl2.trainer import InContextTrainer
 from learned_opt.runs.config_file import changed, plain, written
 from learned_opt.runs.divergence import DivergenceError
@@ -150,22 +150,22 @@ def test_each_stage_says_so(tmp_path, validations, capsys):
     assert card.count("none of 2 meta-steps validated better than the rule that they began with") == 2
 
 
-def test_births_that_score_the_same_have_no_best(tmp_path, validations, capsys):
+def test_meta_seeds_that_score_the_same_have_no_best(tmp_path, validations, capsys):
     validations(*ROSE, *ROSE, 0.4, 0.4)
-    assert main(command(tmp_path, plain(TINY), "--births", "2")) == 0
+    assert main(command(tmp_path, plain(TINY), "--meta-seeds", "2")) == 0
     said = capsys.readouterr().out
-    assert "all births score the same, so that none is the best; the first is kept" in said
+    assert "all meta-seeds score the same, so that none is the best; the first is kept" in said
     assert "the best of" not in said
     artifact = load_artifact(str(tmp_path / "run" / "rule.safetensors"))
-    assert artifact.header["provenance"]["births"]["told_apart"] is False
-    assert "The first, for all score the same, of 2 births" in model_card(artifact, {}, label="mine")
+    assert artifact.header["provenance"]["meta_seeds"]["told_apart"] is False
+    assert "The first, for all score the same, of 2 meta-seeds" in model_card(artifact, {}, label="mine")
 
 
 def test_a_birth_that_improved_nothing_is_kept_with_a_word(tmp_path, validations, capsys):
     validations(*FELL, *FELL, 0.4, 0.3)
-    assert main(command(tmp_path, plain(TINY), "--births", "2")) == 0
+    assert main(command(tmp_path, plain(TINY), "--meta-seeds", "2")) == 0
     said = capsys.readouterr().out.strip().splitlines()
-    assert said[-2].startswith("the best of 2 births")
+    assert said[-2].startswith("the best of 2 meta-seeds")
     assert "did NOT improve the rule: in the birth that is kept none validated better" in said[-1]
 
 
@@ -195,6 +195,6 @@ def test_policies_with_a_memory_say_so_too(scores, said, tmp_path, capsys, monke
     monkeypatch.setattr(InContextTrainer, "validate", lambda self: {"mean_total_reward": next(told)})
     data = {"algorithm": "rl2", "family": "bandit", "hidden": 4, "trials": 4, "meta_steps": 2}
     data |= {"validate_every": 1, "validation_tasks": 4, "episodes": 3}
-    assert MemoryConfig(**data)
-    assert main(command(tmp_path, data, "--algorithm", "rl2")) == 0
+    assert InContextConfig(**data)
+    assert main(command(tmp_path, data, "--preset", "rl2")) == 0
     assert said in last_line(capsys)

@@ -146,7 +146,7 @@ def test_a_figure_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monkey
 
 
 def test_what_a_run_leaves_that_is_killed_before_its_settings_are_written_is_no_run(tmp_path):
-    part = tmp_path / "birth-1" / "stage-1"
+    part = tmp_path / "seed-0" / "stage-1"
     part.mkdir(parents=True)
     (part / LOCK).touch()
     (part / "config.toml.4711-0123abcd.partial").write_text("half")
@@ -160,8 +160,8 @@ def test_what_a_run_leaves_that_is_killed_before_its_settings_are_written_is_no_
     assert not begun(tmp_path)
 
 
-@pytest.mark.parametrize("more", [(), ("--births", "2")])
-@pytest.mark.parametrize("found", [(), ("run.lock",), ("birth-1/run.lock", "stage-1/run.lock")])
+@pytest.mark.parametrize("more", [(), ("--meta-seeds", "2")])
+@pytest.mark.parametrize("found", [(), ("run.lock",), ("seed-0/run.lock", "stage-1/run.lock")])
 def test_with_resume_a_run_begins_where_none_was_begun(found, more, tmp_path, recipe):
     for name in found:
         (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -171,19 +171,29 @@ def test_with_resume_a_run_begins_where_none_was_begun(found, more, tmp_path, re
     assert (tmp_path / "run" / "rule.safetensors").exists()
 
 
-def test_births_whose_settings_are_options_begin_again_where_the_first_left_a_lock(tmp_path, monkeypatch):
-    """Nothing can be read from the first birth's folder yet, nor does it keep anything from beginning."""
-    (tmp_path / "birth-1").mkdir()
-    (tmp_path / "birth-1" / LOCK).touch()
+def test_meta_seeds_whose_settings_are_options_begin_again_where_the_first_left_a_lock(tmp_path, monkeypatch):
+    """Nothing can be read from the first meta-seed's folder yet, nor does it keep anything from beginning."""
+    (tmp_path / "seed-0").mkdir()
+    (tmp_path / "seed-0" / LOCK).touch()
     called = []
 
-    def train(recipe, out, births, *, resume, threads, ranks):
+    def train(recipe, out, seeds, *, resume, threads, ranks):
         refuse_occupied(out)
-        called.append((recipe[0].families, recipe[0].hidden, births, resume))
+        called.append((recipe[0].families, recipe[0].rule.hidden_size, seeds, resume))
         return True
 
-    monkeypatch.setattr("learned_opt.commands.meta_train.train_births", train)
-    command = ["meta-train", "--families", "bandit", "--hidden", "3", "--births", "2", "--out", str(tmp_path)]
+    monkeypatch.setattr("learned_opt.commands.meta_train.train_seeds", train)
+    command = [
+        "meta-train",
+        "--families",
+        "bandit",
+        "--rule.hidden-size",
+        "3",
+        "--meta-seeds",
+        "2",
+        "--out",
+        str(tmp_path),
+    ]
     assert main([*command, "--resume"]) == 0
     assert main(command) == 0
     assert called == [(("bandit",), 3, 2, False)] * 2
@@ -199,7 +209,7 @@ def test_a_run_never_begins_among_other_files(tmp_path, recipe, capsys):
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "thesis.txt").write_text("precious")
-    for more in ((), ("--births", "2"), ("--algorithm", "maml")):
+    for more in ((), ("--meta-seeds", "2"), ("--preset", "maml")):
         said = refusal(capsys, "meta-train", "--config", recipe, "--out", folder, "--resume", *more)
         assert "no run to resume" in said
         assert "add --resume" not in said
@@ -207,19 +217,22 @@ def test_a_run_never_begins_among_other_files(tmp_path, recipe, capsys):
 
 
 def test_the_same_command_with_resume_goes_on_also_where_it_names_an_algorithm(tmp_path, capsys):
-    (tmp_path / "rl2.toml").write_text("{episodes: 2, validation_tasks: 2}")
-    (tmp_path / "meta-sgd.toml").write_text("{validation_tasks: 2, learner: {width: 4, environments: 2}}")
+    (tmp_path / "rl2.toml").write_text("episodes = 2\nvalidation = {num_tasks = 2}")
+    (tmp_path / "meta-sgd.toml").write_text(
+        "validation = {num_tasks = 2}\ninner = {hidden_size = 4, num_envs = 2}"
+    )
     for algorithm, other in (("rl2", "context"), ("meta-sgd", "maml")):
         out, config = tmp_path / algorithm, tmp_path / f"{algorithm}.toml"
-        tiny = ["--families", "bandit", "--learners", "2", "--meta-steps", "1"]
+        sizes = {"rl2": "--family bandit --num-trials 2", "meta-sgd": "--families bandit --meta-batch-size 2"}
+        tiny = [*sizes[algorithm].split(), "--meta-steps", "1"]
         command = ["meta-train", "--out", str(out), *tiny]
-        assert main([*command, "--config", str(config), "--algorithm", algorithm]) == 0
+        assert main([*command, "--config", str(config), "--preset", algorithm]) == 0
         before = [path.read_bytes() for path in out.glob("*.safetensors")]
-        for options in (["--config", str(config), "--algorithm", algorithm], ["--algorithm", algorithm], []):
+        for options in (["--config", str(config), "--preset", algorithm], ["--preset", algorithm], []):
             if algorithm == "rl2" or "--config" in options or not options:
                 assert main([*command, *options, "--resume"]) == 0
                 assert [path.read_bytes() for path in out.glob("*.safetensors")] == before
-        assert "other settings" in refusal(capsys, *command, "--algorithm", other, "--resume")
+        assert "other settings" in refusal(capsys, *command, "--preset", other, "--resume")
 
 
 def test_a_finished_recipe_is_kept_for_its_own_settings_alone(tmp_path):

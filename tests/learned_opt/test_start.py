@@ -400,7 +400,7 @@ def test_algorithms_are_trained_and_compared_from_the_command_line(algorithm, tm
 def test_what_an_algorithm_says_of_its_own_rule_is_not_asked_of_another(text, tmp_path):
     path = tmp_path / "config.toml"
     path.write_text(text)
-    (config,) = load_recipe(path, ALGORITHMS["learned-start"])
+    (config,) = load_recipe(path, ALGORITHMS["learned-init"])
     assert config.initialisation == "learned"
     assert isinstance(new_rule(config), LearnedInit)
 

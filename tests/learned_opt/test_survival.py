@@ -22,7 +22,8 @@ from learned_opt.meta.config import run_config
 from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.initial_rule import new_rule
 from learned_opt.meta.trainer import MetaTrainer
-from learned_opt.rl2.trainer import InContextTrainer, MemoryConfig
+from learned_opt.rl2.config import InContextConfig
+from learned_opt.rl2.trainer import InContextTrainer
 from learned_opt.runs.checkpoint import (
     KEPT,
     MAGIC,
@@ -52,7 +53,7 @@ TINY = run_config(
     }
 )
 SHORT = changed(TINY, meta_steps=6, validation={"every": 3}, checkpoint={"every": 2})
-POLICY = MemoryConfig(
+POLICY = InContextConfig(
     episodes=4, hidden=4, trials=4, meta_steps=30, validate_every=7, validation_tasks=4, checkpoint_every=4
 )
 CLOCK = ("seconds",)

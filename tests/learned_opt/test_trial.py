@@ -13,8 +13,9 @@ from learned_opt.analysis.comparison.runs import Budget, draw_problem, run_polic
 from learned_opt.analysis.rl2.trials import plot_trials, run_trials
 from learned_opt.cli import main
 from learned_opt.meta.trainer import columns
+from learned_opt.rl2.config import InContextConfig
 from learned_opt.rl2.policies import ContextPolicy, RecurrentPolicy
-from learned_opt.rl2.trainer import InContextTrainer, MemoryConfig
+from learned_opt.rl2.trainer import InContextTrainer
 from learned_opt.rl2.trial import play
 from learned_opt.runs.metrics import MetricsLog, read_rows
 from learned_opt.tasks import BatchedFamily, make_family
@@ -216,7 +217,7 @@ def trained(family, tmp_path, **changes):
         "validation_tasks": 128,
         **changes,
     }
-    return InContextTrainer(MemoryConfig(**config), tmp_path / "run")
+    return InContextTrainer(InContextConfig(**config), tmp_path / "run")
 
 
 def test_steps_after_a_trials_end_count_nowhere_in_training(tmp_path):
@@ -379,7 +380,7 @@ def test_learning_curves_of_several_meta_seeds_are_drawn_in_one_figure(tmp_path,
     policies = []
     for seed in ("0", "1"):
         out = str(tmp_path / f"rl2-{seed}")
-        line = ["meta-train", "--algorithm", "rl2", "--config", str(tmp_path / "tiny.toml")]
+        line = ["meta-train", "--preset", "rl2", "--config", str(tmp_path / "tiny.toml")]
         assert main([*line, "--families", "bandit", "--seed", seed, "--out", out]) == 0
         policies.append(f"{out}/policy.safetensors")
     shown = tmp_path / "shown"

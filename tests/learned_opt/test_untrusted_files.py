@@ -37,7 +37,7 @@ from learned_opt.meta.config import run_config
 from learned_opt.meta.stages import load_recipe, load_variants
 from learned_opt.meta.trainer import MetaTrainer
 from learned_opt.rl2.artifact import load_policy, save_policy
-from learned_opt.rl2.config import MemoryConfig
+from learned_opt.rl2.config import InContextConfig
 from learned_opt.rl2.policies import RecurrentPolicy
 from learned_opt.runs.checkpoint import MAGIC, checkpoint_name, read_checkpoint
 from learned_opt.runs.config_file import plain, written
@@ -296,7 +296,7 @@ def kinds(folder):
                     lambda p: save_policy(
                         RecurrentPolicy("bandit", 2),
                         p,
-                        {"families": ["bandit"], "configuration": dataclasses.asdict(MemoryConfig())},
+                        {"families": ["bandit"], "configuration": dataclasses.asdict(InContextConfig())},
                     )
                 )
             ],
