@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from learned_opt.algorithms import InnerAlgorithm
-from learned_opt.algorithms.inner_loop import live
+from learned_opt.algorithms.inner_loop import train
 from learned_opt.analysis.statistics.intervals import bootstrap_interval, mean_share
 from learned_opt.files import write_atomically
 from learned_opt.rules import UpdateRule
@@ -209,22 +209,22 @@ def evaluate(
         noise = derive_noise(seed, *path, device=device)
         count = len(tasks["goal"])
         tasks = {key: value.to(device) for key, value in tasks.items()}
-        life = live(
+        life = train(
             learner.learner(family, count, noise, tasks=tasks),
             rule,
             updates=protocol.adaptation_steps,
-            queries=2,
-            query_seed=derive_seed(seed, *path, "queries"),
-            query_episodes=protocol.evaluation_episodes,
+            num_evals=2,
+            eval_seed=derive_seed(seed, *path, "queries"),
+            eval_episodes=protocol.evaluation_episodes,
         )
-        if life.success is None or life.mean_action_success is None:
+        if life.success is None or life.deterministic_success is None:
             raise ValueError(f"{family.name} does not tell success")
         healthy = (~life.diverged).to(life.success.dtype)
         for name, values in (
             ("success", life.success[1] * healthy),
-            ("success, mean action", life.mean_action_success[1] * healthy),
+            ("success, mean action", life.deterministic_success[1] * healthy),
             ("success before", life.success[0]),
-            ("success before, mean action", life.mean_action_success[0]),
+            ("success before, mean action", life.deterministic_success[0]),
             ("return", life.returns[1]),
             ("return before", life.returns[0]),
             ("diverged", life.diverged),

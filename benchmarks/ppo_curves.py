@@ -30,7 +30,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from learned_opt.algorithms.inner_loop import live
+from learned_opt.algorithms.inner_loop import train
 from learned_opt.files import write_atomically
 from learned_opt.policies.mlp import ActorCritic
 from learned_opt.rules import Adam
@@ -87,13 +87,13 @@ def ours(options: Options) -> np.ndarray:
     policy = ActorCritic(family, config.width, config.depth, config.activation, value_gain=1.0)
     learner = config.learner(family, options.seeds, noise, policy=policy)
     updates = round(options.steps / rows) * options.epochs * config.minibatches
-    life = live(
+    life = train(
         learner,
         Adam(eps=1e-5),
         updates=updates,
-        queries=options.moments,
-        query_seed=1,
-        query_episodes=options.episodes,
+        num_evals=options.moments,
+        eval_seed=1,
+        eval_episodes=options.episodes,
         lr=options.lr,
     )
     return life.returns.numpy()

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from learned_opt.files import write_atomically
+from learned_opt.provenance import environment
 from learned_opt.registry import find, name_of
 from learned_opt.rules.base import UpdateRule
 from learned_opt.trees import leaves
@@ -62,7 +63,8 @@ def save_rule(
     Args:
         rule: what to save.
         path: a .safetensors file; its folder must exist.
-        provenance: JSON-compatible facts for the header: training families, seed, licence, ...
+        provenance: JSON-compatible facts for the header: training families, seed, licence, ...; the
+            environment is told without being asked for.
 
     Raises:
         ArtifactError: the rule or its provenance is not what `load_rule` can read back, or the rule holds
@@ -73,7 +75,7 @@ def save_rule(
         "format": FORMAT,
         "kind": name_of(type(rule)),
         "config": rule.config(),
-        "provenance": dict(provenance or {}),
+        "provenance": {"environment": environment(), **(provenance or {})},
     }
     data = _serialized(dict(rule.named_parameters()), header)
     _rebuild(*_parsed(data, path)[:2], path)

@@ -18,6 +18,7 @@ from learned_opt.commands.card import Card
 from learned_opt.commands.check import Check
 from learned_opt.commands.compare import Compare, Merge, Plot
 from learned_opt.commands.demo import Demo
+from learned_opt.commands.doctor import Doctor
 from learned_opt.commands.listing import List
 from learned_opt.commands.meta_train import MetaTrain, meta_train
 from learned_opt.commands.metaworld import MetaWorld
@@ -45,6 +46,7 @@ COMMANDS: dict[str, type] = {
     "metaworld": MetaWorld,
     "check": Check,
     "list": List,
+    "doctor": Doctor,
 }
 LOOKING_FIRST: dict[str, Callable[[Sequence[str]], Any]] = {"meta-train": meta_train}
 """Commands of which some options decide what other options there are: made from those."""

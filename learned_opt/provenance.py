@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-import learned_opt
 from learned_opt.kernels import native
 
 
@@ -28,7 +27,7 @@ def environment() -> dict[str, Any]:
     return {
         "package_version": package_version(),
         "sources": sources(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "engine": native.selected(),
         "compiled": native.serving(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -46,13 +45,20 @@ def package_version() -> str:
 
 @cache
 def sources() -> str:
-    """Digest of all Python and C files of the package, its tasks and its analysis, wherever they stand."""
-    root = Path(learned_opt.__file__).parent
-    folders = [root, *(root.parent / name for name in ("tasks", "analysis") if not (root / name).is_dir())]
+    """Digest of all Python and C files of the package, its tasks and its analysis."""
+    return digest_of(Path(__file__).parent)
+
+
+def digest_of(root: Path) -> str:
+    """The same of the package in a folder; tasks and analysis stand inside it, or, in a checkout, beside it."""
+    beside = [root.parent / name for name in ("tasks", "analysis") if not (root / name).is_dir()]
+    files = {
+        path.relative_to(base).as_posix(): path
+        for folder, base in ((root, root), *((folder, root.parent) for folder in beside))
+        for path in folder.rglob("*")
+        if path.suffix in (".py", ".c", ".h")
+    }
     digest = hashlib.sha256()
-    for folder in folders:
-        for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".c", ".h")):
-            name = path.relative_to(folder.parent if folder != root else root)
-            digest.update(f"{name.as_posix()}\0".encode())
-            digest.update(path.read_bytes() + b"\0")
+    for name in sorted(files):
+        digest.update(f"{name}\0".encode() + files[name].read_bytes() + b"\0")
     return digest.hexdigest()

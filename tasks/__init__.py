@@ -15,7 +15,7 @@ from learned_opt.tasks.gymnasium_env import TaskEnv, TaskVectorEnv, register
 from learned_opt.tasks.gymnasium_failures import EnvironmentFailedError
 from learned_opt.tasks.gymnasium_family import GymnasiumFamily
 from learned_opt.tasks.metaworld import MetaWorldFamily
-from learned_opt.tasks.random import WHOLE, Noise, Share
+from learned_opt.tasks.random import WHOLE, Noise, Shard
 from learned_opt.tasks.registry import FAMILIES, check_family, is_gymnasium_id, make_family, needs_import
 
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
     "GymnasiumFamily",
     "MetaWorldFamily",
     "Noise",
-    "Share",
+    "Shard",
     "Step",
     "TaskEnv",
     "TaskFamily",

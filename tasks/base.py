@@ -32,6 +32,23 @@ BOUNDED = 1e6
 """A wider Box is bounded in name only."""
 
 
+def batch_of(tasks: Tasks) -> int:
+    """B."""
+    return next(iter(tasks.values())).shape[0]
+
+
+def where_rows(rows: Tensor, chosen: Tensor, otherwise: Tensor) -> Tensor:
+    """Tensors (B, ...), from `chosen` where `rows` (B, bool)."""
+    return torch.where(rows.view(-1, *([1] * (chosen.dim() - 1))), chosen, otherwise)
+
+
+def first_counts(noise: Noise, shape: tuple[int, int], horizon: int | Tensor, *, staggered: bool) -> Tensor:
+    """Steps (B, E) that first episodes count as already taken: any below the horizon if `staggered`, or 0."""
+    if staggered:
+        return (noise.uniform(*shape) * horizon).floor()
+    return torch.zeros(shape, device=noise.device, dtype=noise.dtype)
+
+
 def source_digest(thing: Any) -> str:
     """SHA-256 of the file that a class or function was defined in; empty where there is none to be found."""
     try:
@@ -47,16 +64,16 @@ def is_bounded(box: spaces.Box) -> bool:
     return bool(np.all(high - low < BOUNDED))
 
 
-def check_ranges(name: str, train: Mapping[str, Range], shifted: Mapping[str, Range] | None) -> None:
+def check_ranges(name: str, train: Mapping[str, Range], ood: Mapping[str, Range] | None) -> None:
     """Refuse ranges that tasks cannot be drawn from as `TaskFamily.sample_tasks` says.
 
     Args:
         name: of the family.
         train: interval per varied property.
-        shifted: wider interval of each of them; None if no shifted tasks are wanted.
+        ood: wider interval of each of them; None if no ood tasks are wanted.
 
     Raises:
-        ValueError: a bound is not finite or an interval upside down; or the shifted interval of a property
+        ValueError: a bound is not finite or an interval upside down; or the ood interval of a property
             is missing, or does not contain the other and more.
     """
     for key, (low, high) in train.items():
@@ -64,16 +81,16 @@ def check_ranges(name: str, train: Mapping[str, Range], shifted: Mapping[str, Ra
             raise ValueError(
                 f"{name} varies {key} in ({low}, {high}): give finite bounds, the lower one first"
             )
-        if shifted is None:
+        if ood is None:
             continue
-        if key not in shifted:
-            raise ValueError(f"{name} has no shifted range of {key}, which varies: give one of each property")
-        below, above = shifted[key]
+        if key not in ood:
+            raise ValueError(f"{name} has no ood range of {key}, which varies: give one of each property")
+        below, above = ood[key]
         wider = below <= low and high <= above and above - below > high - low
         if not (wider and math.isfinite(above - below)):
             raise ValueError(
                 f"{name} shifts {key} to ({below}, {above}), which must be finite, contain ({low}, {high}) "
-                "and be wider: shifted tasks are drawn from the one and not the other"
+                "and be wider: ood tasks are drawn from the one and not the other"
             )
 
 
@@ -154,10 +171,10 @@ class TaskFamily(ABC):
             positive numbers overrides it.
         train_range: interval per varied property; training tasks are drawn uniformly from it. Unless the
             family draws tasks itself, it varies what `defaults` names, or the horizon.
-        shifted_range: wider interval per property; shifted tasks are drawn from it outside train_range.
+        ood_range: wider interval per property; ood tasks are drawn from it outside train_range.
         defaults: value per property of the standard task.
         listed: whether training tasks come from a list that training goes through, so that fresh ones
-            are none but the shifted.
+            are none but those out of distribution.
         finite: whether there are so few tasks that training meets them all, so that none is new.
         off_record: why references on record under its name are not of it, in words; empty where they are.
         observation_center, observation_scale: typical magnitude of an observation, shape (O,) or
@@ -169,7 +186,7 @@ class TaskFamily(ABC):
     action_space: spaces.Discrete | spaces.Box
     horizon: int
     train_range: ClassVar[dict[str, Range]] = {}
-    shifted_range: ClassVar[dict[str, Range]] = {}
+    ood_range: ClassVar[dict[str, Range]] = {}
     defaults: ClassVar[dict[str, float]] = {}
     listed: ClassVar[bool] = False
     finite: ClassVar[bool] = False
@@ -177,10 +194,10 @@ class TaskFamily(ABC):
     observation_center: tuple[float, ...] | float = 0.0
     observation_scale: tuple[float, ...] | float = 1.0
 
-    def sample_tasks(self, batch: int, noise: Noise, *, shifted: bool = False) -> Tasks:
-        """Draw B = `batch` tasks from the training distribution R, or from E \\ R when `shifted`.
+    def sample_tasks(self, batch: int, noise: Noise, *, ood: bool = False) -> Tasks:
+        """Draw B = `batch` tasks from the training distribution R or, when `ood`, from E \\ R.
 
-        The shifted distribution draws every varied property uniformly from `shifted_range` without
+        Tasks out of distribution (ood) draw every varied property uniformly from `ood_range` without
         `train_range`: the extrapolation split of Packer et al. 2018 (arXiv 1810.12282).
 
         Raises:
@@ -188,12 +205,12 @@ class TaskFamily(ABC):
                 asks for.
         """
         self.check_declaration()
-        check_ranges(self.name, self.train_range, self.shifted_range if shifted else None)
+        check_ranges(self.name, self.train_range, self.ood_range if ood else None)
         tasks = self.default_tasks(batch, noise)
         for key, (low, high) in self.train_range.items():
             draw = noise.uniform(batch, 1)
-            if shifted:
-                outer_low, outer_high = self.shifted_range[key]
+            if ood:
+                outer_low, outer_high = self.ood_range[key]
                 below, above = low - outer_low, outer_high - high
                 point = draw * (below + above)
                 tasks[key] = torch.where(point < below, outer_low + point, high + (point - below))

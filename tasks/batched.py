@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learned_opt.tasks.base import Step, TaskFamily, Tasks, Transition
+from learned_opt.tasks.base import Step, TaskFamily, Tasks, Transition, first_counts, where_rows
 from learned_opt.tasks.constants import constant
 from learned_opt.tasks.contract import Contract
 from learned_opt.tasks.declaration import about_declaration
@@ -61,9 +61,9 @@ class BatchedFamily(TaskFamily):
         Those of several steps to come are drawn in one call, as of so many more copies.
         """
 
-    @abstractmethod
     def observe(self, constants: Tasks, state: Tensor) -> Tensor:
-        """What the agent sees of `state` (B, E, S): observations (B, E, O)."""
+        """What the agent sees of `state` (B, E, S): observations (B, E, O); by default all of it."""
+        return state
 
     @abstractmethod
     def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
@@ -125,7 +125,7 @@ class BatchedEnvironments:
         shape = (self.batch, AHEAD, self.environments, *self.state.shape[2:])
         self._starts = torch.zeros(shape, device=self.state.device, dtype=self.state.dtype)
         self._unused: list[Tensor] = []
-        self.elapsed = self._first_count()
+        self.elapsed = self._first_counts()
         self.observation = self._observed(self.state)
         return self.observation
 
@@ -160,15 +160,10 @@ class BatchedEnvironments:
     def replace_tasks(self, rows: Tensor, tasks: Tasks) -> None:
         """Give the learners marked in `rows` (B, bool) the same rows of `tasks`, and reset them."""
         self._contract.check_tasks(tasks)
-        self._adopt(
-            {
-                key: torch.where(rows.view(-1, *([1] * (old.dim() - 1))), tasks[key], old)
-                for key, old in self.tasks.items()
-            }
-        )
+        self._adopt({key: where_rows(rows, tasks[key], old) for key, old in self.tasks.items()})
         fresh = self._contract.initial_state(self.constants, self.environments, self.noise)
-        self.state = torch.where(rows.view(-1, 1, 1), fresh, self.state)
-        self.elapsed = torch.where(rows.view(-1, 1), self._first_count(), self.elapsed)
+        self.state = where_rows(rows, fresh, self.state)
+        self.elapsed = where_rows(rows, self._first_counts(), self.elapsed)
         self.observation = self._observed(self.state)
 
     def state_dict(self) -> dict[str, Any]:
@@ -229,10 +224,6 @@ class BatchedEnvironments:
             self._unused = list(self._starts.unbind(1))
         return self._unused.pop()
 
-    def _first_count(self) -> Tensor:
-        """Steps (B, E) that the first episodes count as already taken."""
-        if self.staggered:
-            draw = self.noise.uniform(self.batch, self.environments)
-            return (draw * self.horizon).floor()
+    def _first_counts(self) -> Tensor:
         shape = (self.batch, self.environments)
-        return torch.zeros(shape, device=self.noise.device, dtype=self.noise.dtype)
+        return first_counts(self.noise, shape, self.horizon, staggered=self.staggered)

@@ -61,14 +61,14 @@ def _about_units(family: TaskFamily, shape: tuple[int, ...]) -> Iterator[str]:
 
 def _about_ranges(family: TaskFamily) -> Iterator[str]:
     tables: dict[str, Mapping[str, Any]] = {}
-    for attribute in ("train_range", "shifted_range", "defaults"):
+    for attribute in ("train_range", "ood_range", "defaults"):
         table = getattr(family, attribute)
         if not isinstance(table, Mapping):
             yield f"{attribute} is {_kind(table)}, and a dict is asked for"
             return
         tables[attribute] = table
     sound = True
-    for attribute in ("train_range", "shifted_range"):
+    for attribute in ("train_range", "ood_range"):
         for key, pair in tables[attribute].items():
             if not _is_interval(pair):
                 sound = False
@@ -85,13 +85,13 @@ def _about_ranges(family: TaskFamily) -> Iterator[str]:
     if tables["defaults"] and strangers:
         known = ", ".join(tables["defaults"])
         yield f"train_range names {_list(strangers)}, and properties of defaults are asked for: {known}"
-    strangers = tables["shifted_range"].keys() - tables["train_range"].keys()
+    strangers = tables["ood_range"].keys() - tables["train_range"].keys()
     if strangers:
         known = ", ".join(tables["train_range"]) or "none"
-        yield f"shifted_range names {_list(strangers)}, and properties of train_range are asked for: {known}"
-    elif tables["shifted_range"] and sound:
+        yield f"ood_range names {_list(strangers)}, and properties of train_range are asked for: {known}"
+    elif tables["ood_range"] and sound:
         try:
-            check_ranges("shifted_range", tables["train_range"], tables["shifted_range"])
+            check_ranges("ood_range", tables["train_range"], tables["ood_range"])
         except ValueError as error:
             yield str(error)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -15,15 +15,12 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learned_opt.tasks.base import TaskFamily, Tasks
+from learned_opt.tasks.base import TaskFamily, where_rows
 from learned_opt.tasks.batched import BatchedEnvironments, BatchedFamily
 from learned_opt.tasks.contract import Contract
-from learned_opt.tasks.promises import sampled_tasks
 from learned_opt.tasks.random import Noise
 from learned_opt.tasks.registry import FAMILIES, make_family
-
-Task = Mapping[str, Any]
-"""One task: a number per scalar property, an array or tensor per other property."""
+from learned_opt.tasks.task_choice import Task, TaskChoice
 
 Observations = NDArray[Any]
 
@@ -57,7 +54,7 @@ class TaskEnv(gymnasium.Env[Observations, Any]):
         self.family = _batched(family)
         self.observation_space = self.family.observation_space
         self.action_space = self.family.action_space
-        self._choice = _TaskChoice(self.family, 1, task)
+        self._choice = TaskChoice(self.family, 1, task)
         self.state: Tensor | None = None
         self._contract: Contract | None = None
 
@@ -161,7 +158,7 @@ class TaskVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.max_episode_steps = max_episode_steps or self.family.horizon
-        self._choice = _TaskChoice(self.family, num_envs, task)
+        self._choice = TaskChoice(self.family, num_envs, task)
         self.environments: BatchedEnvironments | None = None
 
     @property
@@ -198,11 +195,10 @@ class TaskVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
             self._seen = _observations(self.environments.observation)
         else:
             rows = torch.from_numpy(chosen)
-            self._choice.tasks = before
-            self._choice.tasks = _where(rows, tasks, before)
+            tasks = self._choice.keep(~rows, before)
             self.environments.noise = noise
             # Where an episode has ended, nothing but its last observation is left of it.
-            self.environments.replace_tasks(rows, self._choice.tasks)
+            self.environments.replace_tasks(rows, tasks)
             self._ended &= ~chosen
             self._seen[chosen] = _observations(self.environments.observation)[chosen]
         limit = torch.full((self.num_envs, 1), float(self.max_episode_steps))
@@ -238,7 +234,7 @@ class TaskVectorEnv(VectorEnv[Observations, Any, NDArray[Any]]):
         if resetting.any():  # these took no step: they stand where the last one put them
             rows = torch.from_numpy(resetting)
             here = world.state, world.elapsed, world.observation
-            world.place(*(_where_rows(rows, old, new) for old, new in zip(started, here, strict=True)))
+            world.place(*(where_rows(rows, old, new) for old, new in zip(started, here, strict=True)))
             final[resetting] = _observations(world.observation)[resetting]
             reward[resetting], terminated, truncated = 0.0, terminated & ~resetting, truncated & ~resetting
         ended = terminated | truncated
@@ -276,79 +272,6 @@ def _batched(family: str | BatchedFamily) -> BatchedFamily:
     return made
 
 
-class _TaskChoice:
-    """Which tasks `count` environments have: given ones, the standard one or drawn ones."""
-
-    def __init__(self, family: TaskFamily, count: int, given: Any) -> None:
-        self.family = family
-        self.count = count
-        self.tasks: Tasks | None = None
-        self.follows_seed = not family.defaults and given is None
-        unseeded = Noise(torch.Generator())
-        if given is not None:
-            self.tasks = self._given(given, unseeded)
-        elif family.defaults:
-            self.tasks = family.default_tasks(count, unseeded)
-
-    def at_reset(self, noise: Noise, options: dict[str, Any] | None, *, seeded: bool) -> Tasks:
-        options = options or {}
-        unknown = sorted(options.keys() - {"task", "sample_task"})
-        if unknown:
-            raise ValueError(f"unknown reset options {unknown}; choose from task, sample_task")
-        if "task" in options and options.get("sample_task"):
-            raise ValueError("the reset options task and sample_task exclude each other")
-        if "task" in options:
-            self.tasks = self._given(options["task"], noise)
-            self.follows_seed = False
-        elif options.get("sample_task") or self.tasks is None or (seeded and self.follows_seed):
-            self.tasks = sampled_tasks(self.family, self.count, noise)
-        return self.tasks
-
-    def described(self) -> list[dict[str, Any]]:
-        if self.tasks is None:
-            raise ResetNeeded(f"{self.family.name} has no standard task: reset draws the first one")
-        return [
-            {
-                key: value[row].item() if value[row].numel() == 1 else value[row].numpy().copy()
-                for key, value in self.tasks.items()
-            }
-            for row in range(self.count)
-        ]
-
-    def _given(self, given: Any, noise: Noise) -> Tasks:
-        """Tensors (count, ...) from one mapping or from `count` of them."""
-        standard = self.family.default_tasks(1, noise) or sampled_tasks(self.family, 1, noise)
-        if isinstance(given, Mapping):
-            return {
-                key: value.repeat(self.count, *([1] * (value.dim() - 1)))
-                for key, value in self._completed(given, standard).items()
-            }
-        if len(given) != self.count:
-            raise ValueError(f"{len(given)} tasks were given for {self.count} environments")
-        rows = [self._completed(task, standard) for task in given]
-        if any(row.keys() != rows[0].keys() for row in rows):
-            raise ValueError("either all tasks or none may have a horizon")
-        return {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
-
-    def _completed(self, task: Task, standard: Tasks) -> Tasks:
-        """Tensors (1, ...): `standard` with the values of `task`."""
-        unknown = sorted(task.keys() - standard.keys() - {"horizon"})
-        if unknown:
-            valid = ", ".join(sorted(standard.keys() | {"horizon"}))
-            raise ValueError(f"{self.family.name} has no property {unknown}; choose from {valid}")
-        completed = dict(standard)
-        for key, value in task.items():
-            like = standard.get(key, torch.zeros(1, 1))
-            tensor = torch.as_tensor(value, dtype=like.dtype)
-            if tensor.numel() != like.numel():
-                raise ValueError(
-                    f"property {key!r} of {self.family.name} has shape {tuple(like.shape[1:])}, "
-                    f"but a value of shape {tuple(tensor.shape)} was given"
-                )
-            completed[key] = tensor.reshape(like.shape).clone()
-        return completed
-
-
 def _noise(np_random: np.random.Generator) -> Noise:
     return Noise(torch.Generator().manual_seed(int(np_random.integers(2**63 - 1))))
 
@@ -378,18 +301,6 @@ def _mask(mask: Any, count: int) -> NDArray[np.bool_]:
             f"reset_mask must have shape ({count},) and choose an environment, got {mask.tolist()!r:.80}"
         )
     return mask
-
-
-def _where_rows(rows: Tensor, chosen: Tensor, otherwise: Tensor) -> Tensor:
-    """Tensors (B, ...), from `chosen` where `rows` (B, bool)."""
-    return torch.where(rows.view(-1, *([1] * (chosen.dim() - 1))), chosen, otherwise)
-
-
-def _where(rows: Tensor, chosen: Tasks, otherwise: Tasks) -> Tasks:
-    """Tasks from `chosen` where `rows` (B, bool)."""
-    if chosen.keys() != otherwise.keys():
-        raise ValueError("either all tasks or none may have a horizon")
-    return {key: _where_rows(rows, value, otherwise[key]) for key, value in chosen.items()}
 
 
 def _final_infos(final: Observations, ended: NDArray[Any]) -> dict[str, Any]:

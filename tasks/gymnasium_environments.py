@@ -13,7 +13,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learned_opt.tasks.base import Step, TaskFamily, Tasks
+from learned_opt.tasks.base import Step, TaskFamily, Tasks, batch_of, first_counts, where_rows
 from learned_opt.tasks.gymnasium_copies import Copies
 from learned_opt.tasks.gymnasium_failures import EnvironmentFailedError, WrongReturnError, named
 from learned_opt.tasks.gymnasium_returns import (
@@ -71,7 +71,7 @@ class GymnasiumEnvironments:
     ) -> None:
         self.family, self.copies, self.tasks = family, copies, tasks
         self.environments, self.noise = environments, noise
-        self.batch = next(iter(tasks.values())).shape[0]
+        self.batch = batch_of(tasks)
         self.horizon = self._horizon_of(tasks)
         self.staggered = staggered and copies.vectorization != "vector_entry_point"
         self.steps = 0
@@ -84,7 +84,7 @@ class GymnasiumEnvironments:
     def reset(self) -> Tensor:
         """Start every environment anew; returns observations (B, E, *O)."""
         self._start(range(self.batch))
-        self.elapsed = self._first_count()
+        self.elapsed = self._first_counts()
         return self.observation
 
     def step(self, action: Tensor) -> Step:
@@ -133,13 +133,10 @@ class GymnasiumEnvironments:
 
     def replace_tasks(self, rows: Tensor, tasks: Tasks) -> None:
         """Give the learners marked in `rows` (B, bool) the same rows of `tasks`, and reset them."""
-        self.tasks = {
-            key: torch.where(rows.view(-1, *([1] * (old.dim() - 1))), tasks[key], old)
-            for key, old in self.tasks.items()
-        }
+        self.tasks = {key: where_rows(rows, tasks[key], old) for key, old in self.tasks.items()}
         self.horizon = self._horizon_of(self.tasks)
         self._start(rows.nonzero().flatten().tolist())
-        self.elapsed = torch.where(rows.unsqueeze(1), self._first_count(), self.elapsed)
+        self.elapsed = where_rows(rows, self._first_counts(), self.elapsed)
 
     def state_dict(self) -> dict[str, Any]:
         """The tasks."""
@@ -249,12 +246,9 @@ class GymnasiumEnvironments:
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.as_tensor(array, device=self.noise.device)
 
-    def _first_count(self) -> Tensor:
-        """Steps (B, E) that the first episodes count as already taken."""
-        if self.staggered:
-            return (self.noise.uniform(self.batch, self.environments) * self.horizon).floor()
-        shape = self.batch, self.environments
-        return torch.zeros(shape, device=self.noise.device, dtype=self.noise.dtype)
+    def _first_counts(self) -> Tensor:
+        shape = (self.batch, self.environments)
+        return first_counts(self.noise, shape, self.horizon, staggered=self.staggered)
 
 
 def _mode_of(environment: str, vector: VectorEnv[Any, Any, Any]) -> AutoresetMode:

@@ -13,7 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learned_opt.tasks.base import Range, TaskFamily, Tasks, check_ranges, source_digest
+from learned_opt.tasks.base import Range, TaskFamily, Tasks, batch_of, check_ranges, source_digest
 from learned_opt.tasks.gymnasium_copies import Copies, Vectorization, Wrap, id_of
 from learned_opt.tasks.gymnasium_environments import GymnasiumEnvironments
 from learned_opt.tasks.gymnasium_failures import named
@@ -32,7 +32,7 @@ class GymnasiumFamily(TaskFamily):
             `learned_opt.tasks.variation.apply_variation`. Nothing varies by default: then tasks differ in
             their seeds.
         wrappers: put around each environment, the first one innermost.
-        shifted: wider range per varied property, for shifted tasks.
+        ood: wider range per varied property, for ood tasks.
         vectorization: "sync" steps environments one after another, "async" in a process each, and
             "vector_entry_point" takes the environment's own vector version.
         horizon: steps after which an episode is truncated; the id's own limit by default.
@@ -54,7 +54,7 @@ class GymnasiumFamily(TaskFamily):
         vary: Mapping[str, Range] | None = None,
         wrappers: Sequence[Wrap] = (),
         *,
-        shifted: Mapping[str, Range] | None = None,
+        ood: Mapping[str, Range] | None = None,
         vectorization: Vectorization = "sync",
         horizon: int | None = None,
         reference: float | None = None,
@@ -64,12 +64,12 @@ class GymnasiumFamily(TaskFamily):
     ) -> None:
         known_as = id_of(environment)
         self.name = name or known_as  # type: ignore[misc]
-        self.train_range, self.shifted_range = dict(vary or {}), dict(shifted or {})  # type: ignore[misc]
-        check_ranges(known_as, self.train_range, self.shifted_range or None)
+        self.train_range, self.ood_range = dict(vary or {}), dict(ood or {})  # type: ignore[misc]
+        check_ranges(known_as, self.train_range, self.ood_range or None)
         if horizon is not None and not (isinstance(horizon, Integral) and horizon >= 1):
             raise ValueError(f"horizon must be a positive number of steps, got {horizon!r}")
-        if strangers := sorted(self.shifted_range.keys() - self.train_range.keys()):
-            raise ValueError(f"shifted names {', '.join(strangers)}, which vary does not")
+        if strangers := sorted(self.ood_range.keys() - self.train_range.keys()):
+            raise ValueError(f"ood names {', '.join(strangers)}, which vary does not")
         self.copies = Copies(
             environment, tuple(wrappers), vectorization, apply, self.name, dict(options or {})
         )
@@ -103,15 +103,15 @@ class GymnasiumFamily(TaskFamily):
         if vectorization == "vector_entry_point":
             self.copies.borrow(1).close()
 
-    def sample_tasks(self, batch: int, noise: Noise, *, shifted: bool = False) -> Tasks:
+    def sample_tasks(self, batch: int, noise: Noise, *, ood: bool = False) -> Tasks:
         """As every family's.
 
         Raises:
-            ValueError: shifted tasks are wanted, and no shifted ranges were given.
+            ValueError: ood tasks are wanted, and no ood ranges were given.
         """
-        if shifted and not self.shifted_range:
-            raise ValueError(f"{self.name} has no shifted tasks: give shifted ranges")
-        return super().sample_tasks(batch, noise, shifted=shifted)
+        if ood and not self.ood_range:
+            raise ValueError(f"{self.name} has no ood tasks: give ood ranges")
+        return super().sample_tasks(batch, noise, ood=ood)
 
     def identity(self) -> dict[str, object]:
         """The id, what varies, how it is wrapped, and gymnasium's version."""
@@ -120,7 +120,7 @@ class GymnasiumFamily(TaskFamily):
             "environment": id_of(self.copies.environment),
             "gymnasium": gymnasium.__version__,
             "vary": {key: list(limits) for key, limits in self.train_range.items()},
-            "shifted": {key: list(limits) for key, limits in self.shifted_range.items()},
+            "ood": {key: list(limits) for key, limits in self.ood_range.items()},
             "code": [
                 (str(getattr(part, "__qualname__", type(part).__qualname__)), source_digest(part))
                 for part in (type(self), self.copies.apply, *self.copies.wrappers, self.copies.entry_point())
@@ -141,8 +141,7 @@ class GymnasiumFamily(TaskFamily):
         """The reference given, or the id's reward threshold; None where there is none that fits."""
         if self.reference is None:
             return None
-        batch = next(iter(tasks.values())).shape[0]
-        return torch.full((batch,), float(self.reference), device=noise.device, dtype=noise.dtype)
+        return torch.full((batch_of(tasks),), float(self.reference), device=noise.device, dtype=noise.dtype)
 
     def native(self, action: Tensor) -> NDArray[Any]:
         """Actions as the environment's own space has them: see `gymnasium_spaces.native`."""

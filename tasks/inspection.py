@@ -94,8 +94,8 @@ def _trial(
         return made
 
     tasks: Tasks | None = None
-    for shifted in (True, False) if family.shifted_range else (False,):
-        tasks = attempt("sample_tasks", sampled_tasks, family, batch, noise, shifted=shifted)
+    for ood in (True, False) if family.ood_range else (False,):
+        tasks = attempt("sample_tasks", sampled_tasks, family, batch, noise, ood=ood)
     if tasks is None and family.defaults:
         tasks, _ = _attempt("", family.default_tasks, batch, noise)
     constants = None if tasks is None else attempt("constants", contract.constants, tasks)

@@ -56,7 +56,6 @@ class MetaWorldFamily(GymnasiumFamily):
 
     def __init__(self, benchmark: str, *, vectorization: Vectorization = "sync") -> None:
         self.goals: Goals = _goals(benchmark)
-        largest = {"environment": (0.0, float(len(self.goals["test"]))), "goal": (0.0, float(self.count()))}
         super().__init__(
             EnvSpec(
                 id=benchmark,
@@ -69,11 +68,13 @@ class MetaWorldFamily(GymnasiumFamily):
                 "environment": (0.0, float(len(self.goals["train"]))),
                 "goal": (0.0, float(self.count())),
             },
-            shifted=largest,
             vectorization=vectorization,
             apply=give_goal,
             name=benchmark,
         )
+        # The numbers of tests count other environments and goals, so they need not contain those of training.
+        limits = float(len(self.goals["test"])), float(self.count())
+        self.ood_range = {"environment": (0.0, limits[0]), "goal": (0.0, limits[1])}  # type: ignore[misc]
 
     def count(self) -> int:
         """Goals an environment and split."""
@@ -83,9 +84,9 @@ class MetaWorldFamily(GymnasiumFamily):
         """The environments of a split, in order."""
         return tuple(place.name for place in self.goals[split])
 
-    def sample_tasks(self, batch: int, noise: Noise, *, shifted: bool = False) -> Tasks:
-        """An environment, then a goal of it, for each of B = `batch` tasks; of the test split if shifted."""
-        split = int(shifted)
+    def sample_tasks(self, batch: int, noise: Noise, *, ood: bool = False) -> Tasks:
+        """An environment, then a goal of it, for each of B = `batch` tasks; of the test split if ood."""
+        split = int(ood)
         places = len(self.goals[SPLITS[split]])
         return {
             "split": torch.full((batch, 1), float(split), device=noise.device, dtype=noise.dtype),
@@ -121,7 +122,7 @@ class MetaWorldFamily(GymnasiumFamily):
         return self._recorded(tasks, noise, lambda entry, split: entry["random"][split])
 
     def _recorded(self, tasks: Tasks, noise: Noise, which: Callable[[dict[str, Any], str], float]) -> Tensor:
-        """What references.json says of each task's environment under its split, "train" or "shifted"."""
+        """What references.json says of each task's environment under its split, "train" or "ood"."""
         if self.horizon != HORIZON:
             raise ValueError(
                 f"no reference return for {self.name} ({self.horizon} steps an episode): those on record are "
@@ -135,7 +136,7 @@ class MetaWorldFamily(GymnasiumFamily):
             name = PREFIX + self.goals[SPLITS[int(split)]][int(place)].name
             if name not in stored:
                 raise ValueError(f"references.json has no returns of {name}: run analysis.scripted_policies")
-            values.append(which(stored[name], ("train", "shifted")[int(split)]))
+            values.append(which(stored[name], ("train", "ood")[int(split)]))
         return torch.tensor(values, device=noise.device, dtype=noise.dtype)
 
 

@@ -81,14 +81,14 @@ def failure(method: str, error: Exception) -> str:
     return f"{method} failed with {type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def sampled_tasks(family: TaskFamily, batch: int, noise: Noise, *, shifted: bool = False) -> Tasks:
+def sampled_tasks(family: TaskFamily, batch: int, noise: Noise, *, ood: bool = False) -> Tasks:
     """What the family's `sample_tasks` draws, held to be B = `batch` tasks.
 
     Raises:
         ValueError: they are not, or the family refuses to draw any.
     """
     with blamed(family, "sample_tasks"):
-        tasks = family.sample_tasks(batch, noise, shifted=shifted)
+        tasks = family.sample_tasks(batch, noise, ood=ood)
     refuse(family, about_tasks("sample_tasks returned", tasks, batch, noise))
     return tasks
 

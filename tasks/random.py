@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """Part `index` of `count` equal parts of a batch."""
 
     index: int
     count: int
 
 
-WHOLE = Share(0, 1)
+WHOLE = Shard(0, 1)
 
 
 class Noise:
@@ -27,7 +27,7 @@ class Noise:
     replica r of task i), and every replica receives the *same* numbers: common random numbers for
     comparing G hyper-parameter settings, or G update rules, within one batch.
 
-    With a `share` the B rows asked for are that part of a batch `count` times as large: it is drawn whole,
+    With a `shard` the B rows asked for are that part of a batch `count` times as large: it is drawn whole,
     so that the parts together get the numbers of the whole, whoever holds them.
     """
 
@@ -37,14 +37,14 @@ class Noise:
         *,
         replicas: int = 1,
         dtype: torch.dtype = torch.float32,
-        share: Share = WHOLE,
+        shard: Shard = WHOLE,
     ) -> None:
         if replicas < 1:
             raise ValueError(f"replicas must be at least 1, got {replicas}")
         self.generator = generator
         self.replicas = replicas
         self.dtype = dtype
-        self.share = share
+        self.shard = shard
 
     @property
     def device(self) -> torch.device:
@@ -67,11 +67,11 @@ class Noise:
         batch, *rest = shape
         if batch % self.replicas:
             raise ValueError(f"a batch of {batch} tasks is no multiple of {self.replicas} replicas")
-        return (batch // self.replicas * self.share.count, *rest)
+        return (batch // self.replicas * self.shard.count, *rest)
 
     def _repeat(self, draw: Tensor) -> Tensor:
-        if self.share.count > 1:
-            draw = draw.chunk(self.share.count)[self.share.index].clone()
+        if self.shard.count > 1:
+            draw = draw.chunk(self.shard.count)[self.shard.index].clone()
         if self.replicas == 1:
             return draw
         return draw.repeat(self.replicas, *([1] * (draw.dim() - 1)))

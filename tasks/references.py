@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from learned_opt.tasks.base import TaskFamily, Tasks, is_bounded
+from learned_opt.tasks.base import TaskFamily, Tasks, batch_of, is_bounded
 from learned_opt.tasks.promises import about_returns, blamed, refuse
 from learned_opt.tasks.random import Noise
 
@@ -37,11 +37,11 @@ def normalised_score(returns: Tensor, random: Tensor, reference: Tensor) -> Tens
     return torch.where(span > 0, score.clamp(LOWEST, HIGHEST), 0.0)
 
 
-def reference_returns(family: TaskFamily, tasks: Tasks, noise: Noise, *, shifted: bool = False) -> Tensor:
+def reference_returns(family: TaskFamily, tasks: Tasks, noise: Noise, *, ood: bool = False) -> Tensor:
     """Undiscounted return of an optimal or long-tuned policy per task, shape (B,).
 
     The family's own analytic value where it has one. Otherwise the mean return of a long-tuned
-    policy over the training tasks, or over the `shifted` ones, as references.json records it along
+    policy over the training tasks, or over the `ood` ones, as references.json records it along
     with the episodes' length and the command that measured it: it serves no other length.
 
     Raises:
@@ -61,7 +61,7 @@ def reference_returns(family: TaskFamily, tasks: Tasks, noise: Noise, *, shifted
         analytic = family.reference_returns(tasks, noise)
     if analytic is not None:
         return held_returns(family, "reference_returns", analytic, tasks, noise)
-    split = "shifted" if shifted else "train"
+    split = "ood" if ood else "train"
     entry = stored_references().get(family.name, {})
     stored, why = entry.get(split), family.off_record
     if not why and stored is not None and entry["horizon"] != family.horizon:
@@ -72,8 +72,7 @@ def reference_returns(family: TaskFamily, tasks: Tasks, noise: Noise, *, shifted
             "implement its reference_returns, give GymnasiumFamily a reference (--reference), or store a "
             f"tuned policy's mean return in {_STORED.name}"
         )
-    batch = next(iter(tasks.values())).shape[0]
-    return torch.full((batch,), float(stored), device=noise.device, dtype=noise.dtype)
+    return torch.full((batch_of(tasks),), float(stored), device=noise.device, dtype=noise.dtype)
 
 
 def warn_of_reached_references(name: str, random: Tensor, reference: Tensor) -> None:
@@ -97,7 +96,7 @@ def warn_of_reached_references(name: str, random: Tensor, reference: Tensor) -> 
 
 
 def stored_references() -> dict[str, dict[str, Any]]:
-    """The long-tuned returns in references.json: per family "train", "shifted", "horizon", "command"."""
+    """The long-tuned returns in references.json: per family "train", "ood", "horizon", "command"."""
     stored: dict[str, dict[str, Any]] = json.loads(_STORED.read_text(encoding="utf-8"))
     return stored
 
@@ -134,8 +133,7 @@ def held_returns(family: TaskFamily, method: str, returns: Tensor, tasks: Tasks,
     Raises:
         ValueError: they are not one finite number for each task.
     """
-    batch = next(iter(tasks.values())).shape[0]
-    refuse(family, about_returns(f"{method} returned", returns, batch, noise))
+    refuse(family, about_returns(f"{method} returned", returns, batch_of(tasks), noise))
     return returns.to(noise.dtype)
 
 

@@ -234,7 +234,7 @@ def rule_called(name):
 def life(case, rule):
     """Returns (Q, B), those of mean actions, who diverged (B,), and the last parameters (B, N)."""
     from learned_opt.algorithms import inner
-    from learned_opt.algorithms.inner_loop import live
+    from learned_opt.algorithms.inner_loop import train
     from learned_opt.tasks import make_family
     from learned_opt.tasks.random import derive_noise
 
@@ -244,8 +244,8 @@ def life(case, rule):
     settings = {name: value for name, value in settings.items() if name != "kind"}
     config = replace(inner(kind), **{**sizes, **settings})
     learner = config.learner(make_family(family), 2, derive_noise(0, "life"))
-    lived = live(learner, rule_called(rule), updates=8, queries=3, query_seed=1, query_episodes=4)
-    return lived.returns, lived.mean_action_returns, lived.diverged, lived.last
+    lived = train(learner, rule_called(rule), updates=8, num_evals=3, eval_seed=1, eval_episodes=4)
+    return lived.returns, lived.deterministic_returns, lived.diverged, lived.last
 
 
 def quadratic_life(rule, curvature, optimum, start, tensors, updates):
@@ -290,7 +290,7 @@ def tasks_of(family, seed, shifted):
     from learned_opt.tasks import make_family
 
     made, noise = make_family(family), noise_of(seed)
-    tasks = made.sample_tasks(4, noise, shifted=shifted)
+    tasks = made.sample_tasks(4, noise, ood=shifted)
     return tasks, made.reference_returns(tasks, noise_of(seed))
 
 
@@ -306,7 +306,7 @@ def transitions(family, seed, shifted, actions):
     from learned_opt.tasks import make_family
 
     made, noise = make_family(family), noise_of(seed)
-    tasks = made.sample_tasks(4, noise, shifted=shifted)
+    tasks = made.sample_tasks(4, noise, ood=shifted)
     environments = made.environments(tasks, 16, noise, staggered=True)
     yield environments.observation
     for action in actions:

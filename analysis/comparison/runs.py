@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from learned_opt.algorithms import A2C, InnerAlgorithm
-from learned_opt.algorithms.inner_loop import Life, live
+from learned_opt.algorithms.inner_loop import InnerRun, train
 from learned_opt.analysis.comparison.results import Array, Setting
 from learned_opt.policies.base import Policies, Policy, policy_for
 from learned_opt.rl2.policies import InContextPolicy
@@ -147,11 +147,11 @@ def _draw(
 ) -> Problem:
     name = family.name
     noise = derive_noise(seed, purpose, name, device=device)
-    tasks = sampled_tasks(family, count, noise, shifted=shifted)
+    tasks = sampled_tasks(family, count, noise, ood=shifted)
     anchors = derive_noise(seed, purpose, "anchors", name, device=device)
     floor = random_returns(family, tasks, anchors, episodes)
     try:
-        reference = reference_returns(family, tasks, anchors, shifted=shifted)
+        reference = reference_returns(family, tasks, anchors, ood=shifted)
     except NoReferenceError:
         if isinstance(family, BatchedFamily):
             raise
@@ -206,7 +206,7 @@ def run_lives(
         for start in range(0, len(settings), chunk)
     ]
 
-    def gather(column: Callable[[Life], torch.Tensor]) -> NDArray[np.float64]:
+    def gather(column: Callable[[InnerRun], torch.Tensor]) -> NDArray[np.float64]:
         parts = [column(life).double().cpu().numpy() for life in lives]
         joined = np.concatenate(parts, axis=-1)
         return joined.reshape(*joined.shape[:-1], len(settings), problem.count)
@@ -214,7 +214,7 @@ def run_lives(
     return Lives(
         lives[0].updates.cpu().numpy().astype(np.int64),
         gather(lambda life: life.returns).swapaxes(0, 1),
-        gather(lambda life: life.mean_action_returns).swapaxes(0, 1),
+        gather(lambda life: life.deterministic_returns).swapaxes(0, 1),
         gather(lambda life: life.diverged).astype(np.bool_),
         lives[0].steps_per_update,
     )
@@ -280,7 +280,7 @@ def _run_chunk(
     on_update: Callable[[int], None] | None,
     *,
     told: bool,
-) -> Life:
+) -> InnerRun:
     replicas, batch = len(settings), len(settings) * problem.count
     path = (problem.purpose, "lives", problem.family.name)
     noise = derive_noise(budget.seed, *path, device=budget.device, replicas=replicas)
@@ -296,15 +296,15 @@ def _run_chunk(
         return values.repeat_interleave(problem.count).unsqueeze(1)
 
     options = {key: column([s.options[key] for s in settings]) for key in settings[0].options}
-    return live(
+    return train(
         learner,
         make_rule(options).to(budget.device),
         updates=budget.updates,
-        queries=budget.queries,
-        query_seed=derive_seed(budget.seed, *path, "queries"),
-        query_episodes=budget.query_episodes,
+        num_evals=budget.queries,
+        eval_seed=derive_seed(budget.seed, *path, "queries"),
+        eval_episodes=budget.query_episodes,
         lr=column([setting.lr for setting in settings]),
         decay=column([float(setting.decay) for setting in settings]),
-        told=torch.full((batch,), told),
+        horizon_known=torch.full((batch,), told),
         on_update=after_update,
     )

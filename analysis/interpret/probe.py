@@ -10,7 +10,7 @@ from torch import Tensor
 
 from learned_opt.algorithms import A2C, InnerAlgorithm
 from learned_opt.algorithms.a2c import ActorCriticLearner
-from learned_opt.algorithms.inner_loop import live
+from learned_opt.algorithms.inner_loop import train
 from learned_opt.analysis.comparison.results import Array
 from learned_opt.layout import ParameterLayout
 from learned_opt.rules import Adam, RuleState, StepInput, UpdateRule
@@ -119,7 +119,7 @@ def trace(
     """Watch a rule through whole lives on new tasks of a family; `horizon` is a gymnasium id's."""
     learner = _learner(family, learners, seed, config, horizon)
     watched = _Watched(rule)
-    live(learner, watched, updates=updates, queries=2, query_seed=seed, query_episodes=1, lr=lr)
+    train(learner, watched, updates=updates, num_evals=2, eval_seed=seed, eval_episodes=1, lr=lr)
     names = tuple(spec.name for spec in learner.layout.specs)
     rates = torch.stack(watched.rates).median(1).values.numpy().astype(np.float64)
     alignment = torch.stack(watched.alignment).mean(1).numpy().astype(np.float64)
@@ -144,13 +144,13 @@ def navigation_paths(
         raise ValueError(f"moments must increase from 0, got {moments}")
     learner = _learner("navigation2d", tasks, seed, None)
     catcher = _Catcher(rule, moments)
-    live(
+    train(
         learner,
         catcher,
         updates=moments[-1] + 1,
-        queries=2,
-        query_seed=seed,
-        query_episodes=1,
+        num_evals=2,
+        eval_seed=seed,
+        eval_episodes=1,
         lr=lr,
     )
     constants = Navigation2D().constants(learner.environments.tasks)

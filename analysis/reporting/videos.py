@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learned_opt.algorithms import RLLearner
-from learned_opt.algorithms.inner_loop import live
+from learned_opt.algorithms.inner_loop import train
 from learned_opt.analysis.comparison.config import CompareConfig
 from learned_opt.analysis.comparison.method import Contender
 from learned_opt.analysis.comparison.runs import draw_problem
@@ -77,13 +77,13 @@ def render_lives(config: CompareConfig, contender: Contender, folder: Path) -> l
         learner = config.learner.learner(problem.family, 1, noise, tasks=problem.tasks)
         view = learner.observation_scale
         at_first = None if view is None else replace(view, moments=replace(view.moments))
-        life = live(
+        life = train(
             learner,
             contender.rule.to(config.device),
             updates=config.updates,
-            queries=2,
-            query_seed=derive_seed(config.seed, *path, "queries"),
-            query_episodes=1,
+            num_evals=2,
+            eval_seed=derive_seed(config.seed, *path, "queries"),
+            eval_episodes=1,
         )
         shown = ((life.first, at_first), (life.last, view))
         for target, (parameters, seen) in zip(video_paths([name], folder), shown, strict=True):

@@ -1,6 +1,6 @@
 """From returns to scores: normalised curves and areas, with diverged runs counted as the worst.
 
-A score is that of `learned_opt.tasks.references.normalised_score`: 0 is the random policy, 1 the reference.
+See `learned_opt.algorithms.scores`: 0 is the random policy, 1 the reference.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from learned_opt.algorithms.scores import normalized_auc, normalized_curves
 from learned_opt.analysis.comparison.results import Array, FamilyResults
-from learned_opt.tasks.references import LOWEST, normalised_score
 
 BEST_SEEN = "the best return of a sound run at any query, on each task"
 """What a reference is where none is known."""
@@ -34,7 +34,7 @@ class Scores:
     @property
     def areas(self) -> Array:
         """(C, n) or (n,) normalised area under the curve: the mean over queries after update 0."""
-        return np.asarray(self.curves[..., 1:, :].mean(-2))
+        return normalized_auc(torch.as_tensor(self.curves)).numpy()
 
     @property
     def finals(self) -> Array:
@@ -45,9 +45,8 @@ class Scores:
 def score(returns: Array, diverged: NDArray[np.bool_], random: Array, reference: Array) -> Scores:
     """Normalise the returns of C contenders on the same n tasks.
 
-    A run that diverged, or whose returns are not all finite, scores at every query the worst score
-    that any sound run of any contender had at any query, and at most 0; its raw returns become
-    what that score stands for.
+    What diverged runs get is said by `normalized_curves`; their raw returns become what that score stands
+    for.
 
     Args:
         returns: (C, Q, n).
@@ -58,13 +57,10 @@ def score(returns: Array, diverged: NDArray[np.bool_], random: Array, reference:
     reference = best_seen(returns, diverged, reference)
     reference = np.where(np.isfinite(reference), reference, random)
     span = reference - random
-    curves = normalised_score(*map(torch.as_tensor, (returns, random, reference))).numpy()
-    broken = diverged | ~np.isfinite(returns).all(1)
-    sound = curves[np.broadcast_to(~broken[:, None], curves.shape)]
-    worst = min(0.0, float(sound.min())) if sound.size else LOWEST
-    broken = np.broadcast_to(broken[:, None], curves.shape)
-    raw = np.where(broken, random + worst * np.maximum(span, 0.0), returns)
-    return Scores(np.where(broken, worst, curves), raw, worst)
+    curves = normalized_curves(*map(torch.as_tensor, (returns, diverged, random, reference)))
+    broken = curves.broken.numpy()[:, None]
+    raw = np.where(broken, random + curves.worst * np.maximum(span, 0.0), returns)
+    return Scores(curves.scores.numpy(), raw, curves.worst)
 
 
 def best_seen(returns: Array, diverged: NDArray[np.bool_], reference: Array) -> Array:

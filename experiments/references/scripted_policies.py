@@ -3,7 +3,7 @@
     python -m analysis.scripted_policies
 
 writes entries `ml1-<environment>` of tasks/references.json: mean return over the first goals of the
-training split ("train") and of the test split ("shifted"), of the random policy ("random"), and the share
+training split ("train") and of the test split ("ood"), of the random policy ("random"), and the share
 of the script's episodes in which the task was done at any time ("success"). Families of several
 environments read each environment's own.
 """
@@ -28,7 +28,7 @@ from learned_opt.tasks.metaworld import PREFIX
 from learned_opt.tasks.metaworld_env import ACTIONS, SPLITS, MetaWorldEnv
 from learned_opt.tasks.random import derive_noise
 
-KEYS = {"train": "train", "test": "shifted"}
+KEYS = {"train": "train", "test": "ood"}
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ class RLLearner(Learner, Protocol):
             ValueError: the learner plays no whole episodes.
         """
 
-    def judge(
+    def evaluate(
         self, parameters: Tensor, episodes: int, noise: Noise, *, deterministic: bool = False
     ) -> Episodes:
         """Fresh episodes at θ (B, N)."""

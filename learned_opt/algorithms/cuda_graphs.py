@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learned_opt.algorithms.on_environments import ActingLearner
+from learned_opt.algorithms.base import RLLearner
 from learned_opt.tasks import BatchedEnvironments
 from learned_opt.trees import leaves, mapped
 
@@ -38,7 +38,7 @@ class Recorder:
         active: whether to record what can be.
     """
 
-    def __init__(self, learner: ActingLearner, *, active: bool = True) -> None:
+    def __init__(self, learner: RLLearner, *, active: bool = True) -> None:
         self._learner = learner
         suited = learner.recordable and isinstance(learner.environments, BatchedEnvironments)
         self._possible = active and suited and learner.noise.device.type == "cuda"
@@ -82,7 +82,7 @@ class _Tape:
     made: Any
 
     @torch.no_grad()
-    def replay(self, learner: ActingLearner, inputs: Any) -> Any:
+    def replay(self, learner: RLLearner, inputs: Any) -> Any:
         """The function's outputs for these inputs; the learner's state becomes what it left."""
         targets, sources = leaves(self.given), leaves(_standing(learner, inputs))
         pairs = [
@@ -98,7 +98,7 @@ class _Tape:
         return outputs
 
 
-def _record(learner: ActingLearner, function: Callable[..., Any], inputs: Any) -> _Tape:
+def _record(learner: RLLearner, function: Callable[..., Any], inputs: Any) -> _Tape:
     """The function's kernels for inputs and states of these shapes; nothing runs yet."""
     own_inputs, own_state = mapped(_own, (inputs, learner.state_dict()))
     learner.load_state_dict(own_state)
@@ -117,7 +117,7 @@ def _record(learner: ActingLearner, function: Callable[..., Any], inputs: Any) -
     return _Tape(graph, given, made)
 
 
-def _standing(learner: ActingLearner, inputs: Any) -> Any:
+def _standing(learner: RLLearner, inputs: Any) -> Any:
     """All that the function may read: inputs, the learner's state, what its environments derive from it."""
     environments = learner.environments
     assert isinstance(environments, BatchedEnvironments)

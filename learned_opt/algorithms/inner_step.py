@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from learned_opt.algorithms.base import GradientSample
-from learned_opt.layout import ParameterLayout
-from learned_opt.rules.base import LARGEST, RuleState, Scalar, StepInput, UpdateRule, select_rows
+from learned_opt.layout import ParameterLayout, RuleState
+from learned_opt.rules.base import LARGEST, Scalar, StepInput, UpdateRule, select_rows
 
 
 class InnerState(NamedTuple):

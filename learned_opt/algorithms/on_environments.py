@@ -168,7 +168,7 @@ class ActingLearner(ABC):
             self.reward_scale.observe(rollout.rewards, ended, self.config.gamma, rollout.valid)
         return rollout, metrics
 
-    def judge(
+    def evaluate(
         self, parameters: Tensor, episodes: int, noise: Noise, *, deterministic: bool = False
     ) -> Episodes:
         """Fresh episodes at θ (B, N); see `play_episodes`."""

@@ -10,7 +10,6 @@ import torch
 import tyro
 from torch import Tensor
 
-from learned_opt.kernels import native
 from learned_opt.tasks import BatchedFamily, TaskFamily, make_family
 from learned_opt.tasks.inspection import Finding, inspect
 from learned_opt.tasks.promises import sampled_tasks
@@ -28,7 +27,7 @@ LONGEST = 10_000
 
 @dataclass(frozen=True)
 class Check:
-    """Try a task family and tell what is wrong with it, what it is, and what of it runs compiled."""
+    """Try a task family and tell what is wrong with it, what it is, and whether it runs compiled."""
 
     family: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FAMILY")]
     """A name of `learned-opt list`, a gymnasium id, a benchmark of Meta-World, or module:attribute."""
@@ -51,7 +50,7 @@ class Check:
             print(f"not usable: {faults} {'fault' if faults == 1 else 'faults'}, see above")
             return 1
         try:
-            for told, line in (*_worth(family, self.seed), *_engines(family)):
+            for told, line in (*_worth(family, self.seed), ("dynamics", _engine(family))):
                 print(f"  {told:<18}{line}")
         except Exception as error:  # late in episodes a stranger's code may do anything
             print(f"  {'FAULT':<18}{type(error).__name__}: {' '.join(str(error).split())}")
@@ -77,13 +76,13 @@ def _attributes(family: TaskFamily) -> Iterator[tuple[str, str]]:
     """What a family declares, whatever it is."""
     for attribute in ("observation_space", "action_space", "horizon"):
         yield attribute, str(getattr(family, attribute, "none"))
-    train, shifted, defaults = family.train_range, family.shifted_range, family.defaults
-    if not all(isinstance(table, Mapping) for table in (train, shifted, defaults)):
+    train, ood, defaults = family.train_range, family.ood_range, family.defaults
+    if not all(isinstance(table, Mapping) for table in (train, ood, defaults)):
         return  # which is among the faults
     for name in dict.fromkeys((*defaults, *train)):
         parts = [f"{defaults[name]} by default"] if name in defaults else []
         parts += [f"{train[name]} in training"] if name in train else []
-        parts += [f"{shifted[name]} shifted"] if name in shifted else []
+        parts += [f"{ood[name]} ood"] if name in ood else []
         yield f"task: {name}", ", ".join(parts)
 
 
@@ -115,16 +114,9 @@ def _shape(value: Tensor) -> str:
     return f"({', '.join(['B', *map(str, value.shape[1:])])})"
 
 
-def _engines(family: TaskFamily) -> Iterator[tuple[str, str]]:
-    """What runs compiled, and what in torch and why."""
-    reason = why_in_torch(family) if isinstance(family, BatchedFamily) else None
-    dynamics = "compiled" if reason is None else f"in torch: {reason}"
-    yield "dynamics", dynamics if isinstance(family, BatchedFamily) else "as gymnasium steps them"
-    compiled = {
-        ("networks", "mlp"): "compiled, those of the default policy",
-        ("gradients", "actor_critic"): "compiled, the actor-critic's; others in torch",
-        ("LSTM rule", "lstm_step"): "compiled",
-    }
-    for (what, name), serves in compiled.items():
-        missing = native.why_not(name)
-        yield what, serves if missing is None else f"in torch: {missing}"
+def _engine(family: TaskFamily) -> str:
+    """What steps the environments, and why it is torch if it is."""
+    if not isinstance(family, BatchedFamily):
+        return "as gymnasium steps them"
+    reason = why_in_torch(family)
+    return "compiled" if reason is None else f"in torch: {reason}"

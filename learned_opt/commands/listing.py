@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gymnasium import spaces
 from rich.table import Table
 
+from learned_opt.algorithms.config import InnerAlgorithm
 from learned_opt.analysis import BASELINES
 from learned_opt.artifacts import load_artifact, shipped_rules
+from learned_opt.registry import kinds
+from learned_opt.rules import UpdateRule
 from learned_opt.tasks import FAMILIES
 from learned_opt.tasks.batched import BatchedFamily
 from learned_opt.verbatim import console
@@ -16,43 +20,50 @@ from learned_opt.verbatim import console
 
 @dataclass(frozen=True)
 class List:
-    """List task families, baselines and shipped rules."""
+    """List task families, kinds of rules and of inner algorithms, baselines and shipped rules."""
 
     def run(self) -> int:
-        """Print families, baselines, rules, and how the rules run here."""
+        """Print what there is to choose from."""
         printer = console()
-        families = Table(title="Task families", title_justify="left")
-        for heading in ("name", "what", "observation", "actions", "horizon", "varied"):
-            families.add_column(heading, overflow="fold", no_wrap=heading == "name")
-        for name, kind in sorted(FAMILIES.items()):
-            families.add_row(
-                name,
-                (kind.__doc__ or "").strip().splitlines()[0],
-                *_spaces(kind),
-                str(kind.horizon),
-                ", ".join(kind.train_range),
-            )
-        printer.print(families)
+        headings = ("name", "what", "observation", "actions", "horizon", "varied")
+        printer.print(_table("Task families", headings, map(_family, FAMILIES.items())))
         printer.print(
             "Meta-World (extra metaworld): ml10, ml45, ml1-reach-v3 and ml1- with its other environments"
         )
+        for title, base in (("Rules (--rule)", UpdateRule), ("Inner algorithms (--inner)", InnerAlgorithm)):
+            found = kinds(base).items()
+            printer.print(_table(title, ("kind", "what"), ((name, _what(kind)) for name, kind in found)))
         printer.print(f"Baselines: {', '.join(BASELINES)}")
-        rules = Table(title="Shipped rules", title_justify="left")
-        for heading in ("name", "class", "nominal lr", "trained on", "meta-steps", "SHA-256"):
-            rules.add_column(heading, overflow="fold", no_wrap=heading == "name")
-        for name in shipped_rules():
-            artifact = load_artifact(name)
-            provenance = artifact.header["provenance"]
-            rules.add_row(
-                name,
-                artifact.header["kind"],
-                f"{artifact.rule.learning_rate:g}",
-                ", ".join(provenance.get("families", [])),
-                str(provenance.get("meta_steps", "")),
-                artifact.digest[:12],
-            )
-        printer.print(rules)
+        headings = ("name", "kind", "learning rate", "trained on", "meta-steps", "SHA-256")
+        printer.print(_table("Shipped rules", headings, map(_rule, shipped_rules())))
         return 0
+
+
+def _table(title: str, headings: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for heading in headings:
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("name", "kind"))
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _what(kind: type) -> str:
+    """The first line of a class's documentation."""
+    return (kind.__doc__ or "").strip().partition("\n")[0].partition("; see")[0]
+
+
+def _family(named: tuple[str, type[BatchedFamily]]) -> tuple[str, ...]:
+    name, kind = named
+    return (name, _what(kind), *_spaces(kind), str(kind.horizon), ", ".join(kind.train_range))
+
+
+def _rule(name: str) -> tuple[str, ...]:
+    artifact = load_artifact(name)
+    provenance = artifact.header["provenance"]
+    trained_on, meta_steps = provenance.get("families", []), str(provenance.get("meta_steps", ""))
+    rate = f"{artifact.rule.learning_rate:g}"
+    return (name, artifact.header["kind"], rate, ", ".join(trained_on), meta_steps, artifact.digest[:12])
 
 
 def _spaces(kind: type[BatchedFamily]) -> tuple[str, str]:

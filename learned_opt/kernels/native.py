@@ -86,7 +86,7 @@ _selected: list[str] = []
 
 
 def library(name: str) -> ctypes.CDLL | None:
-    """The library that serves, compiled for this processor's best instruction set; None leaves it to torch."""
+    """The library that serves, compiled for this processor's best instructions; None leaves it to torch."""
     return _best(name) if selected() == "auto" else None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from learned_opt.artifacts import Artifact
@@ -33,10 +32,6 @@ def provenance(
         origin: the artifact that the run began with.
     """
     earlier = [] if origin is None else origin.header["provenance"].get("families", [])
-    try:
-        package = version("learned-opt")
-    except PackageNotFoundError:
-        package = "uninstalled"
     facts: dict[str, Any] = {
         "families": list(dict.fromkeys((*config.families, *earlier))),
         "seed": config.seed,
@@ -47,7 +42,6 @@ def provenance(
         ],
         "validation": {key: round(value, 6) for key, value in scores.items()},
         "configuration": plain(config),
-        "package_version": package,
         "licence": "Apache-2.0",
     }
     if policies:

@@ -89,16 +89,11 @@ class MetaTrainer(TrainingRun[UpdateRule]):
         self.learned = copy.deepcopy(self.rule).requires_grad_(False)
         """The running average of the rule."""
         self.unused = self.rule.ablation_mask(config.rule.ablation())
-        own = [value for name, value in self.rule.named_parameters() if name != self.rule.initialization]
-        starts = [value for name, value in self.rule.named_parameters() if name == self.rule.initialization]
+        init_factor = (optimizer.init_meta_lr or optimizer.meta_lr) / optimizer.meta_lr
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": parameters, "factor": factor}
-                for parameters, factor in (
-                    (own, 1.0),
-                    (starts, (optimizer.init_meta_lr or optimizer.meta_lr) / optimizer.meta_lr),
-                )
-                if parameters
+                {"params": [value], "factor": init_factor if name == self.rule.initialization else 1.0}
+                for name, value in self.rule.named_parameters()
             ],
             lr=optimizer.meta_lr,
             weight_decay=optimizer.weight_decay,

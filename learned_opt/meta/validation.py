@@ -7,7 +7,8 @@ import copy
 import torch
 from torch import Tensor
 
-from learned_opt.algorithms.inner_loop import live
+from learned_opt.algorithms.inner_loop import train
+from learned_opt.algorithms.scores import normalized_auc, normalized_curves
 from learned_opt.meta.config import RunConfig
 from learned_opt.policies.base import Policies, policy_for
 from learned_opt.rules.base import UpdateRule
@@ -15,8 +16,6 @@ from learned_opt.runs.distributed import ALONE, Ranks
 from learned_opt.tasks.promises import sampled_tasks
 from learned_opt.tasks.random import derive_noise, derive_seed
 from learned_opt.tasks.references import (
-    LOWEST,
-    normalised_score,
     random_returns,
     reference_returns,
     warn_of_reached_references,
@@ -56,7 +55,7 @@ class Validator:
         count = config.validation.num_tasks
         self._told = torch.arange(count) < config.horizon.p_known * count
         self._tasks, self._policies = {}, {}
-        for name in config.families[ranks.share.index :: ranks.share.count]:
+        for name in config.families[ranks.shard.index :: ranks.shard.count]:
             noise = derive_noise(config.seed, f"{purpose} tasks", name, device=config.device)
             family = config.family(name)
             self._policies[name] = policy_for(family, policies)
@@ -99,14 +98,13 @@ class Validator:
         learner = way.inner.learner(
             family, way.validation.num_tasks, noise, tasks=tasks, policy=self._policies[name]
         )
-        life = live(
+        life = train(
             learner,
             rule,
             updates=way.validation.num_updates,
-            queries=min(QUERIES, way.validation.num_updates + 1),
-            query_seed=derive_seed(way.seed, "queries", name),
-            told=self._told,
+            num_evals=min(QUERIES, way.validation.num_updates + 1),
+            eval_seed=derive_seed(way.seed, "queries", name),
+            horizon_known=self._told,
         )
-        score = normalised_score(life.returns[1:], floor, reference)
-        score = score.nan_to_num(LOWEST).mean(0)
-        return torch.where(life.diverged, LOWEST, score)
+        curves = normalized_curves(life.returns, life.diverged, floor, reference)
+        return normalized_auc(curves.scores)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from learned_opt.artifacts import FORMAT, ArtifactError, read_tensors, write_tensors
+from learned_opt.provenance import environment
 from learned_opt.rl2.config import InContextConfig
 from learned_opt.rl2.policies import POLICIES, InContextPolicy
 from learned_opt.runs.config_file import structured
@@ -52,7 +53,7 @@ def save_policy(
         "format": FORMAT,
         "policy": next(kind for kind, made in POLICIES.items() if type(policy) is made),
         "config": policy.config(),
-        "provenance": dict(provenance or {}),
+        "provenance": {"environment": environment(), **(provenance or {})},
     }
     write_tensors(Path(path), dict(policy.named_parameters()), header)
 

@@ -1,6 +1,7 @@
 """Update rules, hand-made and learned, all behind one pure interface."""
 
-from learned_opt.rules.base import RuleState, StepInput, UpdateRule
+from learned_opt.layout import RuleState
+from learned_opt.rules.base import StepInput, UpdateRule
 from learned_opt.rules.classic import ClassicLSTM
 from learned_opt.rules.handcrafted import SGD, Adam, RMSprop
 from learned_opt.rules.learned_init import LearnedInit

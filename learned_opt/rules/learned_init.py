@@ -100,7 +100,7 @@ class LearnedInit(RuleWrapper):
             raise ValueError("no tensor has so many axes")
         inner = config["rule"]
         own = sum(math.prod(shape) for _, shape in config["shapes"])
-        return own + _inner_class(inner).count_weights(inner["config"])
+        return int(own + _inner_class(inner).count_weights(inner["config"]))
 
 
 def _inner_class(inner: Mapping[str, Any]) -> type[UpdateRule]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.files import write_atomically
+from learned_opt.provenance import environment
 from learned_opt.settings import Length, NotNegative, Settings
 
 KEPT = 3
@@ -59,11 +60,13 @@ def checkpoints(folder: Path) -> list[Path]:
 def save_checkpoint(folder: Path, content: dict[str, Any]) -> Path:
     """Write tensors and plain data under the name of their "step", and drop all but the last `KEPT` up to it.
 
+    The environment that made them is told beside them.
+
     Raises:
         OSError: it could not be written; those before it are untouched.
     """
     buffer = io.BytesIO()
-    torch.save(content, buffer)
+    torch.save({**content, "environment": environment()}, buffer)
     payload = buffer.getvalue()
     path = folder / checkpoint_name(content["step"])
     write_atomically(path, MAGIC + hashlib.sha256(payload).digest() + payload)

@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from learned_opt.tasks import WHOLE, Share
+from learned_opt.tasks import WHOLE, Shard
 from learned_opt.trees import mapped
 
 T = TypeVar("T")
@@ -34,43 +34,37 @@ PATIENCE = timedelta(minutes=30)
 class Ranks:
     """One process's place among `share.count` of them; alone, nothing is sent and everything is local."""
 
-    share: Share = WHOLE
+    shard: Shard = WHOLE
 
     @property
     def first(self) -> bool:
         """Whether this one reads and writes files and speaks."""
-        return self.share.index == 0
+        return self.shard.index == 0
 
     def sum(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each tensor added up over the ranks, all of them in one message; on every rank the same bits."""
-        if self.share.count == 1 or not tensors:
+        if self.shard.count == 1 or not tensors:
             return dict(tensors)
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors.values()])
         dist.all_reduce(flat)
-        pieces = torch.split_with_sizes(flat, [tensor.numel() for tensor in tensors.values()])
-        return {
-            name: piece.view_as(tensor) for (name, tensor), piece in zip(tensors.items(), pieces, strict=True)
-        }
+        pieces = flat.split([tensor.numel() for tensor in tensors.values()])
+        return {name: piece.view_as(tensors[name]) for name, piece in zip(tensors, pieces, strict=True)}
 
     def gather(self, rows: Tensor) -> Tensor:
         """The first axes of all ranks' tensors joined, in the order of ranks, on every rank."""
-        if self.share.count == 1:
+        if self.shard.count == 1:
             return rows
-        parts = [torch.empty_like(rows) for _ in range(self.share.count)]
+        parts = [torch.empty_like(rows) for _ in range(self.shard.count)]
         dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
     def own(self, rows: Tensor) -> Tensor:
         """The rank's part of the first axis: the inverse of `gather`."""
-        return rows.chunk(self.share.count)[self.share.index]
+        return rows.chunk(self.shard.count)[self.shard.index]
 
     def any(self, flag: Tensor | bool) -> bool:
         """Whether any rank says so: where random numbers are drawn only if needed, all must draw."""
-        if self.share.count == 1:
-            return bool(flag)
-        told = torch.tensor([int(flag)], dtype=torch.int32)
-        dist.all_reduce(told, dist.ReduceOp.MAX)
-        return bool(told)
+        return bool(self.gather(torch.tensor([int(flag)])).any())
 
     def agree(self, function: Callable[[], T]) -> T:
         """What the first rank's call returns, on every rank; its refusal is everybody's.
@@ -78,7 +72,7 @@ class Ranks:
         Raises:
             ValueError: the call raised this or an OSError.
         """
-        if self.share.count == 1:
+        if self.shard.count == 1:
             return function()
         told: list[Any] = [None, None]
         if self.first:
@@ -87,10 +81,10 @@ class Ranks:
             except (ValueError, OSError) as error:
                 told[1] = str(error)
         dist.broadcast_object_list(told)
-        if told[1] is not None:
-            raise ValueError(told[1])
-        result: T = told[0]
-        return result
+        result, refusal = told
+        if refusal is not None:
+            raise ValueError(refusal)
+        return result  # type: ignore[no-any-return]
 
     def check_equal(self, tensors: Iterable[Tensor], what: str) -> None:
         """See that all ranks hold the same bits.
@@ -98,7 +92,7 @@ class Ranks:
         Raises:
             RuntimeError: they do not.
         """
-        if self.share.count == 1:
+        if self.shard.count == 1:
             return
         digest = hashlib.sha256()
         for tensor in tensors:
@@ -117,9 +111,9 @@ class Ranks:
             state: dictionaries and lists of None and of tensors whose first axis is copies × rows.
             rows: this rank's share of the learners that differ; replicas of them are copies.
         """
-        if self.share.count == 1:
+        if self.shard.count == 1:
             return state
-        parts: list[Any] = [None] * self.share.count
+        parts: list[Any] = [None] * self.shard.count
         dist.gather_object(mapped(lambda own: own.detach().cpu(), state), parts if self.first else None)
         if not self.first:
             return None
@@ -129,9 +123,9 @@ class Ranks:
 
     def split_rows(self, state: Any, rows: int, device: str) -> Any:
         """The inverse of `join_rows`: this rank's rows of the `state` that the first rank has."""
-        if self.share.count == 1:
+        if self.shard.count == 1:
             return state
-        count = self.share.count
+        count = self.shard.count
 
         def part(index: int) -> Any:
             own = slice(index * rows, (index + 1) * rows)
@@ -181,7 +175,7 @@ def joined() -> Iterator[Ranks]:
         world_size=count,
         timeout=PATIENCE,
     )
-    yield Ranks(Share(rank, count))
+    yield Ranks(Shard(rank, count))
     dist.destroy_process_group()  # not after an error: the others may be gone, or wait elsewhere
     gc.collect()  # reference cycles hold the group, too
 
@@ -207,10 +201,10 @@ def claim_device(device: str, ranks: Ranks) -> None:
     Raises:
         ValueError: the device is one for all ranks, or there are fewer GPUs than ranks on this machine.
     """
-    if ranks.share.count == 1 or device == "cpu":
+    if ranks.shard.count == 1 or device == "cpu":
         return
     if device != "cuda":
-        raise ValueError(f"{ranks.share.count} processes cannot share {device!r}: give --device cpu or cuda")
+        raise ValueError(f"{ranks.shard.count} processes cannot share {device!r}: give --device cpu or cuda")
     local, machine = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     if machine > torch.cuda.device_count():
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from learned_opt.files import clear_leftovers, is_leftover, write_atomically
+from learned_opt.provenance import environment
 from learned_opt.runs.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from learned_opt.runs.config_file import flat, read, written
 from learned_opt.runs.lock import LOCK, exclusive
 
 CONFIG = "config.toml"
 """Written first: a folder that holds it holds a run."""
+ENVIRONMENTS = "environments.jsonl"
+"""What ran there, from the beginning on: a line for each change of code, versions, engine or threads."""
 FREE = ("meta_steps", "checkpoint.every", "checkpoint.minutes", "max_diverged", "rule.init_from")
 """Settings that a resumed run may have changed; the others decide what was learned so far. Of the rule that
 it started from the trainer compares the file itself, whose path may have moved."""
@@ -78,6 +82,15 @@ class RunFolder:
             if not resume:
                 refuse_occupied(self.path)
             write_atomically(self.path / CONFIG, written(self._settings))
+            self._tell_environment()
+
+    def _tell_environment(self) -> None:
+        """Note what runs here, if it is something else than what ran before."""
+        path = self.path / ENVIRONMENTS
+        told = path.read_text().splitlines() if path.is_file() else []
+        line = json.dumps(environment(), sort_keys=True)
+        if told[-1:] != [line]:
+            write_atomically(path, "".join(f"{each}\n" for each in (*told, line)).encode())
 
     @contextmanager
     def claimed(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor, nn
 
+from learned_opt.provenance import environment
 from learned_opt.runs.checkpoint import check_fits, fitting
 from learned_opt.runs.distributed import ALONE, Ranks
 from learned_opt.runs.divergence import DivergenceError, DivergenceMonitor
@@ -341,6 +342,11 @@ class TrainingRun(ABC, Generic[M]):
         self.best_state = saved["best_state"]
         self.best = {str(name): float(score) for name, score in saved["best"].items()}
         self.monitor.restore(saved["recent"])
+        other = [name for name, value in environment().items() if saved["environment"].get(name) != value]
+        if other and self.ranks.first:
+            log.warning(
+                "%s goes on with other %s than before: numbers may differ", self.folder, ", ".join(other)
+            )
         self.load_state_dict(saved)
 
 

@@ -46,9 +46,8 @@ class MetricsLog:
     def step(self, step: int, family: str, values: Mapping[str, float | None]) -> None:
         """One meta-step; every one has the same values, None where there is nothing to tell."""
         self._add(METRICS, {"meta_step": step, "family": family, **values})
-        self._draw(
-            {f"{k}/{family}": v for k, v in values.items() if v is not None and k not in UNPLOTTED}, step
-        )
+        told = {name: value for name, value in values.items() if value is not None}
+        self._draw({f"{name}/{family}": told[name] for name in told if name not in UNPLOTTED}, step)
 
     def validation(self, step: int, scores: Mapping[str, float]) -> None:
         """One validation; every one has the same scores."""
@@ -99,9 +98,7 @@ class MetricsLog:
         if self._board is not None:
             self._board.close()
         if error is None and not complete:
-            raise OSError(
-                f"the last rows of {self._folder / METRICS} could not be written: make room, and resume"
-            )
+            raise OSError(f"the last rows in {self._folder} could not be written: make room, and resume")
 
 
 def _short(value: object) -> str:
@@ -109,19 +106,17 @@ def _short(value: object) -> str:
 
 
 def read_rows(path: Path, done: float = math.inf) -> list[Row]:
-    """The rows up to the meta-step `done`; of a file that somebody has cut, those before the cut."""
-    try:
-        text = path.read_bytes().decode(errors="replace")
-    except FileNotFoundError:
-        return []
-    whole = io.StringIO(text[: text.rfind("\n") + 1], newline="")
+    """The rows up to the meta-step `done`; of a file that somebody has damaged, those before the damage."""
     kept: list[Row] = []
-    last = -1
-    with contextlib.suppress(csv.Error):
-        for row in csv.DictReader(whole):
+    with (
+        contextlib.suppress(FileNotFoundError, csv.Error),
+        open(path, encoding="utf-8", errors="replace", newline="") as file,
+    ):
+        for row in csv.DictReader(file):
             step = row.get("meta_step") or ""
-            if not (step.isdecimal() and len(step) < 16 and last < int(step) <= done) or None in row.values():
+            if not (step.isdecimal() and len(step) < 16 and int(step) <= done):
+                break
+            if None in (*row, *row.values()):
                 break
             kept.append(row)
-            last = int(step)
     return kept

@@ -47,7 +47,7 @@ class Acrobot(BatchedFamily):
         "link_length_2": (0.75, 1.25),
         "inertia": (0.75, 1.25),
     }
-    shifted_range: ClassVar[dict[str, Range]] = {
+    ood_range: ClassVar[dict[str, Range]] = {
         "link_mass_1": (0.5, 1.5),
         "link_mass_2": (0.5, 1.5),
         "link_length_1": (0.5, 1.5),

@@ -16,7 +16,7 @@ class Bandit(BatchedFamily):
     """Pull one of K arms: each pays 1 with its own hidden probability, else 0.
 
     An episode is one pull, after which it terminates; the observation is always 0. Task entry
-    "probability" (B, K): uniform in [0, 1] for training; when shifted uniform in [0.4, 0.6], where
+    "probability" (B, K): uniform in [0, 1] for training; when ood uniform in [0.4, 0.6], where
     the arms are hard to tell apart. The standard task has evenly spaced probabilities 1/K … 1.
 
     Source: RL² (Duan et al. 2016, arXiv 1611.02779, §3.1).
@@ -27,7 +27,7 @@ class Bandit(BatchedFamily):
 
     name = "bandit"
     horizon = 1
-    shifted_probability = (0.4, 0.6)
+    ood_probability = (0.4, 0.6)
 
     def __init__(self, arms: int = 10) -> None:
         if arms < 1:
@@ -36,9 +36,9 @@ class Bandit(BatchedFamily):
         self.observation_space = spaces.Box(0.0, 0.0, (1,), np.float32)
         self.action_space = spaces.Discrete(arms)
 
-    def sample_tasks(self, batch: int, noise: Noise, *, shifted: bool = False) -> Tasks:
+    def sample_tasks(self, batch: int, noise: Noise, *, ood: bool = False) -> Tasks:
         """B bandits."""
-        low, high = self.shifted_probability if shifted else (0.0, 1.0)
+        low, high = self.ood_probability if ood else (0.0, 1.0)
         return {"probability": low + (high - low) * noise.uniform(batch, self.arms)}
 
     def default_tasks(self, batch: int, noise: Noise) -> Tasks:
@@ -50,10 +50,6 @@ class Bandit(BatchedFamily):
         """Always 0."""
         probability = constants["probability"]
         return probability.new_zeros(probability.shape[0], environments, 1)
-
-    def observe(self, constants: Tasks, state: Tensor) -> Tensor:
-        """Always 0."""
-        return state
 
     def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """Pay 1 with the pulled arm's probability, and terminate."""

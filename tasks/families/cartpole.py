@@ -39,7 +39,7 @@ class CartPole(BatchedFamily):
         "length": (0.25, 0.75),
         "masspole": (0.05, 0.5),
     }
-    shifted_range: ClassVar[dict[str, Range]] = {
+    ood_range: ClassVar[dict[str, Range]] = {
         "force": (1.0, 20.0),
         "length": (0.05, 1.0),
         "masspole": (0.01, 1.0),
@@ -74,10 +74,6 @@ class CartPole(BatchedFamily):
         """Uniform in ±0.05 in all four numbers."""
         batch = constants["force"].shape[0]
         return noise.uniform(batch, environments, 4).sub_(0.5).mul_(2 * self.start_limit)
-
-    def observe(self, constants: Tasks, state: Tensor) -> Tensor:
-        """The state itself."""
-        return state
 
     def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """One explicit Euler step of 0.02 s."""

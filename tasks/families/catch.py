@@ -25,7 +25,7 @@ class Catch(BatchedFamily):
 
     Wind: with probability |wind| a step the ball also moves one column, to the right if wind > 0
     and to the left if wind < 0; the board's sides stop it. Wind is uniform in ±0.4 for training
-    and, when shifted, in ±[0.4, 0.8]; the standard task has none and is bsuite's.
+    and, when ood, in ±[0.4, 0.8]; the standard task has none and is bsuite's.
 
     Source: Osband et al. 2020 (arXiv 1908.03568).
     """
@@ -34,7 +34,7 @@ class Catch(BatchedFamily):
     horizon = 9
     defaults: ClassVar[dict[str, float]] = {"wind": 0.0}
     train_range: ClassVar[dict[str, Range]] = {"wind": (-0.4, 0.4)}
-    shifted_range: ClassVar[dict[str, Range]] = {"wind": (-0.8, 0.8)}
+    ood_range: ClassVar[dict[str, Range]] = {"wind": (-0.8, 0.8)}
     rows = 10
     columns = 5
 

@@ -30,8 +30,8 @@ class GridWorld(BatchedFamily):
     Training tasks: a square of 4 to 7 cells a side; 1 to 5 objects with rewards uniform in [-1, 1],
     the first one's in (0, 1]; log-uniform termination in [0.01, 1], reappearance in [0.001, 0.1]
     and time limit in [20, 100]; cells are walls with a probability that is uniform in [0, 0.3].
-    Shifted: 8 to 10 cells a side and limits in [101, 250]. Start and objects lie on different free
-    cells, the objects within 20 moves of the start; a task with fewer than 5 such cells loses its
+    Out of distribution: 8 to 10 cells a side and limits in [101, 250]. Start and objects lie on different
+    free cells, the objects within 20 moves of the start; a task with fewer than 5 such cells loses its
     walls.
 
     Task entries: "walls" (B, 10, 10, bool), "start" (B, 2), "cells" (B, 5, 2), and, each (B, 5),
@@ -44,7 +44,7 @@ class GridWorld(BatchedFamily):
     name = "gridworld"
     horizon = 250
     train_range: ClassVar[dict[str, Range]] = {"size": (4, 7), "horizon": (20, 100)}
-    shifted_range: ClassVar[dict[str, Range]] = {"size": (4, 10), "horizon": (20, 250)}
+    ood_range: ClassVar[dict[str, Range]] = {"size": (4, 10), "horizon": (20, 250)}
     side = 10
     objects = 5
     most_walls = 0.3
@@ -57,9 +57,9 @@ class GridWorld(BatchedFamily):
         self.observation_space = spaces.Box(0.0, 1.0, (2 * self.side + self.objects,), np.float32)
         self.action_space = spaces.Discrete(len(self.moves))
 
-    def sample_tasks(self, batch: int, noise: Noise, *, shifted: bool = False) -> Tasks:
+    def sample_tasks(self, batch: int, noise: Noise, *, ood: bool = False) -> Tasks:
         """B gridworlds."""
-        size = self._integers("size", noise.uniform(batch, 1), shifted=shifted)
+        size = self._integers("size", noise.uniform(batch, 1), ood=ood)
         outside = self._outside(size)
         dense = noise.uniform(batch, self.side, self.side)
         walls = outside | (dense < self.most_walls * noise.uniform(batch, 1, 1))
@@ -85,7 +85,7 @@ class GridWorld(BatchedFamily):
             "rewards": rewards * present,
             "terminate": _log_uniform(noise.uniform(batch, self.objects), self.terminate_range) * present,
             "respawn": _log_uniform(noise.uniform(batch, self.objects), self.respawn_range) * present,
-            "horizon": self._integers("horizon", noise.uniform(batch, 1), shifted=shifted),
+            "horizon": self._integers("horizon", noise.uniform(batch, 1), ood=ood),
         }
 
     def default_tasks(self, batch: int, noise: Noise) -> Tasks:
@@ -183,11 +183,11 @@ class GridWorld(BatchedFamily):
             value = torch.stack((reborn, kept), k + 1)
         return value
 
-    def _integers(self, key: str, draw: Tensor, *, shifted: bool) -> Tensor:
+    def _integers(self, key: str, draw: Tensor, *, ood: bool) -> Tensor:
         """Integers (B, 1): sizes uniform, time limits log-uniform, in the range or above it."""
         low, high = self.train_range[key]
-        if shifted:
-            low, high = high + 1, self.shifted_range[key][1]
+        if ood:
+            low, high = high + 1, self.ood_range[key][1]
         limits = (low, high + 1)
         draw = _log_uniform(draw, limits) if key == "horizon" else low + draw * (high + 1 - low)
         return draw.long().clamp_max(int(high))
@@ -234,7 +234,7 @@ class GridWorldSparse(GridWorld):
     Moves, state and observation are those of `GridWorld`. A square of 7 × 7 cells without inner walls,
     start in the middle, one goal that is uniform over the 24 cells of the rim; reaching it pays 1 and
     ends the episode, which else ends after 12 steps. A random policy rarely meets the goal, and no single
-    policy meets all. Shifted: 9 × 9 cells, 32 goals. Task entries are those of `GridWorld`.
+    policy meets all. Out of distribution: 9 × 9 cells, 32 goals. Task entries are those of `GridWorld`.
 
     Source: ours, a rim for the half circle of `Navigation2DSparse`; the square with a hidden goal
     is GridNavi's (Zintgraf et al. 2020, arXiv 1910.08348).
@@ -244,13 +244,13 @@ class GridWorldSparse(GridWorld):
     horizon = 12
     finite = True
     train_range: ClassVar[dict[str, Range]] = {}
-    shifted_range: ClassVar[dict[str, Range]] = {}
+    ood_range: ClassVar[dict[str, Range]] = {}
     size = 7
-    shifted_size = 9
+    ood_size = 9
 
-    def sample_tasks(self, batch: int, noise: Noise, *, shifted: bool = False) -> Tasks:
+    def sample_tasks(self, batch: int, noise: Noise, *, ood: bool = False) -> Tasks:
         """B squares with goals somewhere on their rims."""
-        size = self.shifted_size if shifted else self.size
+        size = self.ood_size if ood else self.size
         axis = torch.arange(size, device=noise.device)
         last = size - 1
         rim = (axis.unsqueeze(1) % last == 0) | (axis % last == 0)

@@ -16,15 +16,15 @@ from learned_opt.tasks.random import Noise
 
 
 class _TwoWays(MujocoFamily):
-    """Tasks are directions d ∈ {−1, +1} with even odds; there are but two, so none is shifted."""
+    """Tasks are directions d ∈ {−1, +1} with even odds; there are but two, so none is ood."""
 
     finite = True
     defaults: ClassVar[dict[str, float]] = {"direction": 1.0}
 
-    def sample_tasks(self, batch: int, noise: Noise, *, shifted: bool = False) -> Tasks:
+    def sample_tasks(self, batch: int, noise: Noise, *, ood: bool = False) -> Tasks:
         """B directions."""
-        if shifted:
-            raise ValueError(f"{self.name} has two tasks, both for training: it has no shifted ones")
+        if ood:
+            raise ValueError(f"{self.name} has two tasks, both for training: it has no ood ones")
         return {"direction": torch.where(noise.uniform(batch, 1) < 0.5, -1.0, 1.0).to(noise.dtype)}
 
 
@@ -60,7 +60,7 @@ class HalfCheetahDir(_TwoWays, _HalfCheetah):
 
 
 class HalfCheetahVel(_HalfCheetah):
-    """Run at a given speed: reward −|v − v*| − 0.05 ‖a‖², v* uniform in [0, 2] m/s (shifted: up to 3).
+    """Run at a given speed: reward −|v − v*| − 0.05 ‖a‖², v* uniform in [0, 2] m/s (ood: up to 3).
 
     200 steps, never terminates. Finn et al. 2017; ProMP and PEARL draw v* from [0, 3].
     """
@@ -68,7 +68,7 @@ class HalfCheetahVel(_HalfCheetah):
     name = "halfcheetah_vel"
     defaults: ClassVar[dict[str, float]] = {"velocity": 1.0}
     train_range: ClassVar[dict[str, Range]] = {"velocity": (0.0, 2.0)}
-    shifted_range: ClassVar[dict[str, Range]] = {"velocity": (0.0, 3.0)}
+    ood_range: ClassVar[dict[str, Range]] = {"velocity": (0.0, 3.0)}
 
     def reward(self, constants: Tasks, motion: Motion) -> Tensor:
         """−|v − v*| − 0.05 ‖a‖²."""
@@ -132,7 +132,7 @@ class AntDir(_TwoWays, _Ant):
 
 
 class AntVel(_Ant):
-    """Walk at a given speed: 1 − |v_x − v*|, v* uniform in [0, 3] m/s (shifted: up to 4).
+    """Walk at a given speed: 1 − |v_x − v*|, v* uniform in [0, 3] m/s (ood: up to 4).
 
     200 steps; ends when the torso leaves 0.2 to 1 m. Finn et al. 2017, as in pytorch-maml-rl.
     """
@@ -140,7 +140,7 @@ class AntVel(_Ant):
     name = "ant_vel"
     defaults: ClassVar[dict[str, float]] = {"velocity": 1.5}
     train_range: ClassVar[dict[str, Range]] = {"velocity": (0.0, 3.0)}
-    shifted_range: ClassVar[dict[str, Range]] = {"velocity": (0.0, 4.0)}
+    ood_range: ClassVar[dict[str, Range]] = {"velocity": (0.0, 4.0)}
 
     def progress(self, constants: Tasks, motion: Motion) -> Tensor:
         """1 − |v_x − v*|."""
@@ -151,8 +151,8 @@ class _RandomBody(MujocoFamily):
     """A body whose masses, inertias, frictions and dampings are drawn: factors b^u with u uniform in ±3.
 
     b is 1.5, and 1.3 for damping; one draw for every entry of the model. Rothfuss et al. 2019
-    (arXiv 1810.06784) and Zintgraf et al. 2020 (VariBAD). Shifted: 3 < |u| < 4. Task entries are the
-    factors, (B, entries), by the model's own names.
+    (arXiv 1810.06784) and Zintgraf et al. 2020 (VariBAD). Out of distribution: 3 < |u| < 4.
+    Task entries are the factors, (B, entries), by the model's own names.
     """
 
     horizon = 200
@@ -175,12 +175,12 @@ class _RandomBody(MujocoFamily):
             for name in self.bases
         }
 
-    def sample_tasks(self, batch: int, noise: Noise, *, shifted: bool = False) -> Tasks:
+    def sample_tasks(self, batch: int, noise: Noise, *, ood: bool = False) -> Tasks:
         """Factors of B bodies."""
         tasks = {}
         for name, base in self.bases.items():
             draw = 2 * noise.uniform(batch, getattr(self.standard, name).size) - 1
-            power = draw.sign() * (3 + draw.abs()) if shifted else 3 * draw
+            power = draw.sign() * (3 + draw.abs()) if ood else 3 * draw
             # In double precision: equal draws must give equal factors wherever in the batch they stand.
             tasks[name] = (base ** power.double()).to(draw.dtype)
         return tasks

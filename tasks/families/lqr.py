@@ -23,7 +23,7 @@ class LQR(BatchedFamily):
     so that the Riccati optimum is exact.
 
     Task entries: "radius" (B, 1), the spectral radius of A, uniform in [0.8, 1.05] for training and
-    in [1.05, 1.2] when shifted; "A" (B, 4, 4), normal entries rescaled to that radius; "B"
+    in [1.05, 1.2] when ood; "A" (B, 4, 4), normal entries rescaled to that radius; "B"
     (B, 4, 2), normal columns of length 1. The standard task is a unit mass on the plane, positions
     before velocities, with time step 1.
     """
@@ -32,7 +32,7 @@ class LQR(BatchedFamily):
     horizon = 25
     defaults: ClassVar[dict[str, float]] = {"radius": 1.0}
     train_range: ClassVar[dict[str, Range]] = {"radius": (0.8, 1.05)}
-    shifted_range: ClassVar[dict[str, Range]] = {"radius": (0.8, 1.2)}
+    ood_range: ClassVar[dict[str, Range]] = {"radius": (0.8, 1.2)}
     states = 4
     actions = 2
     action_cost = 0.1
@@ -42,9 +42,9 @@ class LQR(BatchedFamily):
         self.observation_space = spaces.Box(-np.inf, np.inf, (self.states,), np.float32)
         self.action_space = spaces.Box(-np.inf, np.inf, (self.actions,), np.float32)
 
-    def sample_tasks(self, batch: int, noise: Noise, *, shifted: bool = False) -> Tasks:
+    def sample_tasks(self, batch: int, noise: Noise, *, ood: bool = False) -> Tasks:
         """B systems."""
-        radius = super().sample_tasks(batch, noise, shifted=shifted)["radius"]
+        radius = super().sample_tasks(batch, noise, ood=ood)["radius"]
         A = noise.normal(batch, self.states, self.states)
         B = noise.normal(batch, self.states, self.actions)
         scale = radius / torch.linalg.eigvals(A).abs().amax(-1, keepdim=True)
@@ -71,10 +71,6 @@ class LQR(BatchedFamily):
         """Uniform in [-1, 1]⁴."""
         batch = constants["A"].shape[0]
         return noise.uniform(batch, environments, self.states).mul_(2).sub_(1)
-
-    def observe(self, constants: Tasks, state: Tensor) -> Tensor:
-        """The state itself."""
-        return state
 
     def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """One step of the disturbed linear system."""

@@ -35,7 +35,7 @@ class MountainCar(BatchedFamily):
         "force": (0.0005, 0.005),
         "gravity": (0.001, 0.005),
     }
-    shifted_range: ClassVar[dict[str, Range]] = {
+    ood_range: ClassVar[dict[str, Range]] = {
         "force": (0.0001, 0.01),
         "gravity": (0.0005, 0.01),
     }
@@ -57,10 +57,6 @@ class MountainCar(BatchedFamily):
         """Near the bottom of the valley, at rest."""
         batch = constants["gravity"].shape[0]
         return F.pad(noise.uniform(batch, environments, 1).mul_(0.2).sub_(0.6), (0, 1))
-
-    def observe(self, constants: Tasks, state: Tensor) -> Tensor:
-        """The state itself."""
-        return state
 
     def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """Thrust, roll and stop at the ends."""
@@ -94,7 +90,7 @@ class MountainCarContinuous(MountainCar):
         "force": (0.00075, 0.0075),
         "gravity": (0.001, 0.005),
     }
-    shifted_range: ClassVar[dict[str, Range]] = {
+    ood_range: ClassVar[dict[str, Range]] = {
         "force": (0.00015, 0.015),
         "gravity": (0.0005, 0.01),
     }

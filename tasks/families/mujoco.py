@@ -17,7 +17,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learned_opt.tasks.base import Tasks, Transition
+from learned_opt.tasks.base import Tasks, Transition, batch_of
 from learned_opt.tasks.batched import BatchedFamily
 from learned_opt.tasks.random import Noise
 
@@ -73,8 +73,8 @@ class MujocoFamily(BatchedFamily):
         self.action_space = spaces.Box(limits[:, 0], limits[:, 1], dtype=np.float32)
         nq, nv = int(self.standard.nq), int(self.standard.nv)
         self.contact_size = 6 * int(self.standard.nbody) if self.contacts else 0
-        self._parts = (nq, nv, self.contact_size)
-        seen = self.seen(*torch.ones(sum(self._parts)).split(self._parts))
+        self._parts = [nq, nv, self.contact_size]
+        seen = self.seen(*torch.split(torch.ones(sum(self._parts)), self._parts))
         self.observation_space = spaces.Box(-np.inf, np.inf, (len(torch.cat(seen)),), np.float32)
         self.timestep = self.frame_skip * float(self.standard.opt.timestep)
 
@@ -106,7 +106,7 @@ class MujocoFamily(BatchedFamily):
 
     def initial_state(self, constants: Tasks, environments: int, noise: Noise) -> Tensor:
         """Near the model's own pose: (B, E, nq + nv + 6 · bodies, if contacts count), in float64."""
-        batch, (nq, nv, contacts) = rows(constants), self._parts
+        batch, (nq, nv, contacts) = batch_of(constants), self._parts
         position = 2 * noise.uniform(batch, environments, nq) - 1
         if self.normal_velocity:
             velocity = noise.normal(batch, environments, nv)
@@ -152,7 +152,7 @@ class MujocoFamily(BatchedFamily):
 
     def models(self, tasks: Tasks) -> list[Any]:
         """The compiled model of each of B tasks, derived quantities refreshed."""
-        return [self._model(tasks, row) for row in range(rows(tasks))]
+        return [self._model(tasks, row) for row in range(batch_of(tasks))]
 
     def _model(self, tasks: Tasks, row: int) -> Any:
         variation = self.variation(tasks, row)
@@ -205,8 +205,3 @@ def _simulator(name: str) -> tuple[Any, Any]:
     except ImportError as error:
         raise ValueError(f"{name} needs MuJoCo, which is not installed: install the extra mujoco") from error
     return mujoco, rollout
-
-
-def rows(tasks: Tasks) -> int:
-    """B."""
-    return next(iter(tasks.values())).shape[0]

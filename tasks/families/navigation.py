@@ -21,7 +21,7 @@ class Navigation2D(BatchedFamily):
     State and observation: position (x, y). Action: displacement, each coordinate clipped to ±0.1.
     Reward: minus the Euclidean distance to the goal after the move. Terminates when both
     coordinates are within 0.01 of the goal. Goals: uniform in [-0.5, 0.5]² for training; when
-    shifted, each coordinate in ±[0.5, 1], so in the four corners of [-1, 1]².
+    ood, each coordinate in ±[0.5, 1], so in the four corners of [-1, 1]².
 
     Source: Finn, Abbeel and Levine 2017 (arXiv 1703.03400, §5.3), as released in cbfinn/maml_rl:
     its reward is the distance, although the paper's text says its square.
@@ -31,7 +31,7 @@ class Navigation2D(BatchedFamily):
     horizon = 100
     defaults: ClassVar[dict[str, float]] = {"goal_x": 0.5, "goal_y": 0.5}
     train_range: ClassVar[dict[str, Range]] = {"goal_x": (-0.5, 0.5), "goal_y": (-0.5, 0.5)}
-    shifted_range: ClassVar[dict[str, Range]] = {"goal_x": (-1.0, 1.0), "goal_y": (-1.0, 1.0)}
+    ood_range: ClassVar[dict[str, Range]] = {"goal_x": (-1.0, 1.0), "goal_y": (-1.0, 1.0)}
     observation_scale = 0.5
     stride = 0.1
     tolerance = 0.01
@@ -48,10 +48,6 @@ class Navigation2D(BatchedFamily):
         """The origin."""
         goal = constants["goal"]
         return goal.new_zeros(goal.shape[0], environments, 2)
-
-    def observe(self, constants: Tasks, state: Tensor) -> Tensor:
-        """The position."""
-        return state
 
     def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """Move by the clipped action."""
@@ -81,7 +77,7 @@ class Navigation2DSparse(Navigation2D):
     """Find a hidden goal on a half circle, with reward only near it: PEARL's sparse point robot.
 
     Start, moves and observation are those of `Navigation2D`. The goal lies at distance 1 under an
-    angle uniform in [0, π]; when shifted in [π, 2π]. Reward: 1 minus the distance to the goal
+    angle uniform in [0, π]; when ood in [π, 2π]. Reward: 1 minus the distance to the goal
     where that is at most 0.2, else 0. Never terminates; 20 steps.
 
     Source: Rakelly et al. 2019 (arXiv 1903.08254, §6.3), whose moves are not clipped; here they
@@ -92,7 +88,7 @@ class Navigation2DSparse(Navigation2D):
     horizon = 20
     defaults: ClassVar[dict[str, float]] = {"angle": math.pi / 2}
     train_range: ClassVar[dict[str, Range]] = {"angle": (0.0, math.pi)}
-    shifted_range: ClassVar[dict[str, Range]] = {"angle": (0.0, 2 * math.pi)}
+    ood_range: ClassVar[dict[str, Range]] = {"angle": (0.0, 2 * math.pi)}
     radius = 0.2
 
     def constants(self, tasks: Tasks) -> Tasks:

@@ -29,7 +29,7 @@ class Pendulum(BatchedFamily):
     horizon = 200
     defaults: ClassVar[dict[str, float]] = {"gravity": 10.0, "mass": 1.0, "length": 1.0}
     train_range: ClassVar[dict[str, Range]] = {"mass": (0.75, 1.25), "length": (0.75, 1.25)}
-    shifted_range: ClassVar[dict[str, Range]] = {"mass": (0.5, 1.5), "length": (0.5, 1.5)}
+    ood_range: ClassVar[dict[str, Range]] = {"mass": (0.5, 1.5), "length": (0.5, 1.5)}
     observation_scale = (1.0, 1.0, 8.0)
     timestep = 0.05
     torque_limit = 2.0

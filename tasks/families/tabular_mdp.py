@@ -17,7 +17,7 @@ class TabularMDP(BatchedFamily):
 
     Task entries: "probability" (B, S, A, S), the chances P(s' | s, a) ~ Dirichlet(1, …, 1), and
     "mean" (B, S, A), the mean rewards m(s, a) ~ N(1, 1); a reward is drawn from N(m, 1). When
-    shifted, mean rewards are drawn from N(0, 2²). State: the index s (one number), initially 0;
+    ood, mean rewards are drawn from N(0, 2²). State: the index s (one number), initially 0;
     observation: its one-hot code. Never terminates.
 
     Source: RL² (Duan et al. 2016, arXiv 1611.02779, §3.2).
@@ -32,13 +32,13 @@ class TabularMDP(BatchedFamily):
         self.observation_space = spaces.Box(0.0, 1.0, (self.states,), np.float32)
         self.action_space = spaces.Discrete(self.actions)
 
-    def sample_tasks(self, batch: int, noise: Noise, *, shifted: bool = False) -> Tasks:
+    def sample_tasks(self, batch: int, noise: Noise, *, ood: bool = False) -> Tasks:
         """B processes; normalised exponential draws are Dirichlet(1, …, 1)."""
         exponential = -torch.log1p(-noise.uniform(batch, self.states, self.actions, self.states))
         normal = noise.normal(batch, self.states, self.actions)
         return {
             "probability": exponential / exponential.sum(-1, keepdim=True),
-            "mean": 2 * normal if shifted else 1 + normal,
+            "mean": 2 * normal if ood else 1 + normal,
         }
 
     def default_tasks(self, batch: int, noise: Noise) -> Tasks:

@@ -24,6 +24,7 @@ from learned_opt import (
 from learned_opt.artifacts import HEADER_KEY, load_artifact, shipped_rules
 from learned_opt.meta.config import run_config
 from learned_opt.meta.stages import load_recipe
+from learned_opt.provenance import environment
 from learned_opt.runs.config_file import changed
 
 
@@ -55,7 +56,8 @@ def test_a_saved_rule_loads_equal_and_frozen(rule, tmp_path):
     artifact = load_artifact(path)
     assert type(artifact.rule) is type(rule)
     assert artifact.rule.config() == rule.config()
-    assert artifact.header["provenance"] == {"families": ["lqr"], "seed": 3}
+    told = {"environment": environment(), "families": ["lqr"], "seed": 3}
+    assert artifact.header["provenance"] == told
     for ours, theirs in zip(rule.parameters(), artifact.rule.parameters(), strict=True):
         assert torch.equal(ours, theirs)
         assert not theirs.requires_grad

@@ -16,7 +16,7 @@ from learned_opt.tasks import BatchedFamily, Transition
 
 class Right(BatchedFamily):
     name, horizon, defaults = "right", 10, {"speed": 0.5}
-    train_range, shifted_range = {"speed": (0.25, 0.75)}, {"speed": (0.1, 1.0)}
+    train_range, ood_range = {"speed": (0.25, 0.75)}, {"speed": (0.1, 1.0)}
     observation_space = spaces.Box(-5.0, 5.0, (2,), np.float32)
     action_space = spaces.Discrete(2)
 
@@ -100,7 +100,7 @@ def test_a_family_that_is_right_is_told_as_what_it_is(checked):
     assert {"declaration", "sample_tasks", "transition", "reference_returns"} <= set(told(lines, "ok"))
     assert told(lines, "horizon") == ["10"]
     assert told(lines, "action_space") == ["Discrete(2)"]
-    assert told(lines, "task: speed") == ["0.5 by default, (0.25, 0.75) in training, (0.1, 1.0) shifted"]
+    assert told(lines, "task: speed") == ["0.5 by default, (0.25, 0.75) in training, (0.1, 1.0) ood"]
     assert told(lines, "task entries") == ["speed (B, 1)"]
     assert told(lines, "reference return")[0].startswith("100, ")
     assert float(told(lines, "random return")[0].split(",")[0]) > 0
@@ -121,7 +121,7 @@ def test_every_fault_is_told_and_the_command_fails(checked):
     assert [fault.split(" ")[0] for fault in faults] == [
         "horizon",
         "train_range",
-        "shifted_range",
+        "ood_range",
         "observe",
         "transition",
     ]

@@ -21,7 +21,7 @@ from learned_opt.rules.counter_rng import initial_rng_state
 from learned_opt.runs.checkpoint import checkpoints, load_checkpoint
 from learned_opt.runs.config_file import changed, plain, written
 from learned_opt.runs.distributed import Ranks, claim_device
-from learned_opt.tasks import Noise, Share
+from learned_opt.tasks import Noise, Shard
 from learned_opt.tasks.random import derive_noise
 
 TOLD = Presentation(roles=True, critic_first=False)
@@ -76,13 +76,13 @@ from learned_opt.meta.trainer import MetaTrainer
 runs, out, half = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), Path(sys.argv[3])
 with joined() as ranks:
     for name, fields in runs.items():
-        MetaTrainer(MetaConfig.from_dict(fields), out / f"rank {ranks.share.index}" / name, ranks=ranks).run()
+        MetaTrainer(MetaConfig.from_dict(fields), out / f"rank {ranks.shard.index}" / name, ranks=ranks).run()
         if (half / name).exists():
             MetaTrainer(MetaConfig.from_dict(fields), half / name, resume=True, ranks=ranks).run()
     try:
-        ranks.check_equal([torch.tensor([1.0 + ranks.share.index])], "numbers")
+        ranks.check_equal([torch.tensor([1.0 + ranks.shard.index])], "numbers")
     except RuntimeError as error:
-        (out.parent / f"refused {ranks.share.index}").write_text(str(error))
+        (out.parent / f"refused {ranks.shard.index}").write_text(str(error))
 """
 
 
@@ -199,7 +199,7 @@ def test_shares_of_the_noise_make_the_whole(replicas):
     def noise(**share):
         return Noise(torch.Generator().manual_seed(0), replicas=replicas, **share)
 
-    whole, parts = noise(), [noise(share=Share(index, 3)) for index in range(3)]
+    whole, parts = noise(), [noise(shard=Shard(index, 3)) for index in range(3)]
     for kind in ("uniform", "normal", "uniform"):
         drawn = getattr(whole, kind)(12, 5).view(replicas, 12 // replicas, 5)
         pieces = [getattr(part, kind)(4, 5).view(replicas, 4 // replicas, 5) for part in parts]
@@ -213,7 +213,7 @@ def test_learned_noise_depends_on_the_learner_not_on_the_process():
 
 
 def test_learners_that_cannot_be_shared_evenly_are_refused():
-    three, four = Ranks(Share(0, 3)), Ranks(Share(0, 4))
+    three, four = Ranks(Shard(0, 3)), Ranks(Shard(0, 4))
     with pytest.raises(ValueError, match=r"3 processes cannot share 4 learners evenly: .* a multiple of 3"):
         TINY.group("cartpole", new_rule(TINY), seed=0, presentation=TOLD, ranks=three)
     with pytest.raises(ValueError, match="set learners to a multiple of 8"):
@@ -221,7 +221,7 @@ def test_learners_that_cannot_be_shared_evenly_are_refused():
 
 
 def test_devices_that_are_not_one_each_are_refused(monkeypatch):
-    two = Ranks(Share(0, 2))
+    two = Ranks(Shard(0, 2))
     with pytest.raises(ValueError, match="cannot share 'cuda:1'"):
         claim_device("cuda:1", two)
     monkeypatch.setenv("LOCAL_RANK", "0")
@@ -238,7 +238,7 @@ def test_what_is_one_process_is_refused_under_torchrun(tmp_path, monkeypatch, ca
 
     class Joined:
         def __enter__(self):
-            return Pretended(Share(0, 2))
+            return Pretended(Shard(0, 2))
 
         def __exit__(self, *error):
             pass
@@ -261,5 +261,5 @@ def test_noise_of_a_part_is_independent_of_how_many_parts_there_are():
     together = derive_noise(0, "tasks").uniform(4, 3)
     for count in (2, 4):
         for index in range(count):
-            noise = Noise(derive_noise(0, "tasks").generator, share=Share(index, count))
+            noise = Noise(derive_noise(0, "tasks").generator, shard=Shard(index, count))
             assert torch.equal(noise.uniform(4 // count, 3), together.chunk(count)[index])

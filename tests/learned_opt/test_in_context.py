@@ -77,7 +77,7 @@ def test_building_a_policy_leaves_the_global_generator_alone():
 def test_training_learns_a_bandit_with_two_arms_far_apart(algorithm, tmp_path, monkeypatch):
     """Half of the tasks pay on arm 0, half on arm 1: telling them apart doubles the reward."""
 
-    def sample(self, batch, noise, *, shifted=False):
+    def sample(self, batch, noise, *, ood=False):
         side = (noise.uniform(batch, 1) < 0.5).float()
         best = torch.zeros(batch, self.arms)
         best[:, :1], best[:, 1:2] = side, 1 - side

@@ -9,7 +9,7 @@ from learned_opt import Adam, CoordinatewiseLSTM
 from learned_opt.algorithms import A2C
 from learned_opt.algorithms.a2c import ActorCriticLearner
 from learned_opt.algorithms.advantages import FLOOR, ReturnScale, generalised_advantages, normalised
-from learned_opt.algorithms.inner_loop import live
+from learned_opt.algorithms.inner_loop import train
 from learned_opt.policies.mlp import ActorCritic
 from learned_opt.rollouts.collect import collect, play_episodes
 from learned_opt.tasks import BatchedEnvironments, Noise, make_family
@@ -283,12 +283,12 @@ def test_query_returns_equal_a_hand_rolled_loop():
 def test_a_life_improves_navigation_and_is_reproducible():
     def life():
         learner = make_learner("navigation2d", 6, outer=0, config=A2C(hidden_size=16, num_envs=8))
-        return live(
+        return train(
             learner,
             Adam(),
             updates=60,
-            queries=4,
-            query_seed=0,
+            num_evals=4,
+            eval_seed=0,
             lr=1e-2,
             decay=torch.ones(6, 1),
         )
@@ -302,12 +302,12 @@ def test_a_life_improves_navigation_and_is_reproducible():
 
 def test_a_diverged_learner_is_reported_and_the_others_go_on():
     learner = make_learner("navigation2d", 2, outer=0, config=A2C(hidden_size=8, num_envs=2, num_steps=8))
-    life = live(
+    life = train(
         learner,
         Adam(),
         updates=6,
-        queries=2,
-        query_seed=0,
+        num_evals=2,
+        eval_seed=0,
         lr=torch.tensor([[1e-2], [1e39]]),
     )
     assert life.diverged.tolist() == [False, True]
@@ -318,7 +318,7 @@ def test_a_diverged_learner_is_reported_and_the_others_go_on():
 def test_non_finite_gradients_count_as_divergence_under_every_rule(rule):
     learner = make_learner("lqr", 2, outer=0, config=A2C(hidden_size=8, num_envs=2, num_steps=8))
     learner.environments.state[1] = float("nan")
-    life = live(learner, rule, updates=4, queries=2, query_seed=0)
+    life = train(learner, rule, updates=4, num_evals=2, eval_seed=0)
     assert life.diverged.tolist() == [False, True]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from learned_opt.algorithms import A2C
-from learned_opt.algorithms.inner_loop import live
+from learned_opt.algorithms.inner_loop import train
 from learned_opt.meta.config import run_config
 from learned_opt.meta.trainer import MetaTrainer
 from learned_opt.meta.validation import Validator
@@ -128,6 +128,8 @@ def test_only_rules_that_are_told_know_how_long_a_life_is():
     lives = []
     for told in (None, torch.tensor([True, False, False, True])):
         learner = A2C(**SMALL).learner(family, 4, derive_noise(0, "told"))
-        lives.append(live(learner, rule, updates=3, queries=2, query_seed=0, query_episodes=1, told=told))
+        lives.append(
+            train(learner, rule, updates=3, num_evals=2, eval_seed=0, eval_episodes=1, horizon_known=told)
+        )
     same = [torch.equal(a, b) for a, b in zip(*(life.last for life in lives), strict=True)]
     assert same == [True, False, False, True]

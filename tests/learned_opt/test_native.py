@@ -1,4 +1,4 @@
-"""Who computes: the engine can be chosen, records are the C sources' own, code of other sources is not loaded."""
+"""Who computes: the engine can be chosen, records are the C sources' own, and no other code is loaded."""
 
 from __future__ import annotations
 

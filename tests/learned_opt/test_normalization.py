@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from learned_opt.algorithms import A2C, inner
-from learned_opt.algorithms.inner_loop import live
+from learned_opt.algorithms.inner_loop import train
 from learned_opt.rollouts.normalization import CLIP, RunningMoments
 from learned_opt.rules import Adam
 from learned_opt.tasks import GymnasiumFamily, Noise, make_family
@@ -84,12 +84,12 @@ def test_replay_is_normalised_as_the_policy_sees_it_now():
 
 def test_policies_are_judged_through_the_view_they_learned_with():
     made = learner(normalize_observations=True)
-    life = live(made, Adam(), updates=3, queries=2, query_seed=0, query_episodes=2)
+    life = train(made, Adam(), updates=3, num_evals=2, eval_seed=0, eval_episodes=2)
     plain = learner()
     plain.environments.tasks = made.environments.tasks
     query = noise(4)
-    ours = made.judge(life.last, 2, query).returns
-    theirs = plain.judge(life.last, 2, noise(4)).returns
+    ours = made.evaluate(life.last, 2, query).returns
+    theirs = plain.evaluate(life.last, 2, noise(4)).returns
     assert ours.shape == theirs.shape
     assert not torch.allclose(ours, theirs)
 

@@ -259,7 +259,7 @@ def test_memory_stays_flat_whatever_has_gradients():
             used = torch.rand((), generator=generator) < 0.5
             parameter.grad = torch.ones(50) if used else None
         optimizer.step()
-    assert len(optimizer._layouts) <= 16
+    assert len(optimizer._layouts._kept) <= 16
 
 
 @pytest.mark.parametrize("foreach", [None, False])
@@ -270,10 +270,10 @@ def test_as_many_layouts_are_kept_as_a_step_needs(foreach):
     optimizer = LearnedOptimizer(groups, foreach=foreach)
     fill_gradients(parameters)
     optimizer.step()
-    kept = list(optimizer._layouts.values())
+    kept = list(optimizer._layouts._kept.values())
     optimizer.step()
     assert len(kept) == 40
-    assert all(a is b for a, b in zip(kept, optimizer._layouts.values(), strict=True))
+    assert all(a is b for a, b in zip(kept, optimizer._layouts._kept.values(), strict=True))
 
 
 def test_layouts_of_former_shapes_go_with_the_state_that_they_hold():
@@ -284,7 +284,7 @@ def test_layouts_of_former_shapes_go_with_the_state_that_they_hold():
         parameter.data = torch.ones(size)
         parameter.grad = torch.ones(size)
         optimizer.step()
-    assert len(optimizer._layouts) == 1
+    assert len(optimizer._layouts._kept) == 1
 
 
 @pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")
@@ -491,8 +491,8 @@ def test_the_rule_follows_its_parameters_to_their_device():
     with torch.device("meta"):
         network = nn.Linear(3, 2)
     optimizer = LearnedOptimizer(network.parameters(), rule="default")
-    (rule,) = optimizer._rules.values()
-    moved = optimizer._rule_on(rule.identity(), torch.device("meta"))
+    (rule,) = optimizer._rules._rules.values()
+    moved = optimizer._rules.on(rule.identity(), torch.device("meta"))
     assert all(value.device.type == "meta" for value in moved.parameters())
     assert all(value.device.type == "cpu" for value in rule.parameters())
 
@@ -828,7 +828,7 @@ def test_distributed_checkpoint_round_trip(kind, tmp_path):
 
 def test_malicious_pickle_is_refused_as_state_and_as_rule(tmp_path):
     from learned_opt import ArtifactError, load_rule
-    from learned_opt.runs.checkpoint import CHECKPOINT, load_checkpoint
+    from learned_opt.runs.checkpoint import checkpoint_name, load_checkpoint
 
     trace = tmp_path / "executed"
 
@@ -851,7 +851,7 @@ def test_malicious_pickle_is_refused_as_state_and_as_rule(tmp_path):
     torch.save({**optimizer.state_dict(), "extra": Malicious()}, tmp_path / "state.pt")
     with pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "state.pt", weights_only=True)
-    torch.save({"step": 1, "extra": Malicious()}, tmp_path / CHECKPOINT)
+    torch.save({"step": 1, "extra": Malicious()}, tmp_path / checkpoint_name(1))
     with pytest.raises(ValueError, match="damaged"):
         load_checkpoint(tmp_path, "cpu")
     assert not trace.exists()

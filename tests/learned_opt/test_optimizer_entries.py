@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from learned_opt import SGD, Adam, ClassicLSTM, CoordinatewiseLSTM, LearnedOptimizer, MetaLSTM
-from learned_opt.entries import PREFIX, SHAPE
+from learned_opt.optimizer.entries import PREFIX
 
 EXAMPLES = int(os.environ.get("LEARNED_OPT_EXAMPLES", "40"))
 FAIR = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
@@ -78,7 +78,7 @@ def resumed(how: str, parameters, optimizer):
             torch.save(saved, buffer := io.BytesIO())
             buffer.seek(0)
             saved = torch.load(buffer, weights_only=False)
-        optimizer = LearnedOptimizer(parameters, rule=next(iter(optimizer._rules.values())))
+        optimizer = LearnedOptimizer(parameters, rule=next(iter(optimizer._rules._rules.values())))
         optimizer.load_state_dict(saved)
     return parameters, optimizer
 
@@ -319,45 +319,6 @@ def test_shapes_are_those_at_the_time_of_saving():
     optimizer.state[parameters[0]] = {k: e if k == "step" else e[..., :10].clone() for k, e in state.items()}
     optimizer.param_groups[0]["params"] = parameters
     LearnedOptimizer([nn.Parameter(torch.ones(10))]).load_state_dict(optimizer.state_dict())
-
-
-def before_there_was_a_prefix(state: dict) -> dict:
-    """A state dict, or the state of one parameter, as it used to be."""
-    return {key.removeprefix(PREFIX): value for key, value in state.items() if key != SHAPE}
-
-
-def as_it_was_pickled(optimizer) -> dict:
-    state = {parameter: before_there_was_a_prefix(entries) for parameter, entries in optimizer.state.items()}
-    own = {"_rules": optimizer._rules, "_lr": optimizer._lr, "_on_device": {}, "_layouts": {}}
-    return {**torch.optim.Optimizer.__getstate__(optimizer), "state": defaultdict(dict, state), **own}
-
-
-@pytest.mark.parametrize("rule", list(RULES))
-def test_states_that_were_saved_under_the_bare_names_still_load(rule, monkeypatch):
-    ends = []
-    for pause in ("none", "load", "pickle"):
-        parameters = tensors()
-        optimizer = LearnedOptimizer(parameters, lr=1e-2, rule=RULES[rule])
-        step(optimizer, 0, late=False)
-        if pause == "load":
-            saved = optimizer.state_dict()
-            saved["state"] = {i: before_there_was_a_prefix(state) for i, state in saved["state"].items()}
-            optimizer = LearnedOptimizer(parameters, rule=RULES[rule])
-            optimizer.load_state_dict(saved)
-        if pause == "pickle":
-            monkeypatch.setattr(LearnedOptimizer, "__getstate__", as_it_was_pickled)
-            parameters, optimizer = pickle.loads(pickle.dumps((parameters, optimizer)))
-        step(optimizer, 1)
-        ends.append([parameter.detach() for parameter in parameters])
-    for end in ends[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(ends[0], end, strict=True))
-
-
-def test_a_state_under_the_bare_names_is_held_against_the_number_of_coordinates():
-    saved = stepped([nn.Parameter(torch.ones(4, 2))], "default").state_dict()
-    saved["state"] = {i: before_there_was_a_prefix(state) for i, state in saved["state"].items()}
-    with pytest.raises(ValueError, match=r"parameter 0 has shape .*8.* where .*9.* is needed"):
-        LearnedOptimizer([nn.Parameter(torch.ones(3, 3))]).load_state_dict(saved)
 
 
 # --- where loading happens -------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import torch
 from learned_opt import LearnedOptimizer, load_rule
 from learned_opt.algorithms import A2C
 from learned_opt.algorithms.a2c import ActorCriticLearner
-from learned_opt.algorithms.inner_loop import live
+from learned_opt.algorithms.inner_loop import train
 from learned_opt.rules.base import UpdateRule
 from learned_opt.tasks import make_family
 from learned_opt.tasks.random import derive_noise
@@ -47,7 +47,7 @@ class Dropped(UpdateRule):
                 parameter.grad = slopes[name][row].clone()
             optimizer.step()
         after = {name: torch.stack([tensors[name].detach() for tensors in self.tensors]) for name in before}
-        # live() adds an update to θ, which would round: θ itself is replaced, and 0 added to it.
+        # train() adds an update to θ, which would round: θ itself is replaced, and 0 added to it.
         parameters.copy_(layout.join(after))
         return torch.zeros_like(parameters), state
 
@@ -59,8 +59,8 @@ def test_the_shipped_rule_gives_the_same_curves_dropped_in_as_in_the_batched_lea
     for each in (rule, Dropped(rule)):
         noise = derive_noise(0, "curves", family)
         learner = ActorCriticLearner(make_family(family), BATCH, noise, A2C(num_envs=8, num_steps=16))
-        lives.append(live(learner, each, updates=UPDATES, queries=5, query_seed=1, query_episodes=4))
+        lives.append(train(learner, each, updates=UPDATES, num_evals=5, eval_seed=1, eval_episodes=4))
     core, dropped = lives
     assert torch.equal(core.returns, dropped.returns)
-    assert torch.equal(core.mean_action_returns, dropped.mean_action_returns)
+    assert torch.equal(core.deterministic_returns, dropped.deterministic_returns)
     assert len(core.returns.unique()) > BATCH

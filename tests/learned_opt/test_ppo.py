@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from learned_opt.algorithms import PPO
-from learned_opt.algorithms.inner_loop import live
+from learned_opt.algorithms.inner_loop import train
 from learned_opt.algorithms.ppo import PPOLearner
 from learned_opt.rules import SGD, Adam
 from learned_opt.tasks import Noise, make_family
@@ -123,7 +123,7 @@ def test_a_life_leaves_out_the_updates_that_were_stopped():
             return super().update(x, state)
 
     learner = ppo(update_epochs=4, num_minibatches=1, target_kl=1e-12, batch=1)
-    live(learner, Recorder(), updates=5, queries=2, query_seed=0, query_episodes=1, lr=0.5)
+    train(learner, Recorder(), updates=5, num_evals=2, eval_seed=0, eval_episodes=1, lr=0.5)
     assert not torch.equal(caught[0], caught[1])  # the first update from a rollout is never too far
     assert torch.equal(caught[1], caught[2])
     assert torch.equal(caught[2], caught[3])
@@ -156,7 +156,7 @@ def test_ppo_learns_cartpole():
         update_epochs=4,
         num_minibatches=4,
     )
-    life = live(learner, Adam(), updates=480, queries=2, query_seed=0, lr=2e-3)
+    life = train(learner, Adam(), updates=480, num_evals=2, eval_seed=0, lr=2e-3)
     assert life.returns[0].mean() < 60
     assert life.returns[1].mean() > 150
     assert life.steps_per_update == 32

@@ -26,6 +26,7 @@ from learned_opt.tasks.base import Transition
 from learned_opt.tasks.batched import BatchedFamily
 from learned_opt.tasks.registry import FAMILIES
 from learned_opt.tracing import verify
+from learned_opt.tracing.branches import undecided
 from learned_opt.tracing.lowering import trace
 from learned_opt.tracing.verify import dynamics_of, why_in_torch
 
@@ -319,7 +320,98 @@ def test_numbers_that_transitions_take_from_elsewhere_are_not_taken_for_constant
     family = Untraceable(lambda s: float(next(drawn)))
     with caplog.at_level(logging.INFO):
         collected(family, monkeypatch, compiled=None)
+    assert "reads a range_iterator, which may change unseen" in reasons(caplog)
+    family = Untraceable(lambda s: float(np.random.default_rng().uniform()))
+    with caplog.at_level(logging.INFO):
+        collected(family, monkeypatch, compiled=None)
     assert "does something else than its functions do" in reasons(caplog)
+
+
+@needs_compiled
+@pytest.mark.parametrize("share", [1000, 20])
+def test_a_family_that_is_traced_wrong_in_one_transition_of_a_thousand_runs_in_torch(share):
+    """As tracing sees one environment alone, what is done to many can be hidden from it."""
+
+    def rare(s):
+        lot = (s[..., 0] * 7919).abs() % 1
+        return torch.where(lot < 1 / share, 1.0, 0.0) if s.shape[1] > 1 else 0.0
+
+    assert "does something else" in why_in_torch(Untraceable(rare))
+
+
+@pytest.mark.parametrize(
+    ("function", "undecided_at", "decided_at"),
+    [
+        (lambda x, y, s: (x * 10).floor(), [0.3, 0.6999999], [0.25, 2.0, -1.0]),
+        (lambda x, y, s: (x * 10 > 7).float(), [0.7], [0.71, 1.0]),
+        (lambda x, y, s: (x == 3).float() + (x > 3), [3.0000002], [3.0, 2.0, 3.1]),
+        (lambda x, y, s: torch.fmod(x, 0.1), [0.3], [0.25]),
+        (lambda x, y, s: torch.atan2(x, y - 3), [1e-7, -1e-7], [0.0, 0.5]),
+        (lambda x, y, s: x.sin().clamp(-0.5, 0.5) * y, [], [0.5235988, 1.0]),
+    ],
+)
+def test_only_where_rounding_alone_decides_is_it_left_undecided_what_a_program_does(
+    function, undecided_at, decided_at
+):
+    """Counts and places of grids are exact: nothing excuses a program that takes them for others."""
+    program = calculated(function)
+    values = [*undecided_at, *decided_at]
+    rows = np.array([(value, 0.5, *[0.0] * program.actions) for value in values], np.float32)
+    packed = np.full((len(rows), program.width), 0.5, np.float32)
+    found = undecided(program.glance, program, rows, packed)
+    assert found.tolist() == [True] * len(undecided_at) + [False] * len(decided_at)
+
+
+FACTOR, HELD = 2.0, {"factor": 2.0}
+
+
+def _scaled(s):
+    return FACTOR * s
+
+
+class _Settings:
+    factor = 2.0
+
+
+@needs_compiled
+@pytest.mark.parametrize("where", ["global", "entry", "function", "class", "closure", "default", "method"])
+def test_what_functions_read_besides_their_arguments_is_noticed_when_it_changes(where, monkeypatch):
+    here, factor = globals(), 2.0
+
+    def closed(x, y, s):
+        return factor * x
+
+    def by_default(x, y, s, factor=2.0):
+        return factor * x
+
+    functions = {
+        "global": lambda x, y, s: FACTOR * x,
+        "entry": lambda x, y, s: HELD["factor"] * x,
+        "function": lambda x, y, s: _scaled(x),
+        "class": lambda x, y, s: _Settings.factor * x,
+        "closure": closed,
+        "default": by_default,
+        "method": lambda x, y, s: FACTOR * x,
+    }
+    family = Calculator(functions[where])
+    if where == "method":
+        family = type("Own", (Calculator,), {"observe": lambda self, c, state: FACTOR * state[..., :1]})(None)
+    environments = environments_of(family)
+    before = dynamics_of(environments)
+    assert dynamics_of(environments) is before
+    if where in ("global", "function", "method"):
+        monkeypatch.setitem(here, "FACTOR", 3.0)
+    elif where == "entry":
+        monkeypatch.setitem(HELD, "factor", 3.0)
+    elif where == "class":
+        monkeypatch.setattr(_Settings, "factor", 3.0)
+    elif where == "closure":
+        factor = 3.0
+    else:
+        by_default.__defaults__ = (3.0,)
+    after = dynamics_of(environments)
+    assert after.program is not before.program
+    assert 3.0 in after.program.literals
 
 
 @needs_compiled

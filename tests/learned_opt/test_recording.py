@@ -10,7 +10,7 @@ import torch
 from learned_opt import load_rule
 from learned_opt.algorithms import A2C, DQN, PPO, Reinforce
 from learned_opt.algorithms.cuda_graphs import Recorder
-from learned_opt.algorithms.inner_loop import live
+from learned_opt.algorithms.inner_loop import train
 from learned_opt.meta.config import run_config
 from learned_opt.meta.estimators.es import EvolutionGroup
 from learned_opt.meta.estimators.presentation import Presentation
@@ -169,7 +169,7 @@ def test_recorded_lives_are_those_that_run(config, tapes, monkeypatch):
 
         monkeypatch.setattr("learned_opt.algorithms.inner_loop.Recorder", noted)
         mine = learner("gridworld", "cuda", config)
-        life = live(mine, rule, updates=24, queries=3, query_seed=0, query_episodes=2)
+        life = train(mine, rule, updates=24, num_evals=3, eval_seed=0, eval_episodes=2)
         ends.append([life.returns, life.last])
     torch.testing.assert_close(*ends, rtol=0.0, atol=0.0)
     assert (len(made[0]._tapes) >= tapes) if tapes else not made[0]._tapes

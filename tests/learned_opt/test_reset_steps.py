@@ -119,7 +119,7 @@ def test_metrics_and_moments_are_those_of_the_steps_taken():
 
 def test_judged_episodes_are_paid_for_their_own_steps_alone():
     made = learner(100.0)
-    played = made.judge(made.initial_parameters(), 3, Noise(torch.Generator().manual_seed(1)))
+    played = made.evaluate(made.initial_parameters(), 3, Noise(torch.Generator().manual_seed(1)))
     assert played.returns.tolist() == [[LENGTH * PAID] * 3]
 
 

@@ -356,7 +356,7 @@ def test_reptile_pulls_the_start_to_the_mean_of_where_lives_end():
 def test_reptile_finds_a_start_from_which_bandits_of_one_kind_are_known(tmp_path, monkeypatch):
     """If arm 3 is best in every task, the learned start must choose it before any update."""
 
-    def sample(self, batch, noise, *, shifted=False):
+    def sample(self, batch, noise, *, ood=False):
         return {"probability": torch.eye(self.arms)[3].expand(batch, self.arms).clone()}
 
     monkeypatch.setattr("learned_opt.tasks.families.bandit.Bandit.sample_tasks", sample)

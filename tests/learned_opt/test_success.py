@@ -8,7 +8,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from learned_opt.algorithms import A2C, Reinforce
-from learned_opt.algorithms.inner_loop import live
+from learned_opt.algorithms.inner_loop import train
 from learned_opt.rollouts.collect import play_episodes
 from learned_opt.rules import SGD
 from learned_opt.tasks import GymnasiumFamily, make_family
@@ -85,7 +85,7 @@ def test_nothing_is_told_where_environments_tell_nothing():
     noise = derive_noise(0, "success")
     for family in (passing(key=""), make_family("cartpole")):
         learner = A2C(num_envs=1).learner(family, 1, noise)
-        assert learner.judge(learner.initial_parameters(), 2, noise).success is None
+        assert learner.evaluate(learner.initial_parameters(), 2, noise).success is None
 
 
 def test_an_episode_succeeds_if_it_did_at_any_time():
@@ -104,9 +104,9 @@ def test_an_episode_succeeds_if_it_did_at_any_time():
 def test_a_life_tells_how_often_its_policies_succeeded():
     config = Reinforce(normalize_advantage="batch", num_envs=4, hidden_size=4)
     learner = config.learner(passing(), 3, derive_noise(2, "success"))
-    life = live(learner, SGD(), updates=1, queries=2, query_seed=0, query_episodes=10)
-    assert life.success.shape == life.mean_action_success.shape == (2, 3)
-    assert set(life.mean_action_success.flatten().tolist()) <= {0.0, 1.0}  # always the same action
+    life = train(learner, SGD(), updates=1, num_evals=2, eval_seed=0, eval_episodes=10)
+    assert life.success.shape == life.deterministic_success.shape == (2, 3)
+    assert set(life.deterministic_success.flatten().tolist()) <= {0.0, 1.0}  # always the same action
     assert 0 < life.success.mean() < 1
 
 

@@ -34,7 +34,7 @@ class Lever(BatchedFamily):
     action_space = spaces.Discrete(2)
     pay = 1.0
 
-    def sample_tasks(self, batch, noise, *, shifted=False):
+    def sample_tasks(self, batch, noise, *, ood=False):
         return {"deadly": (noise.uniform(batch, 1) < 0.5).float()}
 
     def initial_state(self, constants, environments, noise):
@@ -62,7 +62,7 @@ class Chancy(BatchedFamily):
     observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
     action_space = spaces.Box(-1, 1, (1,), np.float32)
 
-    def sample_tasks(self, batch, noise, *, shifted=False):
+    def sample_tasks(self, batch, noise, *, ood=False):
         risk = noise.uniform(batch, 1) * (noise.uniform(batch, 1) < 0.7)
         return {"risk": risk, "horizon": 1 + (noise.uniform(batch, 1) * 9).floor()}
 

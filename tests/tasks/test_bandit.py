@@ -45,11 +45,11 @@ def test_the_reference_is_the_best_arm():
 def test_shifted_arms_lie_between_four_and_six_tenths():
     family, noise = Bandit(), make_noise()
     train = family.sample_tasks(1000, noise)["probability"]
-    shifted = family.sample_tasks(1000, noise, shifted=True)["probability"]
+    ood = family.sample_tasks(1000, noise, ood=True)["probability"]
     assert train.min() < 0.01
     assert train.max() > 0.99
-    assert 0.4 <= shifted.min() < 0.401
-    assert 0.599 < shifted.max() <= 0.6
+    assert 0.4 <= ood.min() < 0.401
+    assert 0.599 < ood.max() <= 0.6
 
 
 def test_a_bandit_without_arms_is_refused():

@@ -104,8 +104,8 @@ def test_the_ball_starts_in_any_column_of_the_top_row_and_the_paddle_in_the_midd
 def test_shifted_winds_are_stronger():
     family, noise = Catch(), make_noise()
     train = family.sample_tasks(1000, noise)["wind"]
-    shifted = family.sample_tasks(1000, noise, shifted=True)["wind"]
+    ood = family.sample_tasks(1000, noise, ood=True)["wind"]
     assert train.abs().max() <= 0.4
-    assert shifted.abs().min() >= 0.4
-    assert shifted.abs().max() <= 0.8
-    assert shifted.min() < 0 < shifted.max()
+    assert ood.abs().min() >= 0.4
+    assert ood.abs().max() <= 0.8
+    assert ood.min() < 0 < ood.max()

@@ -36,7 +36,7 @@ class Slope(BatchedFamily):
     horizon = 10
     defaults = {"speed": 0.5}  # noqa: RUF012
     train_range = {"speed": (0.25, 0.75)}  # noqa: RUF012
-    shifted_range = {"speed": (0.1, 1.0)}  # noqa: RUF012
+    ood_range = {"speed": (0.1, 1.0)}  # noqa: RUF012
     observation_space = spaces.Box(-5.0, 5.0, (2,), np.float32)
     action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
 
@@ -448,17 +448,17 @@ def test_returns_of_another_shape_are_refused(method, returns, sentence):
 
 DECLARATIONS = {
     "a typo in train_range": (
-        {"train_range": {"sped": (0.1, 0.2)}, "shifted_range": {}},
+        {"train_range": {"sped": (0.1, 0.2)}, "ood_range": {}},
         "train_range names sped",
     ),
-    "a typo in shifted_range": ({"shifted_range": {"sped": (0.1, 0.9)}}, "shifted_range names sped"),
+    "a typo in ood_range": ({"ood_range": {"sped": (0.1, 0.9)}}, "ood_range names sped"),
     "bounds upside down": ({"train_range": {"speed": (0.75, 0.25)}}, "train_range gives speed as"),
     "bounds that are not finite": (
         {"train_range": {"speed": (0.0, float("inf"))}},
         "train_range gives speed as",
     ),
     "three bounds": ({"train_range": {"speed": (0.0, 1.0, 2.0)}}, "train_range gives speed as"),
-    "shifted within": ({"shifted_range": {"speed": (0.3, 0.5)}}, "shifted_range shifts speed"),
+    "ood within": ({"ood_range": {"speed": (0.3, 0.5)}}, "ood_range shifts speed"),
     "a default that is no number": ({"defaults": {"speed": None}}, "defaults gives speed as None"),
     "a horizon of 0": ({"horizon": 0}, "horizon is 0, and a whole number of steps"),
     "a negative horizon": ({"horizon": -5}, "horizon is -5"),
@@ -466,7 +466,7 @@ DECLARATIONS = {
     "no horizon": ({"horizon": None}, "horizon is None"),
     "a horizon without end": ({"horizon": float("inf")}, "horizon is inf"),
     "a horizon drawn from 0 on": (
-        {"train_range": {"horizon": (0.0, 5.0)}, "shifted_range": {}},
+        {"train_range": {"horizon": (0.0, 5.0)}, "ood_range": {}},
         "train_range gives a horizon",
     ),
     "no name": ({"name": " "}, "name is ' '"),

@@ -263,14 +263,14 @@ def test_training_tasks_lie_in_the_training_range_and_fill_it(name, key):
 @pytest.mark.parametrize(("name", "key"), RANGES)
 def test_shifted_tasks_lie_in_the_shifted_range_and_outside_the_training_range(name, key):
     family = make_family(name)
-    values = family.sample_tasks(2000, noise_of(0), shifted=True)[key]
+    values = family.sample_tasks(2000, noise_of(0), ood=True)[key]
     low, high = family.train_range[key]
-    assert in_range(values, family.shifted_range[key]).all()
+    assert in_range(values, family.ood_range[key]).all()
     assert ((values <= low) | (values >= high)).all()
 
 
 def test_shifted_tasks_are_uniform_over_both_sides_of_the_training_range():
-    force = make_family("cartpole").sample_tasks(20_000, noise_of(0), shifted=True)["force"]
+    force = make_family("cartpole").sample_tasks(20_000, noise_of(0), ood=True)["force"]
     below = force[force < 5]
     assert len(below) / len(force) == pytest.approx(4 / 9, abs=0.02)
     assert below.mean() == pytest.approx(3.0, abs=0.1)
@@ -340,8 +340,8 @@ def test_a_family_that_varies_nothing_has_tasks_all_the_same():
 
 
 def test_shifted_tasks_need_ranges_to_be_drawn_from():
-    with pytest.raises(ValueError, match="loose has no shifted range of horizon"):
-        Loose().sample_tasks(2, noise_of(0), shifted=True)
+    with pytest.raises(ValueError, match="loose has no ood range of horizon"):
+        Loose().sample_tasks(2, noise_of(0), ood=True)
 
 
 def test_a_family_of_few_tasks_says_so():

@@ -172,8 +172,8 @@ class Drift(BatchedFamily):
                 right = change(right)
         return right
 
-    def sample_tasks(self, batch, noise, *, shifted=False):
-        tasks = super().sample_tasks(batch, noise, shifted=shifted)
+    def sample_tasks(self, batch, noise, *, ood=False):
+        tasks = super().sample_tasks(batch, noise, ood=ood)
         return {"speed": self.told("a task", tasks["speed"])}
 
     def constants(self, tasks):
@@ -209,7 +209,7 @@ def lived(family, batch, environments, objective):
         parameters = learner.initial_parameters()
         results = [learner.gradient(parameters).inner for _ in range(2)]
         results += [learner.experience(parameters, 4)[0].rewards]
-        results += [learner.judge(parameters, 2, derive_noise(1, "judged")).returns]
+        results += [learner.evaluate(parameters, 2, derive_noise(1, "judged")).returns]
         tasks = sampled_tasks(family, batch, noise)
         results += [reference_returns(family, tasks, noise), random_returns(family, tasks, noise)]
     except ValueError as refusal:

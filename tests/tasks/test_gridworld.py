@@ -175,13 +175,13 @@ def distances(walls, start):
     return found
 
 
-@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("ood", [False, True])
 @pytest.mark.parametrize("reach", [20, 5])
-def test_sampled_objects_lie_apart_on_cells_within_reach_of_the_start(shifted, reach):
+def test_sampled_objects_lie_apart_on_cells_within_reach_of_the_start(ood, reach):
     family = GridWorld()
     assert family.reach == 20
     family.reach = reach
-    tasks = family.sample_tasks(200, make_noise(), shifted=shifted)
+    tasks = family.sample_tasks(200, make_noise(), ood=ood)
     for walls, start, cells in zip(tasks["walls"], tasks["start"], tasks["cells"], strict=True):
         start, cells = tuple(start.int().tolist()), [tuple(c) for c in cells.int().tolist()]
         reached = distances(walls.tolist(), start)
@@ -191,10 +191,10 @@ def test_sampled_objects_lie_apart_on_cells_within_reach_of_the_start(shifted, r
 
 
 @pytest.mark.parametrize(
-    ("shifted", "sizes", "limits"), [(False, (4, 7), (20, 100)), (True, (8, 10), (101, 250))]
+    ("ood", "sizes", "limits"), [(False, (4, 7), (20, 100)), (True, (8, 10), (101, 250))]
 )
-def test_sampled_tasks_lie_in_the_stated_ranges(shifted, sizes, limits):
-    tasks = GridWorld().sample_tasks(3000, make_noise(), shifted=shifted)
+def test_sampled_tasks_lie_in_the_stated_ranges(ood, sizes, limits):
+    tasks = GridWorld().sample_tasks(3000, make_noise(), ood=ood)
     free = ~tasks["walls"]
     extent = torch.maximum(free.any(1).sum(1), free.any(2).sum(1))
     assert extent.max() == sizes[1]
@@ -226,10 +226,10 @@ def test_a_step_leaves_its_arguments_as_they_were():
         assert torch.equal(entry, before[key])
 
 
-@pytest.mark.parametrize(("shifted", "side"), [(False, 7), (True, 9)])
-def test_sparse_goals_are_uniform_over_the_rim(shifted, side):
+@pytest.mark.parametrize(("ood", "side"), [(False, 7), (True, 9)])
+def test_sparse_goals_are_uniform_over_the_rim(ood, side):
     family = GridWorldSparse()
-    tasks = family.sample_tasks(40 * (side - 1) * 4, make_noise(), shifted=shifted)
+    tasks = family.sample_tasks(40 * (side - 1) * 4, make_noise(), ood=ood)
     goals = [tuple(cell) for cell in tasks["cells"][:, 0].long().tolist()]
     rim = {(i, j) for i in range(side) for j in range(side) if {i, j} & {0, side - 1}}
     assert set(goals) == rim

@@ -309,19 +309,19 @@ def test_families_of_ones_own_are_named_by_module_and_attribute(tmp_path, monkey
             ),
             "wrappers go around single environments",
         ),
-        (lambda: GymnasiumFamily("CartPole-v1", shifted={"length": (0, 1)}), "which vary does not"),
+        (lambda: GymnasiumFamily("CartPole-v1", ood={"length": (0, 1)}), "which vary does not"),
         (lambda: counted("Many"), "actions of MultiDiscrete.*wrap it"),
         (lambda: GymnasiumFamily("CartPole-v1", {"gravity": (5, np.inf)}), "finite bounds"),
         (lambda: GymnasiumFamily("CartPole-v1", {"gravity": (9, 5)}), "the lower one first"),
         (
-            lambda: GymnasiumFamily("CartPole-v1", {"gravity": (5, 15)}, shifted={"gravity": (8, 10)}),
+            lambda: GymnasiumFamily("CartPole-v1", {"gravity": (5, 15)}, ood={"gravity": (8, 10)}),
             r"gravity to \(8, 10\).*contain \(5, 15\)",
         ),
         (
             lambda: GymnasiumFamily(
-                "CartPole-v1", {"gravity": (5, 15), "length": (0.4, 0.6)}, shifted={"gravity": (1, 20)}
+                "CartPole-v1", {"gravity": (5, 15), "length": (0.4, 0.6)}, ood={"gravity": (1, 20)}
             ),
-            "no shifted range of length",
+            "no ood range of length",
         ),
         (lambda: GymnasiumFamily("CartPole-v1", horizon=-3), "positive number of steps"),
         (lambda: GymnasiumFamily("CartPole-v1", horizon=0), "positive number of steps"),

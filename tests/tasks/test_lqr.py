@@ -36,10 +36,10 @@ def play(family, tasks, gains, episodes, noise):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("shifted", [False, True])
-def test_the_reference_is_what_the_optimal_feedback_earns(dtype, shifted):
+@pytest.mark.parametrize("ood", [False, True])
+def test_the_reference_is_what_the_optimal_feedback_earns(dtype, ood):
     family, noise = LQR(), make_noise(dtype)
-    tasks = family.sample_tasks(6, noise, shifted=shifted)
+    tasks = family.sample_tasks(6, noise, ood=ood)
     total = play(family, tasks, optimal_gains(tasks, family.horizon), 4000, noise)
     reference = family.reference_returns(tasks, noise)
     assert reference.dtype == total.dtype == dtype
@@ -80,8 +80,8 @@ def test_a_step_is_the_linear_system_and_charges_the_state_before_it():
 
 def test_systems_have_the_stated_spectral_radii_and_unit_columns():
     family, noise = LQR(), make_noise(torch.float64)
-    for shifted, low, high in ((False, 0.8, 1.05), (True, 1.05, 1.2)):
-        tasks = family.sample_tasks(500, noise, shifted=shifted)
+    for ood, low, high in ((False, 0.8, 1.05), (True, 1.05, 1.2)):
+        tasks = family.sample_tasks(500, noise, ood=ood)
         radius = torch.linalg.eigvals(tasks["A"]).abs().amax(-1, keepdim=True)
         torch.testing.assert_close(radius, tasks["radius"])
         assert low <= radius.min() < low + 0.01
@@ -91,7 +91,7 @@ def test_systems_have_the_stated_spectral_radii_and_unit_columns():
 
 def test_runaway_actions_stay_finite_in_single_precision():
     family, noise = LQR(), make_noise()
-    environments = BatchedEnvironments(family, family.sample_tasks(50, noise, shifted=True), 2, noise)
+    environments = BatchedEnvironments(family, family.sample_tasks(50, noise, ood=True), 2, noise)
     for _ in range(family.horizon):
         step = environments.step(torch.full((50, 2, 2), 1e6))
         assert step.reward.isfinite().all()

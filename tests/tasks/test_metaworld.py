@@ -55,11 +55,11 @@ def test_no_environment_of_ml10_is_in_both_splits():
     train, test = family.names("train"), family.names("test")
     assert (len(train), len(test)) == (10, 5)
     assert set(train).isdisjoint(test)
-    drawn, shifted = (family.sample_tasks(200, noise(), shifted=shifted) for shifted in (False, True))
+    drawn, ood = (family.sample_tasks(200, noise(), ood=ood) for ood in (False, True))
     assert drawn["split"].unique().tolist() == [0]
-    assert shifted["split"].unique().tolist() == [1]
+    assert ood["split"].unique().tolist() == [1]
     assert drawn["environment"].unique().tolist() == list(range(10))
-    assert shifted["environment"].unique().tolist() == list(range(5))
+    assert ood["environment"].unique().tolist() == list(range(5))
     assert drawn["goal"].unique().tolist() == list(range(5))
 
 
@@ -149,10 +149,10 @@ def test_returns_on_record_are_each_environment_s_own():
     tasks = family.every_task("test", 1)
     expected = [stored[f"ml1-{name}"] for name in family.names("test")]
     assert reference_returns(family, tasks, noise()).tolist() == pytest.approx(
-        [entry["shifted"] for entry in expected]
+        [entry["ood"] for entry in expected]
     )
     assert random_returns(family, tasks, noise()).tolist() == pytest.approx(
-        [entry["random"]["shifted"] for entry in expected]
+        [entry["random"]["ood"] for entry in expected]
     )
 
 
@@ -160,7 +160,7 @@ def test_every_environment_has_returns_on_record():
     stored = stored_references()
     for name in metaworld.ML1.ENV_NAMES:
         entry = stored[f"ml1-{name}"]
-        assert all(entry[split] > entry["random"][split] for split in ("train", "shifted")), name
+        assert all(entry[split] > entry["random"][split] for split in ("train", "ood")), name
 
 
 def test_names_that_are_no_benchmark_are_explained():

@@ -42,10 +42,10 @@ def test_staying_at_the_origin_and_random_moves_score_what_the_literature_implie
 
 
 @pytest.mark.parametrize("family", [Navigation2D(), Navigation2DSparse()])
-@pytest.mark.parametrize("shifted", [False, True])
-def test_the_analytic_optimum_is_what_the_straight_way_returns(family, shifted):
+@pytest.mark.parametrize("ood", [False, True])
+def test_the_analytic_optimum_is_what_the_straight_way_returns(family, ood):
     noise = make_noise(torch.float64)
-    tasks = family.sample_tasks(500, noise, shifted=shifted)
+    tasks = family.sample_tasks(500, noise, ood=ood)
     simulated = follow(family, tasks, noise, straight)
     torch.testing.assert_close(simulated, family.reference_returns(tasks, noise))
 
@@ -77,15 +77,15 @@ def test_sparse_reward_is_zero_beyond_a_fifth_of_the_way():
 def test_goals_lie_in_their_ranges():
     noise = make_noise()
     train = Navigation2D().sample_tasks(1000, noise)
-    shifted = Navigation2D().sample_tasks(1000, noise, shifted=True)
+    ood = Navigation2D().sample_tasks(1000, noise, ood=True)
     for key in ("goal_x", "goal_y"):
         assert train[key].abs().max() <= 0.5
-        assert shifted[key].abs().min() >= 0.5
-        assert -1 <= shifted[key].min() < -0.99
-        assert 0.99 < shifted[key].max() <= 1
+        assert ood[key].abs().min() >= 0.5
+        assert -1 <= ood[key].min() < -0.99
+        assert 0.99 < ood[key].max() <= 1
     family = Navigation2DSparse()
     for is_shifted in (False, True):
-        angle = family.sample_tasks(1000, noise, shifted=is_shifted)
+        angle = family.sample_tasks(1000, noise, ood=is_shifted)
         goal = family.constants(angle)["goal"]
         assert torch.allclose(goal.norm(dim=-1), torch.ones(()))
         assert (goal[..., 1] * (-1 if is_shifted else 1)).min() > -1e-6

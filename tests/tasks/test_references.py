@@ -111,20 +111,20 @@ def test_an_analytic_reference_is_preferred():
 
 def test_a_stored_reference_depends_on_the_split(tmp_path, monkeypatch):
     stored = tmp_path / "references.json"
-    stored.write_text(json.dumps({"echo": {"train": 7, "shifted": -3, "horizon": 4, "command": "measure"}}))
+    stored.write_text(json.dumps({"echo": {"train": 7, "ood": -3, "horizon": 4, "command": "measure"}}))
     monkeypatch.setattr(learned_opt.tasks.references, "_STORED", stored)
     family, noise = Echo(spaces.Discrete(2)), make_noise(torch.float64)
     drawn = family.default_tasks(3, noise)
     train = reference_returns(family, drawn, noise)
     assert train.dtype == torch.float64
     assert train.tolist() == [7.0, 7.0, 7.0]
-    assert reference_returns(family, drawn, noise, shifted=True).tolist() == [-3.0, -3.0, -3.0]
+    assert reference_returns(family, drawn, noise, ood=True).tolist() == [-3.0, -3.0, -3.0]
 
 
 def test_a_missing_reference_is_explained():
     family, noise = Echo(spaces.Discrete(2)), make_noise()
-    with pytest.raises(ValueError, match="no reference return for the shifted tasks of 'echo'"):
-        reference_returns(family, family.default_tasks(3, noise), noise, shifted=True)
+    with pytest.raises(ValueError, match="no reference return for the ood tasks of 'echo'"):
+        reference_returns(family, family.default_tasks(3, noise), noise, ood=True)
 
 
 def test_a_stored_reference_serves_no_other_horizon():
@@ -169,4 +169,4 @@ def test_every_stored_reference_names_a_family_and_the_command_that_measured_it(
     for name, entry in stored.items():
         learned_opt.tasks.check_family(name)
         beside = {"random", "success"} if is_benchmark(name) else {"horizon"}
-        assert {"train", "command", *beside} <= set(entry) <= {"train", "shifted", "command", *beside}
+        assert {"train", "command", *beside} <= set(entry) <= {"train", "ood", "command", *beside}

@@ -61,13 +61,13 @@ def test_next_states_and_rewards_follow_the_task(dtype):
 def test_tasks_follow_the_stated_distributions():
     family, noise = TabularMDP(), make_noise(torch.float64)
     train = family.sample_tasks(500, noise)
-    shifted = family.sample_tasks(500, noise, shifted=True)
+    ood = family.sample_tasks(500, noise, ood=True)
     probability = train["probability"]
     torch.testing.assert_close(probability.sum(-1), torch.ones_like(train["mean"]))
     # A coordinate of Dirichlet(1, …, 1) in 10 dimensions has variance 9 / (100 · 11).
     assert probability.var() == pytest.approx(9 / 1100, rel=0.05)
     assert (train["mean"].mean(), train["mean"].std()) == pytest.approx((1, 1), abs=0.03)
-    assert (shifted["mean"].mean(), shifted["mean"].std()) == pytest.approx((0, 2), abs=0.06)
+    assert (ood["mean"].mean(), ood["mean"].std()) == pytest.approx((0, 2), abs=0.06)
 
 
 def test_on_the_standard_ring_the_optimum_reaches_the_last_state_in_three_moves():

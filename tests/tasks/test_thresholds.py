@@ -129,9 +129,9 @@ def test_weights_of_rewards_take_it_away(options):
 
 
 def test_other_properties_may_vary_and_shift():
-    family = GymnasiumFamily("CartPole-v1", {"length": (0.4, 0.6)}, shifted={"length": (0.2, 1.0)})
+    family = GymnasiumFamily("CartPole-v1", {"length": (0.4, 0.6)}, ood={"length": (0.2, 1.0)})
     assert reference(family) == [475.0] * 2
-    assert reference(family, shifted=True) == [475.0] * 2
+    assert reference(family, ood=True) == [475.0] * 2
 
 
 @pytest.mark.parametrize("options", [{"horizon": 50}, {"wrappers": [Doubled]}])

@@ -14,11 +14,12 @@ from torch import Tensor
 from learned_opt.algorithms.base import GradientSample
 from learned_opt.algorithms.cuda_graphs import Recorder
 from learned_opt.algorithms.inner_step import InnerState, inner_step, is_sound
+from learned_opt.layout import RuleState
 from learned_opt.meta.estimators.config import Estimator, Problems
 from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.unroll import Phi
 from learned_opt.policies.base import Policies, policy_for
-from learned_opt.rules.base import RuleState, UpdateRule
+from learned_opt.rules.base import UpdateRule
 from learned_opt.runs.checkpoint import check_fits
 from learned_opt.runs.distributed import ALONE, Ranks
 from learned_opt.tasks import Noise, Tasks
@@ -95,7 +96,7 @@ class LearnerGroup(ABC):
         self.batch = self._part(problems.batch_size)
         device = torch.device(problems.device)
         generator = torch.Generator(device).manual_seed(seed)
-        self.noise = Noise(generator, replicas=self.replicas, share=ranks.share)
+        self.noise = Noise(generator, replicas=self.replicas, shard=ranks.shard)
         family, inner = problems.family, problems.inner
         tasks = self._replicated(sampled_tasks(family, self.batch, self.noise))
         policy = policy_for(family, policies)
@@ -108,7 +109,7 @@ class LearnerGroup(ABC):
             outer_num_envs=estimator.outer_envs(inner),
         )
         horizons = isinstance(self.learner.environments.horizon, Tensor)
-        if ranks.share.count > 1 and inner.whole_episodes and horizons:
+        if ranks.shard.count > 1 and inner.whole_episodes and horizons:
             raise ValueError(
                 f"REINFORCE on {problems.name}, whose horizons vary, needs one process: leave torchrun out"
             )
@@ -126,7 +127,7 @@ class LearnerGroup(ABC):
 
     def _part(self, learners: int) -> int:
         """B; learners that share tasks stay together."""
-        together, count = self.replicas * self.replicates_per_task, self.ranks.share.count
+        together, count = self.replicas * self.replicates_per_task, self.ranks.shard.count
         if learners % (together * count):
             raise ValueError(
                 f"{count} processes cannot share {learners} learners evenly: set meta_batch_size to a "
@@ -250,7 +251,7 @@ class LearnerGroup(ABC):
         return rule.initial_parameters(self.learner.layout, drawn).detach()
 
     def _initial_state(self, rule: UpdateRule) -> RuleState:
-        first = self.ranks.share.index * self.rows
+        first = self.ranks.shard.index * self.rows
         streams = torch.arange(first, first + self.rows).repeat(self.replicas)
         return rule.init_state(self.layout, self.batch, device=self.noise.device, streams=streams)
 

@@ -183,7 +183,7 @@ class EvolutionGroup(LearnerGroup):
             self.rows,
             estimator.std,
             persistent=estimator.persistent,
-            noise=Noise(self.noise.generator, share=self.ranks.share),
+            noise=Noise(self.noise.generator, shard=self.ranks.shard),
         )
 
     def advance(self, rule: UpdateRule) -> Window:
@@ -200,7 +200,7 @@ class EvolutionGroup(LearnerGroup):
         ended = self.end_window(rule, state, sample, sound)[: self.rows]
         self.perturbations.renew(ended)
         self.perturbations.next_window(~ended)
-        part = {name: value / self.ranks.share.count for name, value in gradient.items()}
+        part = {name: value / self.ranks.shard.count for name, value in gradient.items()}
         window = self.window(part, metrics, sound)
         norm = torch.stack([value.norm() for value in window.meta_gradient.values()]).norm()
         return replace(window, metrics={**window.metrics, "meta_gradient_norm": float(norm)})

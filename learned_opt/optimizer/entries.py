@@ -85,13 +85,6 @@ def restored(
     return {**others, **own}
 
 
-def renamed(state: Mapping[Any, Any], rows: Rows) -> dict[Any, Any]:
-    """The entries of a state from before there was a prefix, when the rule's names stood alone."""
-    if not all(name in state for name in rows):
-        return dict(state)
-    return {key(name) if name in rows else name: value for name, value in state.items()}
-
-
 def copied(value: Any, device: torch.device) -> Any:
     """A copy of what others keep, with every tensor in it on a device; what cannot be copied is shared."""
 

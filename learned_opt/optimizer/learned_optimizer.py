@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import copy
-import os
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from learned_opt.artifacts import load_rule
-from learned_opt.entries import SHAPE, Rows, begun, key, renamed, restored, with_shape
-from learned_opt.layout import ParameterLayout, TensorSpec
-from learned_opt.options import NUMBERS, check, number, plain, scalar
-from learned_opt.rules.base import TensorsInput, UpdateRule, is_usable
-from learned_opt.sharded import Given, check_after_backward, check_local, check_maker, check_whole
-
-Rule = str | Path | UpdateRule
-"""A shipped rule's name, a rule file, or a rule."""
+from learned_opt.layout import ParameterLayout
+from learned_opt.optimizer.entries import Rows, begun, key, restored, with_shape
+from learned_opt.optimizer.layouts import Layouts
+from learned_opt.optimizer.options import NUMBERS, check, number, plain, scalar
+from learned_opt.optimizer.rule_copies import Rule, RuleCopies
+from learned_opt.optimizer.sharded import Given, check_after_backward, check_local, check_maker, check_whole
+from learned_opt.optimizer.tensors import batches, pieces, real, real_shape
+from learned_opt.rules.base import TensorsInput, is_usable
 
 EMPTY: Rows = {"step": ((), torch.float32)}
 """What is kept for a parameter without coordinates."""
 
-LAYOUTS = 16
-"""Sets of parameters with gradients whose layouts are kept; more where one step has as many."""
+OWN = ("_rules", "_layouts", "_lr")
+"""What is pickled beside what torch knows of."""
 
 
 class LearnedOptimizer(Optimizer):
@@ -81,15 +77,11 @@ class LearnedOptimizer(Optimizer):
         differentiable: bool = False,
     ) -> None:
         check_maker()
-        self._rules: dict[str, UpdateRule] = {}
+        self._rules, self._layouts, self._given = RuleCopies(), Layouts(), Given()
         self._lr = lr
-        self._given = Given()
-        self._named: dict[str, Rows] = {}
-        self._on_device: dict[tuple[str, torch.device], UpdateRule] = {}
-        self._layouts: dict[Any, tuple[ParameterLayout, dict[str, Any]]] = {}
-        identity = self._adopt(rule)
+        identity = self._rules.adopt(rule)
         defaults: dict[str, Any] = {
-            "lr": self._rules[identity].learning_rate if lr is None else lr,
+            "lr": self._rules.learning_rate(identity) if lr is None else lr,
             "rule": identity,
             "weight_decay": weight_decay,
             "maximize": maximize,
@@ -108,9 +100,9 @@ class LearnedOptimizer(Optimizer):
         Positions are places among all parameters: those of the former ones move closer to the first.
         """
         group = dict(param_group)
-        group["rule"] = self._adopt(group.get("rule") or self.defaults["rule"])
+        group["rule"] = self._rules.adopt(group.get("rule") or self.defaults["rule"])
         if group.get("lr") is None:
-            group["lr"] = self._rules[group["rule"]].learning_rate if self._lr is None else self._lr
+            group["lr"] = self._rules.learning_rate(group["rule"]) if self._lr is None else self._lr
         for option in NUMBERS:
             if option in group:
                 group[option] = number(option, group[option])
@@ -122,7 +114,7 @@ class LearnedOptimizer(Optimizer):
             self.param_groups.pop()
             raise
         self._given.add(added)
-        self._layouts = {}
+        self._layouts = Layouts()
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -149,7 +141,7 @@ class LearnedOptimizer(Optimizer):
                 self._init_group(group, indices, parameters, gradients, entries)
                 work.append((group, indices, parameters, gradients, entries))
             for group, indices, parameters, gradients, entries in work:
-                for together in _batches(parameters, one_by_one=group["foreach"] is False):
+                for together in batches(parameters, one_by_one=group["foreach"] is False):
                     self._update(group, together, indices, parameters, gradients, entries)
         return loss
 
@@ -168,7 +160,7 @@ class LearnedOptimizer(Optimizer):
         for option in NUMBERS:  # schedulers and callbacks write to groups as they like
             number(option, group[option], running=True)
         index = self._first_index(group)
-        rows = self._rows(group["rule"])
+        rows = self._rules.rows(group["rule"])
         keys = [key(name) for name in rows]
         met: set[int] = set()
         for parameter in group["params"]:
@@ -179,7 +171,7 @@ class LearnedOptimizer(Optimizer):
                 state, whole = self.state[parameter], parameter.numel() > 0
                 if not all(each in state for each in (keys if whole else EMPTY)):
                     begun(state, rows)
-                    state.update(self._initial_state(group, parameter, index))
+                    state.update(self._rules.initial_entries(group["rule"], parameter, index))
                 if whole:
                     indices.append(index)
                     parameters.append(parameter)
@@ -187,9 +179,9 @@ class LearnedOptimizer(Optimizer):
                     entries.extend([state[each] for each in keys])
             index += 1
         check_after_backward(parameters)
-        for together in _batches(parameters, one_by_one=group["foreach"] is False):
+        for together in batches(parameters, one_by_one=group["foreach"] is False):
             self._layout_of([(indices[i], parameters[i]) for i in together])
-            self._rule_on(group["rule"], parameters[together[0]].device)
+            self._rules.on(group["rule"], parameters[together[0]].device)
 
     def _update(
         self,
@@ -203,12 +195,12 @@ class LearnedOptimizer(Optimizer):
         """Step the parameters at the places `together` of the lists."""
         lr, decay = scalar(group["lr"]), scalar(group["weight_decay"])
         targets = [parameters[i] for i in together]
-        names = list(self._rows(group["rule"]))
+        names = list(self._rules.rows(group["rule"]))
         states = [
             dict(zip(names, entries[i * len(names) : (i + 1) * len(names)], strict=True)) for i in together
         ]
-        seen = [_real(parameter) for parameter in targets]
-        slopes = [_real(gradients[i]) for i in together]
+        seen = [real(parameter) for parameter in targets]
+        slopes = [real(gradients[i]) for i in together]
         if group["maximize"]:
             slopes = [-slope for slope in slopes]
         total = group["total_steps"]
@@ -216,8 +208,8 @@ class LearnedOptimizer(Optimizer):
         with torch.autocast(seen[0].device.type, enabled=False):
             total = None if total is None else seen[0].new_full((1, 1), float(total))
             x = TensorsInput(slopes, seen, lr, layout, total)
-            update = self._rule_on(group["rule"], seen[0].device).step_tensors(x, states, scratch)
-        updates = _pieces(update, seen, scratch)
+            update = self._rules.on(group["rule"], seen[0].device).step_tensors(x, states, scratch)
+        updates = pieces(update, seen, scratch)
         if decay:
             kept = [
                 torch.where(is_usable(slope, value), value, 0.0)
@@ -233,67 +225,20 @@ class LearnedOptimizer(Optimizer):
         ]
         torch._foreach_add_(targets, changes)
 
-    def _initial_state(self, group: dict[str, Any], parameter: Tensor, index: int) -> dict[str, Tensor]:
-        size = _shape(parameter).numel()
-        if not size:
-            return {"step": torch.zeros((), device=parameter.device)}
-        layout = ParameterLayout.of({str(index): (size,)})
-        state = self._rules[group["rule"]].init_state(layout, 1, device=parameter.device)
-        return {
-            key(name): value.reshape(()) if name == "step" else value.squeeze(0)
-            for name, value in state.items()
-        }
-
-    def _rows(self, identity: str) -> Rows:
-        """The names of a rule's entries in order, their axes before that of the coordinates, and types."""
-        if identity not in self._named:
-            state = self._rules[identity].init_state(ParameterLayout.of({"0": (1,)}), 1)
-            self._named[identity] = {
-                name: (tuple(value.shape[1:-1]), value.dtype) for name, value in sorted(state.items())
-            }
-        return self._named[identity]
-
     def _layout_of(self, members: list[tuple[int, Tensor]]) -> tuple[ParameterLayout, dict[str, Any]]:
         """The layout of some of all parameters, given with their places among all, which they keep.
 
         With it comes what the rule may keep from step to step.
         """
-        place = (members[0][1].device, *((index, parameter.shape) for index, parameter in members))
-        if place not in self._layouts:
-            everything = [parameter for group in self.param_groups for parameter in group["params"]]
-            check_whole(parameter for _, parameter in members)
-            self._given.check(everything)
-            self._forget_layouts({index: parameter.shape for index, parameter in members})
-            last = max(len(everything) - 1, 1)
-            specs = [
-                TensorSpec(str(index), tuple(_shape(parameter)), position=2 * index / last - 1)
-                for index, parameter in members
-            ]
-            layout = ParameterLayout(tuple(specs))
-            layout.prepare(members[0][1].device)
-            self._layouts[place] = layout, {}
-        return self._layouts[place]
-
-    def _forget_layouts(self, shapes: dict[int, torch.Size]) -> None:
-        """Make room for a layout: leave out those in which a place has another shape, then the oldest.
-
-        What belongs to a layout holds on to the state that its last step met.
-        """
-        for place in list(self._layouts):
-            if any(shapes.get(index, shape) != shape for index, shape in place[1:]):
-                del self._layouts[place]
+        found = self._layouts.find(members)
+        if found is not None:
+            return found
+        everything = [parameter for group in self.param_groups for parameter in group["params"]]
+        check_whole(parameter for _, parameter in members)
+        self._given.check(everything)
         groups = self.param_groups
         wanted = sum(len(group["params"]) if group["foreach"] is False else 1 for group in groups)
-        while len(self._layouts) >= max(LAYOUTS, 2 * wanted):
-            del self._layouts[next(iter(self._layouts))]
-
-    def _rule_on(self, identity: str, device: torch.device) -> UpdateRule:
-        """The rule where the parameters are; made once for each device."""
-        if device.type == "cpu":
-            return self._rules[identity]
-        if (identity, device) not in self._on_device:
-            self._on_device[identity, device] = copy.deepcopy(self._rules[identity]).to(device)
-        return self._on_device[identity, device]
+        return self._layouts.make(members, len(everything), wanted)
 
     def _first_index(self, group: dict[str, Any]) -> int:
         count = 0
@@ -303,27 +248,8 @@ class LearnedOptimizer(Optimizer):
             count += len(other["params"])
         return count
 
-    def _adopt(self, rule: Rule) -> str:
-        """The rule's identity; the optimizer keeps a frozen copy of it under that name."""
-        if not isinstance(rule, (str, os.PathLike, UpdateRule)):
-            raise ValueError(
-                f"rule must be a shipped rule's name, a rule file or an UpdateRule object, got {rule!r}"
-            )
-        if isinstance(rule, str) and rule in self._rules:
-            return rule
-        frozen = copy.deepcopy(rule) if isinstance(rule, UpdateRule) else load_rule(rule)
-        if frozen.initialization:
-            raise ValueError(
-                "the rule has a learned initialization, which an optimizer cannot put in place: with x = "
-                "load_rule(...) pass rule=x.rule, lr=x.learning_rate"
-            )
-        identity = frozen.identity()
-        self._rules.setdefault(identity, frozen.requires_grad_(False).eval())
-        return identity
-
     def __getstate__(self) -> dict[str, Any]:
-        own = {"_rules": self._rules, "_lr": self._lr, "_on_device": {}, "_layouts": {}, "_named": {}}
-        return {**super().__getstate__(), **own}
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in OWN}}
 
     def state_dict(self) -> dict[str, Any]:
         """As in torch, and with the shape that each parameter's state was made for."""
@@ -355,17 +281,16 @@ class LearnedOptimizer(Optimizer):
         if loading is not None:
             self._check_groups(state["param_groups"])
             saved = loading["state"]
-            bare = not any(SHAPE in entries for entries in saved.values() if isinstance(entries, dict))
             for group, packed in zip(state["param_groups"], loading["param_groups"], strict=True):
-                rows = self._rows(group["rule"])
+                rows = self._rules.rows(group["rule"])
                 for place, (parameter, name) in enumerate(
                     zip(group["params"], packed["params"], strict=True)
                 ):
                     if name not in saved:
                         continue
-                    entries, size = saved[name], _shape(parameter).numel()
+                    entries, size = saved[name], real_shape(parameter).numel()
                     state["state"][parameter] = restored(
-                        renamed(entries, rows) if bare and isinstance(entries, dict) else entries,
+                        entries,
                         rows if size else EMPTY,
                         parameter,
                         size,
@@ -373,14 +298,10 @@ class LearnedOptimizer(Optimizer):
                     )
             super().__setstate__(state)
             return
-        bare = "_named" not in state  # pickled before the rule's names had a prefix
         super().__setstate__(state)
-        self._given, self._named = Given(), {}
+        self._given = Given()
         for group in self.param_groups:
             self._given.add(group["params"])
-            for parameter in group["params"]:
-                if bare and parameter in self.state:
-                    self.state[parameter] = renamed(self.state[parameter], self._rows(group["rule"]))
 
     def _check_groups(self, loaded: list[dict[str, Any]]) -> None:
         """See that this optimizer's rules made a state; options that it does not have get their defaults."""
@@ -412,51 +333,12 @@ class LearnedOptimizer(Optimizer):
         """Say in a state dict which shapes its states are for, and give options in Python's own numbers."""
         for group, packed in zip(self.param_groups, saved["param_groups"], strict=True):
             packed.update({option: plain(packed[option]) for option in NUMBERS})
-            rows = self._rows(group["rule"])
+            rows = self._rules.rows(group["rule"])
             for parameter, name in zip(group["params"], packed["params"], strict=True):
                 if isinstance(saved["state"].get(name), dict):
                     saved["state"][name] = with_shape(
                         saved["state"][name], rows if parameter.numel() else EMPTY, parameter
                     )
-
-
-def _batches(parameters: list[Tensor], *, one_by_one: bool) -> list[list[int]]:
-    """Places of the parameters that are stepped together: those of one device, or each by itself."""
-    batches: dict[Any, list[int]] = {}
-    for place, parameter in enumerate(parameters):
-        batches.setdefault(place if one_by_one else parameter.device, []).append(place)
-    return list(batches.values())
-
-
-def _shape(parameter: Tensor) -> torch.Size:
-    """A parameter's shape in real numbers; a complex one counts twice along its last axis."""
-    if not parameter.is_complex():
-        return parameter.shape
-    return torch.Size((*parameter.shape[:-1], 2 * (parameter.shape[-1] if parameter.dim() else 1)))
-
-
-def _real(tensor: Tensor) -> Tensor:
-    """A tensor in float32 and in order; a complex one as its real parts, with a last axis of 2."""
-    if not torch.compiler.is_compiling():
-        if tensor.dtype is torch.float32 and tensor.is_contiguous() and not tensor.is_neg():
-            return tensor
-        tensor = tensor.resolve_conj().resolve_neg()
-    real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    return real.float().contiguous()
-
-
-def _pieces(update: Tensor, shapes: list[Tensor], scratch: dict[str, Any]) -> Sequence[Tensor]:
-    """The update (N,) as tensors of these shapes; views of the buffer that the fused step reuses are kept."""
-    segments = scratch.get("segments")
-    if segments is None or segments.update is not update:
-        made: Sequence[Tensor] = torch._C._nn.unflatten_dense_tensors(update, shapes)
-        return made
-    pieces: Sequence[Tensor]
-    buffer, pieces = scratch.get("pieces", (None, ()))
-    if buffer is not update:
-        pieces = torch._C._nn.unflatten_dense_tensors(update, shapes)
-        scratch["pieces"] = update, pieces
-    return pieces
 
 
 def _called(group: dict[str, Any], place: int, name: Any) -> str:

@@ -1,0 +1,71 @@
+"""learned-opt doctor."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from learned_opt.kernels import native
+from learned_opt.provenance import environment
+from learned_opt.tasks import FAMILIES, make_family
+from learned_opt.tasks.batched import BatchedFamily
+from learned_opt.tracing.verify import why_in_torch
+from learned_opt.verbatim import console
+
+SERVES = {
+    "lstm_step": "the step of LSTM rules, and its derivatives",
+    "mlp": "default policies, and their derivatives",
+    "actor_critic": "inner and outer gradients of A2C",
+    "rollout": "rollouts in families whose dynamics can be traced",
+}
+"""What each library does."""
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Tell what computes here: engine, instructions, threads, versions; what runs compiled, and why not."""
+
+    def run(self) -> int:
+        """Print it; 1 if something could run compiled and does not, though nobody asked for that."""
+        told, printer = environment(), console()
+        printer.print(f"learned-opt {told['package_version']}, sources {told['sources'][:12]}")
+        printer.print(f"Python {platform.python_version()}, torch {told['torch']}")
+        printer.print(f"engine: {told['engine']}, {native.ENGINES[told['engine']]} ({native.VARIABLE})")
+        printer.print(f"instruction set: {told['instructions']}; threads: {told['threads']}")
+        missing = {name: reason for name in native.LIBRARIES if (reason := native.why_not(name)) is not None}
+        libraries = _table("Compiled code", ("library", "what it computes", "here"))
+        for name in native.LIBRARIES:
+            libraries.add_row(name, SERVES[name], told["compiled"].get(name, "torch computes"))
+        printer.print(libraries)
+        families = _table("Families' dynamics", ("family", "here"))
+        for name, here in _families():
+            families.add_row(name, here)
+        printer.print(families)
+        for reason in dict.fromkeys(missing.values()):
+            printer.print(f"Not compiled, {', '.join(n for n in missing if missing[n] == reason)}: {reason}")
+        if not missing:
+            printer.print("Everything that can run compiled does.")
+        return int(bool(missing) and told["engine"] == "auto")
+
+
+def _table(title: str, headings: tuple[str, ...]) -> Table:
+    made = Table(title=title, title_justify="left")
+    for heading in headings:
+        made.add_column(heading, overflow="fold")
+    return made
+
+
+def _families() -> Iterator[tuple[str, str]]:
+    """Where the dynamics of each shipped family run, and why not compiled."""
+    for name in sorted(FAMILIES):
+        try:
+            family = make_family(name)
+            assert isinstance(family, BatchedFamily)
+            reason = why_in_torch(family)
+        except ValueError as error:  # its simulator is not installed
+            yield name, f"not here: {error}"
+            continue
+        yield name, "compiled" if reason is None else f"torch: {reason}"
