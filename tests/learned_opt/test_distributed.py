@@ -44,7 +44,6 @@ EVOLVED = changed(
     estimator={
         "kind": "pes",
         "fitness_shaping": "rank",
-        "outer_num_envs": None,
         "unroll_length": TINY.estimator.unroll_length,
     },
 )
@@ -59,10 +58,8 @@ RUNS = {
         STARTED,
         estimator={
             "kind": "reptile",
-            "outer_num_envs": None,
             "unroll_length": STARTED.estimator.unroll_length,
         },
-        inner=EVOLVED.learner,
     ),
 }
 TWO_RANKS = """
@@ -71,14 +68,15 @@ from pathlib import Path
 import torch
 from learned_opt.runs.checkpoint import checkpoints, load_checkpoint
 from learned_opt.runs.distributed import joined
+from learned_opt.meta.config import run_config
 from learned_opt.meta.trainer import MetaTrainer
 
 runs, out, half = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), Path(sys.argv[3])
 with joined() as ranks:
     for name, fields in runs.items():
-        MetaTrainer(MetaConfig.from_dict(fields), out / f"rank {ranks.shard.index}" / name, ranks=ranks).run()
+        MetaTrainer(run_config(fields), out / f"rank {ranks.shard.index}" / name, ranks=ranks).run()
         if (half / name).exists():
-            MetaTrainer(MetaConfig.from_dict(fields), half / name, resume=True, ranks=ranks).run()
+            MetaTrainer(run_config(fields), half / name, resume=True, ranks=ranks).run()
     try:
         ranks.check_equal([torch.tensor([1.0 + ranks.shard.index])], "numbers")
     except RuntimeError as error:

@@ -16,7 +16,7 @@ from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.unroll import _above_replicates
 from learned_opt.meta.trainer import MetaTrainer, contained, new_rule
 from learned_opt.progress import MetaProgress
-from learned_opt.rl2.config import InContextConfig
+from learned_opt.rl2.config import InContextConfig, TrialValidation
 from learned_opt.rl2.trainer import InContextTrainer
 from learned_opt.runs.checkpoint import load_checkpoint
 from learned_opt.runs.config_file import changed, plain, written
@@ -59,7 +59,7 @@ RUNS = {
     "tbptt, REINFORCE": changed(TINY, inner=REINFORCE),
     "MAML with siblings": changed(
         TINY,
-        rule={"kind": "sgd", "hidden_size": 16, "learning_rate": 0.1},
+        rule={"kind": "sgd", "learning_rate": 0.1},
         learned_init=True,
         estimator={"second_order": True, "sampling_correction": 1.0, "replicates_per_task": 2},
         horizon={"min": 3, "max": 3},
@@ -67,7 +67,7 @@ RUNS = {
     ),
     "reptile": changed(
         TINY,
-        rule={"kind": "sgd", "hidden_size": 16, "learning_rate": 0.1},
+        rule={"kind": "sgd", "learning_rate": 0.1},
         learned_init=True,
         estimator={"kind": "reptile", "unroll_length": TINY.estimator.unroll_length},
         horizon={"min": 3, "max": 3},
@@ -129,10 +129,10 @@ def test_one_learners_bad_numbers_never_reach_another_nor_the_rule(run, what, va
     group = config.group("cartpole", rule, seed=0, presentation=TOLD)
     group.advance(rule)
     poison.on = True
-    window = contained(group.advance(rule), config.learners)
+    window = contained(group.advance(rule), config.meta_batch_size)
     assert all(bool(gradient.isfinite().all()) for gradient in window.meta_gradient.values())
     assert all(torch.tensor(number).isfinite() for number in window.metrics.values())
-    pairs = config.estimator in ("es", "pes")
+    pairs = config.estimator.kind in ("es", "pes")
     if value != 1e30:  # a huge number is still a number
         assert window.metrics["diverged"] == (2 if pairs else 1)
     assert all(bool(rows.isfinite().all()) for rows in healthy_rows(group).values())
@@ -272,11 +272,10 @@ def test_a_trial_of_bad_numbers_never_reaches_a_policy_with_a_memory(what, tmp_p
     config = InContextConfig(
         family="navigation2d",
         episodes=2,
-        hidden=4,
-        trials=4,
+        hidden_size=4,
+        num_trials=4,
         meta_steps=3,
-        validate_every=9,
-        validation_tasks=2,
+        validation=TrialValidation(every=9, num_tasks=2),
     )
     poison = Poison(monkeypatch, Navigation2D, what, float("nan"))
     trainer = InContextTrainer(config, tmp_path / "run")
@@ -293,11 +292,10 @@ def test_a_policy_whose_trials_are_all_bad_stops_and_says_why(tmp_path, monkeypa
     config = InContextConfig(
         family="navigation2d",
         episodes=2,
-        hidden=4,
-        trials=4,
+        hidden_size=4,
+        num_trials=4,
         meta_steps=30,
-        validate_every=9,
-        validation_tasks=2,
+        validation=TrialValidation(every=9, num_tasks=2),
     )
     transition = Navigation2D.transition
     trainer = InContextTrainer(config, tmp_path / "run")

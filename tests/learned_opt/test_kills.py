@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from learned_opt.runs.checkpoint import read_checkpoint
-from learned_opt.runs.config_file import plain, written
+from learned_opt.runs.config_file import written
 from learned_opt.runs.lock import LOCK
 
 RUN = {
@@ -32,7 +32,15 @@ RUN = {
 }
 STAGES = {
     **RUN,
-    "stages": [{}, {"estimator": {"kind": "es", "evolved_parameters": "head", "fitness_shaping": "rank"}}],
+    "stages": [
+        {},
+        {
+            "estimator": {
+                **{"kind": "es", "unroll_length": 2},
+                **{"evolved_parameters": "head", "fitness_shaping": "rank"},
+            }
+        },
+    ],
 }
 VARIANTS = {
     **RUN,
@@ -42,18 +50,23 @@ VARIANTS = {
         "twice": {"stages": [{}, {}]},
     },
 }
-POLICY = {"episodes": 4, "trials": 4, "validation_tasks": 4, "validate_every": 3, "checkpoint_every": 2}
+POLICY = {
+    "episodes": 4,
+    "num_trials": 4,
+    "validation": {"every": 3, "num_tasks": 4},
+    "checkpoint": {"every": 2},
+}
 COMPARED = "--tasks bandit lqr --baselines adam sgd --count 2 --tuning-count 1 --updates 4 --queries 2"
 SHOWN = "--count 2 --updates 4"
 COMMANDS = {
     "seeds": ("meta-train --config stages.toml --meta-seeds 2", "--resume"),
     "seeds by options": (
-        "meta-train --preset meta-sgd --families bandit --learners 2 --meta-steps 2 --meta-seeds 2",
+        "meta-train --preset meta-sgd --families bandit --meta-batch-size 2 --meta-steps 2 --meta-seeds 2",
         "--resume",
     ),
     "one stage": ("meta-train --config run.toml", "--resume"),
     "rl2": (
-        "meta-train --config policy.toml --preset rl2 --families bandit --meta-steps 6 --hidden 4",
+        "meta-train --config policy.toml --preset rl2 --family bandit --meta-steps 6 --hidden-size 4",
         "--resume",
     ),
     "compare": (f"compare {COMPARED} --threads 1", ""),

@@ -12,7 +12,6 @@ from learned_opt.commands.report import section_of
 from learned_opt.meta.config import run_config
 from learned_opt.meta.trainer import MetaTrainer
 from learned_opt.meta.validation import Validator
-from learned_opt.rl2.config import InContextConfig
 from learned_opt.rl2.trainer import InContextTrainer
 from learned_opt.runs.config_file import changed, plain, written
 from learned_opt.runs.divergence import DivergenceError
@@ -193,8 +192,7 @@ def test_policies_with_a_memory_say_so_too(scores, said, tmp_path, capsys, monke
     told = itertools.cycle(scores)
 
     monkeypatch.setattr(InContextTrainer, "validate", lambda self: {"mean_total_reward": next(told)})
-    data = {"algorithm": "rl2", "family": "bandit", "hidden": 4, "trials": 4, "meta_steps": 2}
-    data |= {"validate_every": 1, "validation_tasks": 4, "episodes": 3}
-    assert InContextConfig(**data)
+    data = {"family": "bandit", "hidden_size": 4, "num_trials": 4, "meta_steps": 2, "episodes": 3}
+    data |= {"validation": {"every": 1, "num_tasks": 4}}
     assert main(command(tmp_path, data, "--preset", "rl2")) == 0
     assert said in last_line(capsys)

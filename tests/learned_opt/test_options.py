@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import typing
 from itertools import pairwise
 
 import numpy as np
@@ -11,15 +10,11 @@ import pytest
 from learned_opt import Adam
 from learned_opt.analysis import CompareConfig, Contender, compare
 from learned_opt.analysis.comparison.results import Adaptation, FamilyResults, Results, Setting
-from learned_opt.cli import Command, main
+from learned_opt.cli import COMMANDS, main
 from learned_opt.commands.options import COUNT, FINITE, RANGES, check_numbers
 from learned_opt.commands.outputs import MARKS
 from learned_opt.runs.config_file import written
 
-COMMANDS = {}
-for member in typing.get_args(Command):
-    kind, told = typing.get_args(member)[:2]
-    COMMANDS[told.name] = kind
 NEEDED = {
     "metaworld": ["--benchmark", "ml1-reach-v3"],
     "ablate": ["--config", "variants.toml"],

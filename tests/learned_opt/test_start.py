@@ -26,11 +26,11 @@ from learned_opt.meta.config import run_config
 from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.unroll import replicate, unroll
 from learned_opt.meta.initial_rule import new_rule
-from learned_opt.meta.presets import ALGORITHMS
 from learned_opt.meta.stages import load_recipe
 from learned_opt.meta.trainer import MetaTrainer
 from learned_opt.rules.base import StepInput
 from learned_opt.runs.checkpoint import load_checkpoint
+from learned_opt.runs.config_file import changed, written
 from learned_opt.tasks import make_family
 from learned_opt.tasks.families.bandit import Bandit
 from learned_opt.tasks.random import derive_noise
@@ -237,8 +237,8 @@ TINY = run_config(
 
 @pytest.mark.parametrize("rule", ["sgd", "meta-sgd", "meta-lstm", "lstm"])
 def test_starts_are_meta_trained_beside_every_rule_saved_and_loaded(rule, tmp_path):
-    settings = {"lstm": {"rule": {"hidden_size": 3}}, "meta-lstm": {"rule": {"hidden_size": 3}}}.get(rule, {})
-    config = run_config({**{**vars(TINY), "rule": rule, **settings}})
+    sizes = {"hidden_size": 3} if "lstm" in rule else {}
+    config = changed(TINY, rule={"kind": rule, "learning_rate": 0.1, **sizes})
     born = new_rule(config)
     outcome = MetaTrainer(config, tmp_path / "run").run()
     assert outcome.step == 3
@@ -283,19 +283,18 @@ def test_a_start_is_refused_by_another_architecture():
     [
         ({"families": ("navigation2d", "gridworld")}, "whose networks differ"),
         ({"learned_init": False}, "nothing to learn"),
-        ({"rule": {"hidden_size": 4}}, "hidden is no setting of sgd"),
-        ({"estimator": {"sampling_correction": 1.0}}, "exploration_credit needs"),
+        ({"rule": {"hidden_size": 4}}, "unknown setting 'hidden_size' of SGDConfig"),
+        ({"estimator": {"sampling_correction": 1.0}}, "sampling_correction needs"),
         ({"estimator": {"replicates_per_task": 3}}, "no multiple"),
-        ({"estimator": {"kind": "es", "second_order": False}}, "do not move a start"),
-        ({"estimator": {"replicates_per_task": 2}, "horizon": {"max": 8}}, "siblings start together"),
-        ({"estimator": "es"}, "second_order has no meaning"),
+        ({"estimator": {"kind": "es"}}, "es does not move an initialization"),
         (
-            {"estimator": {"kind": "reptile"}, "rule": {"kind": "lstm"}, "learned_init": False},
-            "second_order has no",
+            {"estimator": {"replicates_per_task": 2}, "horizon": {"max": 8}},
+            "replicates of a task start together",
         ),
+        ({"estimator": {"kind": "es", "second_order": True}}, "unknown setting 'second_order' of ES"),
         (
             {
-                "estimator": {"kind": "reptile", "second_order": False},
+                "estimator": {"kind": "reptile"},
                 "rule": {"kind": "lstm"},
                 "learned_init": False,
             },
@@ -305,7 +304,7 @@ def test_a_start_is_refused_by_another_architecture():
 )
 def test_senseless_combinations_are_refused_in_a_sentence(changes, complaint):
     with pytest.raises(ValueError, match=complaint):
-        new_rule(run_config({**{**vars(TINY), **changes}}))
+        new_rule(changed(TINY, **changes))
 
 
 def test_files_with_forged_starts_are_refused(tmp_path):
@@ -320,18 +319,14 @@ def test_files_with_forged_starts_are_refused(tmp_path):
         save_rule(rule, path)
 
 
-REPTILE = run_config(
-    {
-        **{
-            **vars(TINY),
-            "families": ("bandit",),
-            "rule": {"kind": "adam"},
-            "estimator": {"kind": "reptile", "second_order": False},
-            "horizon": {"min": 2, "max": 6},
-            "meta_batch_size": 8,
-            "inner": DQN(hidden_size=4, num_envs=2, num_steps=2),
-        }
-    }
+REPTILE = changed(
+    TINY,
+    families=("bandit",),
+    rule={"kind": "adam", "learning_rate": 0.1},
+    estimator={"kind": "reptile", "unroll_length": 2},
+    horizon={"min": 2, "max": 6},
+    meta_batch_size=8,
+    inner=DQN(hidden_size=4, num_envs=2, num_steps=2),
 )
 
 
@@ -360,18 +355,9 @@ def test_reptile_finds_a_start_from_which_bandits_of_one_kind_are_known(tmp_path
         return {"probability": torch.eye(self.arms)[3].expand(batch, self.arms).clone()}
 
     monkeypatch.setattr("learned_opt.tasks.families.bandit.Bandit.sample_tasks", sample)
-    config = run_config(
-        {
-            **{
-                **vars(REPTILE),
-                "meta_steps": 200,
-                "rule": {"learning_rate": 0.03},
-                "meta_optimizer": {"meta_lr": 0.03},
-            }
-        }
-    )
+    config = changed(REPTILE, meta_steps=200, rule={"learning_rate": 0.03}, meta_optimizer={"meta_lr": 0.03})
     outcome = MetaTrainer(config, tmp_path / "run").run()
-    learner = config.learner.learner(make_family("bandit"), 1, derive_noise(0, "x"))
+    learner = config.inner.learner(make_family("bandit"), 1, derive_noise(0, "x"))
     tensors = learner.layout.split(load_rule(outcome.path).theta_0.unsqueeze(0))
     values = learner.policy.actor(tensors, torch.zeros(1, 1, 1))
     assert int(values.argmax()) == 3
@@ -379,11 +365,16 @@ def test_reptile_finds_a_start_from_which_bandits_of_one_kind_are_known(tmp_path
 
 @pytest.mark.parametrize("algorithm", ["fomaml", "e-maml", "meta-q"])
 def test_algorithms_are_trained_and_compared_from_the_command_line(algorithm, tmp_path, capsys):
-    small = "learner: {width: 4, environments: 2}\nvalidation_tasks: 2\nvalidation_updates: 2\nlearners: 4\n"
+    small = {
+        "inner": {"hidden_size": 4, "num_envs": 2},
+        "validation": {"num_tasks": 2, "num_updates": 2},
+        "meta_batch_size": 4,
+        "estimator": {"unroll_length": 2} if algorithm == "meta-q" else {},
+    }
     config = tmp_path / "small.toml"
-    config.write_text(small + ("unroll: 2\n" if algorithm == "meta-q" else ""))
+    config.write_bytes(written(small))
     out = tmp_path / algorithm
-    common = ["--algorithm", algorithm, "--config", str(config), "--meta-steps", "2"]
+    common = ["--preset", algorithm, "--config", str(config), "--meta-steps", "2"]
     assert main(["meta-train", *common, "--out", str(out)]) == 0
     family = "cartpole" if algorithm == "meta-q" else "navigation2d"
     shown = ["--tasks", family, "--updates", "2", "--count", "2", "--baselines"]
@@ -395,22 +386,26 @@ def test_algorithms_are_trained_and_compared_from_the_command_line(algorithm, tm
 
 
 @pytest.mark.parametrize(
-    "text", ["rule: sgd", "rule: lstm\nstart: default", "rule: meta-sgd\nnominal_lr: 0.2"]
+    "rule", [{"kind": "sgd"}, {"kind": "saved"}, {"kind": "meta-sgd", "learning_rate": 0.2}]
 )
-def test_what_an_algorithm_says_of_its_own_rule_is_not_asked_of_another(text, tmp_path):
+def test_what_a_preset_says_of_its_own_rule_is_not_asked_of_another(rule, tmp_path):
     path = tmp_path / "config.toml"
-    path.write_text(text)
-    (config,) = load_recipe(path, ALGORITHMS["learned-init"])
-    assert config.initialisation == "learned"
+    path.write_bytes(written({"rule": rule}))
+    (config,) = load_recipe("learned-init", path)
+    assert config.learned_init
     assert isinstance(new_rule(config), LearnedInit)
 
 
 def test_a_start_learned_in_one_stage_is_carried_to_the_next(tmp_path):
     path = tmp_path / "config.toml"
-    path.write_text("stages:\n- {meta_steps: 2}\n- {meta_steps: 1, outer: last}\n")
-    tiny = {**ALGORITHMS["maml"], "meta_batch_size": 2, "validation": {"num_tasks": 2, "every": 1}}
-    tiny["learner"] = {**tiny["learner"], "hidden_size": 4, "num_envs": 2}
-    outcome = train_recipe(load_recipe(path, tiny), tmp_path / "run")
+    tiny = {
+        "meta_batch_size": 2,
+        "validation": {"num_tasks": 2, "every": 1},
+        "inner": {"hidden_size": 4, "num_envs": 2},
+        "stages": [{"meta_steps": 2}, {"meta_steps": 1, "estimator": {"meta_loss": "final"}}],
+    }
+    path.write_bytes(written(tiny))
+    outcome = train_recipe(load_recipe("maml", path), tmp_path / "run")
     trained = load_rule(outcome.path)
     assert isinstance(trained, LearnedInit)
     assert trained.shapes == load_rule(tmp_path / "run" / "stage-1" / "rule.safetensors").shapes

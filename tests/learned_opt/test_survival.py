@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,11 +22,12 @@ from learned_opt.meta.config import run_config
 from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.initial_rule import new_rule
 from learned_opt.meta.trainer import MetaTrainer
-from learned_opt.rl2.config import InContextConfig
+from learned_opt.rl2.config import InContextConfig, TrialValidation
 from learned_opt.rl2.trainer import InContextTrainer
 from learned_opt.runs.checkpoint import (
     KEPT,
     MAGIC,
+    CheckpointSchedule,
     check_fits,
     checkpoints,
     load_checkpoint,
@@ -54,7 +55,12 @@ TINY = run_config(
 )
 SHORT = changed(TINY, meta_steps=6, validation={"every": 3}, checkpoint={"every": 2})
 POLICY = InContextConfig(
-    episodes=4, hidden=4, trials=4, meta_steps=30, validate_every=7, validation_tasks=4, checkpoint_every=4
+    episodes=4,
+    hidden_size=4,
+    num_trials=4,
+    meta_steps=30,
+    validation=TrialValidation(every=7, num_tasks=4),
+    checkpoint=CheckpointSchedule(every=4),
 )
 CLOCK = ("seconds",)
 
@@ -104,14 +110,10 @@ def shaken(config, folder, source, kinds):
         How many times it was stopped in the middle.
     """
     path = folder.with_suffix(".toml")
-    settings = plain(config) if isinstance(config, MetaConfig) else asdict(config)
-    path.write_text(written(settings).decode())
+    path.write_bytes(written(plain(config)))
     program = "import sys; from learned_opt.cli import run; print('ready', flush=True); run()"
     command = [sys.executable, "-c", program, "meta-train", "--out", str(folder), "--threads", "1"]
-    if isinstance(config, MetaConfig):
-        command += ["--config", str(path)]
-    else:
-        command += ["--config", str(path), "--algorithm", config.algorithm]
+    command += ["--config", str(path)]
     tries = iter(kinds)
     for stopped in range(4 * len(kinds) + 4):
         # Killed before its settings were written, there is nothing to resume.
@@ -485,7 +487,7 @@ def test_a_stage_may_move_with_the_rule_that_it_starts_from(tmp_path):
     MetaTrainer(SHORT, tmp_path / "first").run()
     config = changed(
         SHORT,
-        rule={"kind": "saved", "hidden_size": 16, "init_from": str(tmp_path / "first" / "rule.safetensors")},
+        rule={"kind": "saved", "init_from": str(tmp_path / "first" / "rule.safetensors")},
     )
     MetaTrainer(config, tmp_path / "second").run(Stopper(2))
     (tmp_path / "first").rename(tmp_path / "moved")

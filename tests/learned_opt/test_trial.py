@@ -13,10 +13,11 @@ from learned_opt.analysis.comparison.runs import Budget, draw_problem, run_polic
 from learned_opt.analysis.rl2.trials import plot_trials, run_trials
 from learned_opt.cli import main
 from learned_opt.meta.trainer import columns
-from learned_opt.rl2.config import InContextConfig
+from learned_opt.rl2.config import InContextConfig, TrialValidation
 from learned_opt.rl2.policies import ContextPolicy, RecurrentPolicy
 from learned_opt.rl2.trainer import InContextTrainer
 from learned_opt.rl2.trial import play
+from learned_opt.runs.config_file import written
 from learned_opt.runs.metrics import MetricsLog, read_rows
 from learned_opt.tasks import BatchedFamily, make_family
 from learned_opt.tasks.base import Transition
@@ -209,12 +210,11 @@ def trained(family, tmp_path, **changes):
     config = {
         "family": family,
         "episodes": 2,
-        "hidden": 16,
-        "trials": 32,
+        "hidden_size": 16,
+        "num_trials": 32,
         "meta_steps": 40,
-        "discount": 1.0,
-        "validate_every": 40,
-        "validation_tasks": 128,
+        "gamma": 1.0,
+        "validation": TrialValidation(every=40, num_tasks=128),
         **changes,
     }
     return InContextTrainer(InContextConfig(**config), tmp_path / "run")
@@ -375,13 +375,14 @@ def test_metrics_tell_the_return_of_episodes_where_the_reward_of_a_step_is_alway
 
 
 def test_learning_curves_of_several_meta_seeds_are_drawn_in_one_figure(tmp_path, capsys):
-    tiny = "episodes: 2\nhidden: 4\ntrials: 4\nmeta_steps: 2\nvalidate_every: 1\nvalidation_tasks: 4\n"
-    (tmp_path / "tiny.toml").write_text(tiny)
+    tiny = {"episodes": 2, "hidden_size": 4, "num_trials": 4, "meta_steps": 2}
+    tiny["validation"] = {"every": 1, "num_tasks": 4}
+    (tmp_path / "tiny.toml").write_bytes(written(tiny))
     policies = []
     for seed in ("0", "1"):
         out = str(tmp_path / f"rl2-{seed}")
         line = ["meta-train", "--preset", "rl2", "--config", str(tmp_path / "tiny.toml")]
-        assert main([*line, "--families", "bandit", "--seed", seed, "--out", out]) == 0
+        assert main([*line, "--family", "bandit", "--seed", seed, "--out", out]) == 0
         policies.append(f"{out}/policy.safetensors")
     shown = tmp_path / "shown"
     assert main(["trial", "--policy", *policies, "--count", "4", "--out", str(shown)]) == 0
