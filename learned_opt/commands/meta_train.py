@@ -199,7 +199,7 @@ class TrainPolicy(Training):
         """Train, and say where the policy lies."""
         config = self.run_config
         with joined() as ranks:
-            if ranks.share.count > 1:
+            if ranks.shard.count > 1:
                 raise ValueError("in-context policies are trained by one process: leave torchrun out")
         resume = self.resume and self._is_begun(named=self.preset is not None or self.config is not None)
         check_device(config.device)

@@ -14,7 +14,7 @@ from learned_opt.rules.config import RuleConfig
 from learned_opt.rules.lstm import LSTMConfig
 from learned_opt.runs.checkpoint import CheckpointSchedule
 from learned_opt.runs.config_file import merged, plain, structured
-from learned_opt.settings import Count, Fraction, Length, NotNegative, Rate, Seed, Settings, Within
+from learned_opt.settings import Count, Fraction, Length, NotNegative, Positive, Seed, Settings, Within
 from learned_opt.tasks import TaskFamily, check_family, make_family
 
 METRICS = {
@@ -39,9 +39,9 @@ class MixtureEntry(Settings):
 class MetaAdamW(Settings):
     """The meta-optimizer: AdamW, whose rate falls to a tenth along a cosine, and a running average."""
 
-    meta_lr: Rate = 1e-3
+    meta_lr: Positive = 1e-3
     """Learning rate."""
-    init_meta_lr: Rate | None = None
+    init_meta_lr: Positive | None = None
     """That of a learned initialization, if another."""
     weight_decay: NotNegative = 1e-4
     """Decoupled weight decay on the rule's parameters."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from learned_opt.runs.checkpoint import CheckpointSchedule
-from learned_opt.settings import Count, Fraction, Length, NotNegative, Positive, Rate, Seed, Settings, Within
+from learned_opt.settings import Count, Fraction, Length, NotNegative, Positive, Seed, Settings, Within
 from learned_opt.tasks import make_family
 
 
@@ -42,7 +42,7 @@ class InContextConfig(Settings):
     """Iterations: trials are played, and the policy takes `update_epochs` gradient steps on them."""
     update_epochs: Count = 4
     """Gradient steps on the same trials."""
-    meta_lr: Rate = 5e-3
+    meta_lr: Positive = 5e-3
     """Learning rate of Adam, falling to a tenth along a cosine."""
     clip_range: Positive = 0.2
     """The ratio of probabilities is clipped to 1 ± this."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from learned_opt.layout import RuleState
 from learned_opt.rules.base import Scalar, StepInput, UpdateRule
 from learned_opt.rules.config import Makings, RuleConfig
-from learned_opt.settings import NotNegative, Rate
+from learned_opt.settings import NotNegative, Positive
 
 
 class SGD(UpdateRule):
@@ -150,7 +150,7 @@ class SGDConfig(RuleConfig):
     kind: ClassVar[str] = "sgd"
     has_parameters: ClassVar[bool] = False
 
-    learning_rate: Rate = 6e-3
+    learning_rate: Positive = 6e-3
     """Learning rate."""
     later_lr_factor: NotNegative = 1.0
     """Each step after the first is this much of it."""
@@ -169,7 +169,7 @@ class AdamConfig(RuleConfig):
     kind: ClassVar[str] = "adam"
     has_parameters: ClassVar[bool] = False
 
-    learning_rate: Rate = 6e-3
+    learning_rate: Positive = 6e-3
     """Learning rate."""
 
     def build(self, makings: Makings) -> Adam:

@@ -26,7 +26,7 @@ from learned_opt.rules.base import (
 from learned_opt.rules.config import Makings, RuleConfig
 from learned_opt.rules.counter_rng import initial_rng_state, normal
 from learned_opt.rules.features import FEATURES, GROUPS, MOMENTS, observe, progress
-from learned_opt.settings import Count, NotNegative, Rate, Within
+from learned_opt.settings import Count, NotNegative, Positive, Within
 
 
 class CoordinatewiseLSTM(UpdateRule):
@@ -252,7 +252,7 @@ class LSTMConfig(RuleConfig):
 
     hidden_size: Count = 16
     """Hidden units a coordinate."""
-    learning_rate: Rate = 6e-3
+    learning_rate: Positive = 6e-3
     """Learning rate, at which it begins as Adam."""
     skip: bool = True
     """Whether the head sees the features directly, besides the hidden state."""

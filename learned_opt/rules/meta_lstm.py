@@ -15,7 +15,7 @@ from learned_opt.layout import RuleState
 from learned_opt.rules.base import StepInput, UpdateRule, batched, check_positive
 from learned_opt.rules.classic import log_sign
 from learned_opt.rules.config import Makings, RuleConfig
-from learned_opt.settings import Count, Rate
+from learned_opt.settings import Count, Positive
 
 EXPONENT = 10.0
 """p of the gradients' preprocessing (appendix A of the paper)."""
@@ -109,7 +109,7 @@ class MetaLSTMConfig(RuleConfig):
 
     hidden_size: Count = 16
     """Hidden units a coordinate."""
-    learning_rate: Rate = 6e-3
+    learning_rate: Positive = 6e-3
     """Learning rate."""
 
     def build(self, makings: Makings) -> MetaLSTM:

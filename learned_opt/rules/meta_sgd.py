@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from learned_opt.layout import RuleState
 from learned_opt.rules.base import StepInput, UpdateRule, batched, check_positive
 from learned_opt.rules.config import Makings, RuleConfig
-from learned_opt.settings import Rate
+from learned_opt.settings import Positive
 
 
 class MetaSGD(UpdateRule):
@@ -56,7 +56,7 @@ class MetaSGDConfig(RuleConfig):
 
     kind: ClassVar[str] = "meta-sgd"
 
-    learning_rate: Rate = 6e-3
+    learning_rate: Positive = 6e-3
     """Learning rate."""
 
     def build(self, makings: Makings) -> MetaSGD:

@@ -59,11 +59,11 @@ def test_groups_take_the_learners_of_a_mixture_in_turn(tmp_path):
     [
         (
             {"batches_per_family": 1, "inner_mixture": [{}, {"inner": {"hidden_size": 8}}]},
-            "as many groups_per_family",
+            "as many batches_per_family",
         ),
-        ({"inner_mixture": {"hidden_size": 8}}, "list of mappings"),
+        ({"inner_mixture": {"hidden_size": 8}}, "inner_mixture must be a list"),
         ({"inner_mixture": [{"inner": {"depht": 8}}]}, "unknown setting 'depht'"),
-        ({"rule": {"kind": "sgd"}, "learned_init": True, "inner_mixture": [{}]}, "leave mixture out"),
+        ({"rule": {"kind": "sgd"}, "learned_init": True, "inner_mixture": [{}]}, "leave inner_mixture out"),
     ],
 )
 def test_mixtures_without_meaning_are_refused(changes, complaint):
@@ -79,9 +79,9 @@ def test_settings_of_a_learner_are_kept_by_a_mixture_that_does_not_name_them():
             "inner_mixture": [{"inner": {"hidden_size": 8}}, {"inner": {"hidden_size": 16}}],
         }
     )
-    assert [each.inner.gamma for each in config.mixture] == [0.9, 0.9]
-    assert [each.inner.hidden_size for each in config.mixture] == [8, 16]
-    assert dataclasses.replace(config.mixture[0].inner, hidden_size=32) == config.learner
+    assert [each.inner.gamma for each in config.inner_mixture] == [0.9, 0.9]
+    assert [each.inner.hidden_size for each in config.inner_mixture] == [8, 16]
+    assert dataclasses.replace(config.inner_mixture[0].inner, hidden_size=32) == config.inner
 
 
 def test_longevity_stretches_windows_and_lives(tmp_path):
@@ -99,7 +99,7 @@ def test_longevity_stretches_windows_and_lives(tmp_path):
     short, long = trainer.groups
     assert [set(group._draw_horizons()[0].unique().tolist()) for group in (short, long)] == [{8.0}, {24.0}]
     for group in (short, long):  # their first lives are cut; these are not
-        group.runs.horizon[:] = float(group.config.longest_life)
+        group.runs.horizon[:] = float(group.problems.horizon.max)
     trainer.run()
     assert short.runs.age.unique().tolist() == [4.0]
     assert long.runs.age.unique().tolist() == [12.0]
@@ -114,8 +114,8 @@ def test_validation_is_the_mean_over_the_mixture():
     def area(**changes):
         return Validator(run_config({**common, **changes}))(rule)["cartpole"]
 
-    both = area(mixture=[{}, {"inner": other, "horizon_multiplier": 2}])
-    alone = area(), area(learner={**SMALL, **other}, validation_updates=4)
+    both = area(inner_mixture=[{}, {"inner": other, "horizon_multiplier": 2}])
+    alone = area(), area(inner={**SMALL, **other}, validation={"num_tasks": 3, "num_updates": 4})
     assert alone[0] != alone[1]
     assert both == pytest.approx(sum(alone) / 2)
 

@@ -63,8 +63,7 @@ def last_line(capsys):
 
 @pytest.mark.parametrize("estimator", ["es", "tbptt"])
 def test_a_score_that_fell_is_no_success(estimator, tmp_path, validations, capsys):
-    learner = plain(TINY)["learner"] if estimator == "tbptt" else {}
-    data = {**plain(TINY), "estimator": estimator, **({"inner": learner} if learner else {})}
+    data = {**plain(TINY), "estimator": {"kind": estimator, "unroll_length": 2}}
     validations(*FELL)
     assert main(command(tmp_path, data)) == 0
     said = last_line(capsys)
@@ -165,7 +164,7 @@ def test_a_birth_that_improved_nothing_is_kept_with_a_word(tmp_path, validations
     assert main(command(tmp_path, plain(TINY), "--meta-seeds", "2")) == 0
     said = capsys.readouterr().out.strip().splitlines()
     assert said[-2].startswith("the best of 2 meta-seeds")
-    assert "did NOT improve the rule: in the birth that is kept none validated better" in said[-1]
+    assert "did NOT improve the rule: from the meta-seed that is kept none validated better" in said[-1]
 
 
 def test_an_ablation_names_the_variants_that_improved_nothing(tmp_path, validations, capsys):

@@ -71,5 +71,5 @@ def test_it_is_saved_and_drops_in(tmp_path):
 
 
 def test_what_it_cannot_be_combined_with_is_refused():
-    with pytest.raises(ValueError, match="normalised is no setting of classic"):
+    with pytest.raises(ValueError, match="unknown setting 'adam_normalized' of ClassicConfig"):
         run_config({"rule": {"kind": "classic", "adam_normalized": False}})

@@ -6,6 +6,7 @@ from learned_opt.meta.config import run_config
 from learned_opt.meta.trainer import MetaTrainer
 from learned_opt.meta.validation import Validator
 from learned_opt.rules import Adam
+from learned_opt.runs.config_file import merged
 
 TINY = {
     "families": ["bandit", "cartpole"],
@@ -25,7 +26,7 @@ def adam(lr):
 
 
 def scores(rule, rival=None, **changes):
-    return Validator(run_config({**TINY, **changes}), rival=rival)(rule)
+    return Validator(run_config(merged(TINY, changes)), rival=rival)(rule)
 
 
 def test_wins_are_shares_of_tasks_with_a_larger_area():
@@ -40,19 +41,23 @@ def test_wins_are_shares_of_tasks_with_a_larger_area():
 
 def test_the_rival_is_the_rule_as_it_was():
     rival = adam(0.0)
-    validator = Validator(run_config({**TINY, "validation": {"metric": "win_rate"}}), rival=rival)
+    validator = Validator(run_config(merged(TINY, {"validation": {"metric": "win_rate"}})), rival=rival)
     rival.learning_rate = 0.03
     assert validator(adam(0.0))["all"] == 0.5
 
 
 def test_wins_need_a_rival():
     with pytest.raises(ValueError, match="compares with a rival"):
-        scores(adam(0.01), criterion="wins")
+        scores(adam(0.01), validation={"metric": "win_rate"})
 
 
 def test_runs_compare_with_the_rule_that_they_began_with(tmp_path):
-    far = {"estimator": {"std": 1.0}, "meta_optimizer": {"meta_lr": 0.5}, "meta_steps": 4}
-    config = run_config({**TINY, **far, "validation": {"metric": "win_rate"}})
+    far = {
+        "estimator": {"kind": "es", "unroll_length": 2, "std": 1.0},
+        "meta_optimizer": {"meta_lr": 0.5},
+        "meta_steps": 4,
+    }
+    config = run_config(merged(TINY, {**far, "validation": {"metric": "win_rate"}}))
     trainer = MetaTrainer(config, tmp_path / "run")
     trainer.run()
     table = (tmp_path / "run" / "validations.csv").read_text().splitlines()
