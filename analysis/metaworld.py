@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,15 +14,18 @@ from numpy.typing import NDArray
 
 from learned_opt.algorithms import InnerAlgorithm
 from learned_opt.algorithms.inner_loop import train
-from learned_opt.analysis.statistics.intervals import bootstrap_interval, mean_share
-from learned_opt.files import write_atomically
+from learned_opt.analysis.result_file import write_results
+from learned_opt.analysis.statistics.improvement import mean_share
+from learned_opt.analysis.statistics.intervals import Interval, mean_interval
+from learned_opt.provenance import environment
 from learned_opt.rules import UpdateRule
 from learned_opt.tasks import MetaWorldFamily, Tasks
 from learned_opt.tasks.metaworld import BENCHMARK_SEED
 from learned_opt.tasks.metaworld_env import SPLITS
 from learned_opt.tasks.random import derive_noise, derive_seed
 
-FORMAT = 1
+KIND, METAWORLD = "metaworld", "metaworld.json.gz"
+"""What the file holds, and its name."""
 PUBLISHED: tuple[dict[str, Any], ...] = (
     {
         "benchmark": "ml10",
@@ -68,16 +69,6 @@ class Protocol:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
 
-class Rate(NamedTuple):
-    """A mean over goals with its 95 % interval: of successes that of `mean_share`, exact where goals are few
-    or nearly all alike; of returns the bootstrap's within environments, NaN where there is none.
-    """
-
-    mean: float
-    low: float
-    high: float
-
-
 @dataclass(frozen=True, eq=False)
 class SplitResults:
     """What n goals of a split gave, environment by environment.
@@ -93,26 +84,28 @@ class SplitResults:
     columns: dict[str, NDArray[np.float64]]
     diverged: NDArray[np.bool_]
 
-    def rate(self, column: str, environment: str | None = None, seed: int = 0) -> Rate:
-        """Of all environments, which weigh the same, or of one."""
+    def rate(self, column: str, environment: str | None = None, seed: int = 0) -> Interval:
+        """Mean of all environments, which weigh the same, or of one.
+
+        The interval of successes is that of `mean_share`, exact where goals are few or nearly all alike; of
+        returns the bootstrap's within environments.
+        """
         strata = np.split(self.columns[column], len(self.environments))
         if environment is not None:
             strata = [strata[self.environments.index(environment)]]
         generator = np.random.default_rng(seed)
         if column.startswith("success"):
-            share = mean_share(strata, generator=generator)
-            return Rate(share.probability, share.low, share.high)
-        ends = bootstrap_interval(strata, lambda x, axis: x.mean(axis), generator=generator)
-        return Rate(float(np.concatenate(strata).mean()), float(ends.low), float(ends.high))
+            return mean_share(strata, generator=generator)
+        return mean_interval(strata, generator)
 
     def to_dict(self) -> dict[str, Any]:
         """Rates as plain data."""
         return {
             "goals": len(self.diverged),
             "diverged": int(self.diverged.sum()),
-            **{column: _rounded(self.rate(column)) for column in self.columns},
+            **{column: self.rate(column).as_dict() for column in self.columns},
             "environments": {
-                name: {column: _rounded(self.rate(column, name)) for column in self.columns}
+                name: {column: self.rate(column, name).as_dict() for column in self.columns}
                 for name in self.environments
             },
         }
@@ -136,15 +129,15 @@ class MetaWorldResults:
     def level(self, split: str) -> str:
         """How far a split lies from what the rule was trained on."""
         if self.benchmark not in self.trained_on:
-            return "new family"
+            return "held-out families"
         if split == "train":
             return "training tasks"
-        return "new tasks" if self.benchmark.startswith("ml1-") else "new environments"
+        return "held-out tasks" if self.benchmark.startswith("ml1-") else "new environments"
 
     def save(self, path: Path, rule: str, digest: str) -> None:
-        """Write JSON, atomically; the rule by file and hash."""
+        """Write the file, atomically; the rule by file and hash."""
         data = {
-            "learned_opt_metaworld": FORMAT,
+            "environment": environment(),
             "command": self.command,
             "benchmark": self.benchmark,
             "benchmark_seed": BENCHMARK_SEED,
@@ -161,7 +154,7 @@ class MetaWorldResults:
             "published": [figure for figure in PUBLISHED if figure["benchmark"] == self.benchmark],
             "caveat": CAVEAT,
         }
-        write_atomically(path, json.dumps(data, indent=1, allow_nan=False).encode())
+        write_results(path, KIND, data)
 
 
 def evaluate(
@@ -209,7 +202,7 @@ def evaluate(
         noise = derive_noise(seed, *path, device=device)
         count = len(tasks["goal"])
         tasks = {key: value.to(device) for key, value in tasks.items()}
-        life = train(
+        run = train(
             learner.learner(family, count, noise, tasks=tasks),
             rule,
             updates=protocol.adaptation_steps,
@@ -217,17 +210,17 @@ def evaluate(
             eval_seed=derive_seed(seed, *path, "queries"),
             eval_episodes=protocol.evaluation_episodes,
         )
-        if life.success is None or life.deterministic_success is None:
+        if run.success is None or run.deterministic_success is None:
             raise ValueError(f"{family.name} does not tell success")
-        healthy = (~life.diverged).to(life.success.dtype)
+        healthy = (~run.diverged).to(run.success.dtype)
         for name, values in (
-            ("success", life.success[1] * healthy),
-            ("success, mean action", life.deterministic_success[1] * healthy),
-            ("success before", life.success[0]),
-            ("success before, mean action", life.deterministic_success[0]),
-            ("return", life.returns[1]),
-            ("return before", life.returns[0]),
-            ("diverged", life.diverged),
+            ("success", run.success[1] * healthy),
+            ("success, mean action", run.deterministic_success[1] * healthy),
+            ("success before", run.success[0]),
+            ("success before, mean action", run.deterministic_success[0]),
+            ("return", run.returns[1]),
+            ("return before", run.returns[0]),
+            ("diverged", run.diverged),
         ):
             parts.setdefault(name, []).append(values)
         if progress is not None:
@@ -240,10 +233,3 @@ def evaluate(
 def _chunks(tasks: Tasks, size: int) -> Iterator[tuple[int, Tasks]]:
     for start in range(0, len(tasks["goal"]), size):
         yield start, {key: value[start : start + size] for key, value in tasks.items()}
-
-
-def _rounded(rate: Sequence[float]) -> dict[str, float | None]:
-    return {
-        name: round(value, 5) if math.isfinite(value) else None
-        for name, value in zip(Rate._fields, rate, strict=True)
-    }

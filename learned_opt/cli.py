@@ -16,7 +16,7 @@ import tyro
 from learned_opt.commands.ablate import Ablate
 from learned_opt.commands.card import Card
 from learned_opt.commands.check import Check
-from learned_opt.commands.compare import Compare, Merge, Plot
+from learned_opt.commands.compare import Compare, Plot, comparison
 from learned_opt.commands.demo import Demo
 from learned_opt.commands.doctor import Doctor
 from learned_opt.commands.listing import List
@@ -36,7 +36,6 @@ COMMANDS: dict[str, type] = {
     "demo": Demo,
     "meta-train": MetaTrain,
     "compare": Compare,
-    "merge": Merge,
     "plot": Plot,
     "probe": Probe,
     "report": Report,
@@ -48,7 +47,7 @@ COMMANDS: dict[str, type] = {
     "list": List,
     "doctor": Doctor,
 }
-LOOKING_FIRST: dict[str, Callable[[Sequence[str]], Any]] = {"meta-train": meta_train}
+LOOKING_FIRST: dict[str, Callable[[Sequence[str]], Any]] = {"meta-train": meta_train, "compare": comparison}
 """Commands of which some options decide what other options there are: made from those."""
 
 _TITLE = re.compile(r"╭─ (.*?) ─*╮")

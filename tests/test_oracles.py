@@ -330,23 +330,22 @@ def comparison():
     """A small comparison, by words: returns, anchors, scores of grids, chosen rates, areas and who wins."""
     from learned_opt import load_rule
     from learned_opt.algorithms import A2C
-    from learned_opt.analysis import CompareConfig, Contender, compare
-    from learned_opt.analysis.statistics.intervals import paired_improvement, probability_of_improvement
+    from learned_opt.analysis import CompareConfig, Method, compare
+    from learned_opt.analysis.statistics.improvement import paired_improvement, probability_of_improvement
     from learned_opt.analysis.statistics.scores import family_scores
 
     config = CompareConfig(
         families=("cartpole", "navigation2d"),
-        trained_on=("cartpole",),
-        tasks=4,
-        updates=6,
-        queries=3,
-        query_episodes=4,
+        num_tasks=4,
+        num_updates=6,
+        num_evals=3,
+        eval_episodes=4,
         baselines=("sgd", "adam"),
-        tuning_tasks=2,
-        tuning_updates=3,
-        learner=A2C(hidden_size=8, num_layers=1, num_envs=4, num_steps=8),
+        num_tuning_tasks=2,
+        num_tuning_updates=3,
+        inner=A2C(hidden_size=8, num_layers=1, num_envs=4, num_steps=8),
     )
-    results = compare(config, {"default": Contender(load_rule())})
+    results = compare(config, {"default": Method(load_rule())})
     areas = {}
     for name, family in results.families.items():
         yield f"{name}: random", family.random
@@ -354,44 +353,59 @@ def comparison():
         yield f"{name}: updates", family.updates
         yield f"{name}: steps per update", family.steps_per_update
         scores = family_scores(family)
-        for label, run in family.contenders.items():
+        for label, run in family.methods.items():
             yield f"{name}, {label}: rate and decay", [run.setting.lr, float(run.setting.decay)]
             yield f"{name}, {label}: options", sorted(run.setting.options.values())
             yield f"{name}, {label}: returns", run.returns
-            yield f"{name}, {label}: of mean actions", run.mean_action_returns
-            yield f"{name}, {label}: areas", scores[label].areas
+            yield f"{name}, {label}: of mean actions", run.deterministic_returns
+            yield f"{name}, {label}: areas", scores[label].auc
             yield f"{name}, {label}: finals", scores[label].finals
-            areas.setdefault(label, []).append(scores[label].areas)
+            areas.setdefault(label, []).append(scores[label].auc)
     for grid in results.tuning:
         yield f"{grid.family}, {grid.baseline}: grid", grid.scores
     for other in ("sgd", "adam"):
         pairs = list(zip(areas["default"], areas[other], strict=True))
         for kind in (probability_of_improvement, paired_improvement):
-            yield f"default over {other}: {kind.__name__}", kind(pairs, generator=np.random.default_rng(0))
+            yield (
+                f"default over {other}: {kind.__name__}",
+                plain(kind(pairs, generator=np.random.default_rng(0))),
+            )
+
+
+def plain(share):
+    """Of an interval of a share: value, ends and count."""
+    return share.value, share.low, share.high, share.count
 
 
 def statistics_of(strata, others, curves):
     """Aggregates of given scores (n,) of families, of two contenders, and of curves (n, Q), by words."""
-    from learned_opt.analysis.statistics import intervals
+    from learned_opt.analysis.statistics import improvement, intervals
 
     def source():
         return np.random.default_rng(1)
 
+    def ends(found):
+        return found.low, found.high
+
     pairs = list(zip(strata, others, strict=True))
     yield "interquartile mean", intervals.interquartile_mean(np.concatenate(strata))
-    yield "its interval", intervals.bootstrap_interval(strata, generator=source())
-    yield "of curves", intervals.bootstrap_interval(curves, generator=source())
+    yield "its interval", ends(intervals.bootstrap_interval(strata, generator=source()))
+    yield "of curves", ends(intervals.bootstrap_interval(curves, generator=source()))
     thresholds = np.linspace(-1, 1, 5)
-    yield "profile", intervals.performance_profile(strata, thresholds, generator=source())
-    yield "probability of improvement", intervals.probability_of_improvement(pairs, generator=source())
-    yield "paired improvement", intervals.paired_improvement(pairs, generator=source())
+    profile = intervals.performance_profile(strata, thresholds, generator=source())
+    yield "profile", (profile.value, profile.low, profile.high)
+    yield (
+        "probability of improvement",
+        plain(improvement.probability_of_improvement(pairs, generator=source())),
+    )
+    yield "paired improvement", plain(improvement.paired_improvement(pairs, generator=source()))
 
 
 def normalised_areas(returns, diverged, random, reference):
     """Of returns (C, Q, n), (C, n)."""
     from learned_opt.analysis.statistics.scores import score
 
-    return score(returns, diverged, random, reference).areas
+    return score(returns, diverged, random, reference).auc
 
 
 def run_command(*arguments):

@@ -1,164 +1,124 @@
-"""The parts of a comparison, each computed once and kept, here or in processes side by side."""
+"""Jobs, each computed once and kept: here one after the other, or in processes side by side."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
-import numpy as np
 import torch
 
-from learned_opt.analysis.comparison.cache import CellStore, budget_identity
-from learned_opt.analysis.comparison.config import CompareConfig
-from learned_opt.analysis.comparison.method import Contender
-from learned_opt.analysis.comparison.results import GridScores, Setting, decode, decode_flags, encode
-from learned_opt.analysis.comparison.runs import Budget, Lives, Problem, run_lives, run_policy
-from learned_opt.analysis.comparison.tuning import make_baseline, score_grid
-from learned_opt.rl2.policies import InContextPolicy
-from learned_opt.rules import UpdateRule
+from learned_opt.analysis.comparison.cache import Cache
 
-T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
 OnUpdate = Callable[[int], None]
-"""Told of the number of learners that took an update."""
+"""Told of the units of work that were done."""
+Progress = Callable[[int, int, str], None]
+"""(done, total, what is running), in units of work."""
 
 
-class Cell(Protocol[T_co]):
-    """A part of a comparison.
-
-    what: for people.
-    updates: of single learners that it takes.
-    """
+class Job(ABC, Generic[T]):
+    """A piece of work whose value follows from its identity, in one environment of computation."""
 
     @property
-    def what(self) -> str: ...  # noqa: D102
+    @abstractmethod
+    def name(self) -> str:
+        """For its file and for people."""
 
     @property
-    def updates(self) -> int: ...  # noqa: D102
+    @abstractmethod
+    def work(self) -> int:
+        """Units that it takes, such as updates of single learners."""
 
-    def value(self, store: CellStore, on_update: OnUpdate) -> T_co:
-        """What the store has of it, or else what running it gives, which the store then has."""
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the value, JSON-compatible."""
 
+    @abstractmethod
+    def run(self, on_update: OnUpdate) -> T:
+        """Compute the value."""
 
-@dataclass(frozen=True, eq=False)
-class TuningCell:
-    """A baseline's grid on one problem of tuning tasks."""
+    @abstractmethod
+    def encode(self, value: T) -> Any:
+        """The value as JSON."""
 
-    baseline: str
-    problem: Problem
-    budget: Budget
+    @abstractmethod
+    def decode(self, data: Any) -> T:
+        """The value from JSON; may raise ValueError, TypeError or LookupError."""
 
-    @property
-    def what(self) -> str:
-        """For people."""
-        return f"tuning {self.baseline} on {self.problem.family.name}"
-
-    @property
-    def updates(self) -> int:
-        """Of single learners."""
-        return len(make_baseline(self.baseline).grid()) * self.problem.count * self.budget.updates
-
-    def value(self, store: CellStore, on_update: OnUpdate) -> GridScores:
-        """The scores of every setting."""
-        baseline, family = make_baseline(self.baseline), self.problem.family
-        settings = baseline.grid()
-        identity = {
-            "kind": "tuning",
-            "baseline": self.baseline,
-            "tasks": self.problem.count,
-            "purpose": self.problem.purpose,
-            "grid": [asdict(setting) for setting in settings],
-            **family.identity(),
-            **budget_identity(self.budget),
-        }
-        scores, _ = store.get_or_run(
-            f"tune-{self.baseline}-{family.name}",
-            identity,
-            lambda: score_grid(baseline, self.problem, self.budget, on_update),
-            lambda grid: grid.scores,
-            lambda data: GridScores(self.baseline, family.name, settings, data),
+    def value(self, cache: Cache, on_update: OnUpdate) -> T:
+        """What the cache has of it, or else what running it gives, which the cache then has."""
+        return cache.get_or_run(
+            self.name, self.identity(), lambda: self.run(on_update), self.encode, self.decode
         )
-        return scores
 
 
-@dataclass(frozen=True, eq=False)
-class ShownCell:
-    """A contender on one problem of shown tasks."""
+class Clock:
+    """Adds up the work of jobs for a progress callback."""
 
-    config: CompareConfig
-    problem: Problem
-    label: str
-    contender: Contender
-    setting: Setting
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self.done, self.total, self.progress = 0, total, progress
 
-    @property
-    def what(self) -> str:
-        """For people."""
-        return f"{self.label} on {self.problem.family.name}"
-
-    @property
-    def updates(self) -> int:
-        """Of single learners."""
-        return self.problem.count * self.config.updates
-
-    def value(self, store: CellStore, on_update: OnUpdate) -> Lives:
-        """Its lives, G = 1."""
-        config, problem, rule = self.config, self.problem, self.contender.rule
-        budget = config.budget()
-        identity = {
-            "kind": "shown",
-            "tasks": problem.count,
-            "purpose": problem.purpose,
-            "shifted": config.shifted,
-            "rule": [rule.identity(), rule.learning_rate if isinstance(rule, UpdateRule) else None],
-            "trial": self.contender.trial,
-            "setting": asdict(self.setting),
-            **({} if config.told else {"told": False}),
-            **problem.family.identity(),
-            **budget_identity(budget),
-        }
-
-        def run() -> Lives:
-            if isinstance(rule, InContextPolicy):
-                return run_policy(problem, rule, self.contender.trial, budget)
-            return run_lives(problem, lambda _: rule, [self.setting], budget, on_update, told=config.told)
-
-        lives, _ = store.get_or_run(
-            f"show-{self.label}-{problem.family.name}",
-            identity,
-            run,
-            _encode,
-            lambda data: _decode(data, config.queries, problem.count),
-        )
-        return lives
+    def tick(self, work: int, what: str) -> None:
+        """So much more was done."""
+        self.done += work
+        if self.progress is not None:
+            self.progress(self.done, self.total, what)
 
 
-def fill(
-    cells: Sequence[TuningCell | ShownCell],
-    store: CellStore,
-    processes: int,
-    on_cell: Callable[[TuningCell | ShownCell], None],
-) -> None:
-    """Have every cell in the store, several at a time, each in a process of one thread.
+def run_jobs(jobs: Sequence[Job[T]], cache: Cache, clock: Clock, processes: int = 1) -> list[T]:
+    """The value of each job, in order.
+
+    Args:
+        jobs: in order of preference.
+        cache: of finished ones.
+        clock: told of the work done.
+        processes: how many to run at a time; several run in processes of one thread each.
 
     Raises:
-        ChildProcessError: a process died. What a cell raised comes through. Either way the cells under
-            way are finished and kept.
+        ChildProcessError: a process died. What a job raised comes through. Either way jobs under way are
+            finished, and what is finished is kept.
     """
+    values: dict[int, T] = {}
+    for place, value in finished(jobs, cache, clock, processes):
+        if isinstance(value, Exception):
+            raise value
+        values[place] = value
+    return [values[place] for place in range(len(jobs))]
+
+
+def finished(
+    jobs: Sequence[Job[T]], cache: Cache, clock: Clock, processes: int = 1
+) -> Iterator[tuple[int, T | Exception]]:
+    """Places of jobs as they are finished, with their values or what they raised; see `run_jobs`."""
+    if processes == 1:
+        for place, job in enumerate(jobs):
+            before = clock.done
+            clock.tick(0, job.name)
+            try:
+                value: T | Exception = job.value(cache, lambda work, what=job.name: clock.tick(work, what))  # type: ignore[misc]
+            except Exception as error:
+                value = error
+            clock.tick(job.work - (clock.done - before), job.name)
+            yield place, value
+        return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, initializer=_settle) as pool:
         try:
-            started = {pool.submit(_compute, cell, store): cell for cell in cells}
+            started = {pool.submit(_value, job, cache): place for place, job in enumerate(jobs)}
             for future in as_completed(started):
-                future.result()
-                on_cell(started[future])
-        except BrokenProcessPool as error:
-            raise ChildProcessError("a process of the comparison died; finished parts are kept") from error
+                failure = future.exception()
+                if isinstance(failure, BrokenProcessPool):
+                    raise ChildProcessError("a process died; finished parts are kept") from failure
+                if failure is not None and not isinstance(failure, Exception):
+                    raise failure
+                clock.tick(jobs[started[future]].work, jobs[started[future]].name)
+                yield started[future], future.result() if failure is None else failure
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -177,31 +137,5 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _compute(cell: TuningCell | ShownCell, store: CellStore) -> None:
-    cell.value(store, lambda learners: None)
-
-
-def _encode(lives: Lives) -> dict[str, Any]:
-    return {
-        "updates": lives.updates.tolist(),
-        "returns": encode(lives.returns[0]),
-        "mean_action_returns": encode(lives.mean_action_returns[0]),
-        "diverged": lives.diverged[0].tolist(),
-        "steps_per_update": lives.steps_per_update,
-    }
-
-
-def _decode(data: dict[str, Any], queries: int, tasks: int) -> Lives:
-    steps = data["steps_per_update"]
-    if type(steps) not in (int, float):
-        raise ValueError("the cell's steps are no number")
-    lives = Lives(
-        decode(data["updates"], 1).astype(np.int64),
-        decode(data["returns"], 2)[None],
-        decode(data["mean_action_returns"], 2)[None],
-        decode_flags(data["diverged"])[None],
-        steps,
-    )
-    if lives.returns.shape != (1, queries, tasks) or lives.diverged.shape != (1, tasks):
-        raise ValueError("the cell's shapes do not fit")
-    return lives
+def _value(job: Job[T], cache: Cache) -> T:
+    return job.value(cache, lambda work: None)

@@ -1,40 +1,56 @@
-"""What a comparison compares: rules, and policies that adapt by their memory."""
+"""What a comparison compares: rules, and policies that adapt in context."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from learned_opt.analysis.comparison.results import Setting
+from learned_opt.analysis.results import Setting
 from learned_opt.rl2.policies import InContextPolicy
 from learned_opt.rules import UpdateRule
+from learned_opt.tasks import FAMILIES
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A rule to compare, or a policy that adapts by its memory instead.
+class Method:
+    """A rule to compare, or a policy that adapts in context instead.
 
     rule: the rule, or the policy.
-    lr: learning rate; the rule's nominal one if None.
+    lr: learning rate; the rule's own if None.
     decay: whether it falls linearly to 0.
-    tuned: how the setting was chosen, in words.
+    options: further hyper-parameters of the rule, for the record.
+    tuning_note: how the setting was chosen, in words.
     artifact: hash of the file that the rule was read from, if it was.
     trial: steps after which a policy's memory stays as it is, see `run_policy`.
-    trained_on: the families that it was meta-trained on; None says nothing, and then the comparison's
-        own `trained_on` and `left` are taken to be about it, if it has an artifact.
-    left: conditions of its training that the comparison's lives leave, as `CompareConfig.left` has them.
+    trained_on: the families that it was meta-trained on; None where nobody says.
+    left: conditions of its training that the comparison's runs leave: fields of the inner algorithm, "kind"
+        where it is another one, or "num_updates" where runs are longer.
     """
 
     rule: UpdateRule | InContextPolicy
     lr: float | None = None
     decay: bool = False
-    tuned: str = "as shipped"
+    tuning_note: str = "as shipped"
     artifact: str | None = None
     trial: int = 0
     trained_on: tuple[str, ...] | None = None
     left: tuple[str, ...] = ()
+    options: Mapping[str, float] = field(default_factory=dict)
 
     def setting(self) -> Setting:
         """Its hyper-parameters."""
         if isinstance(self.rule, InContextPolicy):
             return Setting(0.0)
-        return Setting(float(self.rule.learning_rate if self.lr is None else self.lr), self.decay)
+        lr = self.rule.learning_rate if self.lr is None else self.lr
+        return Setting(float(lr), self.decay, dict(self.options))
+
+    def split(self, family: str, *, ood: bool) -> str:
+        """How far the shown tasks of `family` lie from those that it was trained on; see SPLITS."""
+        if family not in (self.trained_on or ()):
+            return "held-out families"
+        if ood:
+            return "ood tasks"
+        if self.left:
+            return "held-out algorithm" if {"kind", "objective"} & set(self.left) else "ood conditions"
+        finite = family in FAMILIES and FAMILIES[family].finite
+        return "training tasks" if finite else "held-out tasks"

@@ -1,9 +1,10 @@
-"""Whole lives of learners on drawn tasks: the one experiment behind tuning and comparing."""
+"""Inner training runs on drawn tasks: the one experiment behind tuning and comparing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 
 from learned_opt.algorithms import A2C, InnerAlgorithm
 from learned_opt.algorithms.inner_loop import InnerRun, train
-from learned_opt.analysis.comparison.results import Array, Setting
+from learned_opt.analysis.results import Setting
+from learned_opt.analysis.statistics.intervals import Array
 from learned_opt.policies.base import Policies, Policy, policy_for
 from learned_opt.rl2.policies import InContextPolicy
 from learned_opt.rl2.trial import play
@@ -24,6 +26,7 @@ from learned_opt.tasks.references import (
     NoReferenceError,
     random_returns,
     reference_returns,
+    stored_references,
     warn_of_reached_references,
 )
 
@@ -39,14 +42,19 @@ MakeRule = Callable[[Mapping[str, Scalar]], UpdateRule]
 
 @dataclass(frozen=True)
 class Budget:
-    """Length of a life and how it is judged; see `learned_opt.algorithms.inner_loop.live`."""
+    """Length of a run and how it is evaluated; see `learned_opt.algorithms.inner_loop.train`."""
 
-    updates: int
-    queries: int
-    query_episodes: int
+    num_updates: int
+    num_evals: int
+    eval_episodes: int
     seed: int
     device: str
-    learner: InnerAlgorithm = A2C()
+    inner: InnerAlgorithm = A2C()
+
+    def identity(self) -> dict[str, Any]:
+        """Itself, and the references that scores rest on, as data."""
+        inner = {"kind": self.inner.kind, **asdict(self.inner)}
+        return {"budget": {**asdict(self), "inner": inner}, "references": stored_references()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +65,7 @@ class Problem:
     random, reference: (n,).
     parts: problems of one task each, where learners run by themselves: gymnasium's environments.
     policy: the learners' networks, if not the stacked perceptrons.
+    ood: whether the tasks lie outside the training ranges.
     """
 
     family: TaskFamily
@@ -67,15 +76,21 @@ class Problem:
     reference: Array
     parts: tuple[Problem, ...] = ()
     policy: Policy | None = None
+    ood: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the tasks, as data."""
+        tasks = {"num_tasks": self.count, "purpose": self.purpose, "ood": self.ood}
+        return {**tasks, **self.family.identity()}
 
 
 @dataclass(frozen=True, eq=False)
-class Lives:
-    """G settings on the same n tasks: returns (G, Q, n), diverged (G, n), updates (Q,)."""
+class SettingRuns:
+    """The runs of G settings on the same n tasks: returns (G, Q, n), diverged (G, n), updates (Q,)."""
 
     updates: NDArray[np.int64]
     returns: Array
-    mean_action_returns: Array
+    deterministic_returns: Array
     diverged: NDArray[np.bool_]
     steps_per_update: float
 
@@ -87,10 +102,10 @@ def draw_problem(
     *,
     seed: int,
     device: str = "cpu",
-    shifted: bool = False,
+    ood: bool = False,
     policies: Policies | None = None,
-    horizon: int | None = None,
-    reference: float | None = None,
+    max_episode_steps: int | None = None,
+    reference_return: float | None = None,
 ) -> Problem:
     """Draw n = `count` tasks of a family, and their anchors; each purpose has its own seeds.
 
@@ -100,8 +115,8 @@ def draw_problem(
     Tasks of gymnasium environments are problems of their own, whose seeds do not depend on n: they can
     run side by side in processes, and more of them can be added later.
     """
-    family = make_family(name, horizon, reference)
-    problem = _problem(family, purpose, count, seed, device, policies, shifted=shifted)
+    family = make_family(name, max_episode_steps, reference_return)
+    problem = _problem(family, purpose, count, seed, device, policies, ood=ood)
     warn_of_reached_references(name, torch.as_tensor(problem.random), torch.as_tensor(problem.reference))
     return problem
 
@@ -114,13 +129,12 @@ def _problem(
     device: str,
     policies: Policies | None,
     *,
-    shifted: bool,
+    ood: bool,
 ) -> Problem:
     policy = policy_for(family, policies)
     if not isinstance(family, BatchedFamily):
         alone = [
-            _draw(family, f"{purpose} {i}", 1, seed, device, shifted=shifted, episodes=FEW)
-            for i in range(count)
+            _draw(family, f"{purpose} {i}", 1, seed, device, ood=ood, episodes=FEW) for i in range(count)
         ]
         return Problem(
             family,
@@ -131,8 +145,9 @@ def _problem(
             np.concatenate([part.reference for part in alone]),
             tuple(replace(part, policy=policy) for part in alone),
             policy,
+            ood,
         )
-    return replace(_draw(family, purpose, count, seed, device, shifted=shifted), policy=policy)
+    return replace(_draw(family, purpose, count, seed, device, ood=ood), policy=policy)
 
 
 def _draw(
@@ -142,16 +157,16 @@ def _draw(
     seed: int,
     device: str,
     *,
-    shifted: bool,
+    ood: bool,
     episodes: int = MANY,
 ) -> Problem:
     name = family.name
     noise = derive_noise(seed, purpose, name, device=device)
-    tasks = sampled_tasks(family, count, noise, ood=shifted)
+    tasks = sampled_tasks(family, count, noise, ood=ood)
     anchors = derive_noise(seed, purpose, "anchors", name, device=device)
     floor = random_returns(family, tasks, anchors, episodes)
     try:
-        reference = reference_returns(family, tasks, anchors, ood=shifted)
+        reference = reference_returns(family, tasks, anchors, ood=ood)
     except NoReferenceError:
         if isinstance(family, BatchedFamily):
             raise
@@ -163,30 +178,31 @@ def _draw(
         count,
         floor.double().cpu().numpy(),
         reference.double().cpu().numpy(),
+        ood=ood,
     )
 
 
-def joined(parts: Sequence[Lives]) -> Lives:
+def joined(parts: Sequence[SettingRuns]) -> SettingRuns:
     """The same settings on the tasks of several problems, one after another."""
     first = parts[0]
-    return Lives(
+    return SettingRuns(
         first.updates,
         np.concatenate([part.returns for part in parts], axis=-1),
-        np.concatenate([part.mean_action_returns for part in parts], axis=-1),
+        np.concatenate([part.deterministic_returns for part in parts], axis=-1),
         np.concatenate([part.diverged for part in parts], axis=-1),
         first.steps_per_update,
     )
 
 
-def run_lives(
+def run_settings(
     problem: Problem,
     make_rule: MakeRule,
     settings: Sequence[Setting],
     budget: Budget,
     on_update: Callable[[int], None] | None = None,
     *,
-    told: bool = True,
-) -> Lives:
+    horizon_known: bool = True,
+) -> SettingRuns:
     """Train G settings of a rule on the same n tasks with common random numbers, as one batch.
 
     Every setting, and every rule given the same problem and budget, meets the same tasks, initial
@@ -196,33 +212,40 @@ def run_lives(
         problem: the tasks.
         make_rule: the rule from its options; must read no others than the settings have.
         settings: G of them, with the same option names.
-        budget: length of the lives.
+        budget: length of the runs.
         on_update: called after each update of a batch with its number of learners.
-        told: whether the rule knows how long lives are.
+        horizon_known: whether the rule knows how long runs are.
     """
     chunk = max(1, LARGEST_BATCH // problem.count)
-    lives = [
-        _run_chunk(problem, make_rule, settings[start : start + chunk], budget, on_update, told=told)
+    chunks = [
+        _run_chunk(
+            problem,
+            make_rule,
+            settings[start : start + chunk],
+            budget,
+            on_update,
+            horizon_known=horizon_known,
+        )
         for start in range(0, len(settings), chunk)
     ]
 
     def gather(column: Callable[[InnerRun], torch.Tensor]) -> NDArray[np.float64]:
-        parts = [column(life).double().cpu().numpy() for life in lives]
+        parts = [column(run).double().cpu().numpy() for run in chunks]
         joined = np.concatenate(parts, axis=-1)
         return joined.reshape(*joined.shape[:-1], len(settings), problem.count)
 
-    return Lives(
-        lives[0].updates.cpu().numpy().astype(np.int64),
-        gather(lambda life: life.returns).swapaxes(0, 1),
-        gather(lambda life: life.deterministic_returns).swapaxes(0, 1),
-        gather(lambda life: life.diverged).astype(np.bool_),
-        lives[0].steps_per_update,
+    return SettingRuns(
+        chunks[0].updates.cpu().numpy().astype(np.int64),
+        gather(lambda run: run.returns).swapaxes(0, 1),
+        gather(lambda run: run.deterministic_returns).swapaxes(0, 1),
+        gather(lambda run: run.diverged).astype(np.bool_),
+        chunks[0].steps_per_update,
     )
 
 
 @torch.no_grad()
-def run_policy(problem: Problem, policy: InContextPolicy, trial: int, budget: Budget) -> Lives:
-    """Let an in-context policy live on the same n tasks: Lives of G = 1.
+def run_policy(problem: Problem, policy: InContextPolicy, trial: int, budget: Budget) -> SettingRuns:
+    """Let a policy adapt in context on the same n tasks: SettingRuns of G = 1.
 
     Where a learner has taken u updates, the policy has played as many environment steps, in one stream,
     but no more than the episodes that T = `trial` steps hold at full length, the longest trial that it was
@@ -232,14 +255,14 @@ def run_policy(problem: Problem, policy: InContextPolicy, trial: int, budget: Bu
     path = (problem.purpose, "lives", problem.family.name)
     noise = derive_noise(budget.seed, *path, device=budget.device)
     policy = policy.to(budget.device)
-    per_update = budget.learner.learner(problem.family, 1, noise).steps_per_update
-    moments = torch.linspace(0, budget.updates, budget.queries).round().long()
+    per_update = budget.inner.learner(problem.family, 1, noise).steps_per_update
+    moments = torch.linspace(0, budget.num_updates, budget.num_evals).round().long()
     whole = play(policy, problem.tasks, trial, noise)
     rows = torch.cat((whole.rows, whole.last), 1)
     columns: dict[bool, list[torch.Tensor]] = {False: [], True: []}
     for moment in moments.tolist():
         memory, row = _remembered(policy, rows, whole.steps.clamp(max=int(moment * per_update)))
-        copies = budget.query_episodes
+        copies = budget.eval_episodes
         seen = memory.repeat_interleave(copies, 0), row.repeat_interleave(copies, 0)
         for deterministic, column in columns.items():
             mode = str(deterministic)
@@ -257,7 +280,7 @@ def run_policy(problem: Problem, policy: InContextPolicy, trial: int, budget: Bu
             column.append(episodes.rewards.sum(1).view(problem.count, -1).mean(1))
     sampled, mean = (torch.stack(columns[key]).double().cpu().numpy()[None] for key in (False, True))
     healthy = np.zeros((1, problem.count), dtype=np.bool_)
-    return Lives(moments.numpy().astype(np.int64), sampled, mean, healthy, per_update)
+    return SettingRuns(moments.numpy().astype(np.int64), sampled, mean, healthy, per_update)
 
 
 def _remembered(
@@ -279,13 +302,13 @@ def _run_chunk(
     budget: Budget,
     on_update: Callable[[int], None] | None,
     *,
-    told: bool,
+    horizon_known: bool,
 ) -> InnerRun:
     replicas, batch = len(settings), len(settings) * problem.count
     path = (problem.purpose, "lives", problem.family.name)
     noise = derive_noise(budget.seed, *path, device=budget.device, replicas=replicas)
     tasks = {key: value.repeat(replicas, *[1] * (value.dim() - 1)) for key, value in problem.tasks.items()}
-    learner = budget.learner.learner(problem.family, batch, noise, tasks=tasks, policy=problem.policy)
+    learner = budget.inner.learner(problem.family, batch, noise, tasks=tasks, policy=problem.policy)
 
     def after_update() -> None:
         if on_update is not None:
@@ -299,12 +322,12 @@ def _run_chunk(
     return train(
         learner,
         make_rule(options).to(budget.device),
-        updates=budget.updates,
-        num_evals=budget.queries,
+        updates=budget.num_updates,
+        num_evals=budget.num_evals,
         eval_seed=derive_seed(budget.seed, *path, "queries"),
-        eval_episodes=budget.query_episodes,
+        eval_episodes=budget.eval_episodes,
         lr=column([setting.lr for setting in settings]),
         decay=column([float(setting.decay) for setting in settings]),
-        horizon_known=torch.full((batch,), told),
+        horizon_known=torch.full((batch,), horizon_known),
         on_update=after_update,
     )

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 
-from learned_opt.analysis.comparison.results import GridScores, Setting
-from learned_opt.analysis.comparison.runs import Budget, MakeRule, Problem, run_lives
+from learned_opt.analysis.comparison.jobs import Job, OnUpdate
+from learned_opt.analysis.comparison.runs import Budget, MakeRule, Problem, run_settings
+from learned_opt.analysis.results import GridScores, Setting
 from learned_opt.analysis.statistics.intervals import ROUNDING
 from learned_opt.analysis.statistics.scores import score
 from learned_opt.rules import SGD, Adam, RMSprop
 
-TUNING_QUERIES = 6
-"""Judgements of a life while tuning."""
+TUNING_EVALS = 6
+"""Evaluations of a run while tuning."""
 EDGE = "; the best lr lies at the grid's edge"
 UNTUNED = "untuned"
 """How a baseline's setting was chosen begins with this where the grid told nothing."""
@@ -123,24 +125,51 @@ class Tuned:
         return f"on {tasks} tuning tasks {where}{alike}{EDGE if self.at_edge else ''}"
 
 
-def score_grid(
-    baseline: Baseline,
-    problem: Problem,
-    budget: Budget,
-    on_update: Callable[[int], None] | None = None,
-) -> GridScores:
-    """Mean normalised area of every setting over the tuning tasks of one family.
+@dataclass(frozen=True, eq=False)
+class TuningJob(Job[GridScores]):
+    """The mean normalized AUC of every setting of a baseline over a problem of tuning tasks.
 
-    Args:
-        baseline: rule and grid.
-        problem: the tuning tasks; always of the training distribution, never the shown ones.
-        budget: length of the lives.
-        on_update: called after each update of a batch with its number of learners.
+    These are always of the training distribution, never the shown ones.
     """
-    settings = baseline.grid()
-    lives = run_lives(problem, baseline.make, settings, budget, on_update)
-    areas = score(lives.returns, lives.diverged, problem.random, problem.reference).areas
-    return GridScores(baseline.name, problem.family.name, settings, areas.mean(1).tolist())
+
+    baseline: str
+    problem: Problem
+    budget: Budget
+
+    @property
+    def name(self) -> str:
+        """For its file and for people."""
+        return f"tuning {self.baseline} on {self.problem.family.name}"
+
+    @property
+    def work(self) -> int:
+        """Updates of single learners."""
+        return len(make_baseline(self.baseline).grid()) * self.problem.count * self.budget.num_updates
+
+    def identity(self) -> dict[str, Any]:
+        """The grid, the tasks, and the budget."""
+        return {
+            "kind": "tuning",
+            "baseline": self.baseline,
+            "grid": [asdict(setting) for setting in make_baseline(self.baseline).grid()],
+            **self.problem.identity(),
+            **self.budget.identity(),
+        }
+
+    def run(self, on_update: OnUpdate) -> GridScores:
+        """All settings as one batch."""
+        rule = make_baseline(self.baseline)
+        runs = run_settings(self.problem, rule.make, rule.grid(), self.budget, on_update)
+        auc = score(runs.returns, runs.diverged, self.problem.random, self.problem.reference).auc
+        return self.decode(auc.mean(1).tolist())
+
+    def encode(self, value: GridScores) -> list[float]:
+        """The scores."""
+        return value.scores
+
+    def decode(self, data: Any) -> GridScores:
+        """From the scores."""
+        return GridScores(self.baseline, self.problem.family.name, make_baseline(self.baseline).grid(), data)
 
 
 def choose(baseline: Baseline, grids: Sequence[GridScores]) -> Tuned:

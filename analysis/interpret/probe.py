@@ -11,7 +11,7 @@ from torch import Tensor
 from learned_opt.algorithms import A2C, InnerAlgorithm
 from learned_opt.algorithms.a2c import ActorCriticLearner
 from learned_opt.algorithms.inner_loop import train
-from learned_opt.analysis.comparison.results import Array
+from learned_opt.analysis.statistics.intervals import Array
 from learned_opt.layout import ParameterLayout
 from learned_opt.rules import Adam, RuleState, StepInput, UpdateRule
 from learned_opt.rules.base import Scalar
@@ -116,7 +116,7 @@ def trace(
     config: InnerAlgorithm | None = None,
     horizon: int | None = None,
 ) -> Trace:
-    """Watch a rule through whole lives on new tasks of a family; `horizon` is a gymnasium id's."""
+    """Watch a rule through whole lives on held-out tasks of a family; `horizon` is a gymnasium id's."""
     learner = _learner(family, learners, seed, config, horizon)
     watched = _Watched(rule)
     train(learner, watched, updates=updates, num_evals=2, eval_seed=seed, eval_episodes=1, lr=lr)

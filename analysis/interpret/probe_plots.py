@@ -15,7 +15,7 @@ from learned_opt.analysis.reporting.curves import DASHES
 from learned_opt.analysis.reporting.figures import Entry, as_it_is, legend_below, new_figure, save_figure
 
 LAYER_COLORS = ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#CC79A7", "#000000", "#7F7F7F")
-"""Okabe and Ito's palette: an actor's three weights come in cold colours, its critic's in warm ones."""
+"""Okabe and Ito's palette: an actor's three weights come in cold colors, its critic's in warm ones."""
 
 NARROWEST = 4.5
 """Inches of a figure's width."""
@@ -79,7 +79,7 @@ def plot_probe(responses: Mapping[str, Response], traces: Sequence[Trace], path:
 
 
 def plot_paths(paths: Mapping[str, Paths], path: str | Path) -> Figure:
-    """Walks in 2-D navigation: contenders down, moments of the life across, a colour a task.
+    """Walks in 2-D navigation: methods down, moments of the life across, a color a task.
 
     Args:
         paths: by label; the same tasks and moments.

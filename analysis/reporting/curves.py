@@ -1,4 +1,4 @@
-"""Adaptation curves: how fast each contender learns, one panel a family."""
+"""learning curves: how fast each method learns, one panel a family."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from learned_opt.analysis.comparison.results import MIXED, Array, FamilyResults, Results
 from learned_opt.analysis.reporting.figures import Entry, as_it_is, legend_below, new_figure, save_figure
-from learned_opt.analysis.statistics.intervals import bootstrap_interval, interquartile_mean
+from learned_opt.analysis.results import MIXED, FamilyResults, Results
+from learned_opt.analysis.statistics.intervals import Array, bootstrap_interval, interquartile_mean
 from learned_opt.analysis.statistics.scores import family_scores
 
 X = Literal["updates", "steps"]
-Y = Literal["returns", "normalised"]
+Y = Literal["returns", "normalized"]
 
-# Okabe and Ito 2008, "Color Universal Design": told apart with any common colour vision.
+# Okabe and Ito 2008, "Color Universal Design": told apart with any common color vision.
 USUAL = {"adam": "#0072B2", "sgd": "#009E73", "rmsprop": "#E69F00", "adamw": "#56B4E9"}
-"""Colours of the usual baselines, the same in every figure."""
+"""Colors of the usual baselines, the same in every figure."""
 OTHERS = ("#D55E00", "#CC79A7", "#000000", "#8C6D31", "#7F7F7F", "#5E3C99", "#882255", "#999933")
-"""Colours of all other contenders, in order of appearance."""
+"""Colors of all other methods, in order of appearance."""
 DASHES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p", "h")
 LARGEST = 12
@@ -36,14 +36,14 @@ ALONE = (5.0, 3.0)
 """The same of a panel that has a figure for itself."""
 
 
-Key = tuple[Literal["contender", "anchor"], str]
+Key = tuple[Literal["method", "anchor"], str]
 
 
 class Style(NamedTuple):
-    """How a contender is drawn.
+    """How a method is drawn.
 
-    color, dash, marker: of its lines; no two contenders share all three.
-    point: of its points, where there are no lines; no two share this and the colour.
+    color, dash, marker: of its lines; no two methods share all three.
+    point: of its points, where there are no lines; no two share this and the color.
     """
 
     color: str
@@ -75,7 +75,7 @@ def plot_curves(
         results: what to draw.
         path: the figure's file; its suffix (.png, .pdf, .svg) gives the format.
         x: update steps, or environment steps.
-        y: raw returns, or normalised ones (0 random policy, 1 reference).
+        y: raw returns, or normalized ones (0 random policy, 1 reference).
         families: which to draw, by name; all if None.
         seed: of the bootstrap.
 
@@ -92,13 +92,13 @@ def plot_curves(
         raise ValueError(f"no results for {', '.join(unknown)}; choose from {', '.join(results.families)}")
     if not 1 <= len(names) <= LARGEST:
         raise ValueError(f"a figure holds 1 to {LARGEST} panels, got {len(names)}: name families")
-    if x not in ("updates", "steps") or y not in ("returns", "normalised"):
-        raise ValueError(f"x is 'updates' or 'steps' and y 'returns' or 'normalised', got {x!r} and {y!r}")
+    if x not in ("updates", "steps") or y not in ("returns", "normalized"):
+        raise ValueError(f"x is 'updates' or 'steps' and y 'returns' or 'normalized', got {x!r} and {y!r}")
     columns = _columns(len(names))
     rows = -(-len(names) // columns)
     wide, high = PANEL if len(names) > 1 else ALONE
     figure = new_figure(max(wide * columns, 3.6), high * rows + 0.45)
-    styles = contender_styles(results.labels())
+    styles = method_styles(results.labels())
     generator = np.random.default_rng(seed)
     entries: dict[Key, Entry] = {}
     legend, titles = split_names(results, names)
@@ -109,12 +109,12 @@ def plot_curves(
         size = 8 if max(map(len, title.split("\n"))) <= LONGEST_TITLE else 6.5
         as_it_is(axes.set_title(title, fontsize=size), 0.9 * wide)
         if index % columns == 0:
-            label = "return per episode" if y == "returns" else "normalised return"
+            label = "return per episode" if y == "returns" else "normalized return"
             axes.set_ylabel(label, fontsize=8)
         if index + columns >= len(names):
             axes.set_xlabel("updates" if x == "updates" else "environment steps", fontsize=8)
         for key, (line, label) in drawn.items():
-            told = legend.get(label, label) if key[0] == "contender" else label
+            told = legend.get(label, label) if key[0] == "method" else label
             entries.setdefault(key, (line, told))
     higher = legend_below(figure, list(entries.values()), figure.get_figwidth(), most=2 * columns + 1)
     figure.set_figheight(figure.get_figheight() + higher)
@@ -123,7 +123,7 @@ def plot_curves(
 
 
 def split_names(results: Results, names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """What a figure of some families calls contenders, and the families: between them they tell every split.
+    """What a figure of some families calls methods, and the families: between them they tell every split.
 
     A family's split stands behind its name. Where rules differ in it, each rule's stands behind the rule's
     own name, if it is the same in all of these families; else below the family's.
@@ -146,8 +146,8 @@ def split_names(results: Results, names: Sequence[str]) -> tuple[dict[str, str],
     return legend, titles
 
 
-def contender_styles(labels: Sequence[str]) -> dict[str, Style]:
-    """How each contender is drawn, no two alike; the usual baselines always look the same."""
+def method_styles(labels: Sequence[str]) -> dict[str, Style]:
+    """How each method is drawn, no two alike; the usual baselines always look the same."""
     styles, count = {}, 0
     for label in labels:
         if label in USUAL:
@@ -179,21 +179,22 @@ def _panel(
     y: Y,
     generator: np.random.Generator,
 ) -> dict[Key, Entry]:
-    """Draw a family; keys and names for the legend, those of contenders apart from those of anchors."""
+    """Draw a family; keys and names for the legend, those of methods apart from those of anchors."""
     moments = family.updates * (family.steps_per_update if x == "steps" else 1)
     edges: list[Array] = []
     entries: dict[Key, Entry] = {}
     scores = family_scores(family)
-    # Drawn back to front, so that the first contender, usually the learned rule, ends on top.
+    # Drawn back to front, so that the first method, usually the learned rule, ends on top.
     for depth, (label, runs) in enumerate(scores.items()):
         curves = (runs.returns if y == "returns" else runs.curves).T
         middle = interquartile_mean(curves, axis=0)
-        low, high = bootstrap_interval([curves], generator=generator)
+        band = bootstrap_interval([curves], generator=generator)
+        low, high = band.low, band.high
         style = styles[label]
         order = 3.0 - depth / len(scores)
         axes.fill_between(moments, low, high, color=style.color, alpha=0.15, linewidth=0, zorder=order)
         (line,) = axes.plot(moments, middle, **style.line(), label=label, zorder=order + 1)
-        entries["contender", label] = line, label
+        entries["method", label] = line, label
         edges += [middle] if np.isnan(low).all() else [middle, low, high]
     bottom, top = (float(f([f(edge) for edge in edges])) for f in (np.nanmin, np.nanmax))
     margin = 0.08 * max(top - bottom, 1e-6 * max(1.0, abs(top)))

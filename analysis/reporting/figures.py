@@ -16,12 +16,15 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
 from matplotlib.textpath import TextToPath
+from PIL import Image
 
 from learned_opt.files import write_atomically
 from learned_opt.verbatim import visible
 
 SUFFIXES = (".png", ".pdf", ".svg")
 """What figures can be."""
+COLORS = 128
+"""Of a PNG."""
 LINE = 1.5
 """Height of a legend's line, in font sizes."""
 _KEY, _GAP, _PADDING = 2.8, 2.0, 2.0
@@ -64,8 +67,17 @@ def save_figure(figure: Figure, path: str | Path, dpi: float = 200) -> None:
     check_figure(path)
     buffer = io.BytesIO()
     fitting = min(dpi, _LARGEST / max(figure.get_size_inches()))
-    figure.savefig(buffer, format=Path(path).suffix[1:].lower(), dpi=fitting)
-    write_atomically(Path(path), buffer.getvalue())
+    form = Path(path).suffix[1:].lower()
+    figure.savefig(buffer, format=form, dpi=fitting)
+    write_atomically(Path(path), _in_palette(buffer) if form == "png" else buffer.getvalue())
+
+
+def _in_palette(buffer: io.BytesIO) -> bytes:
+    """A PNG of at most COLORS colors, which takes a third of the bytes."""
+    small = io.BytesIO()
+    image = Image.open(buffer).convert("RGB")
+    image.quantize(COLORS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    return small.getvalue()
 
 
 def as_it_is(text: Text, inches: float | None = None) -> Text:

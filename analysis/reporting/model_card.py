@@ -5,27 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from learned_opt.analysis.comparison.results import Results
-from learned_opt.analysis.reporting.table import (
+from learned_opt.analysis.reporting.summary import (
     OVERALL,
     SummaryRow,
     cautions,
-    default_rival,
+    default_reference_method,
     summary_table,
 )
-from learned_opt.analysis.statistics.intervals import FEWEST, bracketed
+from learned_opt.analysis.reporting.templating import render
+from learned_opt.analysis.results import Results
+from learned_opt.analysis.statistics.intervals import FEWEST
 from learned_opt.artifacts import Artifact
 from learned_opt.meta.config import METRICS
-from learned_opt.verbatim import code_block, code_span, markdown
-
-EXPLAINED = (
-    "Areas are interquartile means over tasks of the normalised area under the adaptation curve (0 random "
-    "policy, 1 reference), with 95 % bootstrap intervals. P is the share of tasks, family by family, on "
-    "which the rule beats the rival with the same random numbers, with an exact interval where tasks are "
-    "few or nearly all alike; *pooled* the probability that any of its runs in a family beats any of the "
-    "rival's, whatever their tasks; *90 % at* is the updates to 90 % of the rival's final return, relative "
-    "to the rival's own."
-)
+from learned_opt.verbatim import markdown
 
 
 def model_card(
@@ -41,7 +33,7 @@ def model_card(
     Args:
         artifact: the rule.
         comparisons: results by title; the rule takes part in each under `label`.
-        label: the contender that is this rule.
+        label: the method that is this rule.
         training: of each stage, its seconds, learner_updates and environment_steps; as far as known.
         seed: of the bootstrap.
 
@@ -51,76 +43,24 @@ def model_card(
     for title, results in comparisons.items():
         if results.artifacts.get(label) != artifact.digest:
             raise ValueError(f"{title} does not show {label} with the hash {artifact.digest[:12]}")
-    parts = [f"# {markdown(label)}", _identity(artifact), "## Training", _training(artifact, training)]
-    tables = {title: summary_table(results, seed=seed) for title, results in comparisons.items()}
-    parts += ["## Results", EXPLAINED]
-    for title, rows in tables.items():
-        results = comparisons[title]
-        rival = default_rival(results)
-        parts += [f"### {markdown(title)}", _table(rows, label, rival), code_block(results.command)]
-    parts += ["## Limits", _limits(tables, comparisons, label)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _identity(artifact: Artifact) -> str:
-    header = artifact.header
-    weights = sum(parameter.numel() for parameter in artifact.rule.parameters())
-    config = ", ".join(markdown(f"{key} {_number(value)}") for key, value in header["config"].items())
-    return "\n".join(
-        [
-            f"- kind: {code_span(header['kind'])} ({config}), {weights:,} weights",
-            f"- learning rate: {artifact.rule.learning_rate:g}",
-            f"- SHA-256: `{artifact.digest}`",
-            f"- licence: {markdown(str(header['provenance'].get('licence', 'not stated')))}",
-        ]
+    provenance = artifact.header["provenance"]
+    stages = [_stage(stage) for stage in _stages(provenance)]
+    for stage, spent in zip(stages, training, strict=False):
+        stage["spent"] = spent
+    return render(
+        "model_card.md.j2",
+        label=label,
+        header=artifact.header,
+        configuration=[f"{key} {_short(value)}" for key, value in artifact.header["config"].items()],
+        weights=sum(parameter.numel() for parameter in artifact.rule.parameters()),
+        learning_rate=artifact.rule.learning_rate,
+        digest=artifact.digest,
+        license=str(provenance.get("licence", "not stated")),
+        stages=stages,
+        meta_seeds=_meta_seeds(provenance.get("meta_seeds")),
+        comparisons=[_comparison(title, results, label, seed) for title, results in comparisons.items()],
+        bold=lambda text, best: f"**{text}**" if best else text,
     )
-
-
-def _training(artifact: Artifact, training: Sequence[Mapping[str, Any]]) -> str:
-    stages = _stages(artifact.header["provenance"])
-    lines = []
-    for number, stage in enumerate(stages, 1):
-        configuration = stage.get("configuration", {})
-        score = stage.get("validation", {}).get("all", float("nan"))
-        measured = METRICS.get(configuration.get("validation", {}).get("metric", "auc"), "score")
-        found = (
-            f"the best of {_told(configuration, 'meta_steps')} meta-steps was number "
-            f"{_told(stage, 'meta_steps')}, a {measured} of {score:.3f} on validation tasks;"
-        )
-        if stage.get("improvement", {}).get("improved") is False:
-            found = (
-                f"none of {_told(configuration, 'meta_steps')} meta-steps validated better than the rule "
-                f"that they began with, a {measured} of {score:.3f} on validation tasks;"
-            )
-        facts = [
-            f"{number}. {code_span(str(configuration.get('estimator', {}).get('kind', 'tbptt')))},",
-            f"meta-seed {_told(stage, 'seed')};",
-            found,
-            f"lives of {' to '.join(markdown(str(n)) for n in stage.get('lifetimes', ['?']))} updates;",
-            f"families: {', '.join(map(markdown, stage.get('families', [])))}.",
-        ]
-        if number <= len(training):
-            spent = training[number - 1]
-            facts.append(
-                f"{spent['seconds'] / 60:.0f} minutes, {spent['learner_updates']:,.0f} learner-updates,"
-                f" {spent['environment_steps'] / 1e6:.0f} million environment steps."
-            )
-        lines.append(" ".join(facts))
-    several = artifact.header["provenance"].get("meta_seeds")
-    if several is not None:
-        scores = several.get("scores", ())
-        measured = METRICS[several["metric"]]
-        seeds = ", ".join(map(str, several["seeds"]))
-        chosen = "The best" if several.get("told_apart", True) else "The first, for all score the same,"
-        lines.append(
-            f"\n{chosen} of {len(scores)} meta-seeds, {seeds}, on {several['tasks']} further tasks"
-            f" a family: {measured} {', '.join(f'{score:.3f}' for score in scores)}."
-        )
-    return "\n".join(lines)
-
-
-def _told(story: Mapping[str, Any], key: str) -> str:
-    return markdown(str(story.get(key, "?")))
 
 
 def _stages(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -128,72 +68,75 @@ def _stages(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [*(_stages(earlier) if isinstance(earlier, dict) else []), provenance]
 
 
-def _table(rows: Sequence[SummaryRow], label: str, rival: str | None) -> str:
-    other = "" if rival is None else markdown(rival)
-    against = "" if rival is None else f" {other} | P(beats {other}) | pooled | 90 % at |"
-    lines = [
-        f"| split | family | {markdown(label)} | best other |{against} diverged |",
-        "|---" * (5 if rival is None else 9) + "|",
-    ]
-    for row in rows:
-        if row.label != label:
-            continue
-        peers = {r.label: r for r in rows if (r.split, r.family) == (row.split, row.family)}
-        top = max((r for name, r in peers.items() if name != label), key=lambda r: r.area, default=None)
-        cells = [row.own or row.split, markdown(row.family), _area(row, bold=row.best)]
-        cells.append(
-            "" if top is None else f"{markdown(top.name)} {_area(top, bold=top.best and not row.best)}"
-        )
-        if rival is not None:
-            p, pooled = row.improvement, row.pooled
-            cells.append(_area(peers[rival]) if rival in peers else "")
-            cells.append("" if p is None else f"{p.probability:.2f} {bracketed(p.low, p.high, '.2f')}")
-            cells.append("" if pooled is None else f"{pooled.probability:.2f}")
-            cells.append(_speed(row, peers.get(rival)))
-        cells.append(f"{row.diverged}/{row.runs}")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def _stage(story: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stage's provenance tells, with ? for what it does not."""
+    configuration = story.get("configuration", {})
+    return {
+        "estimator": str(configuration.get("estimator", {}).get("kind", "?")),
+        "seed": str(story.get("seed", "?")),
+        "meta_steps": str(configuration.get("meta_steps", "?")),
+        "best": str(story.get("meta_steps", "?")),
+        "improved": story.get("improvement", {}).get("improved") is not False,
+        "metric": METRICS.get(configuration.get("validation", {}).get("metric", "auc"), "score"),
+        "score": story.get("validation", {}).get("all", float("nan")),
+        "horizon": " to ".join(str(n) for n in story.get("lifetimes", ["?"])),
+        "families": story.get("families", []),
+        "spent": None,
+    }
 
 
-def _area(row: SummaryRow, *, bold: bool = False) -> str:
-    text = f"{row.area:.3f} {bracketed(row.low, row.high)}"
-    return f"**{text}**" if bold else text
+def _meta_seeds(story: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """How the rule was chosen among those of several meta-seeds, if it was."""
+    if story is None:
+        return None
+    chosen = {"metric": METRICS[story["metric"]], "distinct": story["told_apart"]}
+    return {**chosen, "seeds": story["seeds"], "scores": story["scores"], "num_tasks": story["tasks"]}
 
 
-def _speed(row: SummaryRow, rival: SummaryRow | None) -> str:
+def _comparison(title: str, results: Results, label: str, seed: int) -> dict[str, Any]:
+    other = default_reference_method(results)
+    rows = summary_table(results, reference_method=other, seed=seed)
+    own = [row for row in rows if row.label == label]
+    return {
+        "title": title,
+        "reference_method": other,
+        "lines": [_line(row, rows, other) for row in own],
+        "command": results.command,
+        "limits": _limits([row for row in own if row.family != OVERALL]),
+        "cautions": cautions(results),
+    }
+
+
+def _line(row: SummaryRow, rows: Sequence[SummaryRow], reference_method: str | None) -> dict[str, Any]:
+    peers = [r for r in rows if (r.split, r.family) == (row.split, row.family) and r is not row]
+    other = next((r for r in peers if r.label == reference_method), None)
+    top = max(peers, key=lambda peer: peer.auc.value, default=None)
+    return {"row": row, "top": top, "other": other, "time": _time(row, other)}
+
+
+def _time(row: SummaryRow, other: SummaryRow | None) -> str:
+    """Updates to the target, relative to the reference method's own."""
     if row.speed is not None:
-        return f"×{row.speed.median:.2f} {bracketed(row.speed.low, row.speed.high, '.2f')}"
-    if row.updates_to_target is None or rival is None or not rival.updates_to_target:
+        return f"×{row.speed.text('.2f')}"
+    if row.updates_to_target is None or other is None or not other.updates_to_target:
         return ""
-    ratio = row.updates_to_target / rival.updates_to_target
+    ratio = row.updates_to_target / other.updates_to_target
     return f"×{ratio:.2f}" if ratio < float("inf") else "never"
 
 
-def _limits(
-    tables: Mapping[str, Sequence[SummaryRow]], comparisons: Mapping[str, Results], label: str
-) -> str:
+def _limits(own: Sequence[SummaryRow]) -> list[str]:
     """What the results themselves say against the rule."""
-    lines = []
-    for title, rows in tables.items():
-        own = [row for row in rows if row.label == label and row.family != OVERALL]
-        lost = [
-            f"{markdown(row.family)} (to {markdown(row.lost_to[0])}, by {row.lost_to[1]:.3f})"
-            for row in own
-            if row.lost_to
-        ]
-        few = [markdown(row.family) for row in own if row.runs < FEWEST]
-        told = [f"behind on {', '.join(lost) or 'no family'}"] if len(few) < len(own) else []
-        if few:
-            told.append(f"no verdict on {', '.join(few)}, of fewer than {FEWEST} tasks")
-        told.append(f"{sum(row.diverged for row in own)} runs diverged")
-        lines.append(f"- {markdown(title)}: {'; '.join(told)}.")
-        lines += [f"- {markdown(title)}: {markdown(caution)}." for caution in cautions(comparisons[title])]
-    lines.append(
-        "- One artifact of one meta-seed: its figures say nothing of what the recipe gives with another."
-    )
-    lines.append("- Measured on batched actor-critics with small tanh networks; elsewhere, compare first.")
-    return "\n".join(lines)
+    lost = [
+        f"{markdown(row.family)} (to {markdown(row.lost_to[0])}, by {row.lost_to[1]:.3f})"
+        for row in own
+        if row.lost_to
+    ]
+    few = [markdown(row.family) for row in own if row.runs < FEWEST]
+    parts = [f"behind on {', '.join(lost) or 'no family'}"] if len(few) < len(own) else []
+    if few:
+        parts.append(f"no verdict on {', '.join(few)}, of fewer than {FEWEST} tasks")
+    return [*parts, f"{sum(row.diverged for row in own)} runs diverged"]
 
 
-def _number(value: object) -> str:
+def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -8,8 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from learned_opt.analysis.comparison.results import MIXED, SPLITS, Results
-from learned_opt.analysis.reporting.curves import contender_styles, split_names
+from learned_opt.analysis.reporting.curves import method_styles, split_names
 from learned_opt.analysis.reporting.figures import (
     Entry,
     as_it_is,
@@ -18,13 +17,18 @@ from learned_opt.analysis.reporting.figures import (
     new_figure,
     save_figure,
 )
-from learned_opt.analysis.reporting.table import OVERALL, best_of, default_rival, summary_table
-from learned_opt.analysis.statistics.intervals import FEWEST, interquartile_mean, performance_profile
+from learned_opt.analysis.reporting.summary import OVERALL, best_of, default_reference_method, summary_table
+from learned_opt.analysis.results import MIXED, SPLITS, Results
+from learned_opt.analysis.statistics.intervals import (
+    FEWEST,
+    Interval,
+    interquartile_mean,
+    performance_profile,
+)
 from learned_opt.analysis.statistics.scores import family_scores
-from learned_opt.analysis.statistics.time_to_target import SpeedSummary
 
 LEVELS = np.linspace(-0.25, 1.25, 151)
-"""Normalised scores at which profiles are evaluated."""
+"""Normalized scores at which profiles are evaluated."""
 LABEL = 2.4
 """Inches that a label beside or below the axes may take; longer ones get several lines."""
 ROW = 0.12
@@ -32,9 +36,9 @@ ROW = 0.12
 
 
 def plot_profiles(results: Results, path: str | Path, *, seed: int = 0) -> Figure:
-    """Share of runs whose normalised area exceeds each score, one panel a split, with 95 % bands.
+    """Share of runs whose normalized AUC exceeds each score, one panel a split, with 95 % bands.
 
-    A curve that lies above another everywhere belongs to the better contender, whatever summary one
+    A curve that lies above another everywhere belongs to the better method, whatever summary one
     prefers (Agarwal et al. 2021, figure 4).
 
     Args:
@@ -46,19 +50,19 @@ def plot_profiles(results: Results, path: str | Path, *, seed: int = 0) -> Figur
     legend, _ = split_names(results, list(results.families))
     figure = new_figure(3.2 * len(splits), 2.7)
     entries: dict[str, Entry] = {}
-    styles, generator = contender_styles(results.labels()), np.random.default_rng(seed)
+    styles, generator = method_styles(results.labels()), np.random.default_rng(seed)
     axes = figure.subplots(1, len(splits), squeeze=False, sharey=True)[0]
     for panel, (split, names) in zip(axes, splits.items(), strict=True):
         scores = [family_scores(results.families[name]) for name in names]
         for label in _everywhere(results, names):
-            strata = [family[label].areas for family in scores]
+            strata = [family[label].auc for family in scores]
             profile = performance_profile(strata, LEVELS, generator=generator)
             style = styles[label]
-            (line,) = panel.plot(LEVELS, profile.share, **style.line(), label=label)
+            (line,) = panel.plot(LEVELS, profile.value, **style.line(), label=label)
             entries.setdefault(label, (line, legend[label]))
             panel.fill_between(LEVELS, profile.low, profile.high, color=style.color, alpha=0.12, linewidth=0)
         as_it_is(panel.set_title(_title(split, names, legend), fontsize=8), 3.0)
-        panel.set_xlabel("normalised area τ", fontsize=8)
+        panel.set_xlabel("normalized AUC τ", fontsize=8)
         panel.set_xlim(LEVELS[0], LEVELS[-1])
         _tidy(panel)
     axes[0].set_ylabel("share of runs above τ", fontsize=8)
@@ -69,7 +73,7 @@ def plot_profiles(results: Results, path: str | Path, *, seed: int = 0) -> Figur
 
 
 def plot_heatmap(results: Results, path: str | Path) -> Figure:
-    """Interquartile mean of the normalised area: families down, contenders across.
+    """Interquartile mean of the normalized AUC: families down, methods across.
 
     The best of a family are framed, where `best_of` tells them apart, on FEWEST tasks at least.
     """
@@ -78,7 +82,7 @@ def plot_heatmap(results: Results, path: str | Path) -> Figure:
     framed = set()
     for row, name in enumerate(names):
         family = results.families[name]
-        middle = {k: float(interquartile_mean(s.areas)) for k, s in family_scores(family).items()}
+        middle = {k: float(interquartile_mean(s.auc)) for k, s in family_scores(family).items()}
         for label, value in middle.items():
             table[row, labels.index(label)] = value
         if len(family.random) >= FEWEST:
@@ -114,7 +118,7 @@ def plot_heatmap(results: Results, path: str | Path) -> Figure:
     )
     axes.tick_params(length=0)
     bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
-    bar.set_label("normalised area (IQM)", fontsize=7)
+    bar.set_label("normalized AUC (IQM)", fontsize=7)
     bar.ax.tick_params(labelsize=6)
     save_figure(figure, path)
     return figure
@@ -124,8 +128,10 @@ EDGE = 4.0
 """Ratios of times beyond this, or below its inverse, are drawn at the margin."""
 
 
-def plot_times(results: Results, path: str | Path, *, rival: str | None = None, seed: int = 0) -> Figure:
-    """Updates to 90 % of the rival's final return, as a ratio to the rival's own, per family and contender.
+def plot_times(
+    results: Results, path: str | Path, *, reference_method: str | None = None, seed: int = 0
+) -> Figure:
+    """Updates to 90 % of the reference method's final return, relative to its own, per family and method.
 
     Hollow marks at the right edge never got there. The median over a split's families stands below
     them with its 95 % interval.
@@ -133,30 +139,30 @@ def plot_times(results: Results, path: str | Path, *, rival: str | None = None, 
     Args:
         results: what to draw.
         path: the figure's file.
-        rival: whose end sets the target; `default_rival` if None.
+        reference_method: whose end sets the target; `default_reference_method` if None.
         seed: of the bootstrap.
 
     Raises:
-        ValueError: there is no rival to measure against.
+        ValueError: there is no reference_method to measure against.
     """
-    rival = default_rival(results) if rival is None else rival
-    if rival is None:
-        raise ValueError("time to a target needs a hand-made contender to set it")
-    rows = summary_table(results, rival=rival, seed=seed)
-    styles = contender_styles(results.labels())
-    others = [label for label in results.labels() if label != rival]
+    reference_method = default_reference_method(results) if reference_method is None else reference_method
+    if reference_method is None:
+        raise ValueError("time to a target needs a hand-made method to set it")
+    rows = summary_table(results, reference_method=reference_method, seed=seed)
+    styles = method_styles(results.labels())
+    others = [label for label in results.labels() if label != reference_method]
     overall = {(r.split, r.label): r.speed for r in rows if r.family == OVERALL and r.speed is not None}
     reach = {
         (r.family, r.label): r.updates_to_target
         for r in rows
         if r.family != OVERALL and r.updates_to_target is not None
     }
-    lines: list[tuple[str, dict[str, float | SpeedSummary]]] = []
+    lines: list[tuple[str, dict[str, float | Interval]]] = []
     legend, titles = split_names(results, list(results.families))
     for split, names in results.by_split().items():
         for name in names:
-            if (name, rival) in reach:
-                own = max(reach[name, rival], 1e-9)
+            if (name, reference_method) in reach:
+                own = max(reach[name, reference_method], 1e-9)
                 ratios = {k: reach[name, k] / own for k in others if (name, k) in reach}
                 lines.append((titles[name], dict(ratios)))
         medians = {k: overall[split, k] for k in others if (split, k) in overall}
@@ -174,16 +180,16 @@ def plot_times(results: Results, path: str | Path, *, rival: str | None = None, 
                 continue
             place = position + 0.5 * (index / max(len(others) - 1, 1) - 0.5)
             color, point = styles[label].color, styles[label].point
-            if isinstance(value, SpeedSummary):
+            if isinstance(value, Interval):
                 axes.plot(
                     np.clip([value.low, value.high], 1 / EDGE, EDGE), [place, place], color=color, lw=1.2
                 )
-            middle = value.median if isinstance(value, SpeedSummary) else value
+            middle = value.value if isinstance(value, Interval) else value
             never = not np.isfinite(middle)
             axes.plot(
                 min(max(middle, 1 / EDGE), EDGE),
                 place,
-                marker="D" if isinstance(value, SpeedSummary) and point == "o" else point,
+                marker="D" if isinstance(value, Interval) and point == "o" else point,
                 markersize=4.5,
                 color=color,
                 markerfacecolor="none" if never else color,
@@ -196,7 +202,7 @@ def plot_times(results: Results, path: str | Path, *, rival: str | None = None, 
     axes.set_xticks([0.25, 0.5, 1, 2, 4], ["≤ ¼", "½", "1", "2", "≥ 4"])
     wide, tall = label_ticks(axes.yaxis, [title for title, _ in lines], LABEL)
     axes.invert_yaxis()
-    meaning = f"updates to 90 % of {rival}'s final return, relative to {rival}"
+    meaning = f"updates to 90 % of {reference_method}'s final return, relative to {reference_method}"
     caption = as_it_is(axes.set_xlabel(meaning, fontsize=8), figure.get_figwidth() - wide - 0.3)
     higher = 0.14 * caption.get_text().count("\n")
     _tidy(axes)
@@ -214,7 +220,7 @@ def plot_times(results: Results, path: str | Path, *, rival: str | None = None, 
 
 
 def _everywhere(results: Results, names: list[str]) -> list[str]:
-    return [k for k in results.labels() if all(k in results.families[n].contenders for n in names)]
+    return [k for k in results.labels() if all(k in results.families[n].methods for n in names)]
 
 
 def _title(split: str, names: list[str], legend: dict[str, str]) -> str:

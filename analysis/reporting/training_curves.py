@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from learned_opt.analysis.reporting.curves import contender_styles
+from learned_opt.analysis.reporting.curves import method_styles
 from learned_opt.analysis.reporting.figures import Entry, as_it_is, legend_below, new_figure, save_figure
 from learned_opt.runs.metrics import VALIDATIONS, read_rows
 
@@ -39,7 +39,7 @@ def plot_training(curves: Mapping[str, Sequence[Curve]], title: str, path: Path)
     """
     figure = new_figure(5.0, 3.2)
     axes = figure.subplots()
-    styles, entries = contender_styles(list(curves)), list[Entry]()
+    styles, entries = method_styles(list(curves)), list[Entry]()
     for name, runs in curves.items():
         if not all(runs):
             raise ValueError(f"a run of {name} holds no validation: nothing to draw")

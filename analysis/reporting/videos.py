@@ -15,7 +15,7 @@ from torch import Tensor
 from learned_opt.algorithms import RLLearner
 from learned_opt.algorithms.inner_loop import train
 from learned_opt.analysis.comparison.config import CompareConfig
-from learned_opt.analysis.comparison.method import Contender
+from learned_opt.analysis.comparison.method import Method
 from learned_opt.analysis.comparison.runs import draw_problem
 from learned_opt.files import write_atomically
 from learned_opt.rollouts.collect import ObservationTransform
@@ -43,15 +43,15 @@ def check_rendering(names: Sequence[str], horizon: int | None = None) -> None:
         _filmed(name, horizon)
 
 
-def render_lives(config: CompareConfig, contender: Contender, folder: Path) -> list[Path]:
-    """Let one learner of each family live under a rule; one episode before and one after, as MP4.
+def render_runs(config: CompareConfig, method: Method, folder: Path) -> list[Path]:
+    """Train one learner of each family under a rule; one episode before and one after, as MP4.
 
     The learner, its task and its random numbers are those of the first shown task. Actions are the
     most probable ones.
 
     Args:
         config: of the comparison.
-        contender: the rule.
+        method: the rule.
         folder: receives FAMILY-before.mp4 and FAMILY-after.mp4.
 
     Raises:
@@ -59,8 +59,8 @@ def render_lives(config: CompareConfig, contender: Contender, folder: Path) -> l
     """
     import imageio.v3 as imageio
 
-    check_rendering(config.families, config.horizon)
-    assert isinstance(contender.rule, UpdateRule)
+    check_rendering(config.families, config.max_episode_steps)
+    assert isinstance(method.rule, UpdateRule)
     folder.mkdir(parents=True, exist_ok=True)
     for name in config.families:
         problem = draw_problem(
@@ -69,23 +69,23 @@ def render_lives(config: CompareConfig, contender: Contender, folder: Path) -> l
             1,
             seed=config.seed,
             device=config.device,
-            shifted=config.shifted,
-            horizon=config.horizon_of(name),
+            ood=config.ood,
+            max_episode_steps=config.episode_steps_of(name),
         ).parts[0]
         path = (problem.purpose, "lives", name)
         noise = derive_noise(config.seed, *path, device=config.device)
-        learner = config.learner.learner(problem.family, 1, noise, tasks=problem.tasks)
-        view = learner.observation_scale
+        learner = config.inner.learner(problem.family, 1, noise, tasks=problem.tasks)
+        view = learner.observation_normalizer
         at_first = None if view is None else replace(view, moments=replace(view.moments))
-        life = train(
+        run = train(
             learner,
-            contender.rule.to(config.device),
-            updates=config.updates,
+            method.rule.to(config.device),
+            updates=config.num_updates,
             num_evals=2,
             eval_seed=derive_seed(config.seed, *path, "queries"),
             eval_episodes=1,
         )
-        shown = ((life.first, at_first), (life.last, view))
+        shown = ((run.first, at_first), (run.last, view))
         for target, (parameters, seen) in zip(video_paths([name], folder), shown, strict=True):
             frames = np.stack(_episode(learner, parameters, seen))
             video: bytes = imageio.imwrite(
@@ -96,7 +96,7 @@ def render_lives(config: CompareConfig, contender: Contender, folder: Path) -> l
 
 
 def video_paths(names: Sequence[str], folder: Path) -> list[Path]:
-    """What `render_lives` writes: of each family a film before, and one after."""
+    """What `render_runs` writes: of each family a film before, and one after."""
     safe = [name.replace("/", "_").replace(":", "_") for name in names]
     return [folder / f"{name}-{when}.mp4" for name in safe for when in ("before", "after")]
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,11 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from learned_opt.analysis.reporting.curves import contender_styles
+from learned_opt.analysis.reporting.curves import method_styles
 from learned_opt.analysis.reporting.figures import Entry, as_it_is, legend_below, new_figure, save_figure
+from learned_opt.analysis.result_file import encode, write_results
 from learned_opt.analysis.rl2.reference_learners import REFERENCES
-from learned_opt.analysis.statistics.intervals import bootstrap_interval
-from learned_opt.files import write_atomically
+from learned_opt.analysis.statistics.intervals import Interval, mean_interval
+from learned_opt.provenance import environment
 from learned_opt.rl2.policies import InContextPolicy
 from learned_opt.rl2.trial import play
 from learned_opt.tasks import BatchedFamily, Noise, TaskFamily, Tasks, make_family
@@ -27,15 +25,8 @@ from learned_opt.tasks.promises import sampled_tasks
 from learned_opt.tasks.random import derive_noise
 from learned_opt.tasks.references import held_returns, random_returns, reference_returns, stored_references
 
-FORMAT = 1
-
-
-class Total(NamedTuple):
-    """Mean total reward of a trial, with its 95 % bootstrap interval over tasks, NaN where there is none."""
-
-    mean: float
-    low: float
-    high: float
+KIND, TRIALS = "trials", "trials.json.gz"
+"""What the file holds, and its name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +34,9 @@ class TrialResults:
     """Returns of the episodes of one trial on each of n tasks.
 
     family: of the tasks.
-    returns: (n, episodes) by contender.
+    returns: (n, episodes) by method.
     random: (n,) expected return an episode of the random policy.
-    anchors: (n,) by name, of policies that are no contenders: "optimum" of who knows the task, or
+    anchors: (n,) by name, of policies that are no methods: "optimum" of who knows the task, or
         "reference" of a long-tuned policy; nothing where neither is known.
     command: the command line that made it.
     """
@@ -63,56 +54,45 @@ class TrialResults:
         return int(next(iter(self.returns.values())).shape[1])
 
     def totals(self) -> dict[str, NDArray[np.float64]]:
-        """Total reward of each trial (n,), by contender; the anchors' and the random policy's expected."""
+        """Total reward of each trial (n,), by method; the anchors' and the random policy's expected."""
         played = {label: values.sum(1) for label, values in self.returns.items()}
         expected = {**self.anchors, "random": self.random}
         return {**played, **{name: values * self.episodes for name, values in expected.items()}}
 
-    def table(self, seed: int = 0) -> dict[str, Total]:
-        """By contender."""
+    def table(self, seed: int = 0) -> dict[str, Interval]:
+        """Mean total reward by method, with 95 % bootstrap intervals over tasks."""
         generator = np.random.default_rng(seed)
-
-        def summary(total: NDArray[np.float64]) -> Total:
-            ends = bootstrap_interval([total], lambda x, axis: x.mean(axis), generator=generator)
-            return Total(float(total.mean()), float(ends.low), float(ends.high))
-
-        return {label: summary(total) for label, total in self.totals().items()}
+        return {label: mean_interval([total], generator) for label, total in self.totals().items()}
 
     def save(self, path: Path, artifacts: Mapping[str, str] | None = None) -> None:
-        """Write JSON, atomically; `artifacts` are the policies' hashes."""
-        data = {
-            "learned_opt_trials": FORMAT,
+        """Write the file, atomically; `artifacts` are the policies' hashes."""
+        content = {
             "command": self.command,
             "family": self.family,
             "episodes": self.episodes,
-            "tasks": len(self.random),
+            "num_tasks": len(self.random),
             "seed": self.seed,
             "artifacts": dict(artifacts or {}),
-            "totals": {
-                label: {
-                    name: round(number, 5) if math.isfinite(number) else None
-                    for name, number in total._asdict().items()
-                }
-                for label, total in self.table().items()
-            },
+            "environment": environment(),
+            "totals": {label: total.as_dict() for label, total in self.table().items()},
             "mean_return_of_episode": {
-                label: [round(float(x), 5) for x in values.mean(0)] for label, values in self.returns.items()
+                label: encode(values.mean(0)) for label, values in self.returns.items()
             },
         }
-        write_atomically(path, json.dumps(data, indent=1, allow_nan=False).encode())
+        write_results(path, KIND, content)
 
 
 def run_trials(
     policies: Mapping[str, InContextPolicy],
     family: str,
     *,
-    tasks: int,
+    num_tasks: int,
     episodes: int,
     seed: int,
     device: str = "cpu",
     command: str = "",
 ) -> TrialResults:
-    """Every policy, and the family's reference learners, on the same n = `tasks` new tasks.
+    """Every policy, and the family's reference learners, on the same n = `num_tasks` held-out tasks.
 
     Raises:
         ValueError: a policy of another family, or nothing to play.
@@ -130,7 +110,7 @@ def run_trials(
         )
     made = make_family(family, horizons.pop())
     noise = derive_noise(seed, "shown tasks", family, device=device)
-    drawn = sampled_tasks(made, tasks, noise)
+    drawn = sampled_tasks(made, num_tasks, noise)
     anchors = _anchors(made, drawn, noise)
     floor = random_returns(made, drawn, derive_noise(seed, "shown tasks", "anchors", family, device=device))
     returns = {}
@@ -154,7 +134,7 @@ def plot_trials(results: TrialResults, path: Path) -> Figure:
     figure = new_figure(5.0, 3.2)
     axes = figure.subplots()
     width = max(1, results.episodes // 20)
-    styles, entries = contender_styles(list(results.returns)), list[Entry]()
+    styles, entries = method_styles(list(results.returns)), list[Entry]()
     for label, values in results.returns.items():
         mean = np.convolve(values.mean(0), np.ones(width) / width, mode="valid")
         moments = np.arange(width, results.episodes + 1)

@@ -1,4 +1,4 @@
-"""From returns to scores: normalised curves and areas, with diverged runs counted as the worst.
+"""From returns to scores: normalized curves and AUC, with diverged runs counted as the worst.
 
 See `learned_opt.algorithms.scores`: 0 is the random policy, 1 the reference.
 """
@@ -12,17 +12,18 @@ import torch
 from numpy.typing import NDArray
 
 from learned_opt.algorithms.scores import normalized_auc, normalized_curves
-from learned_opt.analysis.comparison.results import Array, FamilyResults
+from learned_opt.analysis.results import FamilyResults
+from learned_opt.analysis.statistics.intervals import Array
 
-BEST_SEEN = "the best return of a sound run at any query, on each task"
+BEST_SEEN = "the best return of a sound run at any evaluation, on each task"
 """What a reference is where none is known."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Runs on n tasks judged at Q queries, of C contenders or of one; everything is finite.
+    """Runs on n tasks evaluated Q times, of C methods or of one; everything is finite.
 
-    curves: (C, Q, n) or (Q, n) normalised returns.
+    curves: (C, Q, n) or (Q, n) normalized returns.
     returns: the same shape, raw.
     worst: the score that diverged runs got.
     """
@@ -32,18 +33,18 @@ class Scores:
     worst: float
 
     @property
-    def areas(self) -> Array:
-        """(C, n) or (n,) normalised area under the curve: the mean over queries after update 0."""
+    def auc(self) -> Array:
+        """(C, n) or (n,) normalized area under the curve: the mean over evaluations after update 0."""
         return normalized_auc(torch.as_tensor(self.curves)).numpy()
 
     @property
     def finals(self) -> Array:
-        """(C, n) or (n,) normalised return at the last query."""
+        """(C, n) or (n,) normalized return at the last evaluation."""
         return np.asarray(self.curves[..., -1, :])
 
 
 def score(returns: Array, diverged: NDArray[np.bool_], random: Array, reference: Array) -> Scores:
-    """Normalise the returns of C contenders on the same n tasks.
+    """Normalize the returns of C methods on the same n tasks.
 
     What diverged runs get is said by `normalized_curves`; their raw returns become what that score stands
     for.
@@ -71,19 +72,19 @@ def best_seen(returns: Array, diverged: NDArray[np.bool_], reference: Array) -> 
 
 
 def family_scores(family: FamilyResults) -> dict[str, Scores]:
-    """The scores of each contender of a family, by label; the worst is taken among them all."""
-    runs = family.contenders.values()
+    """The scores of each method of a family, by label; the worst is taken among them all."""
+    runs = family.methods.values()
     together = score(
         np.stack([run.returns for run in runs]),
         np.stack([run.diverged for run in runs]),
         family.random,
         family.reference,
     )
-    rows = zip(family.contenders, together.curves, together.returns, strict=True)
+    rows = zip(family.methods, together.curves, together.returns, strict=True)
     return {label: Scores(curves, raw, together.worst) for label, curves, raw in rows}
 
 
 def broken_runs(family: FamilyResults, label: str) -> int:
-    """How many of a contender's runs diverged or gave returns that are not finite."""
-    run = family.contenders[label]
+    """How many of a method's runs diverged or gave returns that are not finite."""
+    run = family.methods[label]
     return int((run.diverged | ~np.isfinite(run.returns).all(0)).sum())

@@ -1,1 +1,1 @@
-"""The shipped rule inside Stable-Baselines3, beside Adam: real clients, on which nothing was ever tuned."""
+"""The shipped rule inside Stable-Baselines3, beside Adam: a real library, on which nothing was ever tuned."""

@@ -1,47 +1,52 @@
-"""Train the contenders inside Stable-Baselines3, and make the page of what they did.
+"""Train the methods inside Stable-Baselines3, and make the page of what they did.
 
-python -m experiments.sb3 train --cells runs/clients --processes 2
-python -m experiments.sb3 table --cells runs/clients --out docs/clients.md
+python -m experiments.sb3 train --processes 2
+python -m experiments.sb3 page --runs runs/sb3
 """
 
 from __future__ import annotations
 
-import os
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
+import gymnasium
+import torch
 import tyro
 
-from experiments.sb3.cells import Run, gather_cells, write_cells
-from experiments.sb3.curves import plot_clients
-from experiments.sb3.plan import clients, fixed_runs, tuned_runs
-from experiments.sb3.running import missing_environment, perform
-from experiments.sb3.settings import ENVIRONMENTS, SELECTION, Algorithm, ContenderName, SettingName
-from experiments.sb3.standings import fields_of
-from experiments.sb3.table import clients_page, sections
+from experiments.sb3.benchmarks import benchmarks, fixed_runs, tuned_runs
+from experiments.sb3.curves import plot_benchmarks
+from experiments.sb3.page import page, sections
+from experiments.sb3.runs import RUNS, FinishedRun, Run, TrainingJob, gather_runs, write_runs
+from experiments.sb3.settings import ENVIRONMENTS, SELECTION, Algorithm, MethodName, SettingName
+from experiments.sb3.summary import summaries
+from learned_opt.analysis.comparison.cache import Cache
+from learned_opt.analysis.comparison.jobs import Clock, finished
 from learned_opt.artifacts import ArtifactError, load_artifact
 from learned_opt.files import write_atomically
+from learned_opt.progress import WorkBar
+
+PACKAGES = ("stable-baselines3", "gymnasium", "torch", "numpy")
 
 
 @dataclass(frozen=True)
 class Train:
     """Run what is missing; what is finished stays, so that the same command goes on after an interruption."""
 
-    cells: Path = field(default_factory=lambda: Path("runs/clients"))
-    """Folder of finished runs, one JSON file each; those of several machines can be copied together."""
+    cache: Path = field(default_factory=lambda: Path("runs/sb3"))
+    """Folder of finished runs; those of several machines can be copied together."""
     algorithms: tuple[Algorithm, ...] = get_args(Algorithm)
     """Stable-Baselines3's algorithms."""
     settings: tuple[SettingName, ...] = get_args(SettingName)
     """The library's default hyper-parameters, or RL Zoo's where they are known."""
     environments: tuple[str, ...] = ENVIRONMENTS
     """gymnasium ids; those that are not installed are skipped, and named."""
-    contenders: tuple[ContenderName, ...] = get_args(ContenderName)
-    """Who runs: the learned rule at its nominal learning rate; the same at the library's or RL Zoo's, where
+    methods: tuple[MethodName, ...] = get_args(MethodName)
+    """Who runs: the learned rule at its own learning rate; the same at the library's or RL Zoo's, where
     nothing but the optimizer's class was exchanged; the library's default optimizer; Adam at A2C's default
     learning rate; Adam at the best of a grid; the library's default optimizer at RL Zoo's learning rate."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -71,31 +76,29 @@ class Train:
             else:
                 print(f"skipped {name}: {reason}", file=sys.stderr)
         artifact = load_artifact(self.rule)
-        chosen = clients(self.algorithms, self.settings, available, self.steps)
+        chosen = benchmarks(self.algorithms, self.settings, available, self.steps)
         fixed = fixed_runs(
             chosen,
-            self.contenders,
+            self.methods,
             self.seeds,
             range(SELECTION, SELECTION + self.selection_seeds),
-            nominal_lr=artifact.rule.learning_rate,
+            learning_rate=artifact.rule.learning_rate,
             artifact=artifact.digest,
         )
-        failures = self._perform(fixed)
-        if "tuned" in self.contenders:
+        failures = perform(fixed, self.cache, rule=self.rule, processes=self.processes)
+        if "tuned" in self.methods:
             # From all that is stored, as the page chooses it, not from this command's own selection seeds.
-            failures += self._perform(tuned_runs(chosen, self.seeds, gather_cells([self.cells])))
+            tuned = tuned_runs(chosen, self.seeds, gather_runs([self.cache]))
+            failures += perform(tuned, self.cache, rule=self.rule, processes=self.processes)
         for failure in failures:
             print(failure, file=sys.stderr)
         if failures:
             raise ValueError(f"{len(failures)} runs failed; the same command runs only these again")
-        print(f"finished runs are in {self.cells}")
-
-    def _perform(self, runs: Sequence[Run]) -> list[str]:
-        return perform(runs, self.cells, rule=self.rule, command=command_line(), processes=self.processes)
+        print(f"finished runs are in {self.cache}")
 
     def _check(self) -> None:
         if find_spec("stable_baselines3") is None:
-            raise ValueError("Stable-Baselines3 is not installed: install the extra sb3")
+            raise ValueError("Stable-Baselines3 is not installed: install the extra experiments")
         if not all(0 <= seed < SELECTION for seed in self.seeds) or not self.seeds:
             raise ValueError(
                 f"seeds must lie between 0 and {SELECTION - 1}, the others choose learning rates"
@@ -105,15 +108,13 @@ class Train:
 
 
 @dataclass(frozen=True)
-class Table:
+class Page:
     """Make the page, its figures and one file of all its runs from what is finished."""
 
-    cells: tuple[Path, ...] = (Path("runs/clients"),)
-    """Folders or files of finished runs; the file that this command writes is one, too."""
-    out: Path = field(default_factory=lambda: Path("docs/clients.md"))
-    """The page, in Markdown."""
-    results: Path = field(default_factory=lambda: Path("docs/results/clients"))
-    """Folder of the figures and of runs.json."""
+    runs: tuple[Path, ...] = (Path("runs/sb3"),)
+    """Caches or files of finished runs; the file that this command writes is one, too."""
+    out: Path = field(default_factory=lambda: Path("docs/results/sb3-default.md"))
+    """The page, in Markdown; a folder beside it, of the same name, has the figures and runs.json.gz."""
     rule: str = "default"
     """The learned rule that is shown; runs of others are left out."""
     seed: int = 0
@@ -125,33 +126,69 @@ class Table:
         Raises:
             ValueError: there is nothing to show, or a file is damaged.
         """
-        artifact = load_artifact(self.rule)
-        digest = artifact.digest
-        cells = [c for c in gather_cells(self.cells) if c.run.artifact in ("", digest)]
-        fields = fields_of(cells, digest, artifact.rule.learning_rate, self.seed)
-        self.results.mkdir(parents=True, exist_ok=True)
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        figures = {}
-        for section, group in sections(fields).items():
-            figure = self.results / f"{'-'.join(section)}.png"
-            plot_clients(group, figure, self.seed)
-            figures[section] = Path(os.path.relpath(figure, self.out.parent)).as_posix()
-        write_cells(self.results / "runs.json", cells)
-        page = clients_page(
-            fields, cells, self.rule, artifact, command=command_line(), figures=figures, seed=self.seed
-        )
-        write_atomically(self.out, page.encode())
-        print(f"{self.out}: {len(cells)} runs on {len(fields)} clients")
+        digest = load_artifact(self.rule).digest
+        shown = [each for each in gather_runs(self.runs) if each.run.artifact in ("", digest)]
+        folder = self.out.with_suffix("")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_runs(folder / RUNS, shown)
+        write_atomically(self.out, page_of(shown, self.out, self.rule, seed=self.seed).encode())
+        draw(shown, self.out, self.rule, seed=self.seed)
+        print(f"{self.out}: {len(shown)} runs")
 
 
-def command_line() -> str:
-    """What a user typed to get here."""
-    return shlex.join(["python", "-m", "experiments.sb3", *sys.argv[1:]])
+def perform(runs: Sequence[Run], folder: Path, *, rule: str, processes: int) -> list[str]:
+    """Run what the cache lacks; a sentence for each run that failed, which does not stop the others.
+
+    Args:
+        runs: in order of preference.
+        folder: of the cache; made if need be.
+        rule: the learned rule's name or file.
+        processes: how many runs at a time, one thread each.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    versions = tuple((name, version(name)) for name in PACKAGES)
+    jobs = [TrainingJob(run, rule, versions) for run in dict.fromkeys(runs)]
+    failures = []
+    with WorkBar("Stable-Baselines3", "steps") as bar:
+        clock = Clock(sum(job.work for job in jobs), bar.update)
+        for place, value in finished(jobs, Cache(folder), clock, processes):
+            if isinstance(value, Exception):
+                failures.append(f"{jobs[place].run_of}, failed: {value}")
+                bar.say(failures[-1])
+    return failures
+
+
+def missing_environment(name: str) -> str | None:
+    """Why gymnasium cannot make an environment; None if it can."""
+    try:
+        gymnasium.make(name).close()
+    except (gymnasium.error.Error, ImportError) as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+def page_of(runs: Sequence[FinishedRun], out: Path, rule: str, *, seed: int = 0) -> str:
+    """The page that stands at `out`, with its figures and runs in the folder of the same name."""
+    artifact = load_artifact(rule)
+    found = summaries(runs, artifact.digest, artifact.rule.learning_rate, seed)
+    folder = out.with_suffix("")
+    figures = {section: f"{folder.name}/{'-'.join(section)}.png" for section in sections(found)}
+    command = f"python -m experiments.sb3 page --rule {rule} --out {out.as_posix()}"
+    return page(found, runs, rule, artifact, command=command, figures=figures, seed=seed)
+
+
+def draw(runs: Sequence[FinishedRun], out: Path, rule: str, *, seed: int = 0) -> None:
+    """The figures of the page that stands at `out`."""
+    artifact = load_artifact(rule)
+    found = summaries(runs, artifact.digest, artifact.rule.learning_rate, seed)
+    for section, group in sections(found).items():
+        plot_benchmarks(group, out.with_suffix("") / f"{'-'.join(section)}.png", seed)
 
 
 def main() -> None:
     """Parse and run; errors are one sentence and exit code 2."""
-    options = tyro.cli(Train | Table, prog="python -m experiments.sb3", description=__doc__)
+    options = tyro.cli(Train | Page, prog="python -m experiments.sb3", description=__doc__)
     try:
         options.run()
     except (ArtifactError, ValueError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Learning curves inside the clients, one panel an environment."""
+"""Learning curves inside Stable-Baselines3, one panel an environment."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from experiments.sb3.cells import QUERIES
-from experiments.sb3.settings import DEFAULTS, LEARNED, PUBLISHED, TUNED, Contender
-from experiments.sb3.standings import Field
-from learned_opt.analysis.reporting.curves import Style, contender_styles
+from experiments.sb3.runs import MOMENTS
+from experiments.sb3.settings import DEFAULTS, LEARNED, PUBLISHED, TUNED, Method
+from experiments.sb3.summary import Summary
+from learned_opt.analysis.reporting.curves import Style, method_styles
 from learned_opt.analysis.reporting.figures import Entry, as_it_is, legend_below, new_figure, save_figure
 from learned_opt.analysis.statistics.intervals import bootstrap_interval, interquartile_mean
 
@@ -22,30 +22,30 @@ PANEL = (2.6, 2.0)
 """Inches."""
 
 
-def plot_clients(fields: Sequence[Field], path: Path, seed: int = 0) -> Figure:
+def plot_benchmarks(found: Sequence[Summary], path: Path, seed: int = 0) -> Figure:
     """Draw interquartile means over seeds with 95 % bootstrap bands.
 
     Args:
-        fields: one panel each.
+        found: one panel each.
         path: the figure's file; its suffix gives the format.
         seed: of the bootstrap.
 
     Returns:
         The figure.
     """
-    columns = min(COLUMNS, len(fields))
-    rows = -(-len(fields) // columns)
+    columns = min(COLUMNS, len(found))
+    rows = -(-len(found) // columns)
     figure = new_figure(max(PANEL[0] * columns, 4.0), PANEL[1] * rows + 0.6)
-    styles = contender_styles(_every_label())
+    styles = method_styles(_every_label())
     generator = np.random.default_rng(seed)
     entries: dict[str, Entry] = {}
-    for index, field in enumerate(fields):
+    for index, each in enumerate(found):
         axes = figure.add_subplot(rows, columns, index + 1)
-        drawn = _panel(axes, field, styles, generator)
+        drawn = _panel(axes, each, styles, generator)
         entries = {**entries, **{label: entry for label, entry in drawn.items() if label not in entries}}
         if index % columns == 0:
             axes.set_ylabel("return per episode", fontsize=8)
-        if index + columns >= len(fields):
+        if index + columns >= len(found):
             axes.set_xlabel("environment steps", fontsize=8)
     higher = legend_below(figure, list(entries.values()), figure.get_figwidth(), most=columns)
     figure.set_figheight(figure.get_figheight() + higher)
@@ -54,21 +54,23 @@ def plot_clients(fields: Sequence[Field], path: Path, seed: int = 0) -> Figure:
 
 
 def _panel(
-    axes: Axes, field: Field, styles: dict[str, Style], generator: np.random.Generator
+    axes: Axes, summary: Summary, styles: dict[str, Style], generator: np.random.Generator
 ) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
-    moments = np.arange(1, QUERIES + 1) * field.client.steps / QUERIES
+    moments = np.arange(1, MOMENTS + 1) * summary.benchmark.steps / MOMENTS
     # Drawn back to front, so that the learned rule ends on top.
-    for depth, (label, standing) in enumerate(field.standings.items()):
-        low, high = bootstrap_interval([standing.curves], generator=generator)
+    for depth, (label, method) in enumerate(summary.methods.items()):
+        band = bootstrap_interval([method.curves], generator=generator)
         style = styles[label]
-        order = 3.0 - depth / len(field.standings)
-        axes.fill_between(moments, low, high, color=style.color, alpha=0.15, linewidth=0, zorder=order)
-        middle = interquartile_mean(standing.curves, axis=0)
+        order = 3.0 - depth / len(summary.methods)
+        axes.fill_between(
+            moments, band.low, band.high, color=style.color, alpha=0.15, linewidth=0, zorder=order
+        )
+        middle = interquartile_mean(method.curves, axis=0)
         (line,) = axes.plot(moments, middle, **style.line(), label=label, zorder=order + 1)
         entries[label] = line, label
-    as_it_is(axes.set_title(field.client.environment, fontsize=8), PANEL[0])
-    axes.set_xlim(0, field.client.steps)
+    as_it_is(axes.set_title(summary.benchmark.environment, fontsize=8), PANEL[0])
+    axes.set_xlim(0, summary.benchmark.steps)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -80,6 +82,6 @@ def _panel(
 
 
 def _every_label() -> list[str]:
-    """So that a contender looks the same in every figure."""
-    everyone: list[Contender] = [LEARNED, TUNED, *DEFAULTS["ppo"], *DEFAULTS["a2c"]]
-    return list(dict.fromkeys([*(contender.label for contender in everyone), *PUBLISHED.values()]))
+    """So that a method looks the same in every figure."""
+    everyone: list[Method] = [LEARNED, TUNED, *DEFAULTS["ppo"], *DEFAULTS["a2c"]]
+    return list(dict.fromkeys([*(method.label for method in everyone), *PUBLISHED.values()]))

@@ -1,15 +1,21 @@
-"""What runs against what: environments, budgets, contenders."""
+"""What runs against what: environments, budgets, methods."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
-from experiments.sb3.zoo import ZOO, Hyperparameters, OptimizerName
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
+OptimizerName = Literal["learned", "adam", "rmsprop"]
 Algorithm = Literal["ppo", "a2c"]
 SettingName = Literal["defaults", "zoo"]
-ContenderName = Literal["learned", "exchanged", "default", "adam", "tuned", "zoo"]
+MethodName = Literal["learned", "exchanged", "default", "adam", "tuned", "zoo"]
 
 ENVIRONMENTS = (
     "CartPole-v1",
@@ -33,7 +39,48 @@ SEED_STRIDE = 1000
 
 
 @dataclass(frozen=True)
-class Contender:
+class Hyperparameters:
+    """All of an algorithm but the optimizer.
+
+    num_envs: copies that are stepped together.
+    normalize: whether observations and rewards are normalized by running statistics (VecNormalize).
+    arguments: of the algorithm; the others are Stable-Baselines3's defaults. The activation function
+        among its `policy_kwargs` is named as in torch.nn.
+    decaying: arguments that fall linearly to 0 over the run.
+    """
+
+    num_envs: int = 1
+    normalize: bool = False
+    arguments: dict[str, Any] = field(default_factory=dict)
+    decaying: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Published:
+    """A set of RL Zoo's: all but the optimizer, the algorithm's default one, and its learning rate."""
+
+    hyperparameters: Hyperparameters
+    optimizer: OptimizerName
+    lr: float
+    decay: bool = False
+
+
+def _published(
+    optimizer: OptimizerName, lr: float, *, decay: bool = False, decaying: tuple[str, ...] = (), **others: Any
+) -> Published:
+    return Published(Hyperparameters(decaying=tuple(decaying), **others), optimizer, lr, decay)
+
+
+ZOO: dict[tuple[str, str], Published] = {
+    (algorithm, environment): _published(**entry)
+    for algorithm, entries in tomllib.loads(Path(__file__).with_name("zoo.toml").read_text()).items()
+    for environment, entry in entries.items()
+}
+"""By algorithm and environment."""
+
+
+@dataclass(frozen=True)
+class Method:
     """An optimizer at a learning rate.
 
     name: on the command line.
@@ -43,29 +90,29 @@ class Contender:
     decay: whether it falls linearly to 0.
     """
 
-    name: ContenderName
+    name: MethodName
     label: str
     optimizer: OptimizerName
     lr: float | None
     decay: bool = False
 
 
-LEARNED = Contender("learned", "learned rule", "learned", None)
+LEARNED = Method("learned", "learned rule", "learned", None)
 EXCHANGED = "learned rule, the others' lr"
 """Label of the learned rule where nothing but the optimizer's class was exchanged."""
-TUNED = Contender("tuned", "Adam, best of the grid", "adam", None)
+TUNED = Method("tuned", "Adam, best of the grid", "adam", None)
 DEFAULTS = {
     "ppo": (
         LEARNED,
-        Contender("exchanged", EXCHANGED, "learned", 3e-4),
-        Contender("default", "Adam 3e-4 (default)", "adam", 3e-4),
+        Method("exchanged", EXCHANGED, "learned", 3e-4),
+        Method("default", "Adam 3e-4 (default)", "adam", 3e-4),
         TUNED,
     ),
     "a2c": (
         LEARNED,
-        Contender("exchanged", EXCHANGED, "learned", 7e-4),
-        Contender("default", "RMSprop 7e-4 (default)", "rmsprop", 7e-4),
-        Contender("adam", "Adam 7e-4", "adam", 7e-4),
+        Method("exchanged", EXCHANGED, "learned", 7e-4),
+        Method("default", "RMSprop 7e-4 (default)", "rmsprop", 7e-4),
+        Method("adam", "Adam 7e-4", "adam", 7e-4),
         TUNED,
     ),
 }
@@ -83,21 +130,21 @@ def hyperparameters(algorithm: str, setting: str, environment: str) -> Hyperpara
     return Hyperparameters() if setting == "defaults" else ZOO[algorithm, environment].hyperparameters
 
 
-def library_seed(seed: int, environments: int) -> int:
+def library_seed(seed: int, num_envs: int) -> int:
     """What Stable-Baselines3 is given for a run's `seed`.
 
     It seeds environment i by seed + i, so that consecutive seeds would share all streams but one.
     """
-    return seed * SEED_STRIDE if environments > 1 else seed
+    return seed * SEED_STRIDE if num_envs > 1 else seed
 
 
-def contenders(algorithm: str, setting: str, environment: str) -> tuple[Contender, ...]:
+def methods(algorithm: str, setting: str, environment: str) -> tuple[Method, ...]:
     """Who runs under this setting, the learned rule first."""
     if setting == "defaults":
         return DEFAULTS[algorithm]
     tuned = ZOO[algorithm, environment]
-    exchanged = Contender("exchanged", EXCHANGED, "learned", tuned.lr, tuned.decay)
-    published = Contender("zoo", PUBLISHED[tuned.optimizer], tuned.optimizer, tuned.lr, tuned.decay)
+    exchanged = Method("exchanged", EXCHANGED, "learned", tuned.lr, tuned.decay)
+    published = Method("zoo", PUBLISHED[tuned.optimizer], tuned.optimizer, tuned.lr, tuned.decay)
     return LEARNED, exchanged, published
 
 

@@ -1,15 +1,8 @@
-"""One run of Stable-Baselines3, in a process of its own: the library seeds the global generators.
-
-python -m experiments.sb3.training < job.json
-"""
+"""One run of Stable-Baselines3; the library seeds the global generators."""
 
 from __future__ import annotations
 
-import json
-import sys
 import time
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,32 +14,29 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from experiments.sb3.cells import QUERIES, Cell, Run, cell_path, write_cells
-from experiments.sb3.settings import hyperparameters, library_seed
-from experiments.sb3.zoo import Hyperparameters
+from experiments.sb3.runs import MOMENTS, FinishedRun, Run
+from experiments.sb3.settings import Hyperparameters, hyperparameters, library_seed
 from learned_opt import LearnedOptimizer
 from learned_opt.artifacts import load_artifact
 
 ALGORITHMS: dict[str, type[PPO] | type[A2C]] = {"ppo": PPO, "a2c": A2C}
-PACKAGES = ("stable-baselines3", "gymnasium", "torch", "numpy")
 WINDOW = 0.1
 """A curve's point is the mean over episodes that ended within this share of the budget before it."""
 BROKEN = "Expected parameter"
 """How torch.distributions begins its complaint about parameters that are not finite."""
 
 
-def train(run: Run, rule: str, command: str) -> Cell:
+def train(run: Run, rule: str, versions: dict[str, str]) -> FinishedRun:
     """Train from scratch, and measure what the episodes of training earned.
 
     Args:
         run: what to run.
         rule: the learned rule's name or file; its hash must be the run's.
-        command: recorded in the cell.
+        versions: of the packages, recorded.
 
     Raises:
         ValueError: no episode ended within the budget, or the rule is not the one that the run names.
     """
-    torch.set_num_threads(1)
     model = build(run, rule)
     episodes = Episodes()
     began = time.perf_counter()
@@ -63,9 +53,8 @@ def train(run: Run, rule: str, command: str) -> Cell:
     diverged |= len(finite) < len(episodes.ended)
     if not finite and not diverged:
         raise ValueError(f"no episode of {run.environment} ended within {run.steps} steps: give more --steps")
-    versions = {name: version(name) for name in PACKAGES}
     curve = learning_curve(finite, run.steps) if finite else ()
-    return Cell(run, curve, diverged, seconds, run.hyperparameters(), versions, command)
+    return FinishedRun(run, curve, diverged, seconds, run.hyperparameters(), versions)
 
 
 def build(run: Run, rule: str) -> BaseAlgorithm:
@@ -94,7 +83,7 @@ def build(run: Run, rule: str) -> BaseAlgorithm:
         "MlpPolicy",
         environments(run, setting),
         learning_rate=linear(run.lr) if run.decay else run.lr,
-        seed=library_seed(run.seed, setting.environments),  # it seeds the environments anew
+        seed=library_seed(run.seed, setting.num_envs),  # it seeds the environments anew
         device="cpu",
         policy_kwargs=network,
         **arguments,
@@ -103,8 +92,8 @@ def build(run: Run, rule: str) -> BaseAlgorithm:
 
 def environments(run: Run, setting: Hyperparameters) -> VecEnv:
     """The environments, each with a Monitor that sees raw rewards."""
-    seed = library_seed(run.seed, setting.environments)
-    vector = make_vec_env(run.environment, n_envs=setting.environments, seed=seed)
+    seed = library_seed(run.seed, setting.num_envs)
+    vector = make_vec_env(run.environment, n_envs=setting.num_envs, seed=seed)
     if not setting.normalize:
         return vector
     return VecNormalize(vector, gamma=setting.arguments.get("gamma", 0.99))
@@ -134,7 +123,7 @@ class Episodes(BaseCallback):
 
 
 def learning_curve(ended: list[tuple[int, float]], steps: int) -> tuple[float, ...]:
-    """Mean return of the episodes that ended in the WINDOW before each of QUERIES moments.
+    """Mean return of the episodes that ended in the WINDOW before each of MOMENTS moments.
 
     Where none did, the value before it stands; before the first episode's end, that episode's return.
 
@@ -144,19 +133,8 @@ def learning_curve(ended: list[tuple[int, float]], steps: int) -> tuple[float, .
     """
     moments, returns = (np.array(column) for column in zip(*ended, strict=True))
     curve, value = [], float(returns[0])
-    for query in np.arange(1, QUERIES + 1) * (steps / QUERIES):
+    for query in np.arange(1, MOMENTS + 1) * (steps / MOMENTS):
         recent = returns[(moments > query - WINDOW * steps) & (moments <= query)]
         value = float(recent.mean()) if recent.size else value
         curve.append(value)
     return tuple(curve)
-
-
-def main() -> None:
-    """Read a job from standard input, run it, store its cell."""
-    job = json.load(sys.stdin)
-    run, folder = Run(**job["run"]), Path(job["folder"])
-    write_cells(cell_path(folder, run), [train(run, job["rule"], job["command"])])
-
-
-if __name__ == "__main__":
-    main()

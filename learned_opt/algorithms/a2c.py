@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from learned_opt.algorithms.a2c_gradients import gradients
-from learned_opt.algorithms.advantages import ReturnScale, generalised_advantages, mean, normalised
+from learned_opt.algorithms.advantages import ReturnScale, generalized_advantages, mean, normalized
 from learned_opt.algorithms.base import GradientSample
 from learned_opt.algorithms.config import Stepwise
 from learned_opt.algorithms.on_environments import ActingLearner
-from learned_opt.policies.base import Network, Policy, Tensors
-from learned_opt.policies.mlp import ActorCritic
+from learned_opt.algorithms.policy_gradient import actor_critic_loss, self_ratio
+from learned_opt.policies.base import Network, Tensors
 from learned_opt.rollouts.collect import Rollout
 from learned_opt.settings import Fraction, NotNegative
 from learned_opt.tasks import Noise, TaskFamily, Tasks
@@ -51,70 +51,42 @@ class A2C(Stepwise):
         return ActorCriticLearner
 
 
-class _Losses(NamedTuple):
-    inner: Tensor
-    outer: Tensor | None
-
-
 class ActorCriticLearner(ActingLearner):
     """B independent advantage actor-critics (Mnih et al. 2016) on B tasks of one family, side by side.
 
     The inner loss is −E[ratio · Â] + c_v · value loss − c_e · entropy, with advantages by GAE(γ, λ)
-    normalised per learner, values in units of a running scale of returns, and the gradient clipped
+    normalized per learner, values in units of a running scale of returns, and the gradient clipped
     per learner. The ratio π_θ(a|s) / π_θ(a|s).detach() has the gradient of log π and, unlike log π,
     the curvature that second-order meta-gradients need: it is the low-variance curvature estimator
     of Rothfuss et al. 2019 (arXiv 1810.06784), exact for one-step problems; over longer episodes it
     leaves out cross terms between steps. The outer loss is the policy objective
     alone, on environments that the inner loss never sees, with λ = 1.
 
-    Args:
-        family: what the tasks are drawn from.
-        batch: B.
-        noise: source of every random number: tasks, initial parameters, environments, actions.
-        config: hyper-parameters.
-        tasks: the tasks themselves, if not to be drawn from the family's training distribution.
-        policy: the networks; by default stacked perceptrons of the configured size.
-        outer_num_envs: environments beside the configured ones, for the outer loss.
-
     Raises:
-        ValueError: the policy is of another family, or has no critic; or an outer loss is asked for of one
-            transition.
+        ValueError: see `ActingLearner`; or an outer loss is asked for of one transition.
     """
 
+    needs_critic: ClassVar[bool] = True
     carries_memory: ClassVar[bool] = True
     recordable: ClassVar[bool] = True
     config: A2C
 
-    def __init__(
-        self,
-        family: TaskFamily,
-        batch: int,
-        noise: Noise,
-        config: A2C | None = None,
-        *,
-        tasks: Tasks | None = None,
-        policy: Policy | None = None,
-        outer_num_envs: int = 0,
-    ) -> None:
-        config = config or A2C()
-        if outer_num_envs * config.num_steps == 1:
+    def __init__(self, family: TaskFamily, batch: int, noise: Noise, config: A2C, **options: Any) -> None:
+        if options.get("outer_num_envs", 0) * config.num_steps == 1:
             raise ValueError(
                 "an outer loss of one transition (outer_num_envs 1, num_steps 1) has a centred advantage of "
                 "0, so that nothing would be meta-learned: set more outer_num_envs or num_steps"
             )
-        policy = policy or ActorCritic(family, config.hidden_size, config.num_layers, config.activation)
-        if not policy.values:
-            raise ValueError("the actor-critic needs values: let the policy's module return (output, value)")
-        super().__init__(
-            *(family, batch, noise, config, policy, tasks),
-            staggered=True,
-            num_steps=config.num_steps,
-            outer_num_envs=outer_num_envs,
-            normalize_rewards=config.normalize_rewards,
-        )
+        rewards = config.normalize_rewards
+        super().__init__(family, batch, noise, config, normalize_rewards=rewards, **options)
         self.scale = ReturnScale.zeros(batch, noise.device, noise.dtype)
-        traces = [config.gae_lambda] * config.num_envs + [1.0] * outer_num_envs
-        self._traces = torch.tensor(traces, device=noise.device, dtype=noise.dtype)
+        lambdas = [config.gae_lambda] * config.num_envs + [1.0] * self.outer_num_envs
+        self._lambdas = torch.tensor(lambdas, device=noise.device, dtype=noise.dtype)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of each environment in a rollout."""
+        return self.config.num_steps
 
     def reset(self, rows: Tensor, tasks: Tasks | None = None) -> None:
         """As of every acting learner, and forget the scale of returns."""
@@ -129,15 +101,9 @@ class ActorCriticLearner(ActingLearner):
             if made is not None:
                 inner, norm = self.clipped(made.inner)
                 return GradientSample(inner, made.outer, {**metrics, "gradient_norm": norm})
-            parameters = parameters.detach().requires_grad_()
-        with torch.enable_grad():
-            losses = self._losses(parameters, rollout)
-        outer = torch.zeros_like(parameters)
-        if losses.outer is not None:
-            (outer,) = torch.autograd.grad(losses.outer, parameters, retain_graph=True)
-        (inner,) = torch.autograd.grad(losses.inner, parameters, create_graph=second_order)
-        inner, norm = self.clipped(inner)
-        return GradientSample(inner, outer.detach(), {**metrics, "gradient_norm": norm})
+        return self.both_gradients(
+            lambda theta: self._losses(theta, rollout), parameters, metrics, second_order=second_order
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """What changes as learners live, beside their parameters; for checkpoints."""
@@ -149,43 +115,40 @@ class ActorCriticLearner(ActingLearner):
         super().load_state_dict(saved)
         self.scale.mean, self.scale.square, self.scale.weight = saved["scale"]
 
-    def _losses(self, parameters: Tensor, rollout: Rollout) -> _Losses:
+    def _losses(self, parameters: Tensor, rollout: Rollout) -> tuple[Tensor, Tensor | None]:
         """Inner and outer losses, summed over learners (which share no parameters)."""
         config = self.config
         tensors = self._layout.split(parameters)
-        log_std = None if self.policy.discrete else self.policy.log_std(tensors)
+        log_std = self.log_std(tensors)
         critic = self.policy.network(tensors, "critic")
         columns = (slice(0, config.num_envs), slice(config.num_envs, None))
         inner, outer = (rollout.columns(some) for some in columns)
         output, unit_values = self._read(inner, tensors)
         seen = unit_values.detach()
-        trace: float | Tensor = config.gae_lambda
+        gae_lambda: float | Tensor = config.gae_lambda
         if self.outer_num_envs:
             outer_output, outer_values = self._read(outer, tensors)
             shape = rollout.rewards.shape[:2]
             seen = torch.cat((seen.view(*shape, -1), outer_values.detach().view(*shape, -1)), 2).flatten(1)
-            trace = self._traces
-        estimates = [x.view_as(rollout.rewards) for x in self._advantages(critic, rollout, seen, trace)]
+            gae_lambda = self._lambdas
+        estimates = [x.view_as(rollout.rewards) for x in self._advantages(critic, rollout, seen, gae_lambda)]
         advantages, targets = (x[:, :, columns[0]].flatten(1) for x in estimates)
         share = inner.share()
         self.scale.observe(targets, share)
         center, scale = self._units()
         divisor = self._divisor()
 
-        ratio = self._ratio(output, log_std, inner)
-        error = unit_values - (targets - center) / scale
-        inner_loss = (
-            -mean(ratio * normalised(advantages, divisor, share), share)
-            + config.vf_coef * mean(error.square(), share)
-            - config.ent_coef * self.policy.entropy(output, log_std, share)
-        )
+        gain = self._ratio(output, log_std, inner) * normalized(advantages, divisor, share)
+        error = (unit_values - (targets - center) / scale).square()
+        entropy = self.policy.entropy(output, log_std, share)
+        inner_loss = actor_critic_loss(gain, error, entropy, config, share)
         if not self.outer_num_envs:
-            return _Losses(inner_loss.sum(), None)
+            return inner_loss.sum(), None
         ratio = self._ratio(outer_output, log_std, outer)
         outer_share = outer.share()
         outer_advantages = estimates[0][:, :, columns[1]].flatten(1)
-        outer_loss = -mean(ratio * normalised(outer_advantages, divisor, outer_share), outer_share)
-        return _Losses(inner_loss.sum(), outer_loss.sum())
+        outer_loss = -mean(ratio * normalized(outer_advantages, divisor, outer_share), outer_share)
+        return inner_loss.sum(), outer_loss.sum()
 
     def _units(self) -> tuple[Tensor, Tensor]:
         """Center and scale of the critic's values, (B, 1) each."""
@@ -205,13 +168,12 @@ class ActorCriticLearner(ActingLearner):
         return output, values
 
     def _ratio(self, output: Tensor, log_std: Tensor | None, rollout: Rollout) -> Tensor:
-        """π_θ(a|s) over itself detached, (B, T · E): equal to 1, with the derivatives of π."""
-        log_prob = self.policy.log_prob(output, log_std, rollout.actions.flatten(1, 2))
-        return (log_prob - log_prob.detach()).exp()
+        """Of each step, (B, T · E)."""
+        return self_ratio(self.policy.log_prob(output, log_std, rollout.actions.flatten(1, 2)))
 
     @torch.no_grad()
     def _advantages(
-        self, critic: Network, rollout: Rollout, unit_values: Tensor, trace: float | Tensor
+        self, critic: Network, rollout: Rollout, unit_values: Tensor, gae_lambda: float | Tensor
     ) -> tuple[Tensor, Tensor]:
         """Advantages and λ-returns, (B, T · E) each, from the critic's values of the visited states.
 
@@ -219,14 +181,14 @@ class ActorCriticLearner(ActingLearner):
         """
         center, scale = (x.unsqueeze(-1) for x in self._units())
         values = center + scale * unit_values.view_as(rollout.rewards)
-        advantages = generalised_advantages(
+        advantages = generalized_advantages(
             rollout.rewards,
             values,
             self._next_values(critic, rollout, values, center, scale),
             rollout.terminated,
             rollout.truncated,
-            discount=self.config.gamma,
-            trace=trace,
+            gamma=self.config.gamma,
+            gae_lambda=gae_lambda,
         )
         return advantages.flatten(1), (advantages + values).flatten(1)
 

@@ -1,4 +1,4 @@
-"""Generalised advantage estimation, and the running scale of returns that critics are trained in."""
+"""Generalized advantage estimation, and the running scale of returns that critics are trained in."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ FLOOR = 0.1
 a policy that cannot be improved, the deviation alone would blow noise up."""
 
 
-def generalised_advantages(
+def generalized_advantages(
     rewards: Tensor,
     values: Tensor,
     next_values: Tensor,
     terminated: Tensor,
     truncated: Tensor,
     *,
-    discount: float,
-    trace: float | Tensor,
+    gamma: float,
+    gae_lambda: float | Tensor,
 ) -> Tensor:
     """GAE(γ, λ) of Schulman et al. 2016 (arXiv 1506.02438), with terminal and truncated steps kept apart.
 
@@ -33,15 +33,15 @@ def generalised_advantages(
         next_values: V(s_{t+1}), before any autoreset.
         terminated: the dynamics ended the episode.
         truncated: the time limit did.
-        discount: γ.
-        trace: λ, a number or one for each environment, (E,).
+        gamma: γ.
+        gae_lambda: λ, a number or one for each environment, (E,).
 
     Returns:
         Advantages (B, T, E).
     """
     alive = (~terminated).to(values.dtype)
-    delta = torch.addcmul(rewards, alive, next_values, value=discount) - values
-    carry = discount * trace * (~(terminated | truncated)).to(values.dtype)
+    delta = torch.addcmul(rewards, alive, next_values, value=gamma) - values
+    carry = gamma * gae_lambda * (~(terminated | truncated)).to(values.dtype)
     running = torch.zeros_like(delta[:, 0])
     backwards = []
     for step_delta, step_carry in zip(delta.unbind(1)[::-1], carry.unbind(1)[::-1], strict=True):
@@ -55,7 +55,7 @@ def mean(rows: Tensor, share: Tensor | None = None) -> Tensor:
     return rows.mean(1) if share is None else torch.where(share > 0, share * rows, 0.0).sum(1)
 
 
-def normalised(advantages: Tensor, scale: Tensor | None = None, share: Tensor | None = None) -> Tensor:
+def normalized(advantages: Tensor, scale: Tensor | None = None, share: Tensor | None = None) -> Tensor:
     """Advantages (B, R) centred for each learner and divided by `scale` (B, 1), or by their own deviation."""
     centred = advantages - mean(advantages, share).unsqueeze(1)
     if scale is None:

@@ -13,8 +13,8 @@ from learned_opt.algorithms.advantages import mean
 from learned_opt.algorithms.base import GradientSample
 from learned_opt.algorithms.config import Stepwise
 from learned_opt.algorithms.on_environments import ActingLearner
+from learned_opt.algorithms.policy_gradient import shares
 from learned_opt.policies.base import EpsilonGreedy, Policy
-from learned_opt.policies.mlp import ActorCritic
 from learned_opt.rollouts.collect import Rollout
 from learned_opt.settings import Count, Fraction
 from learned_opt.tasks import Noise, TaskFamily, Tasks
@@ -60,42 +60,15 @@ class QLearner(ActingLearner):
     with target parameters that follow θ as an exponential average. The outer loss is the same on
     transitions that were just collected at θ, in environments that feed no replay.
 
-    Args:
-        family: what the tasks are drawn from.
-        batch: B.
-        noise: source of every random number.
-        config: hyper-parameters.
-        tasks: the tasks themselves, if not to be drawn from the family's training distribution.
-        policy: whose outputs are action values; by default stacked perceptrons of the configured size.
-
     Raises:
-        ValueError: the family's actions are continuous, or the policy is recurrent or of another family.
+        ValueError: see `ActingLearner`; or the family's actions are continuous.
     """
 
     config: DQN
 
-    def __init__(
-        self,
-        family: TaskFamily,
-        batch: int,
-        noise: Noise,
-        config: DQN,
-        *,
-        tasks: Tasks | None = None,
-        policy: Policy | None = None,
-        outer_num_envs: int = 0,
-    ) -> None:
-        policy = policy or ActorCritic(
-            family, config.hidden_size, config.num_layers, config.activation, values=False
-        )
-        greedy = EpsilonGreedy(policy, config.epsilon)
-        super().__init__(
-            *(family, batch, noise, config, greedy, tasks),
-            staggered=True,
-            num_steps=config.num_steps,
-            outer_num_envs=outer_num_envs,
-            normalize_rewards=config.normalize_rewards,
-        )
+    def __init__(self, family: TaskFamily, batch: int, noise: Noise, config: DQN, **options: Any) -> None:
+        rewards = config.normalize_rewards
+        super().__init__(family, batch, noise, config, normalize_rewards=rewards, **options)
         device, observation = noise.device, family.observation_space.shape
         shape = (batch, config.buffer_size)
         self.replay: Transitions = {
@@ -108,6 +81,15 @@ class QLearner(ActingLearner):
         }
         self.stored = torch.zeros(batch, 1, device=device, dtype=torch.long)
         self.target = torch.zeros(batch, self._layout.size, device=device, dtype=noise.dtype)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of each environment in a rollout."""
+        return self.config.num_steps
+
+    def acting(self, policy: Policy) -> Policy:
+        """Most valuable actions but for a share of random ones."""
+        return EpsilonGreedy(policy, self.config.epsilon)
 
     def reset(self, rows: Tensor, tasks: Tasks | None = None) -> None:
         """As of every acting learner, with an empty replay."""
@@ -126,17 +108,14 @@ class QLearner(ActingLearner):
         self._store(_transitions(rollout.columns(slice(0, self.config.num_envs))))
         fresh = rollout.columns(slice(self.config.num_envs, None))
         remembered = self._scaled(self._draw())
-        if not second_order:
-            parameters = theta.requires_grad_()
-        with torch.enable_grad():
-            inner_loss = self._loss(parameters, remembered).sum()
-            (inner,) = torch.autograd.grad(inner_loss, parameters, create_graph=second_order)
-            outer = torch.zeros_like(theta)
-            if self.outer_num_envs:
-                outer_loss = self._loss(parameters, self._scaled(_transitions(fresh))).sum()
-                (outer,) = torch.autograd.grad(outer_loss, parameters)
-        inner, norm = self.clipped(inner)
-        return GradientSample(inner, outer.detach(), {**metrics, "gradient_norm": norm})
+
+        def losses(theta: Tensor) -> tuple[Tensor, Tensor | None]:
+            inner_loss = self._loss(theta, remembered).sum()
+            if not self.outer_num_envs:
+                return inner_loss, None
+            return inner_loss, self._loss(theta, self._scaled(_transitions(fresh))).sum()
+
+        return self.both_gradients(losses, parameters, metrics, second_order=second_order)
 
     def state_dict(self) -> dict[str, Any]:
         """What changes as learners live, beside their parameters; for checkpoints."""
@@ -160,7 +139,7 @@ class QLearner(ActingLearner):
         values = self.policy.actor(self._layout.split(parameters), seen["observation"])
         chosen = values.gather(-1, seen["action"].unsqueeze(-1)).squeeze(-1)
         losses = F.smooth_l1_loss(chosen, goal, reduction="none")
-        return mean(losses, seen["weight"] / seen["weight"].sum(1, keepdim=True).clamp_min(1.0))
+        return mean(losses, shares(seen["weight"]))
 
     def _store(self, fresh: Transitions) -> None:
         """Into the ring; the oldest are overwritten."""
@@ -179,12 +158,12 @@ class QLearner(ActingLearner):
         return {name: value[rows, places] for name, value in self.replay.items()}
 
     def _scaled(self, met: Transitions) -> Transitions:
-        """Transitions normalised as the policy sees them now, which is not how it saw old ones."""
-        if self.observation_scale is not None:
-            seen = {name: self.observation_scale(met[name]) for name in ("observation", "following")}
+        """Transitions normalized as the policy sees them now, which is not how it saw old ones."""
+        if self.observation_normalizer is not None:
+            seen = {name: self.observation_normalizer(met[name]) for name in ("observation", "following")}
             met = {**met, **seen}
-        if self.reward_scale is not None:
-            met = {**met, "reward": self.reward_scale(met["reward"].unsqueeze(1)).squeeze(1)}
+        if self.reward_normalizer is not None:
+            met = {**met, "reward": self.reward_normalizer(met["reward"].unsqueeze(1)).squeeze(1)}
         return met
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from learned_opt.algorithms.a2c import A2C, ActorCriticLearner
-from learned_opt.algorithms.advantages import mean, normalised
+from learned_opt.algorithms.advantages import mean, normalized
 from learned_opt.algorithms.base import GradientSample
-from learned_opt.policies.base import Policy
+from learned_opt.algorithms.policy_gradient import actor_critic_loss, clipped_gain, shares
 from learned_opt.rollouts.collect import Rollout
 from learned_opt.settings import Count, Fraction, NotNegative, Positive
 from learned_opt.tasks import Noise, TaskFamily, Tasks
@@ -71,17 +71,12 @@ class PPO(A2C):
         return PPOLearner
 
 
-def clipped_gain(ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
-    """min(ρ Â, clip(ρ, 1 ± ε) Â), equation 7 of Schulman et al. 2017; ρ and Â are of one shape."""
-    return torch.minimum(ratio * advantage, ratio.clamp(1 - clip_range, 1 + clip_range) * advantage)
-
-
 class PPOLearner(ActorCriticLearner):
     """B independent PPO learners (Schulman et al. 2017, arXiv 1707.06347) on B tasks, side by side.
 
     A rollout serves `update_epochs` × `num_minibatches` updates, each on a part of it that no other update of
     the epoch sees. The inner loss is −E[min(ρ Â, clip(ρ, 1 ± ε) Â)] + c_v · value loss − c_e · entropy,
-    ρ = π_θ(a|s) / π_old(a|s), with advantages by GAE(γ, λ) from the rollout and normalised over the
+    ρ = π_θ(a|s) / π_old(a|s), with advantages by GAE(γ, λ) from the rollout and normalized over the
     minibatch. Values may be clipped around the rollout's, the worse of both losses counting; a learner
     whose divergence E[(ρ − 1) − log ρ] exceeds 1.5 times `target_kl` takes no further update from the
     rollout. The outer loss is −E[ρ Â] over all of the rollout of the outer environments, λ = 1: the
@@ -93,20 +88,8 @@ class PPOLearner(ActorCriticLearner):
     carries_memory: ClassVar[bool] = False
     config: PPO
 
-    def __init__(
-        self,
-        family: TaskFamily,
-        batch: int,
-        noise: Noise,
-        config: PPO,
-        *,
-        tasks: Tasks | None = None,
-        policy: Policy | None = None,
-        outer_num_envs: int = 0,
-    ) -> None:
-        super().__init__(
-            family, batch, noise, config, tasks=tasks, policy=policy, outer_num_envs=outer_num_envs
-        )
+    def __init__(self, family: TaskFamily, batch: int, noise: Noise, config: PPO, **options: Any) -> None:
+        super().__init__(family, batch, noise, config, **options)
         self.phase = 0
         self.inner: Rows = {}
         self.outer: Rows = {}
@@ -128,21 +111,18 @@ class PPOLearner(ActorCriticLearner):
         """Both gradients at θ (B, N) from the next part of the rollout, which is new after the last part."""
         if self.phase == 0:
             self._gather(parameters)
-        part = self._part()
-        if not second_order:
-            parameters = parameters.detach().requires_grad_()
-        with torch.enable_grad():
-            inner_loss, divergence = self._inner_loss(parameters, part)
-            (inner,) = torch.autograd.grad(inner_loss.sum(), parameters, create_graph=second_order)
-            outer = torch.zeros_like(parameters)
-            if self.outer_num_envs:
-                (outer,) = torch.autograd.grad(self._outer_loss(parameters).sum(), parameters)
-        inner, norm = self.clipped(inner)
-        metrics = {**self.metrics, "gradient_norm": norm}
+        part, divergences = self._part(), list[Tensor]()
+
+        def losses(theta: Tensor) -> tuple[Tensor, Tensor | None]:
+            inner_loss, divergence = self._inner_loss(theta, part)
+            divergences.append(divergence)
+            return inner_loss.sum(), self._outer_loss(theta).sum() if self.outer_num_envs else None
+
+        sample = self.both_gradients(losses, parameters, self.metrics, second_order=second_order)
         if not self.config.target_kl:
-            return GradientSample(inner, outer.detach(), metrics)
-        self.going = self.going & (divergence <= KL_MARGIN * self.config.target_kl)
-        return GradientSample(inner, outer.detach(), metrics, active=self.going)
+            return sample
+        self.going = self.going & (divergences[0] <= KL_MARGIN * self.config.target_kl)
+        return sample._replace(active=self.going)
 
     def state_dict(self) -> dict[str, Any]:
         """What changes as learners live, beside their parameters; for checkpoints."""
@@ -174,17 +154,17 @@ class PPOLearner(ActorCriticLearner):
         self.inner["target"] = (targets - center) / scale
         if self.outer_num_envs:
             outer = rollout.columns(slice(config.num_envs, None))
-            self.outer = self._rows(tensors, outer, trace=1.0)
-            self.outer["advantage"] = normalised(self.outer["advantage"], self._divisor(), outer.share())
+            self.outer = self._rows(tensors, outer, gae_lambda=1.0)
+            self.outer["advantage"] = normalized(self.outer["advantage"], self._divisor(), outer.share())
         self.going = torch.ones_like(self.going)
 
-    def _rows(self, tensors: dict[str, Tensor], rollout: Rollout, trace: float) -> Rows:
+    def _rows(self, tensors: dict[str, Tensor], rollout: Rollout, gae_lambda: float) -> Rows:
         """The rollout's steps as rows; values are in the critic's units as they were during it."""
         critic = self.policy.network(tensors, "critic")
         observation, action = rollout.flat_observations(), rollout.actions.flatten(1, 2)
         value = critic(observation).squeeze(-1)
-        advantage, target = self._advantages(critic, rollout, value, trace)
-        log_std = None if self.policy.discrete else self.policy.log_std(tensors)
+        advantage, target = self._advantages(critic, rollout, value, gae_lambda)
+        log_std = self.log_std(tensors)
         output = self.policy.actor(tensors, observation)
         valid = rollout.valid
         return {
@@ -214,30 +194,25 @@ class PPOLearner(ActorCriticLearner):
         """The inner loss, and the divergence from the policy that collected the rollout: (B,) each."""
         config = self.config
         tensors = self._layout.split(parameters)
-        log_std = None if self.policy.discrete else self.policy.log_std(tensors)
-        share = part["weight"] / part["weight"].sum(1, keepdim=True).clamp_min(1.0)
+        log_std = self.log_std(tensors)
+        share = shares(part["weight"])
         output = self.policy.actor(tensors, part["observation"])
         log_ratio = self.policy.log_prob(output, log_std, part["action"]) - part["log_prob"]
         ratio = log_ratio.exp()
-        advantage = normalised(part["advantage"], self._divisor(), share)
+        advantage = normalized(part["advantage"], self._divisor(), share)
         gain = clipped_gain(ratio, advantage, config.clip_range)
         value = self.policy.critic(tensors, part["observation"])
         error = (value - part["target"]).square()
         if config.clip_range_vf:
             near = part["value"] + (value - part["value"]).clamp(-config.clip_range_vf, config.clip_range_vf)
             error = torch.maximum(error, (near - part["target"]).square())
-        loss = (
-            -mean(gain, share)
-            + config.vf_coef * mean(error, share)
-            - config.ent_coef * self.policy.entropy(output, log_std, share)
-        )
+        loss = actor_critic_loss(gain, error, self.policy.entropy(output, log_std, share), config, share)
         return loss, mean((ratio - 1 - log_ratio).detach(), share)
 
     def _outer_loss(self, parameters: Tensor) -> Tensor:
         """−E[ρ Â] over the outer environments' rollout, (B,)."""
         rows, tensors = self.outer, self._layout.split(parameters)
-        log_std = None if self.policy.discrete else self.policy.log_std(tensors)
+        log_std = self.log_std(tensors)
         output = self.policy.actor(tensors, rows["observation"])
         ratio = (self.policy.log_prob(output, log_std, rows["action"]) - rows["log_prob"]).exp()
-        share = rows["weight"] / rows["weight"].sum(1, keepdim=True).clamp_min(1.0)
-        return -mean(ratio * rows["advantage"], share)
+        return -mean(ratio * rows["advantage"], shares(rows["weight"]))

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from learned_opt.algorithms.advantages import generalised_advantages
+from learned_opt.algorithms.advantages import generalized_advantages
 from learned_opt.algorithms.base import GradientSample, Trajectories
 from learned_opt.algorithms.config import InnerAlgorithm
 from learned_opt.algorithms.on_environments import ActingLearner
-from learned_opt.policies.base import Policy
-from learned_opt.policies.mlp import ActorCritic
+from learned_opt.algorithms.policy_gradient import self_ratio
 from learned_opt.rollouts.collect import Rollout, longest
 from learned_opt.settings import Fraction, NotNegative
-from learned_opt.tasks import Noise, TaskFamily, Tasks
+from learned_opt.tasks import Noise, TaskFamily
 
 CLIP = 10.0
 """Observations are clipped to this magnitude as features of the baseline."""
@@ -65,34 +64,19 @@ class ReinforceLearner(ActingLearner):
     with earlier episodes only, the same ones serve as MAML's query set at θ_k and as the support set
     of the step to θ_{k+1}.
 
-    Args:
-        family: what the tasks are drawn from.
-        batch: B.
-        noise: source of every random number.
-        config: hyper-parameters.
-        tasks: the tasks themselves, if not to be drawn from the family's training distribution.
-        policy: the networks, whose critic is not used; by default stacked perceptrons of the configured
-            size.
-
     Raises:
-        ValueError: the policy is of another family, observations are too large for the baseline, or an
-            update is one episode so short that nothing is left to learn from.
+        ValueError: see `ActingLearner`; or observations are too large for the baseline, or an update is one
+            episode so short that nothing is left to learn from.
     """
 
     carries_memory: ClassVar[bool] = True
+    staggered: ClassVar[bool] = False
     config: Reinforce
 
     def __init__(
-        self,
-        family: TaskFamily,
-        batch: int,
-        noise: Noise,
-        config: Reinforce,
-        *,
-        tasks: Tasks | None = None,
-        policy: Policy | None = None,
-        outer_num_envs: int = 0,
+        self, family: TaskFamily, batch: int, noise: Noise, config: Reinforce, **options: Any
     ) -> None:
+        outer_num_envs = options.get("outer_num_envs", 0)
         if outer_num_envs:
             raise ValueError(
                 f"REINFORCE's episodes serve both losses: set outer_num_envs to 0, not {outer_num_envs}"
@@ -103,10 +87,7 @@ class ReinforceLearner(ActingLearner):
                 f"the linear baseline takes observations of up to {LARGEST} numbers, and those of "
                 f"{family.name} have {numbers}: set baseline to False and gae_lambda to 1"
             )
-        policy = policy or ActorCritic(
-            family, config.hidden_size, config.num_layers, config.activation, values=False
-        )
-        super().__init__(family, batch, noise, config, policy, tasks, staggered=False, num_steps=0)
+        super().__init__(family, batch, noise, config, **options)
         self._check_something_is_left()
 
     def _check_something_is_left(self) -> None:
@@ -115,7 +96,7 @@ class ReinforceLearner(ActingLearner):
         Raises:
             ValueError: the policy would never learn.
         """
-        config, horizon = self.config, self.horizon
+        config, horizon = self.config, self.num_steps
         if config.num_envs > 1:
             return
         if config.baseline and horizon <= TIMES:
@@ -131,14 +112,9 @@ class ReinforceLearner(ActingLearner):
             )
 
     @property
-    def horizon(self) -> int:
+    def num_steps(self) -> int:
         """T, the longest episode."""
         return longest(self.environments.horizon)
-
-    @property
-    def steps_per_update(self) -> float:
-        """Environment steps that one gradient of one learner costs at most."""
-        return self.config.num_envs * self.horizon
 
     def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
         """E episodes at θ (B, N), and both gradients from them."""
@@ -156,40 +132,33 @@ class ReinforceLearner(ActingLearner):
     def _sampled(self, parameters: Tensor, *, second_order: bool, curvature: bool) -> GradientSample:
         self.environments.reset()
         self.memory = self.policy.initial_memory(self.environments.observation)
-        rollout, _ = self.experience(parameters, self.horizon)
+        rollout, _ = self.experience(parameters, self.num_steps)
         ended = rollout.terminated | rollout.truncated
         alive = (ended.long().cumsum(1) - ended.long() == 0).to(rollout.rewards.dtype)
         advantages, scale = self._advantages(rollout, ended, alive)
-        if not second_order:
-            parameters = parameters.detach().requires_grad_()
-        with torch.enable_grad():
-            tensors = self._layout.split(parameters)
-            log_std = None if self.policy.discrete else self.policy.log_std(tensors)
+        mask = alive.flatten(1)
+        share = mask / mask.sum(1, keepdim=True)
+        log_probs: list[Tensor] = []
+
+        def losses(theta: Tensor) -> tuple[Tensor, Tensor]:
+            tensors = self._layout.split(theta)
+            log_std = self.log_std(tensors)
             output, _ = rollout.read(self.policy, tensors)
             log_prob = self.policy.log_prob(output, log_std, rollout.actions.flatten(1, 2))
-            mask = alive.flatten(1)
-            share = mask / mask.sum(1, keepdim=True)
-            likelihood = (log_prob - log_prob.detach()).exp() if curvature else log_prob
-            outer_loss = -(share * likelihood * advantages).sum()
-            bonus = self.config.ent_coef * self.policy.entropy(output, log_std, share)
-            inner_loss = outer_loss - bonus.sum()
-            told = (mask * log_prob).sum(1)
-        (inner,) = torch.autograd.grad(inner_loss, parameters, create_graph=second_order, retain_graph=True)
-        outer = inner
-        if self.config.ent_coef:
-            (outer,) = torch.autograd.grad(outer_loss, parameters, retain_graph=second_order)
-        inner, norm = self.clipped(inner)
+            log_probs.append((mask * log_prob).sum(1))
+            likelihood = self_ratio(log_prob) if curvature else log_prob
+            loss = -(share * likelihood * advantages).sum()
+            if not self.config.ent_coef:
+                return loss, loss
+            return loss - (self.config.ent_coef * self.policy.entropy(output, log_std, share)).sum(), loss
+
         returns = (rollout.rewards * alive).sum(1).mean(1) / self.config.reward_scale
-        metrics = {
-            "reward": returns,
-            "endings": torch.ones_like(returns),
-            "gradient_norm": norm,
-        }
+        metrics = {"reward": returns, "endings": torch.ones_like(returns)}
         if rollout.success is not None:
             metrics["success"] = (rollout.success & (alive > 0)).any(1).to(returns.dtype).mean(1)
+        sample = self.both_gradients(losses, parameters, metrics, second_order=second_order)
         loss, unit = -self._discounted(rollout, alive), scale * alive.sum(1).mean(1)
-        trajectories = Trajectories(loss, unit, told)
-        return GradientSample(inner, outer.detach(), metrics, trajectories=trajectories)
+        return sample._replace(trajectories=Trajectories(loss, unit, log_probs[0]))
 
     def _advantages(self, rollout: Rollout, ended: Tensor, alive: Tensor) -> tuple[Tensor, Tensor]:
         """Advantages (B, T · E), 0 after an episode's end, and what they were divided by (B,)."""
@@ -199,16 +168,16 @@ class ReinforceLearner(ActingLearner):
         last = ended.clone()
         last[:, -1] = True
 
-        def lambda_returns(values: Tensor, trace: float) -> Tensor:
+        def lambda_returns(values: Tensor, gae_lambda: float) -> Tensor:
             following = torch.cat((values[:, 1:], values[:, -1:]), dim=1)
-            return generalised_advantages(
+            return generalized_advantages(
                 rewards,
                 values,
                 following,
                 last,
                 torch.zeros_like(last),
-                discount=config.gamma,
-                trace=trace,
+                gamma=config.gamma,
+                gae_lambda=gae_lambda,
             )
 
         advantages = lambda_returns(zeros, 1.0)

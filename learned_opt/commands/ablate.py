@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
-from learned_opt.analysis import CompareConfig, Contender
+from learned_opt.analysis import CompareConfig, Method
 from learned_opt.artifacts import load_artifact
 from learned_opt.commands.compare import run_comparison, stopped_results
 from learned_opt.commands.outputs import check_folder
@@ -34,15 +34,15 @@ class Ablate:
     config: Path
     """TOML file of settings of meta-train, and `variants`: what each changes, by name."""
     out: Path
-    """Folder: a run for each variant, then results.json and curves.png."""
+    """Folder: a run for each variant, then results.json.gz and curves.png."""
     only: tuple[str, ...] = ()
     """Names of variants; all by default."""
-    tasks: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
     """Task families to compare on; the training families of the first variant by default."""
-    count: int = 32
-    """New tasks a family."""
-    updates: int = 150
-    """Updates a life."""
+    num_tasks: int = 32
+    """Held-out tasks a family."""
+    num_updates: int = 150
+    """Updates of a run."""
     seed: int = 0
     """Seed of everything random."""
     device: str = "cpu"
@@ -74,14 +74,12 @@ class Ablate:
                 raise ValueError(f"variants {name!r} and {other!r} would share a folder: rename one")
         check_folder(self.out, "ablate", *(["compare"] if (self.out / "variants").exists() else []))
         config = CompareConfig(
-            families=self.tasks or families,
-            trained_on=tuple(dict.fromkeys(f for name in names for f in variants[name][-1].families)),
-            horizon=horizon,
-            tasks=self.count,
-            updates=self.updates,
-            queries=min(16, self.updates + 1),
+            families=self.families or families,
+            max_episode_steps=horizon,
+            num_tasks=self.num_tasks,
+            num_updates=self.num_updates,
             baselines=("adam",),
-            tuning_tasks=8,
+            num_tuning_tasks=8,
             seed=self.seed,
             device=self.device,
         )
@@ -91,7 +89,7 @@ class Ablate:
         if clash:
             raise ValueError(f"{', '.join(clash)} names both a variant and a baseline: rename the variant")
         stopped_results(self.out, config.families)
-        contenders = {}
+        methods = {}
         idle: list[str] = []
         for name in names:
             recipe = tuple(replace(stage, seed=self.seed, device=self.device) for stage in variants[name])
@@ -109,12 +107,12 @@ class Ablate:
             told = list(improvements(artifact.header["provenance"]))
             if told and not any(told):
                 idle.append(name)
-            contenders[name] = Contender(
+            methods[name] = Method(
                 artifact.rule, artifact=artifact.digest, trained_on=trained_families(artifact)
             )
-        if not contenders:
+        if not methods:
             raise DivergenceError("every variant diverged, and there is nothing to compare")
-        run_comparison(config, contenders, self.out)
+        run_comparison(config, methods, self.out)
         if idle:
             which = ", ".join(map(repr, idle))
             print(f"meta-training did NOT improve the rule in {which}, which is shown as it began")

@@ -28,7 +28,7 @@ class Card:
     results: tuple[Path, ...] = ()
     """Folders that compare wrote; the rule takes part in each."""
     label: str | None = None
-    """The contender that is this rule; the rule's name by default."""
+    """The method that is this rule; the rule's name by default."""
     run_folder: Path | None = None
     """The folder that meta-train wrote, for the time that training took."""
     seed: int = 0
@@ -38,7 +38,7 @@ class Card:
         """Read and write."""
         check_file(self.out)
         artifact = load_artifact(self.rule)
-        comparisons = {folder.name: load_results(folder / "results.json") for folder in self.results}
+        comparisons = {folder.name: load_results(folder) for folder in self.results}
         if len(comparisons) < len(self.results):
             raise ValueError("two folders of results have the same name, which titles their tables")
         training = [] if self.run_folder is None else [spent(folder) for folder in stages(self.run_folder)]

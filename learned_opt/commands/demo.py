@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from learned_opt.analysis import CompareConfig, Contender
+from learned_opt.analysis import CompareConfig, Method
 from learned_opt.artifacts import load_artifact
 from learned_opt.commands.compare import (
-    CELLS,
+    CACHE,
     CURVES,
     RESULTS,
     run_comparison,
     stopped_results,
-    untrained_contender,
+    untrained_method,
 )
 from learned_opt.commands.rule_conditions import trained_families
 from learned_opt.commands.session import check_device, set_threads
@@ -29,7 +29,7 @@ UNSEEN = ("lqr", "acrobot", "catch")
 """Families that neither the demo's rule nor the shipped one was trained on."""
 TRAINING = "meta-training"
 """The folder of the demo's rule, within the demo's own."""
-OWN = {TRAINING, CELLS, RESULTS, CURVES, LOCK}
+OWN = {TRAINING, CACHE, RESULTS, CURVES, LOCK}
 """What a demo that was stopped may have left in its folder."""
 
 
@@ -46,12 +46,12 @@ class Demo:
     """Meta-updates of the rule by truncated backpropagation, and as many by evolution strategies."""
     validation_tasks: int = 10
     """Tasks a family in each validation of the meta-training."""
-    count: int = 16
-    """New tasks a family in the comparison."""
-    tuning_count: int = 8
+    num_tasks: int = 16
+    """Held-out tasks a family in the comparison."""
+    num_tuning_tasks: int = 8
     """Tuning tasks a family for the baselines; never the ones shown."""
-    updates: int = 100
-    """Updates a life in the comparison."""
+    num_updates: int = 100
+    """Updates of a run in the comparison."""
     seed: int = 0
     """Seed of everything random."""
     device: str = "cpu"
@@ -81,13 +81,12 @@ class Demo:
         families = stages[0].families
         comparison = CompareConfig(
             families=(*families, *UNSEEN),
-            trained_on=families,
-            tasks=self.count,
-            updates=self.updates,
-            queries=min(11, self.updates + 1),
+            num_tasks=self.num_tasks,
+            num_updates=self.num_updates,
+            num_evals=min(11, self.num_updates + 1),
             baselines=("sgd", "adam"),
             tuning="global",
-            tuning_tasks=self.tuning_count,
+            num_tuning_tasks=self.num_tuning_tasks,
             seed=self.seed,
             device=self.device,
         )
@@ -98,14 +97,16 @@ class Demo:
             print("the same command goes on")
             return 130
         trained = load_artifact(training / ARTIFACT)
-        print(f"2/2 comparing on new tasks, and on {', '.join(UNSEEN)}, which no rule was trained on")
-        entries: dict[str, Contender] = {
-            "trained here": Contender(trained.rule, artifact=trained.digest),
-            "default": Contender(shipped.rule, artifact=shipped.digest),
-            "untrained": untrained_contender(stages[0]),
+        print(f"2/2 comparing on held-out tasks, and on {', '.join(UNSEEN)}, which no rule was trained on")
+        entries: dict[str, Method] = {
+            "trained here": Method(
+                trained.rule, artifact=trained.digest, trained_on=trained_families(trained)
+            ),
+            "default": Method(shipped.rule, artifact=shipped.digest, trained_on=trained_families(shipped)),
+            "untrained": untrained_method(stages[0]),
         }
         run_comparison(comparison, entries, self.out)
-        print(f"\nadaptation curves: {self.out / CURVES}")
+        print(f"\nlearning curves: {self.out / CURVES}")
         print(f"results:           {self.out / RESULTS}")
         print(f"rule trained here: {training / ARTIFACT}")
         print(f"metrics:           {training}/stage-* (metrics.csv; TensorBoard)")

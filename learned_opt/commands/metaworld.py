@@ -12,13 +12,13 @@ from rich.table import Table
 
 from learned_opt.analysis.metaworld import (
     CAVEAT,
+    METAWORLD,
     PUBLISHED,
     MetaWorldResults,
     Protocol,
     SplitResults,
     evaluate,
 )
-from learned_opt.analysis.statistics.intervals import bracketed
 from learned_opt.artifacts import load_artifact
 from learned_opt.commands.outputs import check_folder, make_folder
 from learned_opt.commands.rule_conditions import learner_of, trained_families
@@ -32,10 +32,10 @@ from learned_opt.verbatim import console
 
 @dataclass(frozen=True)
 class MetaWorld:
-    """Success rate of a rule on Meta-World by its own protocol: results.json and a table."""
+    """Success rate of a rule on Meta-World by its own protocol: metaworld.json.gz and a table."""
 
     out: Path
-    """Folder for results.json."""
+    """Folder for metaworld.json.gz."""
     benchmark: str
     """ml1-<environment>, such as ml1-reach-v3, or ml10 or ml45."""
     rule: str = "default"
@@ -64,7 +64,7 @@ class MetaWorld:
         """Evaluate, save, print."""
         check_device(self.device)
         set_threads(self.threads)
-        path = self.out / "results.json"
+        path = self.out / METAWORLD
         if path.exists():
             raise FileExistsError(f"{self.out} already holds results; choose another --out")
         check_folder(self.out)
@@ -118,8 +118,7 @@ def _print(results: MetaWorldResults) -> None:
             table.add_column(heading)
         for name in (None, *(found.environments if len(found.environments) > 1 else ())):
             rate, before = found.rate("success", name), found.rate("success before", name)
-            interval = bracketed(rate.low, rate.high, ".1%")
-            table.add_row(name or "all", f"{rate.mean:.1%}", interval, f"{before.mean:.1%}")
+            table.add_row(name or "all", f"{rate.value:.1%}", rate.bounds(".1%"), f"{before.value:.1%}")
         printer.print(table)
     for figure in PUBLISHED:
         if figure["benchmark"] == results.benchmark:

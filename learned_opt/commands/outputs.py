@@ -9,11 +9,11 @@ MARKS = {
     "meta-train": ("config.toml", "*.safetensors", "metrics.csv", "*.ckpt", "stage-*", "seed-*"),
     "demo": ("meta-training",),
     "ablate": ("variants",),
-    "compare": ("cells", "results.json", "curves.png"),
-    "probe": ("probe.json", "probe.png"),
-    "trial": ("trials.json", "trials.png"),
+    "compare": ("cache", "results.json.gz", "curves.png"),
+    "probe": ("probe.json.gz", "probe.png"),
+    "trial": ("trials.json.gz", "trials.png"),
 }
-"""What a command's folder is known by: names or patterns. Those of merge and metaworld hold results, too."""
+"""What a command's folder is known by: names or patterns. metaworld's is known to itself."""
 
 
 def check_folder(folder: Path, *own: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from dataclasses import dataclass
@@ -10,16 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from learned_opt.analysis.comparison.cache import DAMAGED
-from learned_opt.analysis.comparison.results import encode, read_json
 from learned_opt.analysis.interpret.probe import Response, Trace, navigation_paths, response, trace
 from learned_opt.analysis.interpret.probe_plots import plot_paths, plot_probe
+from learned_opt.analysis.result_file import encode, read_results, write_results
 from learned_opt.artifacts import load_artifact
 from learned_opt.commands.outputs import check_folder, make_folder
 from learned_opt.commands.session import set_threads
-from learned_opt.files import is_leftover, write_atomically
+from learned_opt.files import is_leftover
+from learned_opt.provenance import environment
 from learned_opt.rules import Adam
 from learned_opt.tasks import make_family
+
+KIND, PROBE = "probe", "probe.json.gz"
+"""What the file holds, and its name."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +29,17 @@ class Probe:
     """Show what a rule has learned: responses, effective learning rates, walks before and after."""
 
     out: Path
-    """Folder for probe.json, probe.png and navigation.png; must be new or empty."""
+    """Folder for probe.json.gz, probe.png and navigation.png; must be new or empty."""
     rule: str = "default"
     """A shipped rule's name, or a file."""
-    tasks: tuple[str, ...] = ("cartpole", "navigation2d", "gridworld")
-    """Task families whose lives are watched."""
-    horizon: int | None = None
+    families: tuple[str, ...] = ("cartpole", "navigation2d", "gridworld")
+    """Task families whose runs are watched."""
+    max_episode_steps: int | None = None
     """Steps after which episodes of gymnasium ids are truncated, if all tasks are such."""
-    updates: int = 150
-    """Length of a life."""
-    learners: int = 16
-    """Lives a family."""
+    num_updates: int = 150
+    """Updates of a run."""
+    num_tasks: int = 16
+    """Tasks a family."""
     adam_lr: float = 0.01
     """Learning rate of the Adam beside it."""
     seed: int = 0
@@ -51,10 +53,10 @@ class Probe:
         check_folder(self.out, "probe")
         if self._is_occupied():
             raise FileExistsError(f"{self.out} is not empty; choose another --out")
-        for name in self.tasks:
-            make_family(name, self.horizon)
-        if min(self.updates, self.learners) < 1 or not self.tasks:
-            raise ValueError("probing needs at least one family, one learner and one update")
+        for name in self.families:
+            make_family(name, self.max_episode_steps)
+        if min(self.num_updates, self.num_tasks) < 1 or not self.families:
+            raise ValueError("probing needs at least one family, one task and one update")
         artifact = load_artifact(self.rule)
         if artifact.rule.initialization:
             raise ValueError(
@@ -69,14 +71,14 @@ class Probe:
             trace(
                 artifact.rule,
                 name,
-                updates=self.updates,
-                learners=self.learners,
+                updates=self.num_updates,
+                learners=self.num_tasks,
                 seed=self.seed,
-                horizon=self.horizon,
+                horizon=self.max_episode_steps,
             )
-            for name in self.tasks
+            for name in self.families
         ]
-        moments = tuple(dict.fromkeys((0, min(10, self.updates), self.updates)))
+        moments = tuple(dict.fromkeys((0, min(10, self.num_updates), self.num_updates)))
         walks = {
             self.rule: navigation_paths(artifact.rule, moments=moments, seed=self.seed),
             f"adam, lr {self.adam_lr:g}": navigation_paths(
@@ -86,14 +88,15 @@ class Probe:
         self.out.mkdir(parents=True, exist_ok=True)
         content = {
             "command": _command_line(),
+            "environment": environment(),
             "rule": self.rule,
             "artifact": artifact.digest,
             "seed": self.seed,
-            "horizon": self.horizon,
+            "max_episode_steps": self.max_episode_steps,
             "responses": {name: _response(each) for name, each in responses.items()},
             "traces": [_trace(each) for each in traces],
         }
-        write_atomically(self.out / "probe.json", json.dumps(content, allow_nan=False).encode())
+        write_results(self.out / PROBE, KIND, content)
         plot_probe(responses, traces, self.out / "probe.png")
         plot_paths(walks, self.out / "navigation.png")
         for each in traces:
@@ -108,12 +111,12 @@ class Probe:
         """Whether the folder holds anything but what this very command left when it was stopped."""
         found = {path.name for path in self.out.iterdir()} if self.out.exists() else set()
         found = {name for name in found if not is_leftover(name)}
-        if not found <= {"probe.json", "probe.png"} or "probe.json" not in found:
+        if not found <= {PROBE, "probe.png"} or PROBE not in found:
             return bool(found)
         try:
-            stored = read_json(self.out / "probe.json")
-            return bool(stored["command"] != _command_line())
-        except DAMAGED:
+            stored = read_results(self.out / PROBE, KIND)
+            return stored.get("command") != _command_line()
+        except ValueError:
             return True
 
 

@@ -10,6 +10,7 @@ import tyro
 from learned_opt.analysis import load_results
 from learned_opt.analysis.reporting.html import Picture, Section, page, validation_picture
 from learned_opt.analysis.reporting.training_curves import validation_curve
+from learned_opt.analysis.results import RESULTS
 from learned_opt.commands.outputs import check_file
 from learned_opt.files import write_atomically
 from learned_opt.runs.metrics import VALIDATIONS, read_rows
@@ -54,8 +55,8 @@ def section_of(folder: Path) -> Section:
     Raises:
         ValueError: none of them.
     """
-    if (folder / "results.json").exists():
-        results = load_results(folder / "results.json")
+    if (folder / RESULTS).exists():
+        results = load_results(folder)
         splits = sorted({family.split for family in results.families.values()})  # the table tells each rule's
         return Section(f"{folder.name}: {', '.join(splits)}", results)
     pictures = [
@@ -85,4 +86,4 @@ def section_of(folder: Path) -> Section:
                 pictures=(validation_picture(steps, scores),),
                 notes=(verdict.sentence(),) if verdict.sentence() else (),
             )
-    raise ValueError(f"{folder} holds no results.json, probe.png or {VALIDATIONS}")
+    raise ValueError(f"{folder} holds no {RESULTS}, probe.png or {VALIDATIONS}")

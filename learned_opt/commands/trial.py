@@ -10,8 +10,7 @@ from pathlib import Path
 from rich.table import Table
 
 from learned_opt.analysis.reporting.training_curves import Curve, plot_training, validation_curve
-from learned_opt.analysis.rl2.trials import plot_trials, run_trials
-from learned_opt.analysis.statistics.intervals import bracketed
+from learned_opt.analysis.rl2.trials import TRIALS, plot_trials, run_trials
 from learned_opt.commands.outputs import check_folder, make_folder
 from learned_opt.commands.session import check_device, set_threads
 from learned_opt.rl2.artifact import PolicyArtifact, load_policy
@@ -28,12 +27,12 @@ class Trial:
     """
 
     out: Path
-    """Folder for trials.json, trials.png and training.png."""
+    """Folder for trials.json.gz, trials.png and training.png."""
     policy: tuple[Path, ...]
     """Files that meta-train --algorithm rl2 or context wrote, all of one family."""
     episodes: int | None = None
     """Episodes of a trial; as many as the first policy was trained on by default."""
-    count: int = 512
+    num_tasks: int = 512
     """New tasks."""
     seed: int = 0
     """Seed of everything random."""
@@ -46,12 +45,12 @@ class Trial:
         """Play, save, draw, print."""
         check_device(self.device)
         set_threads(self.threads)
-        if (self.out / "trials.json").exists():
+        if (self.out / TRIALS).exists():
             raise FileExistsError(f"{self.out} already holds results; choose another --out")
         check_folder(self.out, "trial")
         if not self.policy:
             raise ValueError("--policy needs at least one file")
-        for name, value in (("count", self.count), ("episodes", self.episodes)):
+        for name, value in (("num_tasks", self.num_tasks), ("episodes", self.episodes)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         loaded = {path.resolve().parent.name: load_policy(path) for path in self.policy}
@@ -62,7 +61,7 @@ class Trial:
         results = run_trials(
             {label: artifact.policy for label, artifact in loaded.items()},
             first.policy.family,
-            tasks=self.count,
+            num_tasks=self.num_tasks,
             episodes=first.training().trial_episodes() if self.episodes is None else self.episodes,
             seed=self.seed,
             device=self.device,
@@ -72,12 +71,14 @@ class Trial:
         plot_trials(results, self.out / "trials.png")
         drawn = self._draw_training(loaded)
         # Last, for it is what refuses another run: one that is stopped before can be repeated.
-        results.save(self.out / "trials.json", {label: each.digest for label, each in loaded.items()})
-        table = Table(title=f"{visible(results.family)}: {results.episodes} episodes, {self.count} new tasks")
+        results.save(self.out / TRIALS, {label: each.digest for label, each in loaded.items()})
+        table = Table(
+            title=f"{visible(results.family)}: {results.episodes} episodes, {self.num_tasks} held-out tasks"
+        )
         for heading in ("", "mean total reward", "95 % interval"):
             table.add_column(heading, overflow="fold")
         for label, total in results.table().items():
-            table.add_row(visible(label), f"{total.mean:.1f}", bracketed(total.low, total.high, ".1f"))
+            table.add_row(visible(label), f"{total.value:.1f}", total.bounds(".1f"))
         console().print(table)
         print(f"curves: {self.out / 'trials.png'}" + (f", {drawn}" if drawn else ""))
         return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -26,7 +25,7 @@ from learned_opt.rules.base import UpdateRule
 from learned_opt.runs.checkpoint import check_fits, load_optimizer
 from learned_opt.runs.config_file import plain
 from learned_opt.runs.distributed import ALONE, Ranks
-from learned_opt.runs.loop import MetaStep, RunPlan, TrainingRun
+from learned_opt.runs.loop import MetaStep, TrainingRun
 from learned_opt.runs.lr_schedule import cosine
 from learned_opt.tasks.random import derive_seed
 
@@ -60,7 +59,7 @@ class MetaTrainer(TrainingRun[UpdateRule]):
     """
 
     artifact, product, criterion, work = ARTIFACT, "rule", "all", "learner_updates"
-    scattered = "groups"
+    write, scattered = staticmethod(save_rule), "groups"
 
     def __init__(
         self,
@@ -72,17 +71,22 @@ class MetaTrainer(TrainingRun[UpdateRule]):
         ranks: Ranks = ALONE,
     ) -> None:
         check_names(policies, config.families)
-        validation, optimizer = config.validation, config.meta_optimizer
-        plan = RunPlan(
+        optimizer = config.meta_optimizer
+        super().__init__(
+            plain(config),
+            folder,
             meta_steps=config.meta_steps,
-            validate_every=validation.every,
-            early_stop_score=math.inf if validation.early_stop_score is None else validation.early_stop_score,
+            validate_every=config.validation.every,
+            early_stop_score=config.validation.early_stop_score,
             checkpoint_every=config.checkpoint.every,
             checkpoint_minutes=config.checkpoint.minutes,
             learners=config.meta_batch_size,
             max_diverged=config.max_diverged,
+            remedy=f"lower meta_lr (now {optimizer.meta_lr:g}) or the rule's learning_rate",
+            device=config.device,
+            resume=resume,
+            ranks=ranks,
         )
-        super().__init__(plain(config), plan, folder, device=config.device, resume=resume, ranks=ranks)
         self.config, self.policies = config, policies
         self.origin = None if config.rule.source() is None else load_artifact(config.rule.source())
         self.rule = new_rule(config, policies).to(config.device)
@@ -155,19 +159,11 @@ class MetaTrainer(TrainingRun[UpdateRule]):
         )
         return {"calibration": calibrate(learned, self._validator(wider, "calibration"))}
 
-    def save(self, learned: UpdateRule, path: Path, provenance: dict[str, Any]) -> None:
-        """As a rule file."""
-        save_rule(learned, path, provenance)
-
     def provenance(self, step: int, scores: dict[str, float]) -> dict[str, Any]:
         """Families, settings, scores, and where the rule comes from."""
         return provenance(
             self.config, self.groups, step=step, scores=scores, policies=self.policies, origin=self.origin
         )
-
-    def remedy(self) -> str:
-        """Smaller steps."""
-        return f"lower meta_lr (now {self.config.meta_optimizer.meta_lr:g}) or the rule's learning_rate"
 
     def replicated(self) -> Iterator[Tensor]:
         """The rule, its running average, the meta-optimizer, and all random generators."""

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from learned_opt.algorithms.advantages import ReturnScale, generalised_advantages, normalised
-from learned_opt.algorithms.ppo import clipped_gain
+from learned_opt.algorithms.advantages import ReturnScale, generalized_advantages, normalized
+from learned_opt.algorithms.policy_gradient import clipped_gain
 from learned_opt.rl2.artifact import save_policy
 from learned_opt.rl2.config import InContextConfig
 from learned_opt.rl2.policies import POLICIES, InContextPolicy
 from learned_opt.rl2.trial import Trial, play
 from learned_opt.runs.checkpoint import check_fits, load_optimizer
 from learned_opt.runs.config_file import plain
-from learned_opt.runs.loop import MetaStep, RunPlan, TrainingRun
+from learned_opt.runs.loop import MetaStep, TrainingRun
 from learned_opt.runs.lr_schedule import cosine
 from learned_opt.tasks.promises import sampled_tasks
 from learned_opt.tasks.random import derive_noise, derive_seed
@@ -40,19 +39,23 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
     """
 
     artifact, product, criterion, work = ARTIFACT, "policy", "mean_total_reward", "trials"
+    write = staticmethod(save_policy)
 
     def __init__(self, config: InContextConfig, folder: Path, *, resume: bool = False) -> None:
-        score = config.validation.early_stop_score
-        plan = RunPlan(
+        super().__init__(
+            plain(config),
+            folder,
             meta_steps=config.meta_steps,
             validate_every=config.validation.every,
-            early_stop_score=math.inf if score is None else score,
+            early_stop_score=config.validation.early_stop_score,
             checkpoint_every=config.checkpoint.every,
             checkpoint_minutes=config.checkpoint.minutes,
             learners=config.num_trials,
             max_diverged=config.max_diverged,
+            remedy=f"lower meta_lr (now {config.meta_lr:g})",
+            device=config.device,
+            resume=resume,
         )
-        super().__init__(plain(config), plan, folder, device=config.device, resume=resume)
         self.config = config
         generator = torch.Generator().manual_seed(derive_seed(config.seed, "policy"))
         kind = POLICIES[config.kind]
@@ -137,23 +140,19 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
         center, scale = self.scale.center_and_scale()
         values = center + scale * unit_values
         over = trial.final
-        advantages = generalised_advantages(
+        advantages = generalized_advantages(
             trial.rewards.unsqueeze(-1),
             values[:, :-1].unsqueeze(-1),
             values[:, 1:].unsqueeze(-1),
             over.unsqueeze(-1),
             torch.zeros_like(over).unsqueeze(-1),
-            discount=self.config.gamma,
-            trace=self.config.gae_lambda,
+            gamma=self.config.gamma,
+            gae_lambda=self.config.gae_lambda,
         ).squeeze(-1)
         advantages, returns = _counted(trial.valid, advantages, advantages + values[:, :-1])
         self.scale.observe(returns.reshape(1, -1))
         center, scale = self.scale.center_and_scale()
-        return normalised(advantages.reshape(1, -1)).view_as(advantages), (returns - center) / scale
-
-    def save(self, learned: InContextPolicy, path: Path, provenance: dict[str, Any]) -> None:
-        """As a policy file."""
-        save_policy(learned, path, provenance)
+        return normalized(advantages.reshape(1, -1)).view_as(advantages), (returns - center) / scale
 
     def provenance(self, step: int, scores: dict[str, float]) -> dict[str, Any]:
         """Family, settings and scores."""
@@ -165,10 +164,6 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
             "configuration": plain(self.config),
             "licence": "Apache-2.0",
         }
-
-    def remedy(self) -> str:
-        """Smaller steps."""
-        return f"lower meta_lr (now {self.config.meta_lr:g})"
 
     def state_dict(self) -> dict[str, Any]:
         """The policy, its optimizer, the scale of returns, and the random generator."""

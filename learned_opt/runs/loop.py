@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
@@ -58,27 +59,6 @@ class Outcome:
     verdict: Verdict
 
 
-@dataclass(frozen=True)
-class RunPlan:
-    """How long a run is, and what happens on its way.
-
-    meta_steps: at most so many.
-    validate_every: meta-steps.
-    early_stop_score: a validation that reaches it ends the run; infinity never does.
-    checkpoint_every: meta-steps; and a checkpoint is written at the latest after `checkpoint_minutes`.
-    learners: that a meta-step advances.
-    max_diverged: the greatest share of them that may diverge, of late.
-    """
-
-    meta_steps: int
-    validate_every: int
-    early_stop_score: float
-    checkpoint_every: int
-    checkpoint_minutes: float
-    learners: int
-    max_diverged: float
-
-
 class MetaStep(NamedTuple):
     """What a meta-step did.
 
@@ -101,8 +81,15 @@ class TrainingRun(ABC, Generic[M]):
 
     Args:
         settings: of the run, as its folder shall hold them.
-        plan: its length.
         folder: where settings, metrics, checkpoints and the artifact go.
+        meta_steps: at most so many.
+        validate_every: meta-steps between validations.
+        early_stop_score: a validation that reaches it ends the run; None never does.
+        checkpoint_every: meta-steps between checkpoints.
+        checkpoint_minutes: after so many another one is written in any case.
+        learners: that a meta-step advances.
+        max_diverged: the greatest share of them that may diverge, of late.
+        remedy: what to change where more do.
         device: where checkpoints are loaded to.
         resume: go on from the folder's checkpoint.
         ranks: the processes that share the run; one by default.
@@ -121,6 +108,8 @@ class TrainingRun(ABC, Generic[M]):
     """The validation score that decides."""
     work: ClassVar[str]
     """The column of metrics.csv that adds up the work of meta-steps."""
+    write: ClassVar[Callable[..., None]]
+    """Writes the artifact: what was learned to a path, with what it tells of itself."""
     scattered: ClassVar[str] = ""
     """The entry of checkpoints, if any, of which each rank takes its own part from the first one's."""
 
@@ -130,14 +119,24 @@ class TrainingRun(ABC, Generic[M]):
     def __init__(
         self,
         settings: dict[str, Any],
-        plan: RunPlan,
         folder: Path,
         *,
+        meta_steps: int,
+        validate_every: int,
+        early_stop_score: float | None,
+        checkpoint_every: int,
+        checkpoint_minutes: float,
+        learners: int,
+        max_diverged: float,
+        remedy: str,
         device: str,
         resume: bool,
         ranks: Ranks = ALONE,
     ) -> None:
-        self.plan, self.folder, self.ranks, self._resumed = plan, folder, ranks, resume
+        self.folder, self.ranks, self.remedy, self._resumed = folder, ranks, remedy, resume
+        self.meta_steps, self.validate_every = meta_steps, validate_every
+        self.enough = math.inf if early_stop_score is None else early_stop_score
+        self.checkpoint_every, self.checkpoint_seconds = checkpoint_every, 60 * checkpoint_minutes
         self._run = RunFolder(folder, settings)
         own: dict[str, Any] = {}
 
@@ -153,7 +152,7 @@ class TrainingRun(ABC, Generic[M]):
         self.seconds = 0.0
         self.best: dict[str, float] = {}
         self.verdict = Verdict()
-        self.monitor = DivergenceMonitor(plan.learners, plan.max_diverged)
+        self.monitor = DivergenceMonitor(learners, max_diverged)
 
     def open(self) -> None:
         """Take over what the folder's checkpoint holds, and claim the folder."""
@@ -177,20 +176,12 @@ class TrainingRun(ABC, Generic[M]):
         """What the artifact tells of itself after so many meta-steps."""
 
     @abstractmethod
-    def save(self, learned: M, path: Path, provenance: dict[str, Any]) -> None:
-        """Write the artifact."""
-
-    @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """What changes, for checkpoints; called on all ranks, and the first one's counts."""
 
     @abstractmethod
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """The inverse of `state_dict`; `scattered` is there on the first rank alone."""
-
-    @abstractmethod
-    def remedy(self) -> str:
-        """What to change where too much diverges."""
 
     def finish(self, learned: M) -> dict[str, Any]:
         """A last touch to the best, in place; what provenance tells of it."""
@@ -214,7 +205,9 @@ class TrainingRun(ABC, Generic[M]):
         """
         with ExitStack() as stack:
             self.ranks.agree(lambda: stack.enter_context(self._run.claimed()))
-            with self._metrics() as metrics, interrupts() as stop:
+            done = self.step if self.best else -1
+            kept = MetricsLog(self.folder, done) if self.ranks.first else nullcontext()
+            with kept as metrics, interrupts() as stop:
                 interrupted = self._train(stop, metrics, observer)
             self._save()
             learned = copy.deepcopy(self.learned)
@@ -224,34 +217,29 @@ class TrainingRun(ABC, Generic[M]):
                 learned.load_state_dict(self.best_state)
                 provenance = {**self._provenance_of_best(), **self.finish(learned)}
             path = self.folder / self.artifact
-            self.ranks.agree(lambda: self.save(learned, path, provenance))
+            self.ranks.agree(lambda: self.write(learned, path, provenance))
         return Outcome(path, self.step, interrupted, self.diverged, self.best, self.verdict)
 
     def _train(self, stop: Callable[[], bool], metrics: MetricsLog | None, observer: Observer | None) -> bool:
         """Take meta-steps to the end; whether the user stopped them."""
-        plan, saved = self.plan, time.monotonic()
+        saved = time.monotonic()
         if not self.best:
             self.assess(metrics, observer)
         self._check(metrics)  # a resumed run that was stopped for its divergence stays so
-        while self.step < plan.meta_steps and not self.best[self.criterion] >= plan.early_stop_score:
+        while self.step < self.meta_steps and not self.best[self.criterion] >= self.enough:
             if self.ranks.any(stop()):
                 return True
             self.take_step(metrics, observer)
-            if self.step % plan.validate_every == 0 or self.step == plan.meta_steps:
+            if self.step % self.validate_every == 0 or self.step == self.meta_steps:
                 self.assess(metrics, observer)
             self._check(metrics)
-            late = self.ranks.any(time.monotonic() - saved >= 60 * plan.checkpoint_minutes)
-            if late or self.step % plan.checkpoint_every == 0:
+            late = self.ranks.any(time.monotonic() - saved >= self.checkpoint_seconds)
+            if late or self.step % self.checkpoint_every == 0:
                 if metrics is not None:
                     metrics.flush()
                 _attempt(self._save)
                 saved = time.monotonic()
         return False
-
-    def _metrics(self) -> AbstractContextManager[MetricsLog | None]:
-        """Of the first rank; the others keep none."""
-        done = self.step if self.best else -1
-        return MetricsLog(self.folder, done) if self.ranks.first else nullcontext()
 
     def take_step(self, metrics: MetricsLog | None = None, observer: Observer | None = None) -> None:
         """One meta-step, timed and counted."""
@@ -281,9 +269,8 @@ class TrainingRun(ABC, Generic[M]):
         if not self.best or self.verdict.best_step == self.step:
             self.best, self.best_state = scores, self._snapshot()
             if self.ranks.first:
-                _attempt(
-                    lambda: self.save(self.learned, self.folder / self.artifact, self._provenance_of_best())
-                )
+                path, provenance = self.folder / self.artifact, self._provenance_of_best()
+                _attempt(lambda: self.write(self.learned, path, provenance))
         if observer is not None:
             observer.validated(self.step, scores)
 
@@ -294,9 +281,8 @@ class TrainingRun(ABC, Generic[M]):
             DivergenceError: with the reason, and where what was learned lies.
         """
         sound = all(bool(value.isfinite().all()) for value in self.learned.parameters())
-        complaint = (
-            self.monitor.complaint() if sound else f"the {self.product}'s own parameters are no longer finite"
-        )
+        broken = f"the {self.product}'s own parameters are no longer finite"
+        complaint = self.monitor.complaint() if sound else broken
         if complaint is None:
             return
         if metrics is not None:
@@ -307,7 +293,7 @@ class TrainingRun(ABC, Generic[M]):
         if not self.verdict.improved:
             kept = f"the {self.product} that it began with, none better,"
         raise DivergenceError(
-            f"stopped at meta-step {self.step}: {complaint}; {self.remedy()}, or raise max_diverged; "
+            f"stopped at meta-step {self.step}: {complaint}; {self.remedy}, or raise max_diverged; "
             f"{kept} is {self.folder / self.artifact}"
         )
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from learned_opt.analysis.comparison.results import Adaptation, FamilyResults, Results, Setting
+from learned_opt.analysis.results import FamilyResults, LearningCurves, Results, Setting
 
 UPDATES = np.array([0, 10, 20, 30])
 
@@ -11,11 +11,11 @@ def made_up(panels, labels=("learned", "adam")):
 
     def run():
         returns = UPDATES[:, None] / 3 + source.normal(size=(4, 6))
-        return Adaptation(Setting(0.01), "given", returns, returns, np.zeros(6, dtype=bool))
+        return LearningCurves(Setting(0.01), "given", returns, returns, np.zeros(6, dtype=bool))
 
     families = {
         f"family_{i}": FamilyResults(
-            ("new tasks", "new family")[i % 2],
+            ("held-out tasks", "held-out families")[i % 2],
             np.zeros(6),
             np.full(6, 10.0 if i else 1000.0),
             512,

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from learned_opt.analysis.comparison.results import load_results
 from learned_opt.analysis.reporting.model_card import model_card
+from learned_opt.analysis.results import load_results
 from learned_opt.artifacts import load_artifact, save_rule
 from learned_opt.rules import CoordinatewiseLSTM
 
@@ -38,10 +38,10 @@ def test_a_card_tells_rule_training_results_and_losses(artifact, results):
     assert "`es`, meta-seed 7; the best of 100 meta-steps was number 40" in first
     assert "10 minutes, 12,000 learner-updates, 6 million environment steps" in first
     assert "`tbptt`" in second
-    assert card.count("| new tasks |") == 3  # two families and both together
+    assert card.count("| held-out tasks |") == 3  # two families and both together
     assert "learned-opt compare x" in card
-    areas = [line for line in card.splitlines() if line.startswith("| new family | family_1 |")]
-    assert "adam" in areas[0]
+    aucs = [line for line in card.splitlines() if line.startswith("| held-out families | family_1 |")]
+    assert "adam" in aucs[0]
     behind = [line for line in card.splitlines() if "behind on" in line]
     assert len(behind) == 1
 
@@ -55,7 +55,7 @@ def test_results_of_another_artifact_are_refused(artifact, results):
 def test_the_shipped_card_is_what_its_results_give():
     stored = Path(__file__).parents[2] / "docs" / "results"
     titles = {"versus": "default", "shifted": "shifted", "long": "long"}
-    comparisons = {title: load_results(stored / name / "results.json") for title, name in titles.items()}
+    comparisons = {title: load_results(stored / name / "results.json.gz") for title, name in titles.items()}
     card = model_card(load_artifact("default"), comparisons, label="default")
     kept = (stored / "default" / "CARD.md").read_text(encoding="utf-8")
     after = "## Results"  # what training took is not in the results

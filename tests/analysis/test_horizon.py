@@ -9,10 +9,9 @@ import yaml
 from learned_opt.algorithms import A2C
 from learned_opt.analysis import (
     CompareConfig,
-    Contender,
+    Method,
     compare,
     load_results,
-    merge_results,
     render_table,
 )
 from learned_opt.analysis.statistics.scores import BEST_SEEN, best_seen, score
@@ -29,15 +28,15 @@ ENDLESS = "CliffWalking-v1"
 LEARNER = {"hidden_size": 4, "num_layers": 1, "num_envs": 2, "num_steps": 4}
 CONFIG = CompareConfig(
     families=(ENDLESS,),
-    horizon=9,
-    tasks=1,
-    updates=2,
-    queries=2,
-    query_episodes=1,
+    max_episode_steps=9,
+    num_tasks=1,
+    num_updates=2,
+    num_evals=2,
+    eval_episodes=1,
     baselines=("sgd",),
-    tuning_tasks=1,
-    tuning_updates=1,
-    learner=A2C(**LEARNER),
+    num_tuning_tasks=1,
+    num_tuning_updates=1,
+    inner=A2C(**LEARNER),
 )
 TINY = {
     "families": [ENDLESS],
@@ -63,12 +62,12 @@ def refusal(capsys, *arguments):
 def test_every_id_takes_a_horizon_and_a_reference_by_name(name):
     family = make_family(name, 7, -3.5)
     assert isinstance(family, GymnasiumFamily)
-    assert (family.horizon, family.reference) == (7, -3.5)
+    assert (family.horizon, family.reference_return) == (7, -3.5)
     assert family.identity()["horizon"] == 7
 
 
 def test_an_id_without_a_limit_says_what_to_give():
-    with pytest.raises(ValueError, match=r"Blackjack-v1 has no time limit of its own: give .*--horizon"):
+    with pytest.raises(ValueError, match="Blackjack-v1 has no time limit .*--max-episode-steps"):
         make_family("Blackjack-v1")
 
 
@@ -89,30 +88,39 @@ def test_an_id_with_its_module_takes_a_horizon_and_a_family_of_ones_own_does_not
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["compare", "--tasks", "cartpole", "--horizon", 9],
-        ["compare", "--tasks", "cartpole", "--reference", 9],
-        ["compare", "--tasks", "cartpole", ENDLESS, "--horizon", 9],
+        ["compare", "--families", "cartpole", "--max-episode-steps", 9],
+        ["compare", "--families", "cartpole", "--reference-return", 9],
+        ["compare", "--families", "cartpole", ENDLESS, "--max-episode-steps", 9],
         ["meta-train", "--families", ENDLESS, "cartpole", "--horizon", 9],
-        ["meta-train", "--preset", "rl2", "--families", "bandit", "--horizon", 9],
-        ["probe", "--tasks", "cartpole", "--horizon", 9],
-        ["compare", "--tasks", "ml10", "--horizon", 9],
+        ["meta-train", "--preset", "rl2", "--family", "bandit", "--max-episode-steps", 9],
+        ["probe", "--families", "cartpole", "--max-episode-steps", 9],
+        ["compare", "--families", "ml10", "--max-episode-steps", 9],
     ],
 )
 def test_families_with_a_horizon_of_their_own_are_refused_by_name(arguments, tmp_path, capsys):
     told = refusal(capsys, *arguments, "--out", tmp_path / "out")
     name = next(word for word in ("cartpole", "bandit", "ml10") if word in arguments)
-    assert f"is given to gymnasium ids, and {name} is none and has its own" in told
+    assert f"are given to gymnasium ids, and {name} is none and has its own" in told
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--env", ENDLESS], "has no time limit of its own: give a horizon, by --horizon"),
-        (["--env", ENDLESS, "--horizon", 0], "horizon must be positive (at least 1), got 0"),
-        (["--env", ENDLESS, "--horizon", -3], "horizon must be positive (at least 1), got -3"),
-        (["--env", "CartPole-v1", "--reference", "nan"], "reference must be finite, got nan"),
-        (["--env", "CartPole-v1", "Taxi-v4", "--reference", 3], "reference is a return of one family"),
+        (["--families", ENDLESS], "has no time limit of its own: give one, by --max-episode-steps"),
+        (
+            ["--families", ENDLESS, "--max-episode-steps", 0],
+            "max_episode_steps must be positive (at least 1), got 0",
+        ),
+        (
+            ["--families", ENDLESS, "--max-episode-steps", -3],
+            "max_episode_steps must be positive (at least 1), got -3",
+        ),
+        (["--families", "CartPole-v1", "--reference-return", "nan"], "return must be finite, got nan"),
+        (
+            ["--families", "CartPole-v1", "Taxi-v4", "--reference-return", 3],
+            "reference_return is of one family",
+        ),
     ],
 )
 def test_what_is_no_horizon_or_reference_is_refused_in_a_sentence(arguments, complaint, tmp_path, capsys):
@@ -125,8 +133,11 @@ def test_configurations_take_numbers_or_nothing():
     for data, complaint in (
         ({"horizon": "long"}, "horizon must be a number, or left out"),
         ({"horizon": True}, "horizon must be a number, or left out"),
-        ({"families": [ENDLESS], "horizon": 2.5}, "horizon must be a positive number of steps, got 2.5"),
-        ({"families": [ENDLESS], "reference_return": float("inf")}, "reference must be a finite return"),
+        (
+            {"families": [ENDLESS], "max_episode_steps": 2.5},
+            "max_episode_steps must be a positive number, got 2.5",
+        ),
+        ({"families": [ENDLESS], "reference_return": float("inf")}, "reference_return must be finite"),
     ):
         with pytest.raises(ValueError, match=complaint):
             run_config(data)
@@ -134,30 +145,28 @@ def test_configurations_take_numbers_or_nothing():
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_comparison_runs_without_a_known_reference_and_says_what_it_counts_from(tmp_path):
-    results = compare(CONFIG, {"adam": Contender(Adam())}, cells=tmp_path / "cells")
-    results.save(tmp_path / "results.json")
-    stored = load_results(tmp_path / "results.json")
-    assert stored.conditions["horizon"] == 9
+    results = compare(CONFIG, {"adam": Method(Adam())}, cache=tmp_path / "cache")
+    results.save(tmp_path / "results.json.gz")
+    stored = load_results(tmp_path / "results.json.gz")
+    assert stored.conditions["max_episode_steps"] == 9
     assert stored.conditions["measured references"] == {ENDLESS: BEST_SEEN}
     assert f"1 on {ENDLESS} is no reference but the best return" in render_table(stored, width=None)
     family = stored.families[ENDLESS]
-    best = max(run.returns.max() for run in family.contenders.values())
+    best = max(run.returns.max() for run in family.methods.values())
     assert family.reference.tolist() == [best]
-    given = compare(dataclasses.replace(CONFIG, reference=-9.0), {"adam": Contender(Adam())})
+    given = compare(dataclasses.replace(CONFIG, reference_return=-9.0), {"adam": Method(Adam())})
     assert given.families[ENDLESS].reference.tolist() == [-9.0]
     assert "measured references" not in given.conditions
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_another_horizon_is_another_cell_and_does_not_merge(tmp_path):
+def test_another_limit_of_episodes_is_another_job(tmp_path):
     alone = dataclasses.replace(CONFIG, baselines=())
-    contender = {"adam": Contender(Adam()), "sgd": Contender(SGD())}
-    short = compare(alone, contender, cells=tmp_path)
-    again = compare(dataclasses.replace(alone, horizon=5), contender, cells=tmp_path)
+    method = {"adam": Method(Adam()), "sgd": Method(SGD())}
+    compare(alone, method, cache=tmp_path)
+    compare(dataclasses.replace(alone, max_episode_steps=5), method, cache=tmp_path)
     assert len(list(tmp_path.iterdir())) == 4
-    with pytest.raises(ValueError, match="different conditions, horizon 9 and 5"):
-        merge_results([short, dataclasses.replace(again, seed=1)])
-    assert CompareConfig(families=("CartPole-v1",)).conditions()["horizon"] is None
+    assert CompareConfig(families=("CartPole-v1",)).conditions()["max_episode_steps"] is None
 
 
 def test_the_best_sound_return_takes_the_place_of_an_unknown_reference():
@@ -205,6 +214,6 @@ def test_a_policy_with_a_memory_keeps_its_horizon(tmp_path):
     artifact = load_policy(tmp_path / "run" / "policy.safetensors")
     assert artifact.policy.horizon == artifact.training().horizon == 4
     assert artifact.policy.distribution.family.horizon == 4
-    config = dataclasses.replace(CONFIG, families=("Blackjack-v1",), baselines=(), horizon=5)
-    with pytest.raises(ValueError, match="a was meta-trained with horizon 4"):
-        compare(config, {"a": Contender(artifact.policy, trial=8)})
+    config = dataclasses.replace(CONFIG, families=("Blackjack-v1",), baselines=(), max_episode_steps=5)
+    with pytest.raises(ValueError, match="a was meta-trained with max_episode_steps 4"):
+        compare(config, {"a": Method(artifact.policy, trial=8)})

@@ -1,7 +1,7 @@
 import matplotlib
 import pytest
 
-from learned_opt.analysis.reporting.curves import contender_styles, plot_curves
+from learned_opt.analysis.reporting.curves import method_styles, plot_curves
 
 
 @pytest.mark.parametrize("panels", [1, 5, 12])
@@ -10,7 +10,7 @@ def test_a_figure_has_one_titled_panel_a_family_and_one_legend(panels, tmp_path,
     figure = plot_curves(results(panels), path)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert len(figure.axes) == panels
-    assert figure.axes[0].get_title() == "family_0 (new tasks)"
+    assert figure.axes[0].get_title() == "family_0 (held-out tasks)"
     assert len(figure.legends) == 1
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names[:2] == ["learned", "adam"]
@@ -30,8 +30,8 @@ def test_a_legend_of_many_lies_below_all_panels(panels, count, tmp_path, results
 def test_axes_say_what_they_measure(tmp_path, results):
     raw = plot_curves(results(1), tmp_path / "a.png").axes[0]
     assert (raw.get_xlabel(), raw.get_ylabel()) == ("updates", "return per episode")
-    scaled = plot_curves(results(1), tmp_path / "b.svg", x="steps", y="normalised").axes[0]
-    assert (scaled.get_xlabel(), scaled.get_ylabel()) == ("environment steps", "normalised return")
+    scaled = plot_curves(results(1), tmp_path / "b.svg", x="steps", y="normalized").axes[0]
+    assert (scaled.get_xlabel(), scaled.get_ylabel()) == ("environment steps", "normalized return")
     assert scaled.get_xlim() == (0, 30 * 512)
 
 
@@ -42,22 +42,22 @@ def test_the_reference_is_drawn_only_where_it_lies_in_range(tmp_path, results):
     assert far.get_ylim()[1] < 20
 
 
-def test_a_contender_has_its_own_colour_and_adam_the_same_everywhere():
-    styles = contender_styles(["learned", "adam", "sgd", "rmsprop", "adamw", *map(str, range(12))])
+def test_a_method_has_its_own_colour_and_adam_the_same_everywhere():
+    styles = method_styles(["learned", "adam", "sgd", "rmsprop", "adamw", *map(str, range(12))])
     assert len(set(styles.values())) == len(styles)
-    assert contender_styles(["adam"])["adam"] == styles["adam"]
+    assert method_styles(["adam"])["adam"] == styles["adam"]
 
 
-def test_of_a_thousand_contenders_no_two_look_the_same():
-    styles = contender_styles(["adam", "sgd", *map(str, range(1000))])
+def test_of_a_thousand_methods_no_two_look_the_same():
+    styles = method_styles(["adam", "sgd", *map(str, range(1000))])
     assert len({style[:3] for style in styles.values()}) == len(styles)
     assert len({(style.color, style.point) for style in styles.values()}) == len(styles)
     assert all(style.marker == "" for style in list(styles.values())[:34])
 
 
-def test_contenders_beyond_the_dashes_are_drawn_apart(tmp_path, results):
-    figure = plot_curves(results(1, [f"contender {i}" for i in range(70)]), tmp_path / "a.png")
-    lines = [line for line in figure.axes[0].lines if line.get_label().startswith("contender")]
+def test_methods_beyond_the_dashes_are_drawn_apart(tmp_path, results):
+    figure = plot_curves(results(1, [f"method {i}" for i in range(70)]), tmp_path / "a.png")
+    lines = [line for line in figure.axes[0].lines if line.get_label().startswith("method")]
     looks = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines}
     assert len(looks) == len(lines) == 70
 

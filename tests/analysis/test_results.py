@@ -1,18 +1,26 @@
 import dataclasses
+import gzip
 import json
 
 import numpy as np
 import pytest
 
-from learned_opt.analysis.comparison.results import (
-    Adaptation,
+from learned_opt.analysis.reporting.table import (
+    OVERALL,
+    default_reference_method,
+    render_table,
+    summary_table,
+)
+from learned_opt.analysis.result_file import write_results
+from learned_opt.analysis.results import (
+    KIND,
     FamilyResults,
     GridScores,
+    LearningCurves,
     Results,
     Setting,
     load_results,
 )
-from learned_opt.analysis.reporting.table import OVERALL, default_rival, render_table, summary_table
 from learned_opt.analysis.statistics.scores import broken_runs, family_scores
 from learned_opt.tasks.references import HIGHEST
 
@@ -22,12 +30,12 @@ UPDATES = np.array([0, 5, 10])
 def adaptation(returns, diverged=None):
     returns = np.asarray(returns, dtype=float)
     flags = np.zeros(returns.shape[1], dtype=bool) if diverged is None else np.array(diverged)
-    return Adaptation(Setting(0.01, True, {"beta2": 0.9}), "given", returns, returns - 1, flags)
+    return LearningCurves(Setting(0.01, True, {"beta2": 0.9}), "given", returns, returns - 1, flags)
 
 
-def family(split="new tasks", **contenders):
-    count = next(iter(contenders.values())).returns.shape[1]
-    return FamilyResults(split, np.zeros(count), np.full(count, 10.0), 512, UPDATES, dict(contenders))
+def family(split="held-out tasks", **methods):
+    count = next(iter(methods.values())).returns.shape[1]
+    return FamilyResults(split, np.zeros(count), np.full(count, 10.0), 512, UPDATES, dict(methods))
 
 
 def results(**families):
@@ -46,22 +54,22 @@ def sample():
 
 
 def test_results_survive_a_round_trip(sample, tmp_path):
-    sample.save(tmp_path / "results.json")
-    loaded = load_results(tmp_path / "results.json")
-    assert loaded.to_json() == sample.to_json()
-    run = loaded.families["bandit"].contenders["learned"]
+    sample.save(tmp_path / "results.json.gz")
+    loaded = load_results(tmp_path / "results.json.gz")
+    assert loaded.content() == sample.content()
+    run = loaded.families["bandit"].methods["learned"]
     assert run.setting == Setting(0.01, True, {"beta2": 0.9})
     assert np.isnan(run.returns[1, 0])
     assert run.diverged.tolist() == [True, False]
 
 
 def test_the_file_is_strict_json_without_nan(sample, tmp_path):
-    sample.save(tmp_path / "results.json")
+    sample.save(tmp_path / "results.json.gz")
 
     def refuse(constant):
         raise AssertionError(constant)
 
-    json.loads((tmp_path / "results.json").read_text(), parse_constant=refuse)
+    json.loads(gzip.decompress((tmp_path / "results.json.gz").read_bytes()), parse_constant=refuse)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\x80\x04", b"[1, 2]", b'{"a": 1}', b"[" * 10**5])
@@ -88,7 +96,7 @@ def set_in(data, path, value):
 
 
 FAMILY = ("families", "bandit")
-RUN = (*FAMILY, "contenders", "adam")
+RUN = (*FAMILY, "methods", "adam")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +111,7 @@ RUN = (*FAMILY, "contenders", "adam")
         ((*FAMILY, "random"), [0.0, "x"]),
         ((*FAMILY, "updates"), [0, 5, 5]),
         ((*FAMILY, "updates"), [0, 5.5, 10]),
-        ((*FAMILY, "contenders"), {}),
+        ((*FAMILY, "methods"), {}),
         ((*RUN, "returns"), [[1, 2]]),
         ((*RUN, "returns"), [[1, 2], [3]]),
         ((*RUN, "diverged"), [0, 1]),
@@ -113,27 +121,50 @@ RUN = (*FAMILY, "contenders", "adam")
     ],
 )
 def test_a_damaged_file_is_refused_with_a_sentence(sample, tmp_path, path, value):
-    data = json.loads(json.dumps(sample.to_json()))
+    data = json.loads(json.dumps(sample.content()))
     set_in(data, path, value)
-    (tmp_path / "r.json").write_text(json.dumps(data))
-    with pytest.raises(ValueError, match=r"r\.json is damaged"):
-        load_results(tmp_path / "r.json")
+    write_results(tmp_path / "r.json.gz", KIND, data)
+    with pytest.raises(ValueError, match=r"r\.json\.gz is damaged"):
+        load_results(tmp_path / "r.json.gz")
 
 
-def test_a_later_format_asks_for_an_upgrade(sample, tmp_path):
-    (tmp_path / "r.json").write_text(json.dumps({**sample.to_json(), "learned_opt_results": 99}))
-    with pytest.raises(ValueError, match="upgrade"):
-        load_results(tmp_path / "r.json")
+def test_another_format_or_kind_is_refused(sample, tmp_path):
+    path = tmp_path / "r.json.gz"
+    write_results(path, KIND, {**sample.content(), "format": 99})
+    with pytest.raises(ValueError, match="has format 99, and this version reads 3"):
+        load_results(path)
+    write_results(path, "trials", sample.content())
+    with pytest.raises(ValueError, match="holds no comparison"):
+        load_results(path)
+
+
+def test_a_file_has_the_digits_of_float32_and_the_same_bytes_each_time(tmp_path):
+    numbers = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32).astype(np.float64)
+    made = results(bandit=family(learned=adaptation(numbers)))
+    for name in ("a", "b"):
+        made.save(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    np.testing.assert_array_equal(
+        load_results(tmp_path / "a").families["bandit"].methods["learned"].returns, numbers
+    )
+
+
+def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("learned_opt.analysis.result_file.LARGEST", 1000)
+    path = tmp_path / "bomb.json.gz"
+    path.write_bytes(gzip.compress(b" " * 10**6))
+    with pytest.raises(ValueError, match="too large"):
+        load_results(path)
 
 
 def test_scores_run_from_random_to_reference_and_the_area_leaves_update_0_out():
     scores = family_scores(family(a=adaptation([[-3.0], [5.0], [10.0]])))["a"]
     np.testing.assert_allclose(scores.curves[:, 0], [-0.3, 0.5, 1.0])
-    np.testing.assert_allclose(scores.areas, [0.75])
+    np.testing.assert_allclose(scores.auc, [0.75])
     np.testing.assert_allclose(scores.finals, [1.0])
 
 
-def test_a_diverged_run_gets_the_worst_score_of_all_contenders():
+def test_a_diverged_run_gets_the_worst_score_of_all_methods():
     late = adaptation([[9, 9], [9, 9], [9, 9]], [True, False])
     scores = family_scores(family(late=late, poor=adaptation([[0, 0], [-4, 1], [2, 3]])))
     np.testing.assert_allclose(scores["late"].curves, [[-0.4, 0.9]] * 3)
@@ -144,7 +175,7 @@ def test_a_diverged_run_gets_the_worst_score_of_all_contenders():
 def test_a_run_that_is_not_finite_counts_as_diverged_and_never_scores_above_random():
     nan = adaptation([[5, 5], [np.nan, 5], [5, 5]])
     scores = family_scores(family(nan=nan, good=adaptation([[5, 5]] * 3)))
-    np.testing.assert_allclose(scores["nan"].areas, [0.0, 0.5])
+    np.testing.assert_allclose(scores["nan"].auc, [0.0, 0.5])
     assert broken_runs(family(nan=nan), "nan") == 1
 
 
@@ -152,7 +183,7 @@ def test_scores_are_clamped_and_a_task_without_contrast_scores_zero():
     flat = dataclasses.replace(
         family(a=adaptation([[0, 7], [1e6, 7], [1e6, 7]])), reference=np.array([10.0, 0.0])
     )
-    np.testing.assert_allclose(family_scores(flat)["a"].areas, [HIGHEST, 0.0])
+    np.testing.assert_allclose(family_scores(flat)["a"].auc, [HIGHEST, 0.0])
 
 
 @pytest.fixture
@@ -160,35 +191,34 @@ def three():
     return results(
         bandit=family(learned=ramp(0.9), adam=ramp(0.6), sgd=ramp(0.1)),
         catch=family(learned=ramp(0.2), adam=ramp(0.6), sgd=ramp(0.1)),
-        lqr=family("new family", learned=ramp(0.9), adam=ramp(0.6), sgd=ramp(0.1)),
+        lqr=family("held-out families", learned=ramp(0.9), adam=ramp(0.6), sgd=ramp(0.1)),
     )
 
 
-def test_the_table_has_a_row_a_family_and_contender_and_overall_rows_per_split(three):
+def test_the_table_has_a_row_a_family_and_method_and_overall_rows_per_split(three):
     rows = summary_table(three)
     groups = [(row.split, row.family) for row in rows[::3]]
     assert groups == [
-        ("new tasks", "bandit"),
-        ("new tasks", "catch"),
-        ("new tasks", OVERALL),
-        ("new family", "lqr"),
+        ("held-out tasks", "bandit"),
+        ("held-out tasks", "catch"),
+        ("held-out tasks", OVERALL),
+        ("held-out families", "lqr"),
     ]
     assert [row.label for row in rows[:3]] == ["learned", "adam", "sgd"]
-    assert all(row.low <= row.area <= row.high for row in rows)
+    assert all(row.auc.low <= row.auc.value <= row.auc.high for row in rows)
 
 
 def test_the_table_measures_against_adam_and_marks_the_best(three):
-    assert default_rival(three) == "adam"
+    assert default_reference_method(three) == "adam"
     by = {(row.family, row.label): row for row in summary_table(three)}
     assert by["bandit", "learned"].best
     assert not by["catch", "learned"].best
-    assert by["bandit", "learned"].improvement.probability == 1.0
-    assert by["catch", "learned"].improvement.probability == 0.0
+    assert by["bandit", "learned"].improvement.value == 1.0
+    assert by["catch", "learned"].improvement.value == 0.0
     assert by["bandit", "adam"].improvement is None
     assert by["bandit", "learned"].updates_to_target == pytest.approx(6, abs=0.1)
     assert by["catch", "learned"].updates_to_target == np.inf
-    assert by[OVERALL, "learned"].speed.families["bandit"].ratio < 1
-    assert by[OVERALL, "learned"].behind == ("catch",)
+    assert by[OVERALL, "learned"].speed.value == np.inf  # the median of one that is quick and one never there
 
 
 def test_the_rendered_table_names_the_losses(three):
@@ -199,4 +229,4 @@ def test_the_rendered_table_names_the_losses(three):
 
 def test_an_unknown_rival_is_refused_with_the_names_that_exist(three):
     with pytest.raises(ValueError, match="choose from learned, adam, sgd"):
-        summary_table(three, rival="lion")
+        summary_table(three, reference_method="lion")

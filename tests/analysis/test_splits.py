@@ -1,6 +1,7 @@
 """Rules that were trained on different families, side by side: each one's split, and none overstated."""
 
 import dataclasses
+import gzip
 import json
 from pathlib import Path
 
@@ -13,40 +14,40 @@ from hypothesis import strategies as st
 from learned_opt.algorithms import A2C
 from learned_opt.analysis import (
     CompareConfig,
-    Contender,
+    Method,
     compare,
     load_results,
-    merge_results,
     plot_curves,
 )
-from learned_opt.analysis.comparison.results import (
+from learned_opt.analysis.reporting.html import Section, page
+from learned_opt.analysis.reporting.model_card import model_card
+from learned_opt.analysis.reporting.summary import OVERALL, summary_table
+from learned_opt.analysis.reporting.summary_plots import plot_heatmap, plot_profiles, plot_times
+from learned_opt.analysis.reporting.table import render_table
+from learned_opt.analysis.results import (
     MIXED,
     SPLITS,
-    Adaptation,
     FamilyResults,
+    LearningCurves,
     Results,
     Setting,
     common_split,
 )
-from learned_opt.analysis.reporting.html import Section, page
-from learned_opt.analysis.reporting.model_card import model_card
-from learned_opt.analysis.reporting.summary_plots import plot_heatmap, plot_profiles, plot_times
-from learned_opt.analysis.reporting.table import OVERALL, render_table, summary_table
 from learned_opt.artifacts import load_artifact, save_rule
 from learned_opt.cli import main
 from learned_opt.rules import SGD, Adam, CoordinatewiseLSTM
 
 FAMILIES = ("bandit", "navigation2d", "gridworld_sparse")
-STORED = sorted((Path(__file__).parents[2] / "docs/results").rglob("results.json"))
+STORED = sorted((Path(__file__).parents[2] / "docs/results").rglob("results.json.gz"))
+TINY = ["--inner.num-envs", "2", "--inner.num-steps", "4"]
 CONFIG = CompareConfig(
     families=("bandit",),
-    trained_on=("bandit", "lqr"),
-    tasks=6,
-    updates=2,
-    queries=2,
-    query_episodes=1,
+    num_tasks=6,
+    num_updates=2,
+    num_evals=2,
+    eval_episodes=1,
     baselines=(),
-    learner=A2C(hidden_size=4, num_layers=1, num_envs=2, num_steps=4),
+    inner=A2C(hidden_size=4, num_layers=1, num_envs=2, num_steps=4),
 )
 
 
@@ -71,69 +72,69 @@ def words(figure):
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
-    """Rules of bandit and of lqr, compared on both with two seeds from the command line: the folders."""
+    """Rules of bandit and of lqr, compared on both from the command line: the folder."""
     folder = tmp_path_factory.mktemp("compared")
     rules = [str(trained(folder, "mine", "lqr")), str(trained(folder, "theirs", "bandit", seed=1))]
-    tiny = ["--count", "3", "--updates", "2", "--tuning-count", "1", "--environments", "2", "--steps", "4"]
-    line = ["compare", "--rule", *rules, "--tasks", "bandit", "lqr", "--baselines", "sgd", *tiny]
-    for seed in "01":
-        out = folder / seed
-        assert main([*line, "--seed", seed, "--tuning-seed", "7", "--out", str(out)]) == 0
+    tiny = ["--num-tasks", "6", "--num-updates", "2", "--num-tuning-tasks", "1", *TINY]
+    line = ["compare", "--rule", *rules, "--families", "bandit", "lqr", "--baselines", "sgd", *tiny]
+    assert main([*line, "--out", str(folder / "out")]) == 0
     return folder
 
 
 def test_rules_of_different_families_are_compared_and_each_ones_split_is_told(compared, capsys):
-    results = load_results(compared / "0" / "results.json")
+    results = load_results(compared / "out")
     assert {name: family.split for name, family in results.families.items()} == {
         "bandit": MIXED,
         "lqr": MIXED,
     }
-    stored = json.loads((compared / "0" / "results.json").read_text())["families"]
-    assert stored["bandit"]["splits"] == {"mine": "new family", "theirs": "new tasks"}
-    assert stored["lqr"]["splits"] == {"mine": "new tasks", "theirs": "new family"}
+    splits = {name: family.splits for name, family in results.families.items()}
+    assert splits["bandit"] == {"mine": "held-out families", "theirs": "held-out tasks"}
+    assert splits["lqr"] == {"mine": "held-out tasks", "theirs": "held-out families"}
     table = render_table(results)
     assert table.count(f"({MIXED})") == 2
     cells = [line.split("│")[2].strip() for line in table.splitlines() if line.startswith("│")]
-    on_bandit = ["mine", "(new family)", "theirs", "(new tasks)", "sgd"]
-    on_lqr = ["mine", "(new tasks)", "theirs", "(new family)", "sgd"]
+    on_bandit = ["mine", "(held-out families)", "theirs", "(held-out tasks)", "sgd"]
+    on_lqr = ["mine", "(held-out tasks)", "theirs", "(held-out families)", "sgd"]
     assert [cell for cell in cells if cell] == [*on_bandit, *on_lqr]
     assert table.count("sgd was tuned on 1 tuning tasks of the family") == 1
     assert OVERALL not in table, "what is new to a rule here is not there: nothing to average"
 
 
-def test_they_are_merged_plotted_reported_and_put_on_a_card(compared, tmp_path):
-    out = tmp_path / "merged"
-    assert main(["merge", str(compared / "0"), str(compared / "1"), "--out", str(out)]) == 0
-    merged = load_results(out / "results.json")
-    assert merged.families["lqr"].splits == {"mine": "new tasks", "theirs": "new family"}
-    assert len(merged.families["lqr"].random) == 6
+def test_they_are_plotted_reported_and_put_on_a_card(compared, tmp_path):
+    out = compared / "out"
     for kind in ("curves", "profiles", "heatmap", "times"):
         figure = tmp_path / f"{kind}.png"
         assert main(["plot", str(out), "--kind", kind, "--out", str(figure)]) == 0
         assert figure.read_bytes().startswith(b"\x89PNG")
     html = tmp_path / "page.html"
     assert main(["report", str(out), "--out", str(html)]) == 0
-    assert "mine (new family)" in html.read_text()
+    assert "mine (held-out families)" in html.read_text()
     card = tmp_path / "card.md"
     rule = str(compared / "mine.safetensors")
     assert main(["card", "--rule", rule, "--results", str(out), "--out", str(card)]) == 0
-    rows = [line for line in card.read_text().splitlines() if line.startswith("| new ")]
-    assert [row.split(" | ")[:2] for row in rows] == [["| new family", "bandit"], ["| new tasks", "lqr"]]
+    rows = [line for line in card.read_text().splitlines() if line.startswith("| held-out ")]
+    assert [row.split(" | ")[:2] for row in rows] == [
+        ["| held-out families", "bandit"],
+        ["| held-out tasks", "lqr"],
+    ]
+
+
+def split(family, trained_on, *, ood=False):
+    return Method(Adam(), trained_on=tuple(trained_on)).split(family, ood=ood)
 
 
 def made(shown, **trained_on):
     """Made-up results of rules by what they were trained on, with Adam beside them."""
     source = np.random.default_rng(0)
     updates = np.array([0, 1, 2])
-    config = dataclasses.replace(CONFIG, families=tuple(shown))
     families = {}
     for name in shown:
         runs = {
-            label: Adaptation(Setting(0.01), "given", returns, returns, np.zeros(4, dtype=bool))
+            label: LearningCurves(Setting(0.01), "given", returns, returns, np.zeros(4, dtype=bool))
             for label in (*trained_on, "adam")
             for returns in [source.normal(size=(3, 4))]
         }
-        splits = {label: config.split(name, tuple(known)) for label, known in trained_on.items()}
+        splits = {label: split(name, known) for label, known in trained_on.items()}
         families[name] = FamilyResults(
             common_split(splits.values()), np.zeros(4), np.ones(4), 8, updates, runs, splits
         )
@@ -145,8 +146,8 @@ def test_a_legend_tells_splits_that_are_the_same_in_every_panel(tmp_path):
     for draw in (plot_curves, plot_profiles, plot_heatmap, plot_times):
         legends, axes = words(draw(results, tmp_path / "figure.png"))
         told = legends or axes
-        assert any(text == "mine (new tasks)" for text in told)
-        assert any(text == "default (new family)" for text in told)
+        assert any(text == "mine (held-out tasks)" for text in told)
+        assert any(text == "default (held-out families)" for text in told)
         assert not any(text.startswith("adam (") for text in (*legends, *axes))
         assert not any("bandit (" in text for text in axes)
 
@@ -155,11 +156,11 @@ def test_titles_tell_splits_that_differ_between_panels(tmp_path):
     results = made(FAMILIES[:2], mine=FAMILIES[:1], default=FAMILIES[1:])
     for draw in (plot_curves, plot_heatmap, plot_times):
         legends, axes = words(draw(results, tmp_path / "figure.png"))
-        assert "bandit\nmine (new tasks)\ndefault (new family)" in axes
-        assert "navigation2d\nmine (new family)\ndefault (new tasks)" in axes
+        assert "bandit\nmine (held-out tasks)\ndefault (held-out families)" in axes
+        assert "navigation2d\nmine (held-out families)\ndefault (held-out tasks)" in axes
         assert "mine" in (legends or axes)
     _, axes = words(plot_profiles(results, tmp_path / "profiles.png"))
-    assert "mine: new tasks\ndefault: new family\n1 family" in axes
+    assert "mine: held-out tasks\ndefault: held-out families\n1 family" in axes
 
 
 def test_a_legend_of_long_names_stays_within_the_figure(tmp_path):
@@ -175,22 +176,22 @@ def test_a_legend_of_long_names_stays_within_the_figure(tmp_path):
 def test_a_page_escapes_rules_that_are_called_like_markup():
     html = page("x", [Section("s", made(["bandit"], **{"<b>": ("bandit",), "d": ("lqr",)}))])
     assert "<b>" not in html
-    assert "&lt;b&gt; (new tasks)" in html
+    assert "&lt;b&gt; (held-out tasks)" in html
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     known=st.lists(st.sets(st.sampled_from(FAMILIES)), min_size=1, max_size=3),
     shown=st.lists(st.sampled_from(FAMILIES), min_size=1, unique=True),
-    shifted=st.booleans(),
+    ood=st.booleans(),
 )
-def test_no_split_says_more_than_is_true_of_the_rule_or_of_a_group_of_families(known, shown, shifted):
+def test_no_split_says_more_than_is_true_of_the_rule_or_of_a_group_of_families(known, shown, ood):
     rules = {f"rule {i}": tuple(sorted(families)) for i, families in enumerate(known)}
     results = made(shown, **rules)
     for name, family in results.families.items():
         for label, families in rules.items():
-            assert (family.splits[label] == "new family") == (name not in families)
-            assert (family.splits[label] == "known tasks") == (
+            assert (family.splits[label] == "held-out families") == (name not in families)
+            assert (family.splits[label] == "training tasks") == (
                 name in families and name == "gridworld_sparse"
             )
         assert (family.split == MIXED) == (len(set(family.splits.values())) > 1)
@@ -205,100 +206,56 @@ def test_no_split_says_more_than_is_true_of_the_rule_or_of_a_group_of_families(k
         assert all(splits == together[0] for splits in together), group
     told = {(row.family, row.label) for row in rows if row.family != OVERALL}
     assert told == {(name, label) for name in shown for label in (*rules, "adam")}
-    if shifted and all(name in families for name in shown for families in rules.values()):
-        config = dataclasses.replace(CONFIG, families=tuple(shown), trained_on=FAMILIES, shifted=True)
-        assert {config.split(name, tuple(rules["rule 0"])) for name in shown} == {"shifted tasks"}
+    if ood and all(name in families for name in shown for families in rules.values()):
+        assert {split(name, rules["rule 0"], ood=True) for name in shown} == {"ood tasks"}
 
 
-def test_a_family_that_is_new_to_a_rule_is_called_new_on_shifted_tasks_too():
-    config = dataclasses.replace(CONFIG, shifted=True)
-    contenders = {
-        "knows": Contender(Adam(), artifact="a", trained_on=("bandit",), left=("width",)),
-        "new": Contender(Adam(), artifact="b", trained_on=("lqr",)),
-        "silent": Contender(SGD(), artifact="c"),
-        "hand-made": Contender(SGD()),
+def test_a_family_that_is_new_to_a_rule_is_called_so_on_ood_tasks_too():
+    config = dataclasses.replace(CONFIG, ood=True)
+    methods = {
+        "knows": Method(Adam(), artifact="a", trained_on=("bandit",), left=("width",)),
+        "new": Method(Adam(), artifact="b", trained_on=("lqr",)),
+        "silent": Method(SGD(), artifact="c"),
+        "hand-made": Method(SGD()),
     }
-    assert compare(config, contenders).families["bandit"].splits == {
-        "knows": "shifted tasks",
-        "new": "new family",
-        "silent": "shifted tasks",
+    assert compare(config, methods).families["bandit"].splits == {
+        "knows": "ood tasks",
+        "new": "held-out families",
+        "silent": "held-out families",
     }
 
 
 def test_conditions_that_one_rule_leaves_are_not_said_of_another():
-    contenders = {
-        "short": Contender(Adam(), artifact="a", trained_on=("bandit",), left=("updates",)),
-        "long": Contender(Adam(), artifact="b", trained_on=("bandit",)),
+    methods = {
+        "short": Method(Adam(), artifact="a", trained_on=("bandit",), left=("updates",)),
+        "long": Method(Adam(), artifact="b", trained_on=("bandit",)),
     }
-    family = compare(CONFIG, contenders).families["bandit"]
-    assert family.splits == {"short": "shifted conditions", "long": "new tasks"}
-    assert family.told() == "short: shifted conditions; long: new tasks"
-
-
-def test_rules_compared_one_by_one_are_put_side_by_side_by_merging():
-    """On the same tasks with the same random numbers: as if they had been compared together."""
-    rules = {
-        "mine": Contender(Adam(), lr=0.1, artifact="a", trained_on=("bandit",)),
-        "default": Contender(Adam(), lr=0.01, artifact="b", trained_on=("lqr",)),
-    }
-    config = dataclasses.replace(CONFIG, baselines=("sgd",), tuning_tasks=1)
-    together = compare(config, rules)
-    alone = [
-        compare(dataclasses.replace(config, trained_on=rule.trained_on), {label: rule})
-        for label, rule in rules.items()
-    ]
-    merged = merge_results(alone)
-    family, expected = merged.families["bandit"], together.families["bandit"]
-    assert set(family.contenders) == {"mine", "default", "sgd"}
-    for label, run in expected.contenders.items():
-        np.testing.assert_array_equal(family.contenders[label].returns, run.returns)
-    assert (family.split, family.splits) == (expected.split, expected.splits)
-    assert merged.artifacts == {"mine": "a", "default": "b"}
-    assert len(merged.tuning) == 1
-
-    older = [
-        dataclasses.replace(
-            part, families={"bandit": dataclasses.replace(part.families["bandit"], splits={})}
-        )
-        for part in alone
-    ]
-    assert merge_results(older).families["bandit"].splits == expected.splits
-
-    other = compare(dataclasses.replace(config, tasks=5), {"default": rules["default"]})
-    with pytest.raises(ValueError, match="the results on bandit are of other tasks: they differ in random"):
-        merge_results([alone[0], other])
-    renamed = compare(config, {"default": rules["default"], "mine": rules["default"]})
-    with pytest.raises(ValueError, match="two different rules are called mine"):
-        merge_results([alone[0], renamed])
-    tuned = compare(dataclasses.replace(config, tuning_seed=9), {"default": rules["default"]})
-    with pytest.raises(ValueError, match="different conditions, tuning_seed None and 9"):
-        merge_results([alone[0], tuned])
-    with pytest.raises(ValueError, match="the same seed, and so the same tasks"):
-        merge_results([alone[0], alone[0]])
+    family = compare(CONFIG, methods).families["bandit"]
+    assert family.splits == {"short": "ood conditions", "long": "held-out tasks"}
+    assert family.split_words() == "short: ood conditions; long: held-out tasks"
 
 
 def test_results_whose_splits_contradict_themselves_are_refused(tmp_path):
     good = made(["bandit"], mine=("bandit",), default=("lqr",))
-    good.save(tmp_path / "results.json")
-    data = json.loads((tmp_path / "results.json").read_text())
+    good.save(tmp_path / "results.json.gz")
+    data = json.loads(gzip.decompress((tmp_path / "results.json.gz").read_bytes()))
     for splits in (
         {},
-        {"mine": "new tasks"},
-        {"mine": "near", "default": "new family"},
-        {"x": "new tasks"},
+        {"mine": "held-out tasks"},
+        {"mine": "near", "default": "held-out families"},
+        {"x": "held-out tasks"},
         3,
     ):
         data["families"]["bandit"]["splits"] = splits
-        (tmp_path / "results.json").write_text(json.dumps(data))
+        (tmp_path / "results.json.gz").write_bytes(gzip.compress(json.dumps(data).encode()))
         with pytest.raises(ValueError, match="is damaged"):
-            load_results(tmp_path / "results.json")
+            load_results(tmp_path / "results.json.gz")
 
 
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.parent.name)
 def test_stored_results_are_read_as_they_were_written(path):
     results = load_results(path)
     assert all(family.split in SPLITS and not family.splits for family in results.families.values())
-    assert all("splits" not in entry for entry in results.to_json()["families"].values())
     assert list(results.by_split()) == [
         s for s in SPLITS if any(f.split == s for f in results.families.values())
     ]
@@ -309,5 +266,5 @@ def test_the_shipped_rule_meets_one_trained_on_a_family_that_is_new_to_it(tmp_pa
     results = made(["bandit"], default=tuple(artifact.header["provenance"]["families"]), mine=("bandit",))
     results = dataclasses.replace(results, artifacts={"default": artifact.digest, "mine": "f00"})
     text = model_card(artifact, {"new": results}, label="default")
-    assert "| new family | bandit |" in text
-    assert "mine (new tasks)" in text
+    assert "| held-out families | bandit |" in text
+    assert "mine (held-out tasks)" in text

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from learned_opt.analysis.statistics.improvement import paired_improvement, probability_of_improvement
 from learned_opt.analysis.statistics.intervals import (
     bootstrap_interval,
     interquartile_mean,
-    paired_improvement,
     performance_profile,
-    probability_of_improvement,
 )
 
 
@@ -59,7 +58,8 @@ def test_the_95_percent_interval_covers_the_mean_about_95_times_in_100():
     source, covered, trials = generator(1), 0, 400
     for _ in range(trials):
         sample = source.normal(3.0, 2.0, 40)
-        low, high = bootstrap_interval([sample], mean, generator=source, resamples=500)
+        found = bootstrap_interval([sample], mean, generator=source, resamples=500)
+        low, high = found.low, found.high
         covered += low <= 3.0 <= high
     assert 0.90 <= covered / trials <= 0.98
 
@@ -71,20 +71,21 @@ def test_the_interval_agrees_with_scipy_on_the_interquartile_mean():
         (scores,), lambda x, axis: stats.trim_mean(x, 0.25, axis), n_resamples=20000,
         method="percentile", rng=generator(4),
     ).confidence_interval  # fmt: skip
-    np.testing.assert_allclose(ours, theirs, atol=0.01)
+    np.testing.assert_allclose((ours.low, ours.high), theirs, atol=0.01)
 
 
 def test_runs_are_resampled_within_their_family_only():
     # Families that agree perfectly within and differ wildly between leave nothing to chance.
-    low, high = bootstrap_interval(
+    found = bootstrap_interval(
         [np.zeros(5), np.full(7, 100.0)], lambda x, axis: x.mean(axis), generator=generator()
     )
-    assert low == high == pytest.approx(700 / 12)
+    assert found.low == found.high == found.value == pytest.approx(700 / 12)
 
 
 def test_a_curve_is_resampled_as_a_whole():
     scores = generator(5).normal(size=(30, 1)) + np.arange(4.0)
-    low, high = bootstrap_interval([scores], generator=generator(6))
+    found = bootstrap_interval([scores], generator=generator(6))
+    low, high = found.low, found.high
     np.testing.assert_allclose(np.diff(low), 1.0)
     np.testing.assert_allclose(np.diff(high), 1.0)
 
@@ -97,7 +98,7 @@ def test_the_same_seed_gives_the_same_interval():
 
 def test_probability_of_improvement_counts_wins_and_half_of_ties():
     result = probability_of_improvement([([1, 2, 3], [2, 2])], generator=generator())
-    assert result.probability == (0 + 1 + 2) / 6
+    assert result.value == (0 + 1 + 2) / 6
 
 
 def test_probability_of_improvement_is_mann_whitney_averaged_over_families():
@@ -105,7 +106,7 @@ def test_probability_of_improvement_is_mann_whitney_averaged_over_families():
     pairs = [(source.integers(0, 9, n), source.integers(0, 9, n + 3)) for n in (5, 12)]
     expected = np.mean([stats.mannwhitneyu(x, y).statistic / (len(x) * len(y)) for x, y in pairs])
     result = probability_of_improvement(pairs, generator=source)
-    assert result.probability == pytest.approx(expected)
+    assert result.value == pytest.approx(expected)
     assert result.low < expected < result.high
 
 
@@ -114,19 +115,20 @@ def test_all_wins_have_an_exact_interval_and_a_rule_ties_with_itself():
         low = stats.binomtest(count, count).proportion_ci().low
         won = np.arange(count) + 1000, np.arange(count)
         for method in (paired_improvement, probability_of_improvement):
-            assert method([won], generator=generator()) == pytest.approx((1, low, 1, count))
+            found = method([won], generator=generator())
+            assert (found.value, found.low, found.high, found.count) == pytest.approx((1, low, 1, count))
     scores = generator(10).normal(size=16)
     result = probability_of_improvement([(scores, scores)], generator=generator())
-    assert result.probability == 0.5
+    assert result.value == 0.5
     assert result.low < 0.5 < result.high
 
 
 def test_paired_improvement_compares_each_task_with_itself():
     pair = ([1, 11, 21, 29], [0, 10, 20, 30])
-    assert paired_improvement([pair], generator=generator()).probability == 0.75
+    assert paired_improvement([pair], generator=generator()).value == 0.75
     pooled = probability_of_improvement([pair], generator=generator())
-    assert pooled.probability == (1 + 2 + 3 + 3) / 16
-    assert paired_improvement([([1, 2], [1, 0]), ([5], [6])], generator=generator()).probability == 0.375
+    assert pooled.value == (1 + 2 + 3 + 3) / 16
+    assert paired_improvement([([1, 2], [1, 0]), ([5], [6])], generator=generator()).value == 0.375
 
 
 def test_paired_intervals_cover_as_often_as_they_say():
@@ -151,10 +153,10 @@ def test_a_profile_is_the_survival_function_of_all_runs():
     levels = np.linspace(-2, 3, 40)
     profile = performance_profile(strata, levels, generator=generator(7))
     theirs = stats.ecdf(np.concatenate(strata)).sf.evaluate(levels)
-    np.testing.assert_allclose(profile.share, theirs)
-    assert (profile.low <= profile.share).all()
-    assert (profile.share <= profile.high).all()
-    middle = np.argmin(np.abs(profile.share - 0.5))
+    np.testing.assert_allclose(profile.value, theirs)
+    assert (profile.low <= profile.value).all()
+    assert (profile.value <= profile.high).all()
+    middle = np.argmin(np.abs(profile.value - 0.5))
     assert profile.high[middle] - profile.low[middle] == pytest.approx(4 * np.sqrt(0.25 / 50), abs=0.08)
 
 
@@ -173,7 +175,7 @@ def test_resampling_in_parts_changes_no_bit(chunk, shapes, monkeypatch):
     for statistic in (interquartile_mean, lambda x, axis: x.mean(axis)):
         made = bootstrap_interval(strata, statistic, generator=generator(9), resamples=101)
         plain = straightforward(strata, statistic, generator=generator(9), resamples=101)
-        assert all(map(np.array_equal, made, plain))
+        assert all(map(np.array_equal, (made.low, made.high), plain))
 
 
 def test_a_profile_by_counting_changes_no_bit():

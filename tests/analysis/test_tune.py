@@ -3,18 +3,18 @@ import pytest
 import torch
 
 from learned_opt.algorithms import A2C
-from learned_opt.analysis.comparison.results import GridScores, Setting
-from learned_opt.analysis.comparison.runs import LARGEST_BATCH, Budget, draw_problem, run_lives
+from learned_opt.analysis.comparison.runs import LARGEST_BATCH, Budget, draw_problem, run_settings
 from learned_opt.analysis.comparison.tuning import (
     BASELINES,
+    TuningJob,
     choose,
     half_decades,
     make_baseline,
-    score_grid,
 )
+from learned_opt.analysis.results import GridScores, Setting
 
 SMALL = A2C(hidden_size=8, num_layers=1, num_envs=4, num_steps=8)
-BUDGET = Budget(updates=4, queries=3, query_episodes=2, seed=1, device="cpu", learner=SMALL)
+BUDGET = Budget(num_updates=4, num_evals=3, eval_episodes=2, seed=1, device="cpu", inner=SMALL)
 
 
 def test_half_decades_include_both_ends():
@@ -35,20 +35,20 @@ def test_a_setting_in_a_grid_lives_as_it_does_alone(family):
     adam = make_baseline("adam")
     # The others must not change how many random numbers a query takes: one of them does badly.
     grid = [Setting(lr, decay, {"beta2": 0.99}) for lr in (3e-2, 1e-4, 1.0) for decay in (False, True)]
-    together = run_lives(problem, adam.make, grid, BUDGET)
+    together = run_settings(problem, adam.make, grid, BUDGET)
     assert together.returns.shape == (6, 3, 3)
     for index in (0, 3):
-        alone = run_lives(problem, adam.make, grid[index : index + 1], BUDGET)
+        alone = run_settings(problem, adam.make, grid[index : index + 1], BUDGET)
         np.testing.assert_allclose(together.returns[index], alone.returns[0], rtol=1e-4)
 
 
 def test_a_large_grid_in_chunks_equals_its_parts(monkeypatch):
     problem = draw_problem("bandit", "tuning tasks", 2, seed=1)
     grid = make_baseline("sgd").grid()[:5]
-    whole = run_lives(problem, make_baseline("sgd").make, grid, BUDGET)
+    whole = run_settings(problem, make_baseline("sgd").make, grid, BUDGET)
     monkeypatch.setattr("learned_opt.analysis.comparison.runs.LARGEST_BATCH", 4)
     sizes = []
-    chunks = run_lives(problem, make_baseline("sgd").make, grid, BUDGET, sizes.append)
+    chunks = run_settings(problem, make_baseline("sgd").make, grid, BUDGET, sizes.append)
     assert set(sizes) == {4, 2}
     assert LARGEST_BATCH == 512
     np.testing.assert_allclose(whole.returns, chunks.returns, rtol=1e-4)
@@ -118,12 +118,12 @@ def test_an_optimum_at_the_grids_edge_is_told():
 
 def test_a_grid_scores_every_setting_and_counts_its_learners():
     seen = []
-    grid = score_grid(
-        make_baseline("rmsprop"), draw_problem("bandit", "tuning tasks", 2, seed=0), BUDGET, seen.append
-    )
+    problem = draw_problem("bandit", "tuning tasks", 2, seed=0)
+    job = TuningJob("rmsprop", problem, BUDGET)
+    grid = job.run(seen.append)
     assert grid.settings == make_baseline("rmsprop").grid()
     assert len(grid.scores) == 14
-    assert sum(seen) == 14 * 2 * BUDGET.updates
+    assert sum(seen) == job.work == 14 * 2 * BUDGET.num_updates
     assert len(set(grid.scores)) > 1
 
 

@@ -1,33 +1,33 @@
 import pytest
 
-from experiments.sb3.cells import QUERIES, Cell
-from experiments.sb3.plan import Client
+from experiments.sb3.benchmarks import Benchmark
+from experiments.sb3.runs import MOMENTS, FinishedRun
 from experiments.sb3.settings import LEARNED, TUNED
 from learned_opt.artifacts import load_artifact
 
 DIGEST = "ab" * 32
-CLIENT = Client("ppo", "defaults", "CartPole-v1", 1000)
+BENCHMARK = Benchmark("ppo", "defaults", "CartPole-v1", 1000)
 
 
 @pytest.fixture
-def cell():
-    """(client, contender, seed, level, lr, diverged) -> a made-up finished run with a flat curve."""
+def finished_run():
+    """(benchmark, method, seed, level, lr, diverged) -> a made-up finished run with a flat curve."""
 
-    def make(contender=LEARNED, seed=0, level=1.0, *, client=CLIENT, lr=None, diverged=False):
-        given = load_artifact().rule.learning_rate if contender.lr is None else contender.lr
+    def make(method=LEARNED, seed=0, level=1.0, *, benchmark=BENCHMARK, lr=None, diverged=False):
+        given = load_artifact().rule.learning_rate if method.lr is None else method.lr
         rate = given if lr is None else lr
-        run = client.run(contender, rate, seed, DIGEST)
+        run = benchmark.run(method, rate, seed, DIGEST)
         versions = {"torch": "2.0"}
-        return Cell(run, (level,) * QUERIES, diverged, 1.0, run.hyperparameters(), versions, "the command")
+        return FinishedRun(run, (level,) * MOMENTS, diverged, 1.0, run.hyperparameters(), versions)
 
     return make
 
 
 @pytest.fixture
-def grid(cell):
-    """(levels by lr, client) -> Adam's grid on one selection seed."""
+def grid(finished_run):
+    """(levels by lr, benchmark) -> Adam's grid on one selection seed."""
 
     def make(levels, seed=1000, **options):
-        return [cell(TUNED, seed, level, lr=lr, **options) for lr, level in levels.items()]
+        return [finished_run(TUNED, seed, level, lr=lr, **options) for lr, level in levels.items()]
 
     return make

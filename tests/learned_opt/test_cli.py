@@ -1,6 +1,5 @@
 """The command line: what it writes, and how it refuses."""
 
-import json
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ import torch
 from learned_opt.algorithms import A2C
 from learned_opt.analysis import load_results
 from learned_opt.analysis.reporting.model_card import model_card
+from learned_opt.analysis.result_file import read_results
 from learned_opt.artifacts import load_artifact, save_rule
 from learned_opt.cli import main
 from learned_opt.commands.rule_conditions import run_of
@@ -70,15 +70,17 @@ def test_meta_train_then_compare_then_plot(tmp_path, config, capsys):
     assert run_config(read(run / "config.toml"), str(run / "config.toml")).seed == 3
 
     rule = str(run / "rule.safetensors")
-    options = "--tasks bandit --baselines adam --count 2 --tuning-count 1 --updates 2 --queries 2"
+    options = (
+        "--families bandit --baselines adam --num-tasks 2 --num-tuning-tasks 1 --num-updates 2 --num-evals 2"
+    )
     compare = ["compare", "--out", str(versus), "--rule", rule, "--untrained", *options.split()]
     assert main(compare) == 0
     printed = capsys.readouterr().out
     assert "bandit" in printed
     assert "untrained" in printed
-    results = json.loads((versus / "results.json").read_text())
-    assert set(results["families"]["bandit"]["contenders"]) == {"run", "untrained", "adam"}
-    assert results["families"]["bandit"]["split"] == "shifted conditions"  # other networks than in training
+    results = read_results(versus / "results.json.gz", "comparison")
+    assert set(results["families"]["bandit"]["methods"]) == {"run", "untrained", "adam"}
+    assert results["families"]["bandit"]["split"] == "ood conditions"  # other networks than in training
 
     assert main(["plot", str(versus), "--out", str(tmp_path / "again.svg"), "--x", "steps"]) == 0
     assert (tmp_path / "again.svg").stat().st_size > 1000
@@ -86,9 +88,9 @@ def test_meta_train_then_compare_then_plot(tmp_path, config, capsys):
         assert main(["plot", str(versus), "--kind", kind, "--out", str(tmp_path / f"{kind}.png")]) == 0
         assert (tmp_path / f"{kind}.png").read_bytes().startswith(b"\x89PNG")
 
-    probe = ["probe", "--out", str(tmp_path / "probe"), "--rule", rule, "--tasks", "bandit"]
-    assert main([*probe, "--updates", "2", "--learners", "2"]) == 0
-    assert json.loads((tmp_path / "probe" / "probe.json").read_text())["traces"][0]["family"] == "bandit"
+    probe = ["probe", "--out", str(tmp_path / "probe"), "--rule", rule, "--families", "bandit"]
+    assert main([*probe, "--num-updates", "2", "--num-tasks", "2"]) == 0
+    assert read_results(tmp_path / "probe" / "probe.json.gz", "probe")["traces"][0]["family"] == "bandit"
     page = tmp_path / "report.html"
     assert main(["report", str(versus), str(tmp_path / "probe"), str(run), "--out", str(page)]) == 0
     assert page.read_text().count("<img") == 4 + 2 + 1
@@ -127,14 +129,14 @@ def test_unknown_names_are_refused(tmp_path, capsys):
     out = tmp_path / "out"
     assert "'atari'" in refusal(capsys, "meta-train", "--out", out, "--families", "atari")
     assert "'nope'" in refusal(capsys, "compare", "--out", out, "--rule", "nope")
-    assert "'atari'" in refusal(capsys, "compare", "--out", out, "--tasks", "atari")
+    assert "'atari'" in refusal(capsys, "compare", "--out", out, "--families", "atari")
     assert "'adan'" in refusal(capsys, "compare", "--out", out, "--baselines", "adan")
     assert "absent.toml" in refusal(capsys, "meta-train", "--out", out, "--config", tmp_path / "absent.toml")
     assert "absent.json" in refusal(capsys, "plot", tmp_path / "absent.json")
-    assert "'atari'" in refusal(capsys, "probe", "--out", out, "--tasks", "atari")
+    assert "'atari'" in refusal(capsys, "probe", "--out", out, "--families", "atari")
     save_rule(LearnedInit(Adam(), {"w": (3,)}), tmp_path / "start")
     assert "learned start" in refusal(capsys, "probe", "--out", out, "--rule", tmp_path / "start")
-    assert "holds no results.json" in refusal(capsys, "report", tmp_path, "--out", out)
+    assert "holds no results.json.gz" in refusal(capsys, "report", tmp_path, "--out", out)
     assert not out.exists()
 
 
@@ -156,16 +158,16 @@ def test_existing_folders_are_never_overwritten(tmp_path, config, capsys):
         ("demo", "--out", tmp_path),
     ):
         assert "another --out" in refusal(capsys, *command)
-    (tmp_path / "results.json").write_text("precious")
+    (tmp_path / "results.json.gz").write_text("precious")
     assert "another --out" in refusal(capsys, "compare", "--out", tmp_path)
-    assert (tmp_path / "results.json").read_text() == "precious"
+    assert (tmp_path / "results.json.gz").read_text() == "precious"
 
 
 def test_damaged_files_are_refused(tmp_path, capsys):
     path = tmp_path / "rule.safetensors"
     path.write_bytes(b"garbage")
     assert "not a rule" in refusal(capsys, "compare", "--out", tmp_path / "out", "--rule", path)
-    path = tmp_path / "results.json"
+    path = tmp_path / "results.json.gz"
     path.write_text("{}")
     assert "results.json" in refusal(capsys, "plot", path)
 
@@ -325,11 +327,11 @@ def test_what_diverges_is_left_out_and_named(tmp_path, config, doomed, capsys):
 
     path, out = tmp_path / "ablation.toml", tmp_path / "ablation"
     path.write_text(written({**plain(TINY), "variants": {"full": {}, "wild": {}}}).decode())
-    command = ["ablate", "--config", str(path), "--count", "2", "--updates", "15", "--threads", "1"]
+    command = ["ablate", "--config", str(path), "--num-tasks", "2", "--num-updates", "15", "--threads", "1"]
     assert main([*command, "--out", str(out)]) == 0
     assert "left out 'wild': all learners diverged" in capsys.readouterr().err
-    results = json.loads((out / "results.json").read_text())
-    assert list(results["families"]["bandit"]["contenders"]) == ["full", "adam"]
+    results = read_results(out / "results.json.gz", "comparison")
+    assert list(results["families"]["bandit"]["methods"]) == ["full", "adam"]
     assert main([*command, "--out", str(tmp_path / "wild"), "--only", "wild"]) == 1
     assert "every variant diverged" in capsys.readouterr().err
 
@@ -352,16 +354,16 @@ def test_an_ablation_trains_each_variant_once_and_compares_them(tmp_path, capsys
     path, out = tmp_path / "ablation.toml", tmp_path / "ablation"
     variants = {"full": {}, "without time": {"rule": {"ablated_features": ["time"]}}}
     path.write_text(written({**plain(TINY), "variants": variants}).decode())
-    options = ["--count", "2", "--updates", "15", "--threads", "1"]
+    options = ["--num-tasks", "2", "--num-updates", "15", "--threads", "1"]
     assert main(["ablate", "--config", str(path), "--out", str(out), *options, "--only", "full"]) == 0
     first = (out / "variants" / "full" / "rule.safetensors").read_bytes()
     assert "without time" in refusal(capsys, "ablate", "--config", path, "--out", out, "--only", "colour")
-    (out / "results.json").unlink()
+    (out / "results.json.gz").unlink()
     (out / "curves.png").unlink()
     assert main(["ablate", "--config", str(path), "--out", str(out), *options]) == 0
     assert (out / "variants" / "full" / "rule.safetensors").read_bytes() == first
-    results = json.loads((out / "results.json").read_text())
-    assert list(results["families"]["bandit"]["contenders"]) == ["full", "without time", "adam"]
+    results = read_results(out / "results.json.gz", "comparison")
+    assert list(results["families"]["bandit"]["methods"]) == ["full", "without time", "adam"]
     path.write_text(written({"variants": ["full"]}).decode())
     assert "variants must be a table" in refusal(capsys, "ablate", "--config", path, "--out", out)
 
@@ -370,7 +372,9 @@ def test_a_card_is_written_from_results_and_run(tmp_path, config, capsys):
     run, versus, card = tmp_path / "run", tmp_path / "versus", tmp_path / "CARD.md"
     assert main(["meta-train", "--config", str(config), "--out", str(run)]) == 0
     rule = str(run / "rule.safetensors")
-    options = "--tasks bandit --baselines adam --count 2 --tuning-count 1 --updates 2 --queries 2"
+    options = (
+        "--families bandit --baselines adam --num-tasks 2 --num-tuning-tasks 1 --num-updates 2 --num-evals 2"
+    )
     assert main(["compare", "--out", str(versus), "--rule", rule, *options.split()]) == 0
     command = ["card", "--out", str(card), "--rule", rule, "--label", "run", "--results", str(versus)]
     assert main([*command, "--run-folder", str(run)]) == 0
@@ -385,7 +389,7 @@ def test_an_ablation_checks_its_comparison_before_it_trains(tmp_path, capsys):
         written({**plain(TINY), "variants": {"full": {}, "other": {"rule": {"hidden_size": 3}}}}).decode()
     )
     command = ["ablate", "--config", path, "--out", out]
-    assert "'nosuch'" in refusal(capsys, *command, "--only", "full", "--tasks", "nosuch")
+    assert "'nosuch'" in refusal(capsys, *command, "--only", "full", "--families", "nosuch")
     assert not out.exists()
 
 
@@ -393,18 +397,18 @@ def test_variants_that_train_on_different_families_are_told_apart(tmp_path, caps
     path, out = tmp_path / "ablation.toml", tmp_path / "out"
     variants = {"full": {}, "other": {"families": ["lqr"]}}
     path.write_text(written({**plain(TINY), "variants": variants}).decode())
-    command = ["ablate", "--config", str(path), "--count", "2", "--updates", "2", "--out", str(out)]
+    command = ["ablate", "--config", str(path), "--num-tasks", "2", "--num-updates", "2", "--out", str(out)]
     assert main(command) == 0
-    results = load_results(out / "results.json")
-    assert results.families["bandit"].splits == {"full": "new tasks", "other": "new family"}
+    results = load_results(out)
+    assert results.families["bandit"].splits == {"full": "held-out tasks", "other": "held-out families"}
     assert "(new family)" in capsys.readouterr().out
 
 
 def test_more_families_than_a_figure_holds_are_drawn_in_several(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("learned_opt.commands.compare.LARGEST", 1)
-    options = ["--updates", "1", "--count", "2", "--baselines", "--untrained", "--threads", "1"]
+    options = ["--num-updates", "1", "--num-tasks", "2", "--baselines", "--untrained", "--threads", "1"]
     out = tmp_path / "out"
-    assert main(["compare", "--tasks", "bandit", "lqr", "--out", str(out), *options]) == 0
+    assert main(["compare", "--families", "bandit", "lqr", "--out", str(out), *options]) == 0
     assert {path.name for path in out.glob("*.png")} == {"curves.png", "curves-2.png"}
     assert main(["plot", str(out), "--families", "lqr", "--out", str(tmp_path / "one.png")]) == 0
     assert "of curves" in refusal(capsys, "plot", out, "--kind", "heatmap", "--families", "lqr")

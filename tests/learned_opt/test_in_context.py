@@ -1,12 +1,11 @@
 """In-context policies: what they remember, how they are trained, and what they are measured by."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 
-from learned_opt.analysis import CompareConfig, Contender, compare
+from learned_opt.analysis import CompareConfig, Method, compare
+from learned_opt.analysis.result_file import read_results
 from learned_opt.analysis.rl2.reference_learners import posterior_sampling, thompson_sampling, ucb1
 from learned_opt.analysis.rl2.trials import plot_trials, run_trials
 from learned_opt.artifacts import ArtifactError
@@ -177,29 +176,29 @@ def test_reference_learners_lie_between_chance_and_the_optimum():
 
 def test_trials_are_tabled_and_drawn_beside_the_references(tmp_path):
     policy = RecurrentPolicy("bandit", 4)
-    results = run_trials({"mine": policy}, "bandit", tasks=16, episodes=12, seed=0)
+    results = run_trials({"mine": policy}, "bandit", num_tasks=16, episodes=12, seed=0)
     assert set(results.returns) == {"mine", "UCB1", "Thompson sampling"}
     assert all(values.shape == (16, 12) for values in results.returns.values())
-    assert results.table()["optimum"].mean == pytest.approx(12 * float(results.anchors["optimum"].mean()))
+    assert results.table()["optimum"].value == pytest.approx(12 * float(results.anchors["optimum"].mean()))
     results.save(tmp_path / "trials.json")
     plot_trials(results, tmp_path / "trials.png")
-    saved = json.loads((tmp_path / "trials.json").read_text())
+    saved = read_results(tmp_path / "trials.json", "trials")
     assert (
-        saved["totals"]["mine"]["low"] <= saved["totals"]["mine"]["mean"] <= saved["totals"]["mine"]["high"]
+        saved["totals"]["mine"]["low"] <= saved["totals"]["mine"]["value"] <= saved["totals"]["mine"]["high"]
     )
     with pytest.raises(ValueError, match="knows nothing of lqr"):
-        run_trials({"mine": policy}, "lqr", tasks=2, episodes=2, seed=0)
+        run_trials({"mine": policy}, "lqr", num_tasks=2, episodes=2, seed=0)
 
 
 def test_policies_enter_comparisons_as_such():
-    config = CompareConfig(families=("tabular_mdp",), tasks=3, updates=4, queries=3, baselines=())
+    config = CompareConfig(families=("tabular_mdp",), num_tasks=3, num_updates=4, num_evals=3, baselines=())
     policy = RecurrentPolicy("tabular_mdp", 4)
-    results = compare(config, {"rl2": Contender(policy, tuned="by memory", trial=40)})
-    run = results.families["tabular_mdp"].contenders["rl2"]
+    results = compare(config, {"rl2": Method(policy, tuning_note="in context", trial=40)})
+    run = results.families["tabular_mdp"].methods["rl2"]
     assert run.returns.shape == (3, 3)
     assert np.isfinite(run.returns).all()
     with pytest.raises(ValueError, match="knows tabular_mdp alone"):
-        compare(CompareConfig(families=("lqr",), baselines=()), {"rl2": Contender(policy)})
+        compare(CompareConfig(families=("lqr",), baselines=()), {"rl2": Method(policy)})
 
 
 def test_policies_are_trained_and_shown_from_the_command_line(tmp_path, capsys):
@@ -209,7 +208,7 @@ def test_policies_are_trained_and_shown_from_the_command_line(tmp_path, capsys):
     common = ["--preset", "rl2", "--config", str(config)]
     assert main(["meta-train", *common, "--family", "bandit", "--out", str(out)]) == 0
     policy = str(out / "policy.safetensors")
-    assert main(["trial", "--policy", policy, "--count", "8", "--out", str(tmp_path / "trial")]) == 0
+    assert main(["trial", "--policy", policy, "--num-tasks", "8", "--out", str(tmp_path / "trial")]) == 0
     assert "Thompson sampling" in capsys.readouterr().out
     config.write_text("second_order = true")
     assert main(["meta-train", *common, "--out", str(tmp_path / "x")]) == 2

@@ -56,8 +56,11 @@ POLICY = {
     "validation": {"every": 3, "num_tasks": 4},
     "checkpoint": {"every": 2},
 }
-COMPARED = "--tasks bandit lqr --baselines adam sgd --count 2 --tuning-count 1 --updates 4 --queries 2"
-SHOWN = "--count 2 --updates 4"
+COMPARED = (
+    "--families bandit lqr --baselines adam sgd --num-tasks 2 --num-tuning-tasks 1 "
+    "--num-updates 4 --num-evals 2"
+)
+SHOWN = "--num-tasks 2 --num-updates 4"
 COMMANDS = {
     "seeds": ("meta-train --config stages.toml --meta-seeds 2", "--resume"),
     "seeds by options": (
@@ -71,7 +74,10 @@ COMMANDS = {
     ),
     "compare": (f"compare {COMPARED} --threads 1", ""),
     "ablate": (f"ablate --config variants.toml {SHOWN}", ""),
-    "demo": ("demo --meta-steps 1 --validation-tasks 1 --count 1 --tuning-count 1 --updates 2", ""),
+    "demo": (
+        "demo --meta-steps 1 --validation-tasks 1 --num-tasks 1 --num-tuning-tasks 1 --num-updates 2",
+        "",
+    ),
 }
 """What is killed, and what is added to the same command to go on."""
 CLOCK = "seconds"
@@ -167,7 +173,7 @@ def plain(value):
         ("seeds", r"before os.mkdir seed-1/stage-1"),
         ("seeds", r"half written seed-0/stage-2/metrics.csv"),
         ("rl2", r"before os.rename config.toml"),
-        ("compare", r"half written cells/show-"),
+        ("compare", r"half written cache/"),
         ("compare", r"before open curves.png"),
     ],
 )

@@ -8,7 +8,7 @@ import torch
 from learned_opt import Adam, CoordinatewiseLSTM
 from learned_opt.algorithms import A2C
 from learned_opt.algorithms.a2c import ActorCriticLearner
-from learned_opt.algorithms.advantages import FLOOR, ReturnScale, generalised_advantages, normalised
+from learned_opt.algorithms.advantages import FLOOR, ReturnScale, generalized_advantages, normalized
 from learned_opt.algorithms.inner_loop import train
 from learned_opt.policies.mlp import ActorCritic
 from learned_opt.rollouts.collect import collect, play_episodes
@@ -30,8 +30,8 @@ def test_advantages_equal_the_sum_over_the_rest_of_the_episode():
     rewards, values, next_values = (torch.randn(shape, generator=generator) for _ in range(3))
     terminated, truncated = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
     terminated[0, 2], truncated[0, 5] = True, True
-    actual = generalised_advantages(
-        rewards, values, next_values, terminated, truncated, discount=discount, trace=trace
+    actual = generalized_advantages(
+        rewards, values, next_values, terminated, truncated, gamma=discount, gae_lambda=trace
     )[0, :, 0]
     r, v, n = (x[0, :, 0] for x in (rewards, values, next_values))
     alive = [0.0 if t == 2 else 1.0 for t in range(9)]
@@ -47,8 +47,8 @@ def test_with_trace_one_the_advantage_is_the_discounted_return_less_the_value():
     next_values = torch.full((1, 4, 1), 7.0)
     terminated = torch.zeros(1, 4, 1, dtype=torch.bool)
     terminated[0, 3] = True
-    advantages = generalised_advantages(
-        rewards, values, next_values, terminated, ~terminated & False, discount=0.5, trace=1.0
+    advantages = generalized_advantages(
+        rewards, values, next_values, terminated, ~terminated & False, gamma=0.5, gae_lambda=1.0
     )
     expected = [1.875 - 7, 1.75 - 7, 1.5 - 7, 1 - 7]
     torch.testing.assert_close(advantages.flatten(), torch.tensor(expected))
@@ -56,8 +56,8 @@ def test_with_trace_one_the_advantage_is_the_discounted_return_less_the_value():
 
 def test_normalised_advantages_have_mean_zero_and_the_asked_scale():
     advantages = torch.tensor([[1.0, 3.0], [10.0, 50.0]])
-    torch.testing.assert_close(normalised(advantages), torch.tensor([[-1.0, 1.0], [-1.0, 1.0]]))
-    scaled = normalised(advantages, torch.tensor([[2.0], [10.0]]))
+    torch.testing.assert_close(normalized(advantages), torch.tensor([[-1.0, 1.0], [-1.0, 1.0]]))
+    scaled = normalized(advantages, torch.tensor([[2.0], [10.0]]))
     torch.testing.assert_close(scaled, torch.tensor([[-0.5, 0.5], [-2.0, 2.0]]))
 
 
@@ -145,11 +145,11 @@ def test_learners_do_not_share_gradients(family):
     tensors = learner.layout.split(parameters.detach())
     rollout = collect(learner.policy, tensors, learner.environments, 12, learner.noise)
     losses = learner._losses(parameters, rollout)
-    whole = torch.autograd.grad(losses.inner, parameters, retain_graph=True)[0]
+    whole = torch.autograd.grad(losses[0], parameters, retain_graph=True)[0]
     poisoned = rollout._replace(rewards=rollout.rewards.clone())
     poisoned.rewards[1] += 100 * torch.arange(12.0)[:, None]
     learner.scale.forget(torch.tensor([True, True]))
-    other = torch.autograd.grad(learner._losses(parameters, poisoned).inner, parameters)[0]
+    other = torch.autograd.grad(learner._losses(parameters, poisoned)[0], parameters)[0]
     torch.testing.assert_close(other[0], whole[0])
     assert not torch.allclose(other[1], whole[1])
 
@@ -166,8 +166,7 @@ def test_inner_and_outer_gradients_come_from_different_environments():
         learner.scale.forget(torch.tensor([True, True]))
         losses = learner._losses(parameters, changed)
         return [
-            torch.autograd.grad(loss, parameters, retain_graph=True)[0]
-            for loss in (losses.inner, losses.outer)
+            torch.autograd.grad(loss, parameters, retain_graph=True)[0] for loss in (losses[0], losses[1])
         ]
 
     inner, outer = gradients(slice(0, 0))

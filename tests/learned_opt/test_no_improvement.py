@@ -171,7 +171,7 @@ def test_an_ablation_names_the_variants_that_improved_nothing(tmp_path, validati
     variants = {"one": {}, "other": {"meta_optimizer": {"meta_lr": 1e-4}}}
     data = {**plain(TINY), "variants": variants}
     validations(*FELL, *ROSE)
-    options = ["--count", "2", "--updates", "2", "--tasks", "bandit"]
+    options = ["--num-tasks", "2", "--num-updates", "2", "--families", "bandit"]
     assert main(command(tmp_path, data, *options, verb="ablate")) == 0
     assert last_line(capsys) == (
         "meta-training did NOT improve the rule in 'one', which is shown as it began"

@@ -50,7 +50,7 @@ def test_reinforce_plays_whole_episodes_from_fresh_starts_and_no_further():
     ).returns
     error = fresh.std(1) * (1 / 256 + 1 / 1024) ** 0.5
     assert bool(((measured - fresh.mean(1)).abs() < 4 * error).all())
-    assert learner.steps_per_update == 256 * learner.horizon
+    assert learner.steps_per_update == 256 * learner.num_steps
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])

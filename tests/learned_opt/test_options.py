@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from learned_opt import Adam
-from learned_opt.analysis import CompareConfig, Contender, compare
-from learned_opt.analysis.comparison.results import Adaptation, FamilyResults, Results, Setting
+from learned_opt.analysis import CompareConfig, Method, compare
+from learned_opt.analysis.results import FamilyResults, LearningCurves, Results, Setting
 from learned_opt.cli import COMMANDS, main
 from learned_opt.commands.options import COUNT, FINITE, RANGES, check_numbers
 from learned_opt.commands.outputs import MARKS
@@ -19,7 +19,7 @@ NEEDED = {
     "metaworld": ["--benchmark", "ml1-reach-v3"],
     "ablate": ["--config", "variants.toml"],
     "trial": ["--policy", "p.safetensors"],
-    **{name: ["r"] for name in ("plot", "report", "merge")},
+    **{name: ["r"] for name in ("plot", "report")},
     "check": ["cartpole"],
 }
 WITHOUT_OUT = ("list", "check")
@@ -82,10 +82,10 @@ def test_every_number_has_a_range_and_switches_have_none():
 
 def test_a_comparison_takes_at_least_one_process():
     with pytest.raises(ValueError, match="processes must be at least 1, got 0"):
-        compare(CompareConfig(("bandit",)), {"mine": Contender(Adam())}, processes=0)
+        compare(CompareConfig(("bandit",)), {"mine": Method(Adam())}, processes=0)
 
 
-FOLDERS = ("meta-train", "compare", "merge", "demo", "probe", "trial", "metaworld", "ablate")
+FOLDERS = ("meta-train", "compare", "demo", "probe", "trial", "metaworld", "ablate")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_file_is_no_folder(name, tmp_path, monkeypatch, capsys):
 def test_parts_of_a_comparison_are_not_kept_in_the_folder_of_a_training(tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.toml").write_text("")
-    options = ["--tasks", "bandit", "--out", tmp_path / "out", "--cells", tmp_path / "run"]
+    options = ["--families", "bandit", "--out", tmp_path / "out", "--cache", tmp_path / "run"]
     assert "as meta-train leaves it" in refusal(capsys, "compare", *options)
 
 
@@ -142,27 +142,21 @@ def test_an_ablation_is_refused_before_it_trains(tmp_path, capsys):
     assert "adam names both a variant and a baseline" in reason({"adam": {}})
     assert not out.exists()
     (out / "variants").mkdir(parents=True)
-    (out / "results.json").write_text("precious")
+    (out / "results.json.gz").write_text("precious")
     assert "already holds results" in reason({"full": {}})
     assert list((out / "variants").iterdir()) == []
 
 
 def saved(folder, seed):
-    """Results of two contenders in a folder."""
+    """Results of two methods in a folder."""
     returns = np.arange(8.0).reshape(4, 2)
-    run = Adaptation(Setting(0.01), "given", returns, returns, np.zeros(2, bool))
-    family = FamilyResults("new family", np.zeros(2), np.ones(2), 8, np.arange(4), {"mine": run, "adam": run})
+    run = LearningCurves(Setting(0.01), "given", returns, returns, np.zeros(2, bool))
+    family = FamilyResults(
+        "held-out families", np.zeros(2), np.ones(2), 8, np.arange(4), {"mine": run, "adam": run}
+    )
     folder.mkdir()
-    Results("", seed, 3, {}, {"bandit": family}).save(folder / "results.json")
+    Results("", seed, 3, {}, {"bandit": family}).save(folder / "results.json.gz")
     return folder
-
-
-def test_a_merge_overwrites_no_curves(tmp_path, capsys):
-    parts, out = [saved(tmp_path / str(seed), seed) for seed in (0, 1)], tmp_path / "out"
-    out.mkdir()
-    (out / "curves.png").write_text("precious")
-    assert "already holds curves.png" in refusal(capsys, "merge", *parts, "--out", out)
-    assert (out / "curves.png").read_text() == "precious"
 
 
 def test_a_plot_is_the_file_that_is_told_or_none(tmp_path, monkeypatch, capsys):
@@ -200,14 +194,14 @@ def test_a_page_without_a_folder_is_refused_before_anything_is_read(name, tmp_pa
         ),
         (["meta-train", "--out", "x", "--meta-lr", "abc"], "Error parsing --meta-lr: no type matching "),
         (
-            ["compare", "--out", "x", "--algorithm", "foo"],
-            "invalid choice 'foo' for argument '--algorithm'. ",
+            ["compare", "--out", "x", "--tuning", "foo"],
+            "invalid choice 'foo' for argument '--tuning'. ",
         ),
         (
             ["meta-train", "--out", "x", "--config", "nowhere"],
             "cannot read the configuration nowhere: No such",
         ),
-        (["plot", "/dev/null/x"], "/dev/null/x is missing, too large, unreadable or no JSON file"),
+        (["plot", "/dev/null/x"], "/dev/null/x is missing, too large, or no gzipped JSON file"),
     ],
 )
 def test_nothing_is_said_twice(arguments, told, capsys):

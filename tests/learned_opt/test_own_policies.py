@@ -9,7 +9,7 @@ from torch import nn
 
 from learned_opt import Adam
 from learned_opt.algorithms import A2C
-from learned_opt.analysis.comparison.compare import Contender, compare
+from learned_opt.analysis.comparison.compare import Method, compare
 from learned_opt.analysis.comparison.config import CompareConfig
 from learned_opt.artifacts import load_artifact
 from learned_opt.meta.config import run_config
@@ -83,13 +83,13 @@ def test_resuming_with_other_policies_is_refused(tmp_path):
 def test_comparisons_take_policies_for_rules_and_baselines_alike():
     config = CompareConfig(
         families=("bandit",),
-        tasks=3,
-        updates=30,
-        queries=3,
+        num_tasks=3,
+        num_updates=30,
+        num_evals=3,
         baselines=("sgd",),
-        tuning_tasks=2,
-        tuning_updates=2,
-        learner=A2C(num_envs=4, num_steps=8),
+        num_tuning_tasks=2,
+        num_tuning_updates=2,
+        inner=A2C(num_envs=4, num_steps=8),
     )
     asked = []
 
@@ -97,22 +97,22 @@ def test_comparisons_take_policies_for_rules_and_baselines_alike():
         asked.append(family.name)
         return shared_trunk(family)
 
-    contenders = {"adam": Contender(Adam(), lr=0.03)}
-    own = compare(config, contenders, policies={"bandit": counted}).families["bandit"]
-    stacked = compare(config, contenders).families["bandit"]
+    methods = {"adam": Method(Adam(), lr=0.03)}
+    own = compare(config, methods, policies={"bandit": counted}).families["bandit"]
+    stacked = compare(config, methods).families["bandit"]
     assert asked == ["bandit", "bandit"], "for tuning and for showing"
-    assert set(own.contenders) == {"adam", "sgd"}
-    returns = own.contenders["adam"].returns
+    assert set(own.methods) == {"adam", "sgd"}
+    returns = own.methods["adam"].returns
     assert returns[-1].mean() > returns[0].mean() + 0.1
-    assert not np.array_equal(returns, stacked.contenders["adam"].returns)
+    assert not np.array_equal(returns, stacked.methods["adam"].returns)
 
 
 def test_policies_that_nobody_would_use_are_refused(tmp_path):
     config = CompareConfig(families=("bandit",), baselines=())
-    contenders, stranger = {"adam": Contender(Adam())}, {"cartpole": shared_trunk}
+    methods, stranger = {"adam": Method(Adam())}, {"cartpole": shared_trunk}
     with pytest.raises(ValueError, match="given for cartpole, which is not among the families bandit"):
-        compare(config, contenders, policies=stranger)
+        compare(config, methods, policies=stranger)
     with pytest.raises(ValueError, match="given for cartpole"):
         MetaTrainer(RUN, tmp_path / "run", policies=stranger)
     with pytest.raises(ValueError, match="leave cells out"):
-        compare(config, contenders, policies={"bandit": shared_trunk}, cells=tmp_path)
+        compare(config, methods, policies={"bandit": shared_trunk}, cache=tmp_path)

@@ -1,6 +1,5 @@
 """What may lie in a folder when a command is begun there or gone on with, and what of it is cleared away."""
 
-import json
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 
 from learned_opt.algorithms import A2C
 from learned_opt.analysis.reporting.figures import save_figure
+from learned_opt.analysis.result_file import write_results
 from learned_opt.cli import main
 from learned_opt.commands.training import train_once
 from learned_opt.files import _claim, clear_leftovers, is_leftover, write_atomically
@@ -36,8 +36,10 @@ TINY = run_config(
         "inner": A2C(hidden_size=4, num_envs=2, num_steps=4),
     }
 )
-COMPARED = "--tasks bandit --baselines adam --count 2 --tuning-count 1 --updates 2 --queries 2"
-HALF = "results.json.4711-0123abcd.partial"
+COMPARED = (
+    "--families bandit --baselines adam --num-tasks 2 --num-tuning-tasks 1 --num-updates 2 --num-evals 2"
+)
+HALF = "results.json.gz.4711-0123abcd.partial"
 
 
 def refusal(capsys, *arguments):
@@ -254,10 +256,10 @@ def test_results_without_figures_are_gone_on_with_by_the_same_command_alone(tmp_
     command = ["compare", "--out", str(out), *COMPARED.split()]
     monkeypatch.setattr(sys, "argv", ["learned-opt", *command])
     assert main(command) == 0
-    drawn, saved = (out / "curves.png").read_bytes(), (out / "results.json").read_bytes()
+    drawn, saved = (out / "curves.png").read_bytes(), (out / "results.json.gz").read_bytes()
     assert "already holds results" in refusal(capsys, *command)
     (out / "curves.png").unlink()
-    (out / "cells" / HALF).write_text("half")
+    (out / "cache" / HALF).write_text("half")
     other = [*command, "--seed", "1"]
     monkeypatch.setattr(sys, "argv", ["learned-opt", *other])
     assert "already holds results" in refusal(capsys, *other)
@@ -265,30 +267,13 @@ def test_results_without_figures_are_gone_on_with_by_the_same_command_alone(tmp_
     monkeypatch.setattr(sys, "argv", ["learned-opt", *command])
     assert main(command) == 0
     assert (out / "curves.png").read_bytes() == drawn
-    assert (out / "results.json").read_bytes() == saved
-    assert not (out / "cells" / HALF).exists()
-
-
-def test_results_that_were_merged_without_figures_are_merged_again(tmp_path, monkeypatch, capsys):
-    for seed in ("0", "1"):
-        out = tmp_path / seed
-        command = ["compare", "--out", str(out), *COMPARED.split(), "--tuning-seed", "0", "--seed", seed]
-        assert main(command) == 0
-    merge = ["merge", str(tmp_path / "0"), str(tmp_path / "1"), "--out", str(tmp_path / "both")]
-    assert main(merge) == 0
-    drawn = (tmp_path / "both" / "curves.png").read_bytes()
-    assert "already holds results" in refusal(capsys, *merge)
-    (tmp_path / "both" / "curves.png").unlink()
-    assert "already holds results" in refusal(
-        capsys, "merge", tmp_path / "1", tmp_path / "0", "--out", tmp_path / "both"
-    )
-    assert main(merge) == 0
-    assert (tmp_path / "both" / "curves.png").read_bytes() == drawn
+    assert (out / "results.json.gz").read_bytes() == saved
+    assert not (out / "cache" / HALF).exists()
 
 
 def test_a_probe_that_was_stopped_before_it_drew_is_repeated(tmp_path, monkeypatch, capsys):
     out = tmp_path / "probe"
-    command = ["probe", "--out", str(out), "--tasks", "bandit", "--updates", "2", "--learners", "2"]
+    command = ["probe", "--out", str(out), "--families", "bandit", "--num-updates", "2", "--num-tasks", "2"]
     monkeypatch.setattr(sys, "argv", ["learned-opt", *command])
     assert main(command) == 0
     assert "not empty" in refusal(capsys, *command)
@@ -299,7 +284,7 @@ def test_a_probe_that_was_stopped_before_it_drew_is_repeated(tmp_path, monkeypat
         assert all((out / name).exists() for name in names)
         assert "not empty" in refusal(capsys, *command)
     (out / "navigation.png").unlink()
-    (out / "probe.json").write_text(json.dumps({"command": "another"}))
+    write_results(out / "probe.json.gz", "probe", {"command": "another"})
     assert "not empty" in refusal(capsys, *command)
 
 

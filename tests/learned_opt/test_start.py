@@ -377,7 +377,7 @@ def test_algorithms_are_trained_and_compared_from_the_command_line(algorithm, tm
     common = ["--preset", algorithm, "--config", str(config), "--meta-steps", "2"]
     assert main(["meta-train", *common, "--out", str(out)]) == 0
     family = "cartpole" if algorithm == "meta-q" else "navigation2d"
-    shown = ["--tasks", family, "--updates", "2", "--count", "2", "--baselines"]
+    shown = ["--families", family, "--num-updates", "2", "--num-tasks", "2", "--baselines"]
     rule = str(out / "rule.safetensors")
     assert main(["compare", "--rule", rule, *shown, "--out", str(tmp_path / "versus")]) == 0
     assert algorithm in capsys.readouterr().out

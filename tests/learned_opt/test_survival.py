@@ -10,12 +10,12 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from learned_opt.algorithms import A2C, inner
+from learned_opt.analysis.result_file import read_results
 from learned_opt.cli import main
 from learned_opt.files import write_atomically
 from learned_opt.meta.config import run_config
@@ -447,7 +447,10 @@ def test_two_comparisons_never_share_a_folder(tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()
     with exclusive(out):
-        options = "--tasks bandit --baselines adam --count 2 --tuning-count 1 --updates 2 --queries 2"
+        options = (
+            "--families bandit --baselines adam --num-tasks 2 --num-tuning-tasks 1 "
+            "--num-updates 2 --num-evals 2"
+        )
         assert main(["compare", "--out", str(out), *options.split()]) == 2
     assert "another run is at work" in capsys.readouterr().err
     assert [path.name for path in out.iterdir()] == [LOCK]
@@ -513,7 +516,7 @@ def test_an_ablation_that_was_killed_goes_on(tmp_path):
             {**plain(SHORT), "variants": {"full": {}, "blind": {"rule": {"ablated_features": ["time"]}}}}
         ).decode()
     )
-    options = ["--count", "2", "--updates", "15", "--threads", "1"]
+    options = ["--num-tasks", "2", "--num-updates", "15", "--threads", "1"]
     command = ["ablate", "--config", str(path), *options, "--out"]
     program = "import sys; from learned_opt.cli import run; print('ready', flush=True); run()"
     source = random.Random(0)
@@ -528,7 +531,7 @@ def test_an_ablation_that_was_killed_goes_on(tmp_path):
         time.sleep(source.uniform(0.1, 1.5))
         process.kill()
         process.communicate()
-    if not (tmp_path / "killed" / "results.json").exists():
+    if not (tmp_path / "killed" / "results.json.gz").exists():
         assert main([*command, str(tmp_path / "killed")]) == 0
     assert main([*command, str(tmp_path / "straight")]) == 0
     for variant in ("full", "blind"):
@@ -538,7 +541,7 @@ def test_an_ablation_that_was_killed_goes_on(tmp_path):
         )
         assert one == other
     families = [
-        Path(tmp_path / name / "results.json").read_text().split('"families"')[1]
+        read_results(tmp_path / name / "results.json.gz", "comparison")["families"]
         for name in ("killed", "straight")
     ]
     assert families[0] == families[1]

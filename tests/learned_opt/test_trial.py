@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learned_opt.analysis.comparison.runs import Budget, draw_problem, run_policy
+from learned_opt.analysis.result_file import read_results
 from learned_opt.analysis.rl2.trials import plot_trials, run_trials
 from learned_opt.cli import main
 from learned_opt.meta.trainer import columns
@@ -289,7 +290,7 @@ def test_validation_and_shown_trials_measure_the_same_number(algorithm, tmp_path
     totals = play(trainer.learned, tasks, None, noise, episodes=3).rewards.sum(1)
     assert trainer.verdict.best == float(totals.mean())
 
-    results = run_trials({"mine": trainer.learned}, Lever.name, tasks=20, episodes=3, seed=5)
+    results = run_trials({"mine": trainer.learned}, Lever.name, num_tasks=20, episodes=3, seed=5)
     noise = derive_noise(5, "shown tasks", Lever.name)
     tasks = trainer.learned.distribution.family.sample_tasks(20, noise)
     noise = derive_noise(5, "trials", "mine")
@@ -305,7 +306,7 @@ def test_trials_are_shown_where_no_optimum_is_known(tmp_path):
         {"mine": RecurrentPolicy("mountain_car", 4)}, "mountain_car", tasks=4, episodes=2, seed=0
     )
     assert set(stored.table()) == {"mine", "reference", "random"}
-    assert stored.table()["reference"].mean > stored.table()["random"].mean
+    assert stored.table()["reference"].value > stored.table()["random"].value
     for name, results in (("without", without), ("stored", stored)):
         results.save(tmp_path / f"{name}.json")
         plot_trials(results, tmp_path / f"{name}.png")
@@ -385,10 +386,10 @@ def test_learning_curves_of_several_meta_seeds_are_drawn_in_one_figure(tmp_path,
         assert main([*line, "--family", "bandit", "--seed", seed, "--out", out]) == 0
         policies.append(f"{out}/policy.safetensors")
     shown = tmp_path / "shown"
-    assert main(["trial", "--policy", *policies, "--count", "4", "--out", str(shown)]) == 0
+    assert main(["trial", "--policy", *policies, "--num-tasks", "4", "--out", str(shown)]) == 0
     assert "training.png" in capsys.readouterr().out
     assert (shown / "training.png").read_bytes().startswith(b"\x89PNG")
-    assert {"rl2-0", "rl2-1", "optimum"} < set(json.loads((shown / "trials.json").read_text())["totals"])
+    assert {"rl2-0", "rl2-1", "optimum"} < set(read_results(shown / "trials.json.gz", "trials")["totals"])
     page = tmp_path / "page.html"
     assert main(["report", str(tmp_path / "rl2-0"), "--out", str(page)]) == 0
     assert "mean total reward of a trial" in page.read_text()

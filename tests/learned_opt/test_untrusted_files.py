@@ -4,6 +4,7 @@ As a script, `python test_untrusted_files.py COUNT SEED FOLDER` mutates and load
 memory and time, and exits with 0 if all went well.
 """
 
+import gzip
 import hashlib
 import io
 import json
@@ -22,11 +23,11 @@ import torch
 
 from learned_opt import ArtifactError, ClassicLSTM, CoordinatewiseLSTM, LearnedInit, MetaSGD, save_rule
 from learned_opt.algorithms import A2C
-from learned_opt.analysis.comparison.cache import CellStore
-from learned_opt.analysis.comparison.results import (
-    Adaptation,
+from learned_opt.analysis.comparison.cache import Cache
+from learned_opt.analysis.results import (
     FamilyResults,
     GridScores,
+    LearningCurves,
     Results,
     Setting,
     load_results,
@@ -117,6 +118,11 @@ def change(source, value, more=()):
                 node[key] = [node[key]]
 
 
+def as_packed_json(source, data):
+    """The same within gzip."""
+    return gzip.compress(as_json(source, gzip.decompress(data)))
+
+
 def as_bytes(source, data, other):
     """Bits flipped, cut, repeated, spliced, overwritten with huge numbers, or nested."""
     result = bytearray(data)
@@ -184,10 +190,12 @@ class Kind:
 def results():
     import numpy as np
 
-    run = Adaptation(
+    run = LearningCurves(
         Setting(0.01, True, {"beta2": 0.9}), "given", np.ones((3, 2)), np.ones((3, 2)), np.zeros(2, bool)
     )
-    family = FamilyResults("new tasks", np.zeros(2), np.ones(2), 512, np.array([0, 5, 10]), {"adam": run})
+    family = FamilyResults(
+        "held-out tasks", np.zeros(2), np.ones(2), 512, np.array([0, 5, 10]), {"adam": run}
+    )
     return Results(
         "command",
         3,
@@ -219,7 +227,7 @@ def kinds(folder):
     checkpoint = (run / checkpoint_name(2)).read_bytes()
     payload = checkpoint[len(MAGIC) + 32 :]
     cell = folder / "cells"
-    store = CellStore(cell)
+    store = Cache(cell)
     arguments = "cell", {"kind": "shown"}, lambda: [1.0, 2.0], lambda x: x, lambda x: [float(y) for y in x]
     store.get_or_run(*arguments)
     (stored,) = cell.iterdir()
@@ -248,14 +256,14 @@ def kinds(folder):
         artifact.policy.identity()
         artifact.training()
 
-    def load_cell(data):
+    def load_job(data):
         stored.write_bytes(data)
-        value, _ = store.get_or_run(*arguments)
+        value = store.get_or_run(*arguments)
         assert isinstance(value, list)
 
     def load_results_file(data):
         path.write_bytes(data)
-        load_results(path).to_json()
+        load_results(path).content()
 
     def load_numbered(data):
         numbered.write_bytes(data)
@@ -299,8 +307,8 @@ def kinds(folder):
             load_policy_file,
             within_header,
         ),
-        Kind("results", [saved(results().save)], load_results_file, as_json),
-        Kind("cell", [stored.read_bytes()], load_cell, as_json),
+        Kind("results", [saved(results().save)], load_results_file, as_packed_json),
+        Kind("job", [stored.read_bytes()], load_job, as_packed_json),
         Kind("checkpoint", [checkpoint], load_numbered, resigned),
         Kind("resumed run", [checkpoint], resume, as_content),
         Kind("configuration", configs, load_config),

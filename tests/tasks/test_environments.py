@@ -317,7 +317,7 @@ def test_horizons_need_not_be_whole_numbers():
     assert play_episodes(policy, theta, tasks, 2, noise).returns.tolist() == [[38.0] * 2, [12.0] * 2]
     config = Reinforce(hidden_size=4, num_envs=2, normalize_advantage="batch")
     learner = config.learner(family, 2, noise, tasks=tasks)
-    assert learner.horizon == 38
+    assert learner.num_steps == 38
 
 
 class Fixed(Countdown):
