@@ -18,8 +18,8 @@ import tyro
 
 import learned_opt.tasks
 from learned_opt.algorithms import A2C
-from learned_opt.analysis.comparison.results import Setting
 from learned_opt.analysis.comparison.runs import Budget, draw_problem, run_settings
+from learned_opt.analysis.results import Setting
 from learned_opt.files import write_atomically
 from learned_opt.rules import Adam
 

@@ -36,6 +36,7 @@ def real(tensor: Tensor) -> Tensor:
 
 def pieces(update: Tensor, like: Sequence[Tensor], scratch: dict[str, Any]) -> Sequence[Tensor]:
     """The update (N,) as tensors of these shapes; views of a buffer that the rule reuses are kept."""
+    made: Sequence[Tensor]
     buffer, made = scratch.get("pieces", (None, ()))
     if buffer is not update:
         parts = update.split_with_sizes([x.numel() for x in like])
