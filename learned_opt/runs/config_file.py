@@ -51,8 +51,14 @@ def read(path: Path) -> Table:
 
 
 def written(data: Mapping[str, Any]) -> bytes:
-    """Plain data as a TOML file."""
-    return tomli_w.dumps(data).encode()
+    """Plain data as a TOML file, which has no word for None: such settings are left out."""
+    return tomli_w.dumps(_without_none(data)).encode()
+
+
+def _without_none(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {name: _without_none(value) for name, value in data.items() if value is not None}
+    return [_without_none(each) for each in data] if isinstance(data, (list, tuple)) else data
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Table:
@@ -68,17 +74,49 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Table:
 
 
 def plain(settings: Any) -> Any:
-    """Settings as tables, lists, texts and numbers; a setting that is None is left out.
+    """Settings as tables, lists, texts, numbers and None; a choice among several kinds tells its `kind`.
 
-    A choice among several kinds tells its own as `kind`.
+    So are settings within tables and lists.
     """
-    if isinstance(settings, tuple):
+    if isinstance(settings, Mapping):
+        return {name: plain(value) for name, value in settings.items()}
+    if isinstance(settings, (tuple, list)):
         return [plain(each) for each in settings]
     if not hasattr(settings, "__dataclass_fields__"):
         return settings
     told = {"kind": name_of(type(settings))} if isinstance(settings, Choice) else {}
-    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    return told | {name: plain(value) for name, value in values.items() if value is not None}
+    return told | {field.name: plain(getattr(settings, field.name)) for field in fields(settings)}
+
+
+def changed(settings: T, **changes: Any) -> T:
+    """Settings with changes, which may be tables that change some entries of theirs.
+
+    Raises:
+        ValueError: as `structured`.
+    """
+    return structured(type(settings), merged(plain(settings), plain(changes)), "the configuration")
+
+
+def flat(data: Mapping[str, Any]) -> Table:
+    """The entries of nested tables, by names such as inner.gamma."""
+    found: Table = {}
+    for name, value in data.items():
+        inside = flat(value) if isinstance(value, Mapping) else None
+        found |= {name: value} if inside is None else {f"{name}.{key}": each for key, each in inside.items()}
+    return found
+
+
+def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> Table:
+    """What `merged` would have to change of one table to have the other, which has no fewer entries."""
+    changes: Table = {}
+    for name, value in after.items():
+        old = before.get(name)
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and old.get("kind") == value.get("kind"):
+            if inside := differing(old, value):
+                changes[name] = inside
+        elif value != old:
+            changes[name] = value
+    return changes
 
 
 def structured(kind: type[T], data: object, source: str, *, importing: bool = True) -> T:
@@ -139,8 +177,7 @@ def _converter(importing: bool) -> cattrs.Converter:
         if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
             raise ValueError(f"{base.__name__} must be a table that names its kind, got {shown(value)}")
         chosen = find(base, value["kind"], importing=importing)
-        rest = {name: each for name, each in value.items() if name != "kind"}
-        return table(chosen)(rest, chosen)
+        return table(chosen)({name: each for name, each in value.items() if name != "kind"}, chosen)
 
     def is_choice(hint: Any) -> bool:
         return inspect.isclass(hint) and issubclass(hint, Choice)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import pickle
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,9 +23,10 @@ from learned_opt import (
     save_rule,
 )
 from learned_opt.artifacts import HEADER_KEY, load_artifact, shipped_rules
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import run_config
 from learned_opt.meta.stages import load_recipe
 from learned_opt.provenance import environment
+from learned_opt.runs.config_file import changed
 
 
 class Descent(UpdateRule):
@@ -125,8 +125,8 @@ def test_the_default_rule_was_trained_by_the_default_recipe():
     while "started_from" in provenance:
         provenance = provenance["started_from"]
         stated.insert(0, provenance["configuration"])
-    recipe = load_recipe(Path(__file__).parents[2] / "configs" / "default.yaml")
-    told = [replace(MetaConfig.from_dict(each), start="", seed=0) for each in stated]
+    recipe = load_recipe(Path(__file__).parents[2] / "configs" / "default.toml")
+    told = [changed(run_config(each), seed=0) for each in stated]
     assert told == list(recipe)
 
 
