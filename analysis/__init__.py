@@ -3,11 +3,11 @@
 from learned_opt.analysis.comparison.compare import compare
 from learned_opt.analysis.comparison.config import CompareConfig
 from learned_opt.analysis.comparison.method import Method
-from learned_opt.analysis.comparison.results import Results, load_results
 from learned_opt.analysis.comparison.tuning import BASELINES
 from learned_opt.analysis.reporting.curves import plot_curves
 from learned_opt.analysis.reporting.summary import summary_table
 from learned_opt.analysis.reporting.table import render_table
+from learned_opt.analysis.results import Results, load_results
 
 __all__ = [
     "BASELINES",

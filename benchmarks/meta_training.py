@@ -17,9 +17,8 @@ from typing import Any
 import torch
 import tyro
 
-from learned_opt.algorithms import A2C, on_environments
+from learned_opt.algorithms import A2C, inner_step, on_environments
 from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.estimators import unroll as unroll_module
 from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.trainer import new_rule
@@ -92,14 +91,14 @@ def parts(group: TruncatedGroup, rule: torch.nn.Module) -> dict[str, float]:
         return wrapper
 
     kind = type(group.learner)
-    originals = on_environments.collect, kind.gradient, unroll_module.functional_call
+    originals = on_environments.collect, kind.gradient, inner_step.functional_call
     on_environments.collect = timed("rollouts", originals[0])
     kind.gradient = timed("inner and outer gradients", originals[1])  # type: ignore[method-assign]
-    unroll_module.functional_call = timed("rule forward", originals[2])
+    inner_step.functional_call = timed("rule forward", originals[2])
     try:
         total = elapsed(lambda: group.advance(rule))  # type: ignore[arg-type]
     finally:
-        on_environments.collect, kind.gradient, unroll_module.functional_call = originals  # type: ignore[method-assign]
+        on_environments.collect, kind.gradient, inner_step.functional_call = originals  # type: ignore[method-assign]
     spent["inner and outer gradients"] -= spent["rollouts"]
     return {**spent, "window": total}
 

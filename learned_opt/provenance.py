@@ -50,7 +50,7 @@ def sources() -> str:
 
 
 def digest_of(root: Path) -> str:
-    """The same of the package in a folder; tasks and analysis stand inside it, or, in a checkout, beside it."""
+    """The same of the package in a folder; tasks and analysis stand in it or, in a checkout, beside it."""
     beside = [root.parent / name for name in ("tasks", "analysis") if not (root / name).is_dir()]
     files = {
         path.relative_to(base).as_posix(): path

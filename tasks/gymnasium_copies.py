@@ -59,12 +59,12 @@ class Copies:
         """Without environments: another process makes its own."""
         return {**self.__dict__, "_idle": {}}
 
-    def tell_limit(self, single: VariedEnv, horizon: int | None) -> EnvSpec:
+    def tell_limit(self, single: VariedEnv, max_episode_steps: int | None) -> EnvSpec:
         """Find the environment's specification, and how a vector version is told its time limit.
 
         Args:
             single: an environment as `single` makes it, whose spaces vectors are held to.
-            horizon: what is to be told in place of the specification's own.
+            max_episode_steps: what is to be told in place of the specification's own.
         """
         # By the id that gymnasium made of it: a name may lack its version, or name a module to import.
         own, known = single.bare.spec, isinstance(self.environment, str)
@@ -73,7 +73,7 @@ class Copies:
         self._spec, self._vector_spec = spec, self.environment
         self._observation_space = observations_of(self.name, single.observation_space)
         self._action_space = actions_of(self.name, single.action_space)
-        self._told = {} if horizon is None else {LIMIT: horizon}
+        self._told = {} if max_episode_steps is None else {LIMIT: max_episode_steps}
         if self.vectorization == "vector_entry_point":
             names, more = _parameters(spec)
             self.counts = LIMIT not in names

@@ -35,10 +35,10 @@ class GymnasiumFamily(TaskFamily):
         ood: wider range per varied property, for ood tasks.
         vectorization: "sync" steps environments one after another, "async" in a process each, and
             "vector_entry_point" takes the environment's own vector version.
-        horizon: steps after which an episode is truncated; the id's own limit by default.
-        reference: undiscounted return of a very good policy, 1 on the normalised scale; the id's reward
-            threshold by default, which is of the id alone: give a reference with another horizon, with
-            wrappers that may change rewards, or where a weight of rewards is an option or varies.
+        max_episode_steps: steps after which an episode is truncated; the id's own limit by default.
+        reference_return: undiscounted return of a very good policy, 1 on the normalized scale; the id's
+            reward threshold by default, which is of the id alone: give one with another limit, with wrappers
+            that may change rewards, or where a weight of rewards is an option or varies.
         apply: gives an environment the properties of a task, and refreshes what depends on them.
         name: by default the id.
         options: keyword arguments of `gymnasium.make`.
@@ -56,8 +56,8 @@ class GymnasiumFamily(TaskFamily):
         *,
         ood: Mapping[str, Range] | None = None,
         vectorization: Vectorization = "sync",
-        horizon: int | None = None,
-        reference: float | None = None,
+        max_episode_steps: int | None = None,
+        reference_return: float | None = None,
         apply: Apply = apply_variation,
         name: str | None = None,
         options: Mapping[str, Any] | None = None,
@@ -66,8 +66,10 @@ class GymnasiumFamily(TaskFamily):
         self.name = name or known_as  # type: ignore[misc]
         self.train_range, self.ood_range = dict(vary or {}), dict(ood or {})  # type: ignore[misc]
         check_ranges(known_as, self.train_range, self.ood_range or None)
-        if horizon is not None and not (isinstance(horizon, Integral) and horizon >= 1):
-            raise ValueError(f"horizon must be a positive number of steps, got {horizon!r}")
+        if max_episode_steps is not None and not (
+            isinstance(max_episode_steps, Integral) and max_episode_steps >= 1
+        ):
+            raise ValueError(f"max_episode_steps must be a positive number, got {max_episode_steps!r}")
         if strangers := sorted(self.ood_range.keys() - self.train_range.keys()):
             raise ValueError(f"ood names {', '.join(strangers)}, which vary does not")
         self.copies = Copies(
@@ -75,18 +77,18 @@ class GymnasiumFamily(TaskFamily):
         )
         with named(known_as, "cannot be made"):
             single = self.copies.single()
-        spec = self.copies.tell_limit(single, horizon)
-        limit = horizon or spec.max_episode_steps
+        spec = self.copies.tell_limit(single, max_episode_steps)
+        limit = max_episode_steps or spec.max_episode_steps
         if limit is None:
             raise ValueError(
-                f"{known_as} has no time limit of its own: give a horizon, by --horizon or "
-                "GymnasiumFamily(..., horizon=…)"
+                f"{known_as} has no time limit of its own: give one, by --max-episode-steps or "
+                "GymnasiumFamily(..., max_episode_steps=…)"
             )
         self.horizon = limit
         check_statistics(known_as, single.bare, single.env)
         self.off_record = misfit(spec, limit, single.bare, single.env, self.copies.options, self.train_range)
         threshold = None if self.off_record else spec.reward_threshold
-        self.reference = threshold if reference is None else reference
+        self.reference_return = threshold if reference_return is None else reference_return
         if not self.off_record and name not in (None, spec.id):
             self.off_record = f"those on record under this name are not of {spec.id}"
         if vectorization == "vector_entry_point" and single.flattened:
@@ -127,7 +129,7 @@ class GymnasiumFamily(TaskFamily):
             ],
             "vectorization": self.copies.vectorization,
             "horizon": self.horizon,
-            "reference": self.reference,
+            "reference_return": self.reference_return,
             "options": repr(sorted(self.copies.options.items())),
         }
 
@@ -139,9 +141,11 @@ class GymnasiumFamily(TaskFamily):
 
     def reference_returns(self, tasks: Tasks, noise: Noise) -> Tensor | None:
         """The reference given, or the id's reward threshold; None where there is none that fits."""
-        if self.reference is None:
+        if self.reference_return is None:
             return None
-        return torch.full((batch_of(tasks),), float(self.reference), device=noise.device, dtype=noise.dtype)
+        return torch.full(
+            (batch_of(tasks),), float(self.reference_return), device=noise.device, dtype=noise.dtype
+        )
 
     def native(self, action: Tensor) -> NDArray[Any]:
         """Actions as the environment's own space has them: see `gymnasium_spaces.native`."""

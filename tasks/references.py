@@ -55,7 +55,7 @@ def reference_returns(family: TaskFamily, tasks: Tasks, noise: Noise, *, ood: bo
     if foreign:
         raise ValueError(
             f"tasks of {family.name!r} have horizons of their own, and its references are of "
-            f"{family.horizon} steps: give the family that horizon and a reference of it"
+            f"{family.horizon} steps: give the family that max_episode_steps and a reference_return of it"
         )
     with blamed(family, "reference_returns"):
         analytic = family.reference_returns(tasks, noise)
@@ -69,8 +69,8 @@ def reference_returns(family: TaskFamily, tasks: Tasks, noise: Noise, *, ood: bo
     if stored is None or why:
         raise NoReferenceError(
             f"no reference return for the {split} tasks of {family.name!r}{f' ({why})' if why else ''}: "
-            "implement its reference_returns, give GymnasiumFamily a reference (--reference), or store a "
-            f"tuned policy's mean return in {_STORED.name}"
+            "implement its reference_returns, give GymnasiumFamily a reference_return (--reference-return), "
+            f"or store a tuned policy's mean return in {_STORED.name}"
         )
     return torch.full((batch_of(tasks),), float(stored), device=noise.device, dtype=noise.dtype)
 

@@ -31,29 +31,31 @@ FAMILIES: dict[str, type[BatchedFamily]] = _shipped()
 """Every family that ships, by the name that users type."""
 
 
-def make_family(name: str, horizon: int | None = None, reference: float | None = None) -> TaskFamily:
+def make_family(
+    name: str, max_episode_steps: int | None = None, reference_return: float | None = None
+) -> TaskFamily:
     """The family called `name`: one that ships, a gymnasium id, or `module:attribute` for one's own.
 
-    Of a gymnasium id, episodes are truncated after `horizon` steps and `reference` is the return of a very
-    good policy; by default they are the id's own.
+    Of a gymnasium id, episodes are truncated after `max_episode_steps`, and `reference_return` is that of
+    a very good policy; by default they are the id's own.
 
     `ml1-reach-v3` (or another environment), `ml10` and `ml45` are benchmarks of Meta-World.
     `my_tasks:windy` is the attribute `windy` of the module `my_tasks`, a family or a class of one; and
     `my_environments:Windy-v0` the id that importing the module registers, as for gymnasium.make.
 
     Raises:
-        ValueError: no family has that name; the message lists those that exist. Or a horizon or
-            a reference is given, and it is no gymnasium id.
+        ValueError: no family has that name; the message lists those that exist. Or a limit or
+            a return is given, and it is no gymnasium id.
     """
-    check_given(name, horizon, reference)
+    check_given(name, max_episode_steps, reference_return)
     if name in FAMILIES:
         return FAMILIES[name]()
     if is_benchmark(name):
         return MetaWorldFamily(name)
     if name in gymnasium.registry:
-        return GymnasiumFamily(name, horizon=horizon, reference=reference)
+        return GymnasiumFamily(name, max_episode_steps=max_episode_steps, reference_return=reference_return)
     if ":" in name:
-        return _own(name, horizon, reference)
+        return _own(name, max_episode_steps, reference_return)
     raise ValueError(_unknown(name))
 
 
@@ -64,24 +66,24 @@ def is_gymnasium_id(name: str) -> bool:
     return name in gymnasium.registry or name.partition(":")[2] in gymnasium.registry
 
 
-def check_given(name: str, horizon: int | None, reference: float | None = None) -> None:
-    """Refuse a horizon or a reference that is none, or of a family that has its own; nothing is imported.
+def check_given(name: str, max_episode_steps: int | None, reference_return: float | None = None) -> None:
+    """Refuse a limit or a return that is none, or of a family that has its own; nothing is imported.
 
     Raises:
         ValueError: it is.
     """
-    if horizon is not None and (not isinstance(horizon, int) or horizon < 1):
-        raise ValueError(f"horizon must be a positive number of steps, got {horizon}")
-    if reference is not None and not math.isfinite(reference):
-        raise ValueError(f"reference must be a finite return, got {reference}")
+    if max_episode_steps is not None and (not isinstance(max_episode_steps, int) or max_episode_steps < 1):
+        raise ValueError(f"max_episode_steps must be a positive number, got {max_episode_steps}")
+    if reference_return is not None and not math.isfinite(reference_return):
+        raise ValueError(f"reference_return must be finite, got {reference_return}")
     own = name in FAMILIES or is_benchmark(name)
-    if own and not (horizon is None and reference is None):
+    if own and not (max_episode_steps is None and reference_return is None):
         raise ValueError(_GIVEN.format(name))
 
 
 _GIVEN = (
-    "a horizon or a reference is given to gymnasium ids, and {} is none and has its own: leave it out; for "
-    "ids beside such families, name a GymnasiumFamily of your own"
+    "max_episode_steps and reference_return are given to gymnasium ids, and {} is none and has its own: "
+    "leave them out; for ids beside such families, name a GymnasiumFamily of your own"
 )
 
 
@@ -90,13 +92,15 @@ def needs_import(name: str) -> bool:
     return ":" in name and name.partition(":")[0] not in sys.modules
 
 
-def check_family(name: str, horizon: int | None = None, reference: float | None = None) -> None:
-    """Refuse a name that no family can have, or a horizon or reference that it cannot; nothing is imported.
+def check_family(
+    name: str, max_episode_steps: int | None = None, reference_return: float | None = None
+) -> None:
+    """Refuse a name that no family can have, or a limit or return that it cannot; nothing is imported.
 
     Raises:
-        ValueError: no family has that name, or it has a horizon and a reference of its own.
+        ValueError: no family has that name, or it has a limit and a reference return of its own.
     """
-    check_given(name, horizon, reference)
+    check_given(name, max_episode_steps, reference_return)
     known = name in FAMILIES or is_benchmark(name) or name in gymnasium.registry or ":" in name
     if not known:
         raise ValueError(_unknown(name))
@@ -109,11 +113,11 @@ def _unknown(name: str) -> str:
     )
 
 
-def _own(name: str, horizon: int | None, reference: float | None) -> TaskFamily:
+def _own(name: str, max_episode_steps: int | None, reference_return: float | None) -> TaskFamily:
     found, module = find_attribute(name)
     attribute = name.partition(":")[2]
     if found is None and attribute in gymnasium.registry:  # as gymnasium.make("module:Id-v0")
-        return GymnasiumFamily(name, horizon=horizon, reference=reference)
+        return GymnasiumFamily(name, max_episode_steps=max_episode_steps, reference_return=reference_return)
     if found is None:
         raise ValueError(f"cannot import the task family {name!r}: {module.__name__} has no {attribute!r}")
     try:
@@ -122,7 +126,7 @@ def _own(name: str, horizon: int | None, reference: float | None) -> TaskFamily:
         raise ValueError(f"{name} cannot be made: {type(error).__name__}: {error}") from error
     if not isinstance(made, TaskFamily):
         raise ValueError(f"{name} is no TaskFamily but {type(made).__name__}")
-    if horizon is not None or reference is not None:
+    if max_episode_steps is not None or reference_return is not None:
         raise ValueError(_GIVEN.format(name))
     made.name = name  # type: ignore[misc]
     return made

@@ -362,7 +362,10 @@ def comparison():
     for other in ("sgd", "adam"):
         pairs = list(zip(areas["default"], areas[other], strict=True))
         for kind in (probability_of_improvement, paired_improvement):
-            yield f"default over {other}: {kind.__name__}", plain(kind(pairs, generator=np.random.default_rng(0)))
+            yield (
+                f"default over {other}: {kind.__name__}",
+                plain(kind(pairs, generator=np.random.default_rng(0))),
+            )
 
 
 def plain(share):
@@ -387,7 +390,10 @@ def statistics_of(strata, others, curves):
     thresholds = np.linspace(-1, 1, 5)
     profile = intervals.performance_profile(strata, thresholds, generator=source())
     yield "profile", (profile.value, profile.low, profile.high)
-    yield "probability of improvement", plain(improvement.probability_of_improvement(pairs, generator=source()))
+    yield (
+        "probability of improvement",
+        plain(improvement.probability_of_improvement(pairs, generator=source())),
+    )
     yield "paired improvement", plain(improvement.paired_improvement(pairs, generator=source()))
 
 

@@ -12,15 +12,15 @@ from learned_opt.analysis.comparison.config import CompareConfig
 from learned_opt.analysis.comparison.evaluation import EvaluationJob
 from learned_opt.analysis.comparison.jobs import Clock, Progress, run_jobs
 from learned_opt.analysis.comparison.method import Method
-from learned_opt.analysis.comparison.results import (
+from learned_opt.analysis.comparison.runs import Problem, draw_problem, joined
+from learned_opt.analysis.comparison.tuning import UNTUNED, Tuned, TuningJob, choose, make_baseline
+from learned_opt.analysis.results import (
     FamilyResults,
     GridScores,
     LearningCurves,
     Results,
     common_split,
 )
-from learned_opt.analysis.comparison.runs import Problem, draw_problem, joined
-from learned_opt.analysis.comparison.tuning import UNTUNED, Tuned, TuningJob, choose, make_baseline
 from learned_opt.analysis.statistics.scores import BEST_SEEN, best_seen
 from learned_opt.policies.base import Policies, check_names
 from learned_opt.provenance import environment

@@ -9,9 +9,9 @@ import numpy as np
 
 from learned_opt.analysis.comparison.jobs import Job, OnUpdate
 from learned_opt.analysis.comparison.method import Method
-from learned_opt.analysis.comparison.results import Setting
 from learned_opt.analysis.comparison.runs import Budget, Problem, SettingRuns, run_policy, run_settings
 from learned_opt.analysis.result_file import decode, decode_flags, encode, is_number, require
+from learned_opt.analysis.results import Setting
 from learned_opt.rl2.policies import InContextPolicy
 from learned_opt.rules import UpdateRule
 

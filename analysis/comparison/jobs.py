@@ -112,13 +112,13 @@ def finished(
         try:
             started = {pool.submit(_value, job, cache): place for place, job in enumerate(jobs)}
             for future in as_completed(started):
-                error = future.exception()
-                if isinstance(error, BrokenProcessPool):
-                    raise ChildProcessError("a process died; finished parts are kept") from error
-                if error is not None and not isinstance(error, Exception):
-                    raise error
+                failure = future.exception()
+                if isinstance(failure, BrokenProcessPool):
+                    raise ChildProcessError("a process died; finished parts are kept") from failure
+                if failure is not None and not isinstance(failure, Exception):
+                    raise failure
                 clock.tick(jobs[started[future]].work, jobs[started[future]].name)
-                yield started[future], future.result() if error is None else error
+                yield started[future], future.result() if failure is None else failure
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from learned_opt.analysis.comparison.results import Setting
+from learned_opt.analysis.results import Setting
 from learned_opt.rl2.policies import InContextPolicy
 from learned_opt.rules import UpdateRule
 from learned_opt.tasks import FAMILIES

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from learned_opt.algorithms import A2C, InnerAlgorithm
 from learned_opt.algorithms.inner_loop import InnerRun, train
-from learned_opt.analysis.comparison.results import Array, Setting
+from learned_opt.analysis.results import Setting
+from learned_opt.analysis.statistics.intervals import Array
 from learned_opt.policies.base import Policies, Policy, policy_for
 from learned_opt.rl2.policies import InContextPolicy
 from learned_opt.rl2.trial import play

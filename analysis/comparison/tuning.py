@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from learned_opt.analysis.comparison.jobs import Job, OnUpdate
-from learned_opt.analysis.comparison.results import GridScores, Setting
 from learned_opt.analysis.comparison.runs import Budget, MakeRule, Problem, run_settings
+from learned_opt.analysis.results import GridScores, Setting
 from learned_opt.analysis.statistics.intervals import ROUNDING
 from learned_opt.analysis.statistics.scores import score
 from learned_opt.rules import SGD, Adam, RMSprop

@@ -11,7 +11,7 @@ from torch import Tensor
 from learned_opt.algorithms import A2C, InnerAlgorithm
 from learned_opt.algorithms.a2c import ActorCriticLearner
 from learned_opt.algorithms.inner_loop import train
-from learned_opt.analysis.comparison.results import Array
+from learned_opt.analysis.statistics.intervals import Array
 from learned_opt.layout import ParameterLayout
 from learned_opt.rules import Adam, RuleState, StepInput, UpdateRule
 from learned_opt.rules.base import Scalar

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from learned_opt.analysis.comparison.results import MIXED, Array, FamilyResults, Results
 from learned_opt.analysis.reporting.figures import Entry, as_it_is, legend_below, new_figure, save_figure
-from learned_opt.analysis.statistics.intervals import bootstrap_interval, interquartile_mean
+from learned_opt.analysis.results import MIXED, FamilyResults, Results
+from learned_opt.analysis.statistics.intervals import Array, bootstrap_interval, interquartile_mean
 from learned_opt.analysis.statistics.scores import family_scores
 
 X = Literal["updates", "steps"]

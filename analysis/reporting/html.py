@@ -12,13 +12,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from learned_opt.analysis.comparison.results import Results
 from learned_opt.analysis.reporting.curves import method_styles, plot_curves
 from learned_opt.analysis.reporting.figures import Entry, legend_below, new_figure, save_figure
 from learned_opt.analysis.reporting.summary import cautions, default_reference_method, summary_table
 from learned_opt.analysis.reporting.summary_plots import plot_heatmap, plot_profiles, plot_times
 from learned_opt.analysis.reporting.table import time_to_target
 from learned_opt.analysis.reporting.templating import render
+from learned_opt.analysis.results import Results
 
 PANELS = 4
 """Panels of one figure of learning curves: two rows of two are legible on a phone."""

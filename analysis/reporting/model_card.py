@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from learned_opt.analysis.comparison.results import Results
 from learned_opt.analysis.reporting.summary import (
     OVERALL,
     SummaryRow,
@@ -14,6 +13,7 @@ from learned_opt.analysis.reporting.summary import (
     summary_table,
 )
 from learned_opt.analysis.reporting.templating import render
+from learned_opt.analysis.results import Results
 from learned_opt.analysis.statistics.intervals import FEWEST
 from learned_opt.artifacts import Artifact
 from learned_opt.meta.config import CRITERIA

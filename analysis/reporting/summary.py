@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from learned_opt.analysis.comparison.results import Array, Results
 from learned_opt.analysis.comparison.tuning import EDGE, UNTUNED
+from learned_opt.analysis.results import Results
 from learned_opt.analysis.statistics.improvement import paired_improvement, probability_of_improvement
 from learned_opt.analysis.statistics.intervals import (
     FEWEST,
     ROUNDING,
+    Array,
     Interval,
     bootstrap_interval,
     interquartile_mean,

@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from learned_opt.analysis.comparison.results import MIXED, SPLITS, Results
 from learned_opt.analysis.reporting.curves import method_styles, split_names
 from learned_opt.analysis.reporting.figures import (
     Entry,
@@ -19,6 +18,7 @@ from learned_opt.analysis.reporting.figures import (
     save_figure,
 )
 from learned_opt.analysis.reporting.summary import OVERALL, best_of, default_reference_method, summary_table
+from learned_opt.analysis.results import MIXED, SPLITS, Results
 from learned_opt.analysis.statistics.intervals import (
     FEWEST,
     Interval,

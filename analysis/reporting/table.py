@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from learned_opt.analysis.comparison.results import MIXED, SPLITS, Results
 from learned_opt.analysis.reporting.summary import (
     OVERALL,
     SummaryRow,
@@ -16,6 +15,7 @@ from learned_opt.analysis.reporting.summary import (
     default_reference_method,
     summary_table,
 )
+from learned_opt.analysis.results import MIXED, SPLITS, Results
 from learned_opt.analysis.statistics.intervals import FEWEST
 from learned_opt.verbatim import console, visible
 

@@ -75,7 +75,7 @@ def render_runs(config: CompareConfig, method: Method, folder: Path) -> list[Pat
         path = (problem.purpose, "lives", name)
         noise = derive_noise(config.seed, *path, device=config.device)
         learner = config.inner.learner(problem.family, 1, noise, tasks=problem.tasks)
-        view = learner.observation_scale
+        view = learner.observation_normalizer
         at_first = None if view is None else replace(view, moments=replace(view.moments))
         run = train(
             learner,

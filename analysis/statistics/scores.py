@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from learned_opt.algorithms.scores import normalized_auc, normalized_curves
-from learned_opt.analysis.comparison.results import Array, FamilyResults
+from learned_opt.analysis.results import FamilyResults
+from learned_opt.analysis.statistics.intervals import Array
 
 BEST_SEEN = "the best return of a sound run at any evaluation, on each task"
 """What a reference is where none is known."""

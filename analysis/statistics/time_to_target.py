@@ -7,12 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from learned_opt.analysis.comparison.results import Array, Results
+from learned_opt.analysis.results import Results
 from learned_opt.analysis.statistics.intervals import (
     CONFIDENCE,
     FEWEST,
     RESAMPLES,
     ROUNDING,
+    Array,
     Interval,
     interquartile_mean,
 )

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from experiments.pages.studies import Study, typographic, mean_returns, trial_totals
+from experiments.pages.studies import Study, mean_returns, trial_totals, typographic
 from experiments.sb3.__main__ import page_of
 from experiments.sb3.runs import RUNS, gather_runs
 from experiments.sb3.summary import Summary, overall, summaries
@@ -43,7 +43,7 @@ def _makers() -> dict[str, Callable[[], str]]:
 
 
 def _filled(name: str) -> str:
-    return render(
+    return f"<!-- Written by python -m experiments.pages from experiments/pages/{name}.j2 -->\n" + render(
         f"{name}.j2",
         TEMPLATES,
         study=lambda folder, **options: Study(load_results(ROOT / folder), **options),

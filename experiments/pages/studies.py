@@ -75,7 +75,9 @@ def mean_returns(study: Study, family: str, label: str, *, deterministic: bool =
 
 def trial_totals(folder: Path) -> dict[str, Interval]:
     """Mean total reward of a trial by method, as `learned-opt trial` left them."""
-    return {label: Interval(**total) for label, total in read_results(folder / TRIALS, KIND)["totals"].items()}
+    return {
+        label: Interval(**total) for label, total in read_results(folder / TRIALS, KIND)["totals"].items()
+    }
 
 
 def typographic(text: str) -> str:

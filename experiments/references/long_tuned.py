@@ -18,8 +18,8 @@ import tyro
 
 import learned_opt.tasks
 from learned_opt.algorithms import A2C
-from learned_opt.analysis.comparison.results import Setting
 from learned_opt.analysis.comparison.runs import Budget, draw_problem, run_settings
+from learned_opt.analysis.results import Setting
 from learned_opt.files import write_atomically
 from learned_opt.rules import Adam
 
@@ -47,7 +47,7 @@ class LongTuned:
         path = Path(learned_opt.tasks.__file__).with_name("references.json")
         for name in self.families:
             entry: dict[str, float | str] = {
-                split: round(self._best(name, split == "shifted"), 3) for split in ("train", "shifted")
+                split: round(self._best(name, split == "ood"), 3) for split in ("train", "ood")
             }
             entry["horizon"] = learned_opt.tasks.make_family(name).horizon
             entry["command"] = shlex.join(
@@ -58,9 +58,9 @@ class LongTuned:
             write_atomically(path, (json.dumps(stored, indent=2) + "\n").encode())
             print(name, entry)
 
-    def _best(self, name: str, shifted: bool) -> float:
+    def _best(self, name: str, ood: bool) -> float:
         """The best mean return over tasks, of all settings, queries and action modes."""
-        problem = draw_problem(name, "long-tuned", self.count, seed=self.seed, shifted=shifted)
+        problem = draw_problem(name, "long-tuned", self.count, seed=self.seed, ood=ood)
         learner = A2C(num_envs=self.environments, gamma=DISCOUNT)
         budget = Budget(self.updates, 9, 8, self.seed, "cpu", learner)
         lives = run_settings(problem, lambda _: Adam(), [Setting(lr, True, {}) for lr in LRS], budget)

@@ -159,11 +159,11 @@ class QLearner(ActingLearner):
 
     def _scaled(self, met: Transitions) -> Transitions:
         """Transitions normalized as the policy sees them now, which is not how it saw old ones."""
-        if self.observation_scale is not None:
-            seen = {name: self.observation_scale(met[name]) for name in ("observation", "following")}
+        if self.observation_normalizer is not None:
+            seen = {name: self.observation_normalizer(met[name]) for name in ("observation", "following")}
             met = {**met, **seen}
-        if self.reward_scale is not None:
-            met = {**met, "reward": self.reward_scale(met["reward"].unsqueeze(1)).squeeze(1)}
+        if self.reward_normalizer is not None:
+            met = {**met, "reward": self.reward_normalizer(met["reward"].unsqueeze(1)).squeeze(1)}
         return met
 
 

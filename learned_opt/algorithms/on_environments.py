@@ -16,7 +16,7 @@ from learned_opt.layout import ParameterLayout
 from learned_opt.policies.base import Policy, Tensors
 from learned_opt.policies.mlp import ActorCritic
 from learned_opt.rollouts.collect import Episodes, Rollout, collect, play_episodes
-from learned_opt.rollouts.normalization import ObservationScale, RewardScale, RunningMoments
+from learned_opt.rollouts.normalization import ObservationNormalizer, RewardNormalizer, RunningMoments
 from learned_opt.tasks import Noise, TaskFamily, Tasks
 from learned_opt.tasks.promises import OF_TASKS, about_tasks, refuse, sampled_tasks
 
@@ -84,18 +84,18 @@ class ActingLearner(ABC):
         refuse(family, about_tasks(OF_TASKS, tasks, batch, noise))
         self.environments = family.environments(tasks, total, noise, staggered=self.staggered)
         self.memory = policy.initial_memory(self.environments.observation)
-        self.observation_scale: ObservationScale | None = None
-        self.reward_scale: RewardScale | None = None
+        self.observation_normalizer: ObservationNormalizer | None = None
+        self.reward_normalizer: RewardNormalizer | None = None
         device, dtype = noise.device, noise.dtype
         if config.normalize_observations:
             shape = family.observation_space.shape
             units = policy.normalization(self.environments.observation)
-            nothing = RunningMoments.nothing(batch, shape, device, dtype)
-            self.observation_scale = ObservationScale(nothing, *units)
-            self.observation_scale.moments.observe(self.environments.observation)
+            nothing = RunningMoments.zeros(batch, shape, device, dtype)
+            self.observation_normalizer = ObservationNormalizer(nothing, *units)
+            self.observation_normalizer.moments.observe(self.environments.observation)
         if normalize_rewards:
             running = torch.zeros(batch, total, device=device, dtype=dtype)
-            self.reward_scale = RewardScale(RunningMoments.nothing(batch, (), device, dtype), running)
+            self.reward_normalizer = RewardNormalizer(RunningMoments.zeros(batch, (), device, dtype), running)
 
     @property
     def layout(self) -> ParameterLayout:
@@ -143,11 +143,11 @@ class ActingLearner(ABC):
         self.environments.replace_tasks(rows, tasks)
         begun = rows.unsqueeze(1).expand(-1, self.environments.environments)
         self.memory = self.policy.forget(self.memory, begun)
-        if self.observation_scale is not None:
-            self.observation_scale.moments.forget(rows)
-            self.observation_scale.moments.observe(self.environments.observation, begun)
-        if self.reward_scale is not None:
-            self.reward_scale.forget(rows)
+        if self.observation_normalizer is not None:
+            self.observation_normalizer.moments.forget(rows)
+            self.observation_normalizer.moments.observe(self.environments.observation, begun)
+        if self.reward_normalizer is not None:
+            self.reward_normalizer.forget(rows)
 
     def experience(self, parameters: Tensor, steps: int) -> tuple[Rollout, dict[str, Tensor]]:
         """T = `steps` steps at θ (B, N), and what people want to know of them, in the tasks' own units.
@@ -156,8 +156,8 @@ class ActingLearner(ABC):
         the configuration says so.
         """
         rollout, metrics = self.unscaled_experience(parameters, steps)
-        if self.reward_scale is not None:
-            rollout = rollout._replace(rewards=self.reward_scale(rollout.rewards))
+        if self.reward_normalizer is not None:
+            rollout = rollout._replace(rewards=self.reward_normalizer(rollout.rewards))
         return rollout, metrics
 
     def unscaled_experience(self, parameters: Tensor, steps: int) -> tuple[Rollout, dict[str, Tensor]]:
@@ -170,7 +170,7 @@ class ActingLearner(ABC):
             steps,
             self.noise,
             self.memory,
-            view=self.observation_scale,
+            view=self.observation_normalizer,
         )
         self.memory = rollout.left(self.policy)
         ended = rollout.terminated | rollout.truncated
@@ -178,12 +178,12 @@ class ActingLearner(ABC):
         metrics = {name: mean(entry.flatten(1), rollout.share()) for name, entry in told.items()}
         if self.config.reward_scale != 1:
             rollout = rollout._replace(rewards=self.config.reward_scale * rollout.rewards)
-        if self.observation_scale is not None:
-            self.observation_scale.moments.observe(
+        if self.observation_normalizer is not None:
+            self.observation_normalizer.moments.observe(
                 rollout.unscaled.flatten(1, 2), None if rollout.valid is None else rollout.valid.flatten(1)
             )
-        if self.reward_scale is not None:
-            self.reward_scale.observe(rollout.rewards, ended, self.config.gamma, rollout.valid)
+        if self.reward_normalizer is not None:
+            self.reward_normalizer.observe(rollout.rewards, ended, self.config.gamma, rollout.valid)
         return rollout, metrics
 
     def evaluate(
@@ -197,7 +197,7 @@ class ActingLearner(ABC):
             episodes,
             noise,
             deterministic=deterministic,
-            view=self.observation_scale,
+            view=self.observation_normalizer,
         )
 
     def log_std(self, tensors: Tensors) -> Tensor | None:
@@ -243,11 +243,11 @@ class ActingLearner(ABC):
         saved: dict[str, Any] = {"environments": self.environments.state_dict()}
         if self.memory is not None:
             saved["memory"] = self.memory
-        if self.observation_scale is not None:
-            saved["observation_scale"] = self.observation_scale.moments.state()
-        if self.reward_scale is not None:
-            scale = self.reward_scale
-            saved["reward_scale"] = [*scale.moments.state(), scale.running]
+        if self.observation_normalizer is not None:
+            saved["observation_normalizer"] = self.observation_normalizer.moments.state()
+        if self.reward_normalizer is not None:
+            scale = self.reward_normalizer
+            saved["reward_normalizer"] = [*scale.moments.state(), scale.running]
         return saved
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -257,9 +257,9 @@ class ActingLearner(ABC):
         self.memory = saved.get("memory")
         if not goes_on:
             self.memory = self.policy.initial_memory(self.environments.observation)
-        if self.observation_scale is not None:
-            self.observation_scale.moments = RunningMoments(*saved["observation_scale"])
-        if self.reward_scale is not None:
-            *moments, running = saved["reward_scale"]
+        if self.observation_normalizer is not None:
+            self.observation_normalizer.moments = RunningMoments(*saved["observation_normalizer"])
+        if self.reward_normalizer is not None:
+            *moments, running = saved["reward_normalizer"]
             running = running if goes_on else torch.zeros_like(running)
-            self.reward_scale = RewardScale(RunningMoments(*moments), running)
+            self.reward_normalizer = RewardNormalizer(RunningMoments(*moments), running)

@@ -31,14 +31,14 @@ class Check:
 
     family: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FAMILY")]
     """A name of `learned-opt list`, a gymnasium id, a benchmark of Meta-World, or module:attribute."""
-    horizon: int | None = None
+    max_episode_steps: int | None = None
     """Steps after which episodes of a gymnasium id are truncated; its own limit by default."""
     seed: int = 0
     """Seed of everything random."""
 
     def run(self) -> int:
         """Print all there is to say; 0 if the family can be used."""
-        family = make_family(self.family, self.horizon)
+        family = make_family(self.family, self.max_episode_steps)
         print(f"family {self.family} ({type(family).__name__})")
         findings = inspect(family, self.seed)
         for line in _outcomes(findings):

@@ -13,11 +13,11 @@ import tyro
 
 from learned_opt.algorithms import InnerAlgorithm
 from learned_opt.analysis import CompareConfig, Method, compare, load_results, plot_curves, render_table
-from learned_opt.analysis.comparison.results import RESULTS, Results
 from learned_opt.analysis.reporting.curves import LARGEST
 from learned_opt.analysis.reporting.figures import check_figure
 from learned_opt.analysis.reporting.summary_plots import plot_heatmap, plot_profiles, plot_times
 from learned_opt.analysis.reporting.videos import check_rendering, render_runs, video_paths
+from learned_opt.analysis.results import RESULTS, Results
 from learned_opt.artifacts import Artifact, load_artifact
 from learned_opt.commands.outputs import check_file, check_folder
 from learned_opt.commands.rule_conditions import conditions_left, learner_of, run_of, trained_families

@@ -8,9 +8,9 @@ from pathlib import Path
 import tyro
 
 from learned_opt.analysis import load_results
-from learned_opt.analysis.comparison.results import RESULTS
 from learned_opt.analysis.reporting.html import Picture, Section, page, validation_picture
 from learned_opt.analysis.reporting.training_curves import validation_curve
+from learned_opt.analysis.results import RESULTS
 from learned_opt.commands.outputs import check_file
 from learned_opt.files import write_atomically
 from learned_opt.runs.metrics import VALIDATIONS, read_rows

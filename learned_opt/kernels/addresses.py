@@ -142,7 +142,9 @@ def transformed() -> bool:
 
     Outside of forward mode a tensor is its own primal part.
     """
-    return torch.compiler.is_compiling() or forward_ad.unpack_dual(_PROBE).primal is not _PROBE
+    if torch.compiler.is_compiling():
+        return True
+    return forward_ad.unpack_dual(_PROBE).primal is not _PROBE  # type: ignore[no-untyped-call]
 
 
 def _in_pieces(tensor: Tensor) -> bool:

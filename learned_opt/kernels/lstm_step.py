@@ -281,7 +281,8 @@ def _pointed(
     batch = tensors[0].shape[:1].numel()
     shapes, places = _plan(names, tuple(map(Tensor.dim, tensors)), sizes, hidden, batch, skip)
     found = [address(*each) for each in zip(names, tensors, shapes, strict=True)]
-    return np.array(found, np.int64) + places
+    each_place: np.ndarray = np.array(found, np.int64) + places
+    return each_place
 
 
 @lru_cache(maxsize=256)

@@ -97,14 +97,15 @@ def networks(tensors: Sequence[Tensor], activation: str, center: Tensor, factor:
     given = (*tensors, center, factor)
     here = activation, places(given), [(x.shape, x.stride()) for x in given]
     if _kept and _kept[0] == here and all(kept() is x for kept, x in zip(_kept[1], given, strict=False)):
-        return _kept[2]
+        kept_record: Record = _kept[2]
+        return kept_record
     shapes = shapes_of(tensors)
     found = [address("weight or bias", x, s, apart=True) for x, s in zip(tensors, shapes, strict=True)]
     rows = [
         (found[i], found[i + 1], 0, 0, w.stride(0), tensors[i + 1].stride(0), 0, 0, *reversed(shapes[i][1:]))
         for i, w in zip(range(0, len(found), 2), tensors[::2], strict=True)
     ]
-    sizes = (*shapes[0][::2], shapes[-1][1])
+    sizes = shapes[0][0], shapes[0][2], shapes[-1][1]
     units = [address(name, x, (sizes[1],)) for name, x in (("center", center), ("scale", factor))]
     network = np.array((0, *units, len(rows), activation != "tanh"), np.int64)
     work = sum(map(Tensor.numel, tensors[::2]))

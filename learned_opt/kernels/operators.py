@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 NAMESPACE = "learned_opt"
-_LIBRARY = torch.library.Library(NAMESPACE, "DEF")
+_LIBRARY = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
 
 
 def operator(schema: str, shapes: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -28,8 +28,8 @@ def operator(schema: str, shapes: Callable[..., Any]) -> Callable[[Callable[...,
     name = schema.partition("(")[0]
 
     def made(function: Callable[..., Any]) -> Callable[..., Any]:
-        _LIBRARY.define(schema)
-        _LIBRARY.impl(name, function, "CPU")
+        _LIBRARY.define(schema)  # type: ignore[no-untyped-call]
+        _LIBRARY.impl(name, function, "CPU")  # type: ignore[no-untyped-call]
         torch.library.register_fake(f"{NAMESPACE}::{name}", shapes, lib=_LIBRARY)
         registered: Callable[..., Any] = getattr(getattr(torch.ops, NAMESPACE), name).default
         return registered

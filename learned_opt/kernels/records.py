@@ -55,7 +55,8 @@ def parsed(text: str, structure: str) -> np.dtype:
             kind = np.int64 if "*" in stars else TYPES.get(split[1])
             if kind is None:
                 raise ValueError(f"{structure}.{name} is of type {split[1]}, which no record can hold")
-            fields.append((name, kind, int(sizes.get(size, size))) if size else (name, kind))
+            length: Any = sizes.get(size, size)
+            fields.append((name, kind, int(length)) if size else (name, kind))
     return np.dtype(fields, align=True)
 
 

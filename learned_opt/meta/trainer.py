@@ -68,7 +68,7 @@ class MetaTrainer(TrainingRun[UpdateRule]):
     """
 
     artifact, product, criterion, work = ARTIFACT, "rule", "all", "learner_updates"
-    scattered = "groups"
+    write, scattered = staticmethod(save_rule), "groups"
 
     def __init__(
         self,
@@ -90,6 +90,7 @@ class MetaTrainer(TrainingRun[UpdateRule]):
             checkpoint_minutes=config.checkpoint_minutes,
             learners=config.learners,
             max_diverged=config.divergence_limit,
+            remedy=f"lower meta_lr (now {config.meta_lr:g}) or nominal_lr",
             device=config.device,
             resume=resume,
             ranks=ranks,
@@ -163,19 +164,11 @@ class MetaTrainer(TrainingRun[UpdateRule]):
         wider = replace(self.config, validation_tasks=CALIBRATION * self.config.validation_tasks)
         return {"calibration": calibrate(learned, self._validator(wider, "calibration"))}
 
-    def save(self, learned: UpdateRule, path: Path, provenance: dict[str, Any]) -> None:
-        """As a rule file."""
-        save_rule(learned, path, provenance)
-
     def provenance(self, step: int, scores: dict[str, float]) -> dict[str, Any]:
         """Families, settings, scores, and where the rule comes from."""
         return provenance(
             self.config, self.groups, step=step, scores=scores, policies=self.policies, origin=self.origin
         )
-
-    def remedy(self) -> str:
-        """Smaller steps."""
-        return f"lower meta_lr (now {self.config.meta_lr:g}) or nominal_lr"
 
     def replicated(self) -> Iterator[Tensor]:
         """The rule, its running average, the meta-optimizer, and all random generators."""

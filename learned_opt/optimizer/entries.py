@@ -19,6 +19,9 @@ COMPLEX = -2
 Rows = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 """The rule's names: axes before the coordinates' one, and type; "step" has no axes."""
 
+EMPTY: Rows = {"step": ((), torch.float32)}
+"""What is kept for a parameter without coordinates."""
+
 
 def key(name: str) -> str:
     """Under which key of `optimizer.state[parameter]` an entry of the rule's lies."""

@@ -36,7 +36,8 @@ def real(tensor: Tensor) -> Tensor:
 
 def pieces(update: Tensor, like: Sequence[Tensor], scratch: dict[str, Any]) -> Sequence[Tensor]:
     """The update (N,) as tensors of these shapes; views of a buffer that the rule reuses are kept."""
-    buffer, made = scratch.get("pieces", (None, ()))
+    buffer, kept = scratch.get("pieces", (None, ()))
+    made: Sequence[Tensor] = kept
     if buffer is not update:
         parts = update.split_with_sizes([x.numel() for x in like])
         made = [part.view_as(x) for part, x in zip(parts, like, strict=True)]

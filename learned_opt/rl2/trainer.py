@@ -39,6 +39,7 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
     """
 
     artifact, product, criterion, work = ARTIFACT, "policy", "mean_total_reward", "trials"
+    write = staticmethod(save_policy)
 
     def __init__(self, config: MemoryConfig, folder: Path, *, resume: bool = False) -> None:
         super().__init__(
@@ -51,6 +52,7 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
             checkpoint_minutes=config.checkpoint_minutes,
             learners=config.trials,
             max_diverged=config.divergence_limit,
+            remedy=f"lower meta_lr (now {config.meta_lr:g})",
             device=config.device,
             resume=resume,
         )
@@ -150,10 +152,6 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
         center, scale = self.scale.center_and_scale()
         return normalized(advantages.reshape(1, -1)).view_as(advantages), (returns - center) / scale
 
-    def save(self, learned: InContextPolicy, path: Path, provenance: dict[str, Any]) -> None:
-        """As a policy file."""
-        save_policy(learned, path, provenance)
-
     def provenance(self, step: int, scores: dict[str, float]) -> dict[str, Any]:
         """Family, settings and scores."""
         return {
@@ -164,10 +162,6 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
             "configuration": asdict(self.config),
             "licence": "Apache-2.0",
         }
-
-    def remedy(self) -> str:
-        """Smaller steps."""
-        return f"lower meta_lr (now {self.config.meta_lr:g})"
 
     def state_dict(self) -> dict[str, Any]:
         """The policy, its optimizer, the scale of returns, and the random generator."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from learned_opt.policies.base import Policy, Tensors
 from learned_opt.rollouts.compiled import travel
-from learned_opt.rollouts.normalization import ObservationScale
+from learned_opt.rollouts.normalization import ObservationNormalizer
 from learned_opt.tasks import Environments, Noise, Tasks
 
 ObservationTransform = Callable[[Tensor], Tensor]
@@ -107,7 +107,7 @@ def collect(
     """
     shape = environments.batch, steps, environments.environments
     draws = None if deterministic else policy.draw(noise, *shape)
-    if view is None or type(view) is ObservationScale:
+    if view is None or type(view) is ObservationNormalizer:
         made = travel(policy, tensors, environments, steps, draws, view)
         if made is not None:
             plain = Rollout(*made, unscaled=made.observations, final_unscaled=made.final_observations)

@@ -13,7 +13,7 @@ from learned_opt.kernels.mlp import Perceptron
 from learned_opt.kernels.rollout import Actor, Journey
 from learned_opt.policies.base import EpsilonGreedy, Policy, Tensors
 from learned_opt.policies.distribution import ActionDistribution
-from learned_opt.rollouts.normalization import ObservationScale
+from learned_opt.rollouts.normalization import ObservationNormalizer
 from learned_opt.tasks import BatchedEnvironments, Environments
 from learned_opt.tracing.verify import Dynamics, dynamics_of
 
@@ -24,7 +24,7 @@ def travel(
     environments: Environments,
     steps: int,
     draws: Tensor | None,
-    view: ObservationScale | None = None,
+    view: ObservationNormalizer | None = None,
 ) -> Journey | None:
     """T = `steps` steps of all environments, which then stand where they lead; None where C does not apply.
 
@@ -79,7 +79,9 @@ def _chooses_as_usual(policy: Policy) -> bool:
     return as_usual and type(policy).acting is Policy.acting and not policy.recurrent
 
 
-def _actor_of(policy: Policy, tensors: Tensors, batch: int, view: ObservationScale | None) -> Actor | None:
+def _actor_of(
+    policy: Policy, tensors: Tensors, batch: int, view: ObservationNormalizer | None
+) -> Actor | None:
     """What chooses a policy's actions, if compiled networks do."""
     network = policy.network(tensors, "actor")
     if type(network) is not Perceptron or network.for_c is None:

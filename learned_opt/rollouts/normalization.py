@@ -24,7 +24,7 @@ class RunningMoments:
     squares: Tensor
 
     @classmethod
-    def nothing(
+    def zeros(
         cls, batch: int, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype
     ) -> RunningMoments:
         """Nothing seen yet."""
@@ -65,7 +65,7 @@ class RunningMoments:
 
 
 @dataclass
-class ObservationScale:
+class ObservationNormalizer:
     """Observations less their running mean, over their running deviation, clipped to ±CLIP.
 
     The result is in units in which the family's own center and scale are 0 and 1, for networks apply those.
@@ -82,7 +82,7 @@ class ObservationScale:
 
 
 @dataclass
-class RewardScale:
+class RewardNormalizer:
     """Rewards over the running deviation of discounted returns so far (Engstrom et al. 2020).
 
     moments: of the returns, one stream a learner.

@@ -47,7 +47,7 @@ class Ranks:
             return dict(tensors)
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors.values()])
         dist.all_reduce(flat)
-        pieces = flat.split([tensor.numel() for tensor in tensors.values()])
+        pieces = torch.split(flat, [tensor.numel() for tensor in tensors.values()])
         return {name: piece.view_as(tensors[name]) for name, piece in zip(tensors, pieces, strict=True)}
 
     def gather(self, rows: Tensor) -> Tensor:

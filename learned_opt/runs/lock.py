@@ -32,10 +32,8 @@ def exclusive(folder: Path) -> Iterator[None]:
         raise FileExistsError(
             f"another run is at work in {folder}: wait for it, or choose another --out"
         ) from error
-    except NotImplementedError:
-        log.warning("the file system of %s has no locks: start no second run there", folder)
-    except OSError as error:
-        if error.errno not in _UNSUPPORTED:
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _UNSUPPORTED:
             raise OSError(
                 f"cannot write to {folder} ({error.strerror}): choose another --out, or make it writable"
             ) from error

@@ -8,7 +8,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
@@ -89,6 +89,7 @@ class TrainingRun(ABC, Generic[M]):
         checkpoint_minutes: after so many another one is written in any case.
         learners: that a meta-step advances.
         max_diverged: the greatest share of them that may diverge, of late.
+        remedy: what to change where more do.
         device: where checkpoints are loaded to.
         resume: go on from the folder's checkpoint.
         ranks: the processes that share the run; one by default.
@@ -107,6 +108,8 @@ class TrainingRun(ABC, Generic[M]):
     """The validation score that decides."""
     work: ClassVar[str]
     """The column of metrics.csv that adds up the work of meta-steps."""
+    write: ClassVar[Callable[..., None]]
+    """Writes the artifact: what was learned to a path, with what it tells of itself."""
     scattered: ClassVar[str] = ""
     """The entry of checkpoints, if any, of which each rank takes its own part from the first one's."""
 
@@ -125,11 +128,12 @@ class TrainingRun(ABC, Generic[M]):
         checkpoint_minutes: float,
         learners: int,
         max_diverged: float,
+        remedy: str,
         device: str,
         resume: bool,
         ranks: Ranks = ALONE,
     ) -> None:
-        self.folder, self.ranks, self._resumed = folder, ranks, resume
+        self.folder, self.ranks, self.remedy, self._resumed = folder, ranks, remedy, resume
         self.meta_steps, self.validate_every = meta_steps, validate_every
         self.enough = math.inf if early_stop_score is None else early_stop_score
         self.checkpoint_every, self.checkpoint_seconds = checkpoint_every, 60 * checkpoint_minutes
@@ -172,20 +176,12 @@ class TrainingRun(ABC, Generic[M]):
         """What the artifact tells of itself after so many meta-steps."""
 
     @abstractmethod
-    def save(self, learned: M, path: Path, provenance: dict[str, Any]) -> None:
-        """Write the artifact."""
-
-    @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """What changes, for checkpoints; called on all ranks, and the first one's counts."""
 
     @abstractmethod
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """The inverse of `state_dict`; `scattered` is there on the first rank alone."""
-
-    @abstractmethod
-    def remedy(self) -> str:
-        """What to change where too much diverges."""
 
     def finish(self, learned: M) -> dict[str, Any]:
         """A last touch to the best, in place; what provenance tells of it."""
@@ -209,7 +205,9 @@ class TrainingRun(ABC, Generic[M]):
         """
         with ExitStack() as stack:
             self.ranks.agree(lambda: stack.enter_context(self._run.claimed()))
-            with self._metrics() as metrics, interrupts() as stop:
+            done = self.step if self.best else -1
+            kept = MetricsLog(self.folder, done) if self.ranks.first else nullcontext()
+            with kept as metrics, interrupts() as stop:
                 interrupted = self._train(stop, metrics, observer)
             self._save()
             learned = copy.deepcopy(self.learned)
@@ -219,7 +217,7 @@ class TrainingRun(ABC, Generic[M]):
                 learned.load_state_dict(self.best_state)
                 provenance = {**self._provenance_of_best(), **self.finish(learned)}
             path = self.folder / self.artifact
-            self.ranks.agree(lambda: self.save(learned, path, provenance))
+            self.ranks.agree(lambda: self.write(learned, path, provenance))
         return Outcome(path, self.step, interrupted, self.diverged, self.best, self.verdict)
 
     def _train(self, stop: Callable[[], bool], metrics: MetricsLog | None, observer: Observer | None) -> bool:
@@ -242,11 +240,6 @@ class TrainingRun(ABC, Generic[M]):
                 _attempt(self._save)
                 saved = time.monotonic()
         return False
-
-    def _metrics(self) -> AbstractContextManager[MetricsLog | None]:
-        """Of the first rank; the others keep none."""
-        done = self.step if self.best else -1
-        return MetricsLog(self.folder, done) if self.ranks.first else nullcontext()
 
     def take_step(self, metrics: MetricsLog | None = None, observer: Observer | None = None) -> None:
         """One meta-step, timed and counted."""
@@ -276,9 +269,8 @@ class TrainingRun(ABC, Generic[M]):
         if not self.best or self.verdict.best_step == self.step:
             self.best, self.best_state = scores, self._snapshot()
             if self.ranks.first:
-                _attempt(
-                    lambda: self.save(self.learned, self.folder / self.artifact, self._provenance_of_best())
-                )
+                path, provenance = self.folder / self.artifact, self._provenance_of_best()
+                _attempt(lambda: self.write(self.learned, path, provenance))
         if observer is not None:
             observer.validated(self.step, scores)
 
@@ -289,9 +281,8 @@ class TrainingRun(ABC, Generic[M]):
             DivergenceError: with the reason, and where what was learned lies.
         """
         sound = all(bool(value.isfinite().all()) for value in self.learned.parameters())
-        complaint = (
-            self.monitor.complaint() if sound else f"the {self.product}'s own parameters are no longer finite"
-        )
+        broken = f"the {self.product}'s own parameters are no longer finite"
+        complaint = self.monitor.complaint() if sound else broken
         if complaint is None:
             return
         if metrics is not None:
@@ -302,7 +293,7 @@ class TrainingRun(ABC, Generic[M]):
         if not self.verdict.improved:
             kept = f"the {self.product} that it began with, none better,"
         raise DivergenceError(
-            f"stopped at meta-step {self.step}: {complaint}; {self.remedy()}, or raise divergence_limit; "
+            f"stopped at meta-step {self.step}: {complaint}; {self.remedy}, or raise divergence_limit; "
             f"{kept} is {self.folder / self.artifact}"
         )
 

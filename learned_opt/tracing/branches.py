@@ -91,4 +91,6 @@ def _jumps(name: str, single: list[np.ndarray], double: list[np.ndarray], other:
 
 def _apart(single: np.ndarray, double: np.ndarray) -> np.ndarray:
     """How far two precisions are apart, of the number's size."""
-    return np.nan_to_num(np.abs(single - double) / (np.abs(double) + math.ulp(0.0)), nan=0.0, posinf=0.0)
+    apart = np.abs(single - double) / (np.abs(double) + math.ulp(0.0))
+    finite: np.ndarray = np.nan_to_num(apart, nan=0.0, posinf=0.0)
+    return finite

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from learned_opt.analysis.comparison.results import FamilyResults, LearningCurves, Results, Setting
+from learned_opt.analysis.results import FamilyResults, LearningCurves, Results, Setting
 
 UPDATES = np.array([0, 10, 20, 30])
 

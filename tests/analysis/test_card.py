@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from learned_opt.analysis.comparison.results import load_results
 from learned_opt.analysis.reporting.model_card import model_card
+from learned_opt.analysis.results import load_results
 from learned_opt.artifacts import load_artifact, save_rule
 from learned_opt.rules import CoordinatewiseLSTM
 

@@ -12,9 +12,9 @@ import torch
 from learned_opt.algorithms import A2C, inner
 from learned_opt.analysis.comparison.compare import ONCE, Method, compare, total_updates
 from learned_opt.analysis.comparison.config import CompareConfig
-from learned_opt.analysis.comparison.results import Setting
 from learned_opt.analysis.comparison.tuning import make_baseline
 from learned_opt.analysis.reporting.table import render_table
+from learned_opt.analysis.results import Setting
 from learned_opt.artifacts import load_artifact
 from learned_opt.commands.rule_conditions import conditions_left
 from learned_opt.provenance import environment

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learned_opt.analysis.comparison.results import FamilyResults, LearningCurves, Results, Setting
 from learned_opt.analysis.metaworld import MetaWorldResults, Protocol, SplitResults
 from learned_opt.analysis.reporting.curves import plot_curves
 from learned_opt.analysis.reporting.html import Section, page
@@ -18,6 +17,7 @@ from learned_opt.analysis.reporting.model_card import model_card
 from learned_opt.analysis.reporting.summary import summary_table
 from learned_opt.analysis.reporting.summary_plots import plot_heatmap, plot_profiles, plot_times
 from learned_opt.analysis.reporting.table import render_table
+from learned_opt.analysis.results import FamilyResults, LearningCurves, Results, Setting
 from learned_opt.analysis.rl2.trials import TrialResults
 from learned_opt.analysis.statistics.intervals import FEWEST, bootstrap_interval, performance_profile
 from learned_opt.artifacts import load_artifact

@@ -65,12 +65,12 @@ def refusal(capsys, *arguments):
 def test_every_id_takes_a_horizon_and_a_reference_by_name(name):
     family = make_family(name, 7, -3.5)
     assert isinstance(family, GymnasiumFamily)
-    assert (family.horizon, family.reference) == (7, -3.5)
+    assert (family.horizon, family.reference_return) == (7, -3.5)
     assert family.identity()["horizon"] == 7
 
 
 def test_an_id_without_a_limit_says_what_to_give():
-    with pytest.raises(ValueError, match=r"Blackjack-v1 has no time limit of its own: give .*--horizon"):
+    with pytest.raises(ValueError, match="Blackjack-v1 has no time limit .*--max-episode-steps"):
         make_family("Blackjack-v1")
 
 
@@ -103,16 +103,22 @@ def test_an_id_with_its_module_takes_a_horizon_and_a_family_of_ones_own_does_not
 def test_families_with_a_horizon_of_their_own_are_refused_by_name(arguments, tmp_path, capsys):
     told = refusal(capsys, *arguments, "--out", tmp_path / "out")
     name = next(word for word in ("cartpole", "bandit", "ml10") if word in arguments)
-    assert f"is given to gymnasium ids, and {name} is none and has its own" in told
+    assert f"are given to gymnasium ids, and {name} is none and has its own" in told
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--families", ENDLESS], "has no time limit of its own: give a horizon, by --horizon"),
-        (["--families", ENDLESS, "--max-episode-steps", 0], "max_episode_steps must be positive (at least 1), got 0"),
-        (["--families", ENDLESS, "--max-episode-steps", -3], "max_episode_steps must be positive (at least 1), got -3"),
+        (["--families", ENDLESS], "has no time limit of its own: give one, by --max-episode-steps"),
+        (
+            ["--families", ENDLESS, "--max-episode-steps", 0],
+            "max_episode_steps must be positive (at least 1), got 0",
+        ),
+        (
+            ["--families", ENDLESS, "--max-episode-steps", -3],
+            "max_episode_steps must be positive (at least 1), got -3",
+        ),
         (["--families", "CartPole-v1", "--reference-return", "nan"], "return must be finite, got nan"),
         (
             ["--families", "CartPole-v1", "Taxi-v4", "--reference-return", 3],
@@ -130,8 +136,8 @@ def test_configurations_take_numbers_or_nothing():
     for data, complaint in (
         ({"horizon": "long"}, "horizon must be a number, or left out"),
         ({"horizon": True}, "horizon must be a number, or left out"),
-        ({"families": [ENDLESS], "horizon": 2.5}, "horizon must be a positive number of steps, got 2.5"),
-        ({"families": [ENDLESS], "reference": float("inf")}, "reference must be a finite return"),
+        ({"families": [ENDLESS], "horizon": 2.5}, "max_episode_steps must be a positive number, got 2.5"),
+        ({"families": [ENDLESS], "reference": float("inf")}, "reference_return must be finite"),
     ):
         with pytest.raises(ValueError, match=complaint):
             MetaConfig.from_dict(data)

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from matplotlib.ticker import ScalarFormatter
 
-from learned_opt.analysis.comparison.results import load_results
 from learned_opt.analysis.reporting.curves import plot_curves
 from learned_opt.analysis.reporting.figures import new_figure, save_figure
 from learned_opt.analysis.reporting.html import Section, page
 from learned_opt.analysis.reporting.model_card import model_card
 from learned_opt.analysis.reporting.summary_plots import plot_heatmap, plot_profiles, plot_times
 from learned_opt.analysis.reporting.table import render_table
+from learned_opt.analysis.results import load_results
 from learned_opt.analysis.rl2.trials import TrialResults, plot_trials
 from learned_opt.artifacts import load_artifact, save_rule
 from learned_opt.progress import WorkBar

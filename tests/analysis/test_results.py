@@ -5,7 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from learned_opt.analysis.comparison.results import (
+from learned_opt.analysis.reporting.table import (
+    OVERALL,
+    default_reference_method,
+    render_table,
+    summary_table,
+)
+from learned_opt.analysis.result_file import write_results
+from learned_opt.analysis.results import (
     KIND,
     FamilyResults,
     GridScores,
@@ -14,13 +21,6 @@ from learned_opt.analysis.comparison.results import (
     Setting,
     load_results,
 )
-from learned_opt.analysis.reporting.table import (
-    OVERALL,
-    default_reference_method,
-    render_table,
-    summary_table,
-)
-from learned_opt.analysis.result_file import write_results
 from learned_opt.analysis.statistics.scores import broken_runs, family_scores
 from learned_opt.tasks.references import HIGHEST
 

@@ -19,7 +19,12 @@ from learned_opt.analysis import (
     load_results,
     plot_curves,
 )
-from learned_opt.analysis.comparison.results import (
+from learned_opt.analysis.reporting.html import Section, page
+from learned_opt.analysis.reporting.model_card import model_card
+from learned_opt.analysis.reporting.summary import OVERALL, summary_table
+from learned_opt.analysis.reporting.summary_plots import plot_heatmap, plot_profiles, plot_times
+from learned_opt.analysis.reporting.table import render_table
+from learned_opt.analysis.results import (
     MIXED,
     SPLITS,
     FamilyResults,
@@ -28,11 +33,6 @@ from learned_opt.analysis.comparison.results import (
     Setting,
     common_split,
 )
-from learned_opt.analysis.reporting.html import Section, page
-from learned_opt.analysis.reporting.model_card import model_card
-from learned_opt.analysis.reporting.summary import OVERALL, summary_table
-from learned_opt.analysis.reporting.summary_plots import plot_heatmap, plot_profiles, plot_times
-from learned_opt.analysis.reporting.table import render_table
 from learned_opt.artifacts import load_artifact, save_rule
 from learned_opt.cli import main
 from learned_opt.rules import SGD, Adam, CoordinatewiseLSTM

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from learned_opt.analysis.comparison.results import Results
 from learned_opt.analysis.reporting.summary_plots import plot_heatmap, plot_profiles, plot_times
+from learned_opt.analysis.results import Results
 
 
 def test_profiles_have_one_panel_a_split_and_fall_from_one_to_zero(tmp_path, results):

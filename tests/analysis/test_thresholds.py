@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from learned_opt.analysis.comparison.results import FamilyResults, LearningCurves, Results, Setting
+from learned_opt.analysis.results import FamilyResults, LearningCurves, Results, Setting
 from learned_opt.analysis.statistics.scores import family_scores
 from learned_opt.analysis.statistics.time_to_target import speed, speed_summary, updates_to_target
 

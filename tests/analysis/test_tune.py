@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from learned_opt.algorithms import A2C
-from learned_opt.analysis.comparison.results import GridScores, Setting
 from learned_opt.analysis.comparison.runs import LARGEST_BATCH, Budget, draw_problem, run_settings
 from learned_opt.analysis.comparison.tuning import (
     BASELINES,
@@ -12,6 +11,7 @@ from learned_opt.analysis.comparison.tuning import (
     half_decades,
     make_baseline,
 )
+from learned_opt.analysis.results import GridScores, Setting
 
 SMALL = A2C(hidden_size=8, num_layers=1, num_envs=4, num_steps=8)
 BUDGET = Budget(num_updates=4, num_evals=3, eval_episodes=2, seed=1, device="cpu", inner=SMALL)

@@ -1,5 +1,6 @@
 """Rules survive the disk, and nothing but a rule file is ever loaded."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -211,3 +212,19 @@ def test_rules_that_cannot_be_rebuilt_or_are_not_finite_are_not_saved(tmp_path):
     with pytest.raises(ArtifactError, match="non-finite"):
         save_rule(rule, tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+WEIGHTS = {
+    "default": "5a699756f4fcadf1ddda45dbf7a1a550be8f040aa196d09f39441c2437c0e6bb",
+    "evolved": "f503eb772c821970f9cf56e552af3605f947edede42e1adea6f4331ea88b2924",
+}
+"""SHA-256 of the shipped rules' weights, whatever their headers say."""
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_shipped_weights_are_those_that_were_trained(name):
+    digest = hashlib.sha256()
+    for parameter, value in sorted(load_rule(name).named_parameters()):
+        digest.update(f"{parameter} {tuple(value.shape)}".encode())
+        digest.update(value.numpy().tobytes())
+    assert digest.hexdigest() == WEIGHTS[name]

@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learned_opt.analysis.comparison.results import read_json
+from learned_opt.analysis.results import read_json
 from learned_opt.meta.config import MetaConfig
 from learned_opt.meta.stages import load_recipe, load_variants
 from learned_opt.runs.yaml_file import mapping

@@ -17,7 +17,7 @@ from learned_opt.kernels import lstm_step, native, rollout
 from learned_opt.kernels.mlp import Perceptron
 from learned_opt.policies.mlp import ActorCritic
 from learned_opt.rollouts.collect import Rollout, collect
-from learned_opt.rollouts.normalization import ObservationScale, RunningMoments
+from learned_opt.rollouts.normalization import ObservationNormalizer, RunningMoments
 from learned_opt.rules.base import StepInput
 from learned_opt.tasks import Noise, make_family
 from learned_opt.tasks.base import Transition
@@ -156,9 +156,9 @@ def test_rollouts_of_one_step_or_environment_or_learner(
         seen = torch.randn(
             batch, 3, *family.observation_space.shape, generator=torch.Generator().manual_seed(3)
         )
-        moments = RunningMoments.nothing(batch, seen.shape[2:], seen.device, seen.dtype)
+        moments = RunningMoments.zeros(batch, seen.shape[2:], seen.device, seen.dtype)
         moments.observe(seen)
-        return ObservationScale(moments, *policy.normalization(seen))
+        return ObservationNormalizer(moments, *policy.normalization(seen))
 
     def run():
         source = noise()

@@ -19,12 +19,18 @@ class Weight(nn.Module):
         self.weight = nn.Parameter(torch.zeros(2))
 
 
+def written(learned, path, provenance):
+    torch.save({"weight": learned.weight.data, **provenance}, path)
+
+
 class Counting(TrainingRun[Weight]):
     artifact, product, criterion, work = "weight.pt", "weight", "height", "additions"
+    write = staticmethod(written)
 
     def __init__(self, folder, *, resume=False, diverged=0.0, scores=None, **changes):
         common = {"meta_steps": 10, "validate_every": 4, "early_stop_score": None, "checkpoint_every": 3}
         common |= {"checkpoint_minutes": 5.0, "learners": 2, "max_diverged": 0.5} | changes
+        common["remedy"] = "count on your fingers"
         super().__init__({"seed": 0}, folder, **common, device="cpu", resume=resume)
         self.learned, self.generator = Weight(), torch.Generator().manual_seed(0)
         self.sick, self.scores = diverged, scores
@@ -39,14 +45,8 @@ class Counting(TrainingRun[Weight]):
         height = self.learned.weight.sum().item() if self.scores is None else self.scores[self.step]
         return {"width": 1.0, "height": height}
 
-    def save(self, learned, path, provenance):
-        torch.save({"weight": learned.weight.data, **provenance}, path)
-
     def provenance(self, step, scores):
         return {"step": step, "scores": scores}
-
-    def remedy(self):
-        return "count on your fingers"
 
     def state_dict(self):
         return {"learned": self.learned.state_dict(), "generator": self.generator.get_state()}

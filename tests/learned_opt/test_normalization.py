@@ -17,7 +17,7 @@ def noise(seed=0):
 
 
 def moments(shape=(3,), batch=2):
-    return RunningMoments.nothing(batch, shape, torch.device("cpu"), torch.float64)
+    return RunningMoments.zeros(batch, shape, torch.device("cpu"), torch.float64)
 
 
 def test_moments_of_batches_are_those_of_all_numbers_together():
@@ -77,8 +77,8 @@ def test_replay_is_normalised_as_the_policy_sees_it_now():
     assert set(met["reward"].unique().tolist()) <= {-1.0, 0.0}  # acrobot's own units
     assert float(met["observation"][..., :4].abs().max()) <= 1.0  # cosines and sines
     now = made._scaled(met)
-    torch.testing.assert_close(now["observation"], made.observation_scale(met["observation"]))
-    scale = made.reward_scale.moments.deviation().unsqueeze(1)
+    torch.testing.assert_close(now["observation"], made.observation_normalizer(met["observation"]))
+    scale = made.reward_normalizer.moments.deviation().unsqueeze(1)
     torch.testing.assert_close(now["reward"], (met["reward"] / scale).clamp(-CLIP, CLIP))
 
 
@@ -99,7 +99,7 @@ def test_rewards_are_scaled_for_the_learner_and_told_as_they_are():
     theta = made.initial_parameters()
     for _ in range(3):
         rollout, metrics = made.experience(theta, 16)
-    unscaled = rollout.rewards.mean((1, 2)) * made.reward_scale.moments.deviation()
+    unscaled = rollout.rewards.mean((1, 2)) * made.reward_normalizer.moments.deviation()
     torch.testing.assert_close(unscaled, metrics["reward"], rtol=0.2, atol=0.1)
     assert bool((metrics["reward"] < -1).all())  # pendulum's own units
 

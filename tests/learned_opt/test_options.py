@@ -11,7 +11,7 @@ import yaml
 
 from learned_opt import Adam
 from learned_opt.analysis import CompareConfig, Method, compare
-from learned_opt.analysis.comparison.results import FamilyResults, LearningCurves, Results, Setting
+from learned_opt.analysis.results import FamilyResults, LearningCurves, Results, Setting
 from learned_opt.cli import Command, main
 from learned_opt.commands.options import COUNT, FINITE, RANGES, check_numbers
 from learned_opt.commands.outputs import MARKS

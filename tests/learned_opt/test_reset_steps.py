@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from learned_opt.algorithms import inner
 from learned_opt.algorithms.advantages import ReturnScale, mean
-from learned_opt.rollouts.normalization import RewardScale, RunningMoments
+from learned_opt.rollouts.normalization import RewardNormalizer, RunningMoments
 from learned_opt.tasks import GymnasiumFamily, Noise
 
 LENGTH = 2
@@ -100,7 +100,7 @@ def test_learners_take_no_notice_of_what_a_reset_pays(changes):
         assert one.metrics.keys() == other.metrics.keys()
         for name, value in one.metrics.items():
             assert torch.equal(value, other.metrics[name]), name
-    for name in ("reward_scale", "observation_scale"):
+    for name in ("reward_normalizer", "observation_normalizer"):
         if getattr(plain, name) is not None:
             mine, theirs = (getattr(each, name).moments.state() for each in (plain, bribed))
             assert all(map(torch.equal, mine, theirs))
@@ -112,9 +112,9 @@ def test_metrics_and_moments_are_those_of_the_steps_taken():
     assert rollout.valid[0, :, 0].tolist() == [True, True, False] * 3
     assert metrics["reward"].item() == pytest.approx(PAID)
     assert metrics["endings"].item() == pytest.approx(1 / LENGTH)
-    assert made.reward_scale.moments.count.item() == 2 * 6
+    assert made.reward_normalizer.moments.count.item() == 2 * 6
     # At first the two start states, then those that actions were taken in: 0 and 1, never the last.
-    assert made.observation_scale.moments.mean.item() == pytest.approx(6 / (2 + 12))
+    assert made.observation_normalizer.moments.mean.item() == pytest.approx(6 / (2 + 12))
 
 
 def test_judged_episodes_are_paid_for_their_own_steps_alone():
@@ -126,8 +126,8 @@ def test_judged_episodes_are_paid_for_their_own_steps_alone():
 @pytest.mark.parametrize("rubbish", [1.0, 1e30, float("nan")])
 def test_the_reward_scale_takes_up_an_episode_where_it_begins(rubbish):
     def moments_with(reset):
-        scale = RewardScale(
-            RunningMoments.nothing(1, (), torch.device("cpu"), torch.float64), torch.zeros(1, 1).double()
+        scale = RewardNormalizer(
+            RunningMoments.zeros(1, (), torch.device("cpu"), torch.float64), torch.zeros(1, 1).double()
         )
         rewards = torch.tensor([1.0, 1.0, reset, 1.0, 1.0, reset, 1.0]).double().view(1, 7, 1)
         ended = torch.tensor([0, 1, 0, 0, 1, 0, 0]).bool().view(1, 7, 1)
@@ -145,7 +145,7 @@ def test_the_reward_scale_takes_up_an_episode_where_it_begins(rubbish):
 def test_no_number_gets_through_a_share_of_nothing():
     rows = torch.tensor([[1.0, float("nan"), 3.0]])
     assert mean(rows, torch.tensor([[0.5, 0.0, 0.5]])).item() == 2.0
-    moments = RunningMoments.nothing(1, (), torch.device("cpu"), torch.float32)
+    moments = RunningMoments.zeros(1, (), torch.device("cpu"), torch.float32)
     moments.observe(rows, torch.tensor([[True, False, True]]))
     assert moments.mean.item() == 2.0
 

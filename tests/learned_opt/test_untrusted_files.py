@@ -25,7 +25,7 @@ import yaml
 from learned_opt import ArtifactError, ClassicLSTM, CoordinatewiseLSTM, LearnedInit, MetaSGD, save_rule
 from learned_opt.algorithms import A2C
 from learned_opt.analysis.comparison.cache import Cache
-from learned_opt.analysis.comparison.results import (
+from learned_opt.analysis.results import (
     FamilyResults,
     GridScores,
     LearningCurves,

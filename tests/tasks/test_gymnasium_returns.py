@@ -475,7 +475,7 @@ def test_a_limit_that_the_vector_version_does_not_take_is_counted(mode, swallows
         vector_entry_point=endless(mode, **({"any": 1} if swallows else {})),
         max_episode_steps=own_limit,
     )
-    told = {} if own_limit else {"horizon": 4}
+    told = {} if own_limit else {"max_episode_steps": 4}
     family = GymnasiumFamily(spec, vectorization="vector_entry_point", options={"length": 3}, **told)
     environments = family.environments(family.sample_tasks(1, noise()), 2, noise())
     played = [[], []]
@@ -495,7 +495,9 @@ def test_a_vector_version_that_can_neither_be_told_nor_reset_in_part_is_refused(
     spec = gymnasium.envs.registration.EnvSpec(
         "Stubborn-v0", entry_point=Count, vector_entry_point=endless(AutoresetMode.NEXT_STEP, reset_all=True)
     )
-    family = GymnasiumFamily(spec, vectorization="vector_entry_point", options={"length": 2}, horizon=4)
+    family = GymnasiumFamily(
+        spec, vectorization="vector_entry_point", options={"length": 2}, max_episode_steps=4
+    )
     environments = family.environments(family.sample_tasks(1, noise()), 2, noise())
     told = r"Stubborn-v0 cannot be reset at step \d: its vector version resets other environments .*async"
     for _ in range(3):

@@ -149,7 +149,7 @@ def test_rows_equal_scalar_environments_with_the_same_seeds_and_actions(vectoriz
 
 
 def test_time_limits_truncate_and_show_where_the_last_step_led():
-    family = counted(horizon=3, options={"length": 100})
+    family = counted(max_episode_steps=3, options={"length": 100})
     environments = family.environments(family.sample_tasks(1, noise()), 2, noise())
     steps = [environments.step(torch.ones(1, 2, dtype=torch.long)) for _ in range(3)]
     assert not bool(steps[1].truncated.any())
@@ -160,14 +160,14 @@ def test_time_limits_truncate_and_show_where_the_last_step_led():
 
 
 def test_a_horizon_reaches_an_environments_own_vector_version():
-    family = GymnasiumFamily("CartPole-v1", vectorization="vector_entry_point", horizon=5)
+    family = GymnasiumFamily("CartPole-v1", vectorization="vector_entry_point", max_episode_steps=5)
     environments = family.environments(family.sample_tasks(1, noise()), 2, noise())
     truncated = [bool(environments.step(torch.tensor([[t % 2, t % 2]])).truncated.any()) for t in range(5)]
     assert truncated == [False] * 4 + [True]
 
 
 def test_staggered_first_episodes_end_at_different_steps():
-    family = counted(horizon=50, options={"length": 100})
+    family = counted(max_episode_steps=50, options={"length": 100})
     environments = family.environments(family.sample_tasks(1, noise()), 16, noise(), staggered=True)
     ends = torch.zeros(16, dtype=torch.bool)
     for _ in range(25):
@@ -269,7 +269,7 @@ def test_an_environment_that_runs_out_of_data_is_named_too():
         def step(self, action):
             return next(iter(()))
 
-    family = GymnasiumFamily(EnvSpec("Out-v0", entry_point=Out), horizon=5)
+    family = GymnasiumFamily(EnvSpec("Out-v0", entry_point=Out), max_episode_steps=5)
     environments = family.environments(family.sample_tasks(1, noise()), 1, noise())
     with pytest.raises(EnvironmentFailedError, match="Out-v0 failed at step 1: StopIteration"):
         environments.step(torch.zeros(1, 1, dtype=torch.long))
@@ -301,7 +301,7 @@ def test_families_of_ones_own_are_named_by_module_and_attribute(tmp_path, monkey
     [
         (lambda: make_family("Nowhere-v3"), "unknown task family"),
         (lambda: GymnasiumFamily("CartPole-v1", {"lenght": (0, 1)}), "no property 'lenght'.*length"),
-        (lambda: GymnasiumFamily("Blackjack-v1"), "give a horizon"),
+        (lambda: GymnasiumFamily("Blackjack-v1"), "give one, by --max-episode-steps"),
         (lambda: GymnasiumFamily("CartPole-v1", vectorization="threads"), "vectorization must be one of"),
         (
             lambda: GymnasiumFamily(
@@ -323,8 +323,8 @@ def test_families_of_ones_own_are_named_by_module_and_attribute(tmp_path, monkey
             ),
             "no ood range of length",
         ),
-        (lambda: GymnasiumFamily("CartPole-v1", horizon=-3), "positive number of steps"),
-        (lambda: GymnasiumFamily("CartPole-v1", horizon=0), "positive number of steps"),
+        (lambda: GymnasiumFamily("CartPole-v1", max_episode_steps=-3), "positive number"),
+        (lambda: GymnasiumFamily("CartPole-v1", max_episode_steps=0), "positive number"),
         (
             lambda: GymnasiumFamily("FrozenLake-v1", vectorization="vector_entry_point"),
             "no Box.*sync or async",

@@ -48,15 +48,15 @@ def reference(family, **options):
 
 def test_the_id_as_it_is_keeps_its_threshold():
     assert reference(GymnasiumFamily("MountainCar-v0")) == [-110.0] * 2
-    assert reference(GymnasiumFamily("MountainCar-v0", horizon=200)) == [-110.0] * 2
+    assert reference(GymnasiumFamily("MountainCar-v0", max_episode_steps=200)) == [-110.0] * 2
 
 
 @pytest.mark.parametrize(("name", "horizon", "own"), [("MountainCar-v0", 100, 200), ("Acrobot-v1", 60, 500)])
 def test_a_threshold_serves_no_other_horizon(name, horizon, own):
-    family = GymnasiumFamily(name, horizon=horizon)
+    family = GymnasiumFamily(name, max_episode_steps=horizon)
     with pytest.raises(ValueError, match=rf"{name}.* of {own} steps, and these are of {horizon}.* a ref"):
         reference(family)
-    assert reference(GymnasiumFamily(name, horizon=horizon, reference=-42.0)) == [-42.0] * 2
+    assert reference(GymnasiumFamily(name, max_episode_steps=horizon, reference_return=-42.0)) == [-42.0] * 2
     # What made this worth a refusal: with the old threshold no policy at all could have scored.
     played = random_returns(family, family.sample_tasks(2, noise()), noise(), 2)
     assert bool((played >= gymnasium.spec(name).reward_threshold).all())
@@ -64,7 +64,7 @@ def test_a_threshold_serves_no_other_horizon(name, horizon, own):
 
 def test_a_longer_horizon_is_another_one_too():
     with pytest.raises(ValueError, match="of 500 steps, and these are of 1000"):
-        reference(GymnasiumFamily("CartPole-v1", horizon=1000))
+        reference(GymnasiumFamily("CartPole-v1", max_episode_steps=1000))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_longer_horizon_is_another_one_too():
 def test_wrappers_that_may_change_rewards_or_episodes_take_the_threshold_away(wrap, named):
     with pytest.raises(ValueError, match=f"without {named}, which may change its rewards"):
         reference(GymnasiumFamily("CartPole-v1", wrappers=[Renamed, wrap]))
-    assert reference(GymnasiumFamily("CartPole-v1", wrappers=[wrap], reference=3.0)) == [3.0] * 2
+    assert reference(GymnasiumFamily("CartPole-v1", wrappers=[wrap], reference_return=3.0)) == [3.0] * 2
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_wrappers_that_pass_rewards_on_leave_it(wrap):
 def test_wrappers_with_statistics_of_their_own_are_refused(wrap, instead):
     """A policy is judged in new copies, whose statistics begin anew."""
     with pytest.raises(ValueError, match=f"judged by others than they learned with.*{instead}"):
-        GymnasiumFamily("CartPole-v1", wrappers=[wrap], reference=500.0)
+        GymnasiumFamily("CartPole-v1", wrappers=[wrap], reference_return=500.0)
 
 
 def test_a_wrapper_that_puts_another_environment_in_the_place_takes_it_away():
@@ -134,7 +134,7 @@ def test_other_properties_may_vary_and_shift():
     assert reference(family, ood=True) == [475.0] * 2
 
 
-@pytest.mark.parametrize("options", [{"horizon": 50}, {"wrappers": [Doubled]}])
+@pytest.mark.parametrize("options", [{"max_episode_steps": 50}, {"wrappers": [Doubled]}])
 def test_what_is_on_record_serves_the_id_alone_as_well(options):
     assert reference(GymnasiumFamily("Pendulum-v1")) == [-150.0] * 2
     with pytest.raises(ValueError, match="no reference return for the train tasks of 'Pendulum-v1'"):
