@@ -2,7 +2,7 @@
 
 python -m experiments.pages            # all pages
 python -m experiments.pages --figures  # and their figures
-python -m experiments.pages --check    # changes nothing; exit code 1 where a page is not what its results give
+python -m experiments.pages --check    # changes nothing; exit code 1 where a page is not current
 """
 
 from __future__ import annotations

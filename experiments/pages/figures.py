@@ -9,8 +9,8 @@ from experiments.pages.sources import ROOT
 from experiments.sb3.__main__ import draw
 from experiments.sb3.runs import RUNS, gather_runs
 from learned_opt.analysis import load_results, plot_curves
-from learned_opt.analysis.comparison.results import RESULTS, Results
 from learned_opt.analysis.reporting.summary_plots import plot_heatmap, plot_profiles, plot_times
+from learned_opt.analysis.results import RESULTS, Results
 
 KINDS: dict[str, Callable[[Results, Path], object]] = {
     "curves": plot_curves,

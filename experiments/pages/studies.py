@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from learned_opt.analysis.comparison.results import Results
 from learned_opt.analysis.reporting.summary import OVERALL, SummaryRow, summary_table
 from learned_opt.analysis.result_file import Array, read_results
+from learned_opt.analysis.results import Results
 from learned_opt.analysis.rl2.trials import KIND, TRIALS
 from learned_opt.analysis.statistics.intervals import Interval, mean_interval
 
