@@ -53,8 +53,15 @@ assert (SEGMENT.names[: len(_ADDRESSES)], SLOPES.names) == (_ADDRESSES, _SLOPES)
 _COLUMN = {name: index for index, name in enumerate(_ADDRESSES)}
 _OLD = [_COLUMN[name] for name in STATE]
 _NEW = [_COLUMN[f"new_{name}"] for name in STATE]
-_OBSERVED = slice(SEGMENT.fields["correction"][1] // 4, SEGMENT.fields["inverse_size"][1] // 4 + 1)
-"""What the forward step finds out about a segment, as floats of its record."""
+WORDS = SEGMENT.itemsize // 8
+"""64-bit words of a segment's record: records are arrays (..., WORDS) of int64, of twice as many floats."""
+_WORD = {name: field[1] // 8 for name, field in SEGMENT.fields.items()}
+_FLOAT = {name: field[1] // 4 for name, field in SEGMENT.fields.items()}
+_LENGTHS = [_WORD[name] for name in ("size", "stride", "new_stride")]
+_FACTS = slice(_FLOAT["facts"], _FLOAT["share"])
+_TOLD = slice(_FLOAT["share"], _FLOAT["skip"])
+_OBSERVED = slice(_FLOAT["correction"], _FLOAT["inverse_size"] + 1)
+"""Facts of a tensor, numbers, and what the forward step finds out."""
 _FLOAT_BYTES = 4
 
 
@@ -190,8 +197,8 @@ def lstm_step(
     *new, observed = _made_like(given, facts, sizes, numbers, skip)
     count = len(_GIVEN)
     records, hidden = _records((*given[:count], *new, *given[count:]), facts, sizes, numbers, skip)
-    run(records.reshape(-1), hidden)
-    observed.numpy()[...] = _floats(records)[..., _OBSERVED]
+    run(records.reshape(-1, WORDS), hidden)
+    observed.numpy()[...] = records.view(np.float32)[..., _OBSERVED]
     return [*new, observed]
 
 
@@ -240,38 +247,35 @@ def lstm_step_backward(
     count = len(_GIVEN)
     given, phi, new = tensors[:count], tensors[count : count + 2], tensors[count + 2 :]
     records, hidden = _records((*given, *new, *phi), facts, sizes, numbers, skip)
-    _floats(records)[..., _OBSERVED] = observed.numpy()
+    records.view(np.float32)[..., _OBSERVED] = observed.numpy()
     made = _by_like(by, tensors, facts, sizes, numbers)
     pointers = _pointed(_SLOPES, (*by, *made[:2]), tuple(sizes), hidden, skip=skip)
     run_backward(records, pointers, hidden, made[2:])
     return made
 
 
-def _floats(records: np.ndarray) -> np.ndarray:
-    """Records (B, L) as floats, (B, L, floats of a record)."""
-    return records.view(np.float32).reshape(*records.shape, SEGMENT.itemsize // 4)
-
-
 def _records(
     tensors: Sequence[Tensor], facts: Tensor, sizes: Sequence[int], numbers: Tensor, skip: bool
 ) -> tuple[np.ndarray, int]:
-    """The records (B, L) of a step of `_ADDRESSES`, and H."""
+    """The records (B, L, WORDS) of a step of `_ADDRESSES`, and H."""
     hidden = tensors[_COLUMN["cell_weight"]].shape[-2:-1].numel() // 4
     pointers = _pointed(_ADDRESSES, tensors, tuple(sizes), hidden, skip=skip)
-    records = np.zeros(pointers.shape[:2], SEGMENT)
-    _words(records)[..., : len(_ADDRESSES)] = pointers
-    records["size"] = sizes
-    records["stride"] = records["new_stride"] = sum(sizes)
-    records["facts"] = facts.T.numpy()
-    records["skip"] = skip
-    for place, name in enumerate(_NUMBERS):
-        records[name] = numbers[..., place].numpy()
+    records = _blank(tuple(sizes), len(pointers), skip).copy()
+    records[..., : len(_ADDRESSES)] = pointers
+    floats = records.view(np.float32)
+    floats[..., _FACTS] = facts.T.numpy()
+    floats[..., _TOLD] = numbers.numpy()
     return records, hidden
 
 
-def _words(records: np.ndarray) -> np.ndarray:
-    """Records as 64-bit integers, along one more axis."""
-    return records.view(np.int64).reshape(*records.shape, SEGMENT.itemsize // 8)
+@lru_cache(maxsize=256)
+def _blank(sizes: tuple[int, ...], batch: int, skip: bool) -> np.ndarray:
+    """Records (B, L, WORDS) of tensors that are to be pointed at."""
+    records = np.zeros((batch, len(sizes), WORDS), np.int64)
+    records[..., _WORD["size"]] = sizes
+    records[..., _LENGTHS[1:]] = sum(sizes)
+    records.view(np.float32)[..., _FLOAT["skip"]] = skip
+    return records
 
 
 def _pointed(
@@ -386,18 +390,17 @@ def segments(
         addresses = addresses_of_pieces("state", entries, counts)
         if addresses is None or differentiated(entries):
             return None
-        records = np.zeros(len(states), SEGMENT)
-        words = _words(records)
-        words[:, _OLD] = words[:, _NEW] = np.array(addresses, np.int64).reshape(len(states), len(STATE))
-        records["size"] = records["stride"] = records["new_stride"] = sizes
-        records["facts"] = facts().T.numpy()
+        records = np.zeros((len(states), WORDS), np.int64)
+        at = np.array(addresses, np.int64).reshape(len(states), len(STATE))
+        records[:, _OLD] = records[:, _NEW] = at
+        records[:, _LENGTHS] = np.array(sizes)[:, None]
+        records.view(np.float32)[:, _FACTS] = facts().T.numpy()
         update = torch.empty(sum(sizes), dtype=torch.float32, device="cpu")
         offsets = _FLOAT_BYTES * np.cumsum((0, *sizes[:-1]))
-        words[:, _COLUMN["update"]] = offsets + address("update", update, update.shape)
+        records[:, _COLUMN["update"]] = offsets + address("update", update, update.shape)
         kept = scratch["segments"] = Segments(hidden, entries, addresses, counts, records, update)
-    words = _words(kept.records)
     for name, found in given.items():
-        words[:, _COLUMN[name]] = found
+        kept.records[:, _COLUMN[name]] = found
     return kept
 
 
@@ -414,17 +417,17 @@ def step_tensors(kept: Segments, phi: Mapping[str, Tensor], numbers: Mapping[str
     Raises:
         ValueError: the state was made for another number of hidden units.
     """
-    shapes, words = _shapes_of_phi(kept.hidden, skip=bool(numbers["skip"])), _words(kept.records)
+    shapes, floats = _shapes_of_phi(kept.hidden, skip=bool(numbers["skip"])), kept.records.view(np.float32)
     for name, shape in zip(_PHI, shapes, strict=True):
-        words[:, _COLUMN[name]] = address(name, phi[name], shape)
+        kept.records[:, _COLUMN[name]] = address(name, phi[name], shape)
     for name, value in numbers.items():
-        kept.records[name] = value.detach().numpy() if isinstance(value, Tensor) else value
+        floats[:, _FLOAT[name]] = value.detach().numpy() if isinstance(value, Tensor) else value
     run(kept.records, kept.hidden)
     return kept.update
 
 
 def run(records: np.ndarray, hidden: int) -> None:
-    """Step the segments in `records` (S,); results do not depend on the number of threads.
+    """Step the segments in `records` (S, WORDS); results do not depend on the number of threads.
 
     Raises:
         ValueError: they are no records, or C has no room for so many hidden units.
@@ -436,7 +439,7 @@ def run(records: np.ndarray, hidden: int) -> None:
 
 
 def run_backward(records: np.ndarray, slopes: np.ndarray, hidden: int, by_phi: Sequence[Tensor]) -> None:
-    """Derivatives of the step of `records` (B, L); results do not depend on the number of threads.
+    """Derivatives of the step of `records` (B, L, WORDS); results do not depend on the number of threads.
 
     Args:
         records: as `run` left them.
@@ -451,13 +454,13 @@ def run_backward(records: np.ndarray, slopes: np.ndarray, hidden: int, by_phi: S
     fused, first = _checked(records, records.shape[:2], hidden)
     if not records.size:
         return
-    given = address_of_array("slopes", slopes, (*records.shape, len(_SLOPES)), np.int64)
-    shapes = _shapes_of_phi(hidden, skip=bool(records["skip"].flat[0]))
+    given = address_of_array("slopes", slopes, (*records.shape[:2], len(_SLOPES)), np.int64)
+    shapes = _shapes_of_phi(hidden, skip=bool(records.view(np.float32)[0, 0, _FLOAT["skip"]]))
     targets = [
         address(f"derivatives by {name}", tensor, (len(records), *shape))
         for name, tensor, shape in zip(_PHI, by_phi, shapes, strict=True)
     ]
-    if fused.learned_opt_return(first, given, *records.shape, hidden, *targets, _threads(records)):
+    if fused.learned_opt_return(first, given, *records.shape[:2], hidden, *targets, _threads(records)):
         raise MemoryError("no memory for the derivatives of the learned rule")
 
 
@@ -465,9 +468,9 @@ def _checked(records: np.ndarray, shape: tuple[int, ...], hidden: int) -> tuple[
     """The library, and where the records are."""
     if not 1 <= hidden <= MAX_HIDDEN:
         raise ValueError(f"the fused step runs 1 to {MAX_HIDDEN} hidden units, got {hidden}")
-    return native.needed("lstm_step"), address_of_array("records", records, shape, SEGMENT)
+    return native.needed("lstm_step"), address_of_array("records", records, (*shape, WORDS), np.int64)
 
 
 def _threads(records: np.ndarray) -> int:
     """All of torch's threads or one: another number would have OpenMP begin them anew."""
-    return torch.get_num_threads() if records["size"].sum() >= WORTH_THREADS else 1
+    return torch.get_num_threads() if records[..., _WORD["size"]].sum() >= WORTH_THREADS else 1

@@ -410,7 +410,7 @@ def test_records_of_another_kind_are_refused(array):
 def test_more_hidden_units_than_c_has_room_for_are_refused():
     entry = of_updates(hidden=lstm_step.MAX_HIDDEN + 1)
     assert entry.call(dict(entry.arguments)) is None
-    records = np.zeros((1, 1), lstm_step.SEGMENT)
+    records = np.zeros((1, 1, lstm_step.WORDS), np.int64)
     with pytest.raises(ValueError, match="hidden units"):
         lstm_step.run_backward(records, np.zeros((1, 1, 5), np.int64), 0, [])
     with pytest.raises(ValueError, match="records must be an array"):
