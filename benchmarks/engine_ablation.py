@@ -25,7 +25,7 @@ from torch import nn
 from learned_opt import LearnedOptimizer
 from learned_opt.algorithms import A2C
 from learned_opt.kernels import native
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import run_config
 from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.trainer import GROUPS, new_rule
 
@@ -92,19 +92,19 @@ def without(way: str) -> Iterator[None]:
 
 def window(estimator: str, options: Options) -> Callable[[], object]:
     """Takes one window of a group of learners after another."""
-    config = MetaConfig(
-        families=(options.family,),
-        learners=options.learners,
-        hidden=16,
-        unroll=UNROLL,
-        estimator=estimator,
-        learner=A2C(num_envs=8),
-        **({"outer_num_envs": 8} if estimator == "tbptt" else {}),
-        **({"initialisation": "learned"} if estimator == "reptile" else {}),
+    outer = {"outer_num_envs": 8} if estimator == "tbptt" else {}
+    config = run_config(
+        {
+            "families": [options.family],
+            "meta_batch_size": options.learners,
+            "inner": A2C(num_envs=8),
+            "estimator": {"kind": estimator, "unroll_length": UNROLL, **outer},
+            "learned_init": estimator == "reptile",
+        }
     )
     rule = new_rule(config)
     told = Presentation(roles=True, critic_first=False)
-    group = GROUPS[estimator](options.family, config, rule, seed=0, presentation=told)
+    group = config.group(options.family, rule, seed=0, presentation=told)
     group.runs.horizon[:] = 1e9
     return lambda: group.advance(rule)
 

@@ -17,7 +17,7 @@ import tyro
 
 from learned_opt.algorithms import A2C
 from learned_opt.algorithms.cuda_graphs import Recorder
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import run_config
 from learned_opt.meta.estimators.base import LearnerGroup
 from learned_opt.meta.estimators.es import EvolutionGroup
 from learned_opt.meta.estimators.presentation import Presentation
@@ -77,16 +77,20 @@ def report(options: Options, estimator: Estimator, learners: int) -> None:
 def setting(family: str, estimator: Estimator, learners: int) -> tuple[LearnerGroup, UpdateRule]:
     """A group in the middle of its lives, and the rule."""
     outer = 8 if estimator == "tbptt" else 0
-    config = MetaConfig(
-        families=(family,),
-        learners=learners,
-        hidden=16,
-        unroll=20,
-        estimator=estimator,
-        perturbed="all" if estimator == "tbptt" else "head",
-        learner=A2C(num_envs=16 - outer),
-        outer_num_envs=outer,
-        device="cuda",
+    config = run_config(
+        {
+            "families": (family,),
+            "meta_batch_size": learners,
+            "rule": {"hidden_size": 16},
+            "estimator": {
+                "kind": estimator,
+                "unroll_length": 20,
+                "evolved_parameters": "all" if estimator == "tbptt" else "head",
+                "outer_num_envs": outer,
+            },
+            "inner": A2C(num_envs=16 - outer),
+            "device": "cuda",
+        }
     )
     rule = new_rule(config).to("cuda")
     kind: type[LearnerGroup] = TruncatedGroup if estimator == "tbptt" else EvolutionGroup

@@ -18,7 +18,7 @@ import torch
 import tyro
 
 from learned_opt.algorithms import A2C, inner_step, on_environments
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import run_config
 from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.trainer import new_rule
@@ -41,17 +41,18 @@ class Options:
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     settle()
-    config = MetaConfig(
-        families=(options.family,),
-        learners=16,
-        hidden=16,
-        unroll=20,
-        learner=A2C(num_envs=8),
-        outer_num_envs=8,
+    config = run_config(
+        {
+            "families": (options.family,),
+            "meta_batch_size": 16,
+            "rule": {"hidden_size": 16},
+            "estimator": {"unroll_length": 20, "outer_num_envs": 8},
+            "inner": A2C(num_envs=8),
+        }
     )
     rule = new_rule(config)
-    group = TruncatedGroup(
-        options.family, config, rule, seed=0, presentation=Presentation(roles=True, critic_first=False)
+    group = config.group(
+        options.family, rule, seed=0, presentation=Presentation(roles=True, critic_first=False)
     )
     group.runs.horizon[:] = 1e9
     group.advance(rule)

@@ -23,7 +23,7 @@ import torch
 import tyro
 
 from learned_opt.algorithms import A2C
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import run_config
 from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.trainer import new_rule
@@ -79,9 +79,16 @@ def setting(
 ) -> tuple[TruncatedGroup, UpdateRule]:
     """A group in the middle of its lives, and the rule."""
     learner = A2C(hidden_size=width, num_envs=8)
-    config = MetaConfig(families=("cartpole",), learners=learners, unroll=unroll, learner=learner)
+    config = run_config(
+        {
+            "families": ("cartpole",),
+            "meta_batch_size": learners,
+            "estimator": {"unroll_length": unroll},
+            "inner": learner,
+        }
+    )
     rule, view = new_rule(config), Presentation(roles=True, critic_first=False)
-    group = TruncatedGroup("cartpole", config, rule, seed=0, presentation=view, ranks=ranks)
+    group = config.group("cartpole", rule, seed=0, presentation=view, ranks=ranks)
     group.runs.horizon[:] = 1e9
     group.advance(rule)
     return group, rule

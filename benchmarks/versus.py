@@ -25,9 +25,8 @@ import tyro
 from meta_training import matrix_speed
 
 from learned_opt.algorithms import A2C
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import run_config
 from learned_opt.meta.estimators.presentation import Presentation
-from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.trainer import new_rule
 from learned_opt.rules import UpdateRule
 from learned_opt.rules.features import FEATURES
@@ -54,18 +53,17 @@ def main(options: Options) -> None:
     pin(options.cores)
     torch.set_num_threads(options.cores)
     settle()  # as the command line does; all contenders share the process
-    config = MetaConfig(
-        families=("cartpole",),
-        learners=options.learners,
-        hidden=HIDDEN,
-        unroll=UNROLL,
-        learner=A2C(num_envs=8),
-        outer_num_envs=8,
+    config = run_config(
+        {
+            "families": ("cartpole",),
+            "meta_batch_size": options.learners,
+            "rule": {"hidden_size": HIDDEN},
+            "estimator": {"unroll_length": UNROLL, "outer_num_envs": 8},
+            "inner": A2C(num_envs=8),
+        }
     )
     rule = new_rule(config)
-    group = TruncatedGroup(
-        "cartpole", config, rule, seed=0, presentation=Presentation(roles=True, critic_first=False)
-    )
+    group = config.group("cartpole", rule, seed=0, presentation=Presentation(roles=True, critic_first=False))
     group.runs.horizon[:] = 1e9
     contenders: dict[str, tuple[int, Callable[[], object]]] = {
         "learned_opt": (options.learners, lambda: group.advance(rule)),

@@ -7,20 +7,20 @@ import io
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any, Union
 
 import tyro
 
 from learned_opt.commands.ablate import Ablate
 from learned_opt.commands.card import Card
 from learned_opt.commands.check import Check
-from learned_opt.commands.compare import Compare, Plot
+from learned_opt.commands.compare import Compare, Plot, comparison
 from learned_opt.commands.demo import Demo
 from learned_opt.commands.doctor import Doctor
 from learned_opt.commands.listing import List
-from learned_opt.commands.meta_train import MetaTrain
+from learned_opt.commands.meta_train import MetaTrain, meta_train
 from learned_opt.commands.metaworld import MetaWorld
 from learned_opt.commands.options import check_numbers
 from learned_opt.commands.probe import Probe
@@ -32,26 +32,29 @@ from learned_opt.runs.distributed import refuse_torchrun
 from learned_opt.runs.divergence import DivergenceError
 from learned_opt.tasks import EnvironmentFailedError
 
-Command = (
-    Annotated[Demo, tyro.conf.subcommand("demo")]
-    | Annotated[MetaTrain, tyro.conf.subcommand("meta-train")]
-    | Annotated[Compare, tyro.conf.subcommand("compare")]
-    | Annotated[Plot, tyro.conf.subcommand("plot")]
-    | Annotated[Probe, tyro.conf.subcommand("probe")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-    | Annotated[Ablate, tyro.conf.subcommand("ablate")]
-    | Annotated[Card, tyro.conf.subcommand("card")]
-    | Annotated[Trial, tyro.conf.subcommand("trial")]
-    | Annotated[MetaWorld, tyro.conf.subcommand("metaworld")]
-    | Annotated[Check, tyro.conf.subcommand("check")]
-    | Annotated[List, tyro.conf.subcommand("list")]
-    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
-)
+COMMANDS: dict[str, type] = {
+    "demo": Demo,
+    "meta-train": MetaTrain,
+    "compare": Compare,
+    "plot": Plot,
+    "probe": Probe,
+    "report": Report,
+    "ablate": Ablate,
+    "card": Card,
+    "trial": Trial,
+    "metaworld": MetaWorld,
+    "check": Check,
+    "list": List,
+    "doctor": Doctor,
+}
+LOOKING_FIRST: dict[str, Callable[[Sequence[str]], Any]] = {"meta-train": meta_train, "compare": comparison}
+"""Commands of which some options decide what other options there are: made from those."""
 
 _TITLE = re.compile(r"╭─ (.*?) ─*╮")
 _RULE = re.compile(r"[╭╰]?[─-]{3,}[╮╯]?")
 _OPTION = re.compile(r"--[\w-]+")
 _ALLOCATION = re.compile("allocate memory|out of memory")
+_INNER = re.compile(r"^(?:Value error: )?Error parsing __\S*: ")
 _SIZE = re.compile(r"tried to allocate (\d+(?:\.\d+)? \w+)", re.IGNORECASE)
 
 
@@ -62,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command = _parse(arguments)
         check_numbers(command)
-        if not isinstance(command, MetaTrain):
+        if not getattr(command, "for_torchrun", False):
             refuse_torchrun()
         code: int = command.run()
         sys.stdout.flush()
@@ -84,29 +87,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parse(arguments: Sequence[str] | None) -> Command:
+def _parse(arguments: Sequence[str] | None) -> Any:
     """The command with its options.
 
     Raises:
         ValueError: the parser's complaint, in one line.
         SystemExit: --help or --version was asked for.
     """
-    if (sys.argv[1:] if arguments is None else list(arguments)) == ["--version"]:
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given == ["--version"]:
         print("learned-opt", version("learned-opt"))
         raise SystemExit(0)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
             return tyro.cli(
-                Command,
+                _commands(given),
                 prog="learned-opt",
                 description="Learned update rules for reinforcement learning (--version: which release).",
-                args=arguments,
+                args=given,
             )
     except SystemExit as stop:
         if not stop.code:
             raise
         raise ValueError(_complaint(complaint.getvalue())) from None
+
+
+def _commands(arguments: Sequence[str]) -> Any:
+    """All commands as one type; that which is called has its options as the first look makes them."""
+    kinds = []
+    for name, kind in COMMANDS.items():
+        if name in LOOKING_FIRST and arguments[:1] == [name]:
+            made = LOOKING_FIRST[name](arguments[1:])
+            kinds.append(Annotated[type(made), tyro.conf.subcommand(name, default=made)])
+        else:
+            kinds.append(Annotated[kind, tyro.conf.subcommand(name)])
+    return Union[tuple(kinds)]  # noqa: UP007
 
 
 def _complaint(text: str) -> str:
@@ -121,6 +137,7 @@ def _complaint(text: str) -> str:
     filled: list[list[str]] = [*filter(None, sections), [], []]
     title, said, others = filled[0], filled[1], filled[2:]
     what = " ".join(said).partition("Got errors:")[0].strip()
+    what = _INNER.sub("", what).removeprefix("Value error: ")
     if what.startswith("Missing from"):
         what = f"{said[0]} {', '.join(line for line in said if _OPTION.match(line) or line.isupper())}"
     elif not what.startswith(("Unrecognized", "Error", "invalid", "Missing")):

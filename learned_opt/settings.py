@@ -34,14 +34,14 @@ class Within:
         Raises:
             ValueError: it is.
         """
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name} must be finite, got {value}")
         if value < self.low or (self.above and value == self.low):
             least = f"positive (at least {self.low:g})" if self.low == 1 else f"at least {self.low:g}"
             raise ValueError(f"{name} must be {f'above {self.low:g}' if self.above else least}, got {value}")
         if value > self.high or (self.below and value == self.high):
             most = "below" if self.below else "at most"
-            raise ValueError(f"{name} must be {most} {self.high:g}, got {value:.6g}")
+            raise ValueError(f"{name} must be {most} {self.high:g}, got {shown(value)}")
 
 
 Count = Annotated[int, Within(1, 10**6)]
@@ -52,7 +52,6 @@ Seed = Annotated[int, Within(0, 10**15)]
 Positive = Annotated[float, Within(0, 1e15, above=True)]
 NotNegative = Annotated[float, Within(0, 1e15)]
 Fraction = Annotated[float, Within(0, 1)]
-Rate = Annotated[float, Within(0, 1000, above=True)]
 LONGEST = 1000
 """Characters of a name or path."""
 

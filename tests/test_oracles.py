@@ -126,58 +126,62 @@ WINDOWS = (
 
 def windows(case, count):
     """Of some windows of a group of learners: meta-gradients by name, and the learners' parameters (B, N)."""
-    from learned_opt.meta.config import MetaConfig
+    from learned_opt.meta.config import run_config
     from learned_opt.meta.estimators.presentation import Presentation
     from learned_opt.meta.initial_rule import new_rule
-    from learned_opt.meta.presets import ALGORITHMS
-    from learned_opt.meta.trainer import GROUPS
+    from learned_opt.meta.presets import load_preset
+    from learned_opt.runs.config_file import merged
     from learned_opt.tasks.random import derive_seed
 
-    lives = {"learners": 4, "groups_per_family": 1, "unroll": 3, "shortest_life": 6, "longest_life": 12}
-    rule = {"hidden": 4, "nominal_lr": 0.01, "birth_noise": 0.3}
-    small = {"hidden_size": 4, "num_envs": 4, "num_steps": 8}
-    back = {**lives, **rule, "estimator": "tbptt", "learner": small, "outer_num_envs": 2}
-    evolution = {**lives, **rule, "sigma": 0.3, "learner": small}
-    cartpole, pendulum, navigation = ({"families": [n]} for n in ("cartpole", "pendulum", "navigation2d"))
-    ppo = {"kind": "ppo", **LIKE_A2C, "update_epochs": 1, "num_minibatches": 2}
-    start = {"rule": "adam", "initialisation": "learned", "estimator": "reptile", "longest_life": 6}
+    small = {"kind": "a2c", "hidden_size": 4, "num_envs": 4, "num_steps": 8}
+    lives = {
+        "meta_batch_size": 4,
+        "batches_per_family": 1,
+        "rule": {"kind": "lstm", "hidden_size": 4, "learning_rate": 0.01, "init_head_std": 0.3},
+        "inner": small,
+        "horizon": {"min": 6, "max": 12},
+    }
+    ppo = {**small, "kind": "ppo", **LIKE_A2C, "update_epochs": 1, "num_minibatches": 2}
+
+    def on(family, kind, **settings):
+        """A window on a family by a kind of estimator with these settings."""
+        estimator = {"kind": kind, "unroll_length": 3, **settings}
+        return {**lives, "families": [family], "estimator": estimator}
+
+    def back(family, **settings):
+        return on(family, "tbptt", outer_num_envs=2, **settings)
 
     def published(name):
-        given = ALGORITHMS[name]
-        noise = {"birth_noise": 0.3} if name == "learned-start" else {}
-        learner = {**given["learner"], "hidden_size": 4, "num_envs": 3}
-        return {**given, **noise, "learners": 4, "learner": learner}
+        noise = {"init_head_std": 0.3} if name == "learned-init" else {}
+        tiny = {"meta_batch_size": 4, "rule": noise, "inner": {"hidden_size": 4, "num_envs": 3}}
+        return merged(load_preset(name), tiny)
 
+    adam = {"learned_init": True, "rule": {"kind": "adam", "learning_rate": 0.01}}
     cases = {
-        "tbptt": {**back, **cartpole, "clip": 1e3},
-        "tbptt, second order": {**back, **pendulum, "clip": 1e3, "second_order": True},
-        "tbptt, clipped, last": {**back, **cartpole, "outer": "last"},
-        "es": {**evolution, **pendulum, "estimator": "es"},
-        "es, ranks of the head": {
-            **evolution,
-            **navigation,
-            "estimator": "es",
-            "scoring": "rank",
-            "perturbed": "head",
-        },
-        "pes": {**evolution, **pendulum, "estimator": "pes"},
-        "pes, ppo": {**evolution, **navigation, "estimator": "pes", "learner": {**small, **ppo}},
-        "reptile": {**lives, **cartpole, **start, "nominal_lr": 0.01, "learner": small},
+        "tbptt": back("cartpole", meta_grad_clip=1e3),
+        "tbptt, second order": back("pendulum", meta_grad_clip=1e3, second_order=True),
+        "tbptt, clipped, last": back("cartpole", meta_loss="final"),
+        "es": on("pendulum", "es", std=0.3),
+        "es, ranks of the head": on(
+            "navigation2d", "es", std=0.3, fitness_shaping="rank", evolved_parameters="head"
+        ),
+        "pes": on("pendulum", "pes", std=0.3),
+        "pes, ppo": {**on("navigation2d", "pes", std=0.3), "inner": ppo},
+        "reptile": {**on("cartpole", "reptile"), **adam, "horizon": {"min": 6, "max": 6}},
         "meta-q": {
-            **ALGORITHMS["meta-q"],
-            "learners": 4,
-            "unroll": 3,
-            "shortest_life": 3,
-            "longest_life": 6,
-            "learner": {**small, "kind": "dqn"},
+            **on("cartpole", "reptile"),
+            **adam,
+            "rule": {"kind": "adam", "learning_rate": 0.001},
+            "inner": {**small, "kind": "dqn"},
+            "horizon": {"min": 3, "max": 6},
         },
+        "learned-start": published("learned-init"),
     }
-    configuration = cases[case] if case in cases else published(case)
-    config = MetaConfig.from_dict(configuration)
+    config = run_config(cases[case] if case in cases else published(case))
     born, family = new_rule(config), config.families[0]
     seed = derive_seed(config.seed, "group", 0, family)
     told = Presentation(roles=True, critic_first=False)
-    group = GROUPS[config.estimator](family, config.of_replica(0), born, seed=seed, presentation=told)
+    group = config.group(family, born, seed=seed, presentation=told)
     for _ in range(count):
         window = group.advance(born)
         frozen_names = {"theta_0": "start"}
@@ -413,35 +417,36 @@ def run_command(*arguments):
 def meta_trained(folder):
     """Of a recipe of two stages from the command line, five meta-steps of tbptt and five of es: for each
     the validated rule and the last one, parameters by name; nominal rate; norms of meta-gradients; scores."""
-    import yaml
-
     from learned_opt.artifacts import load_artifact
     from learned_opt.runs.checkpoint import load_checkpoint
+    from learned_opt.runs.config_file import written
     from learned_opt.runs.metrics import read_rows
 
     recipe = {
         "families": ["pendulum", "navigation2d"],
-        "hidden": 4,
-        "nominal_lr": 0.01,
-        "birth_noise": 0.1,
-        "groups_per_family": 1,
-        "unroll": 3,
-        "shortest_life": 6,
-        "longest_life": 12,
+        "rule": {"kind": "lstm", "hidden_size": 4, "learning_rate": 0.01, "init_head_std": 0.1},
+        "inner": {"hidden_size": 4, "num_envs": 4, "num_steps": 8},
+        "horizon": {"min": 6, "max": 12},
+        "batches_per_family": 1,
         "meta_steps": 5,
-        "validate_every": 5,
-        "validation_tasks": 2,
-        "validation_updates": 4,
-        "average": 0.5,
+        "meta_optimizer": {"ema_decay": 0.5},
+        "validation": {"every": 5, "num_tasks": 2, "num_updates": 4},
         "seed": 5,
-        "learner": {"hidden_size": 4, "num_envs": 4, "num_steps": 8},
         "stages": [
-            {"estimator": "tbptt", "learners": 3, "meta_lr": 0.01, "outer_num_envs": 2},
-            {"estimator": "es", "learners": 4, "meta_lr": 0.02, "sigma": 0.1, "scoring": "rank"},
+            {
+                "estimator": {"kind": "tbptt", "unroll_length": 3, "outer_num_envs": 2},
+                "meta_batch_size": 3,
+                "meta_optimizer": {"meta_lr": 0.01},
+            },
+            {
+                "estimator": {"kind": "es", "unroll_length": 3, "std": 0.1, "fitness_shaping": "rank"},
+                "meta_batch_size": 4,
+                "meta_optimizer": {"meta_lr": 0.02},
+            },
         ],
     }
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    run_command("meta-train", "--config", folder / "recipe.yaml", "--out", folder / "run", "--threads", 1)
+    (folder / "recipe.toml").write_bytes(written(recipe))
+    run_command("meta-train", "--config", folder / "recipe.toml", "--out", folder / "run", "--threads", 1)
     for number in (1, 2):
         stage = folder / "run" / f"stage-{number}"
         rule = load_artifact(stage / "rule.safetensors").rule
@@ -453,25 +458,23 @@ def meta_trained(folder):
 
 def memory_trained(folder):
     """Parameters by name after three iterations of RL² from the command line, and scores of validations."""
-    import yaml
-
     from learned_opt.rl2.artifact import load_policy
     from learned_opt.runs.checkpoint import load_checkpoint
+    from learned_opt.runs.config_file import written
     from learned_opt.runs.metrics import read_rows
 
     settings = {
         "family": "tabular_mdp",
         "episodes": 4,
-        "hidden": 8,
-        "trials": 6,
+        "hidden_size": 8,
+        "num_trials": 6,
         "meta_steps": 3,
-        "validate_every": 1,
-        "validation_tasks": 16,
+        "validation": {"every": 1, "num_tasks": 16},
         "seed": 2,
     }
-    (folder / "memory.yaml").write_text(yaml.safe_dump(settings))
-    out = folder / "memory"
-    run_command("meta-train", "--algorithm", "rl2", "--config", folder / "memory.yaml", "--out", out)
+    (folder / "policy.toml").write_bytes(written(settings))
+    out = folder / "policy"
+    run_command("meta-train", "--preset", "rl2", "--config", folder / "policy.toml", "--out", out)
     best = load_policy(out / "policy.safetensors").policy
     scores = [float(row["mean_total_reward"]) for row in read_rows(out / "validations.csv")]
     return dict(best.named_parameters()), load_checkpoint(out, "cpu")["policy"], scores

@@ -16,7 +16,7 @@ from learned_opt.analysis.reporting.templating import render
 from learned_opt.analysis.results import Results
 from learned_opt.analysis.statistics.intervals import FEWEST
 from learned_opt.artifacts import Artifact
-from learned_opt.meta.config import CRITERIA
+from learned_opt.meta.config import METRICS
 from learned_opt.verbatim import markdown
 
 
@@ -57,7 +57,7 @@ def model_card(
         digest=artifact.digest,
         license=str(provenance.get("licence", "not stated")),
         stages=stages,
-        meta_seeds=_meta_seeds(provenance.get("births")),
+        meta_seeds=_meta_seeds(provenance.get("meta_seeds")),
         comparisons=[_comparison(title, results, label, seed) for title, results in comparisons.items()],
         bold=lambda text, best: f"**{text}**" if best else text,
     )
@@ -72,12 +72,12 @@ def _stage(story: Mapping[str, Any]) -> dict[str, Any]:
     """What a stage's provenance tells, with ? for what it does not."""
     configuration = story.get("configuration", {})
     return {
-        "estimator": str(configuration.get("estimator", "tbptt")),
+        "estimator": str(configuration.get("estimator", {}).get("kind", "?")),
         "seed": str(story.get("seed", "?")),
         "meta_steps": str(configuration.get("meta_steps", "?")),
         "best": str(story.get("meta_steps", "?")),
         "improved": story.get("improvement", {}).get("improved") is not False,
-        "metric": CRITERIA.get(configuration.get("criterion", "area"), "score"),
+        "metric": METRICS.get(configuration.get("validation", {}).get("metric", "auc"), "score"),
         "score": story.get("validation", {}).get("all", float("nan")),
         "horizon": " to ".join(str(n) for n in story.get("lifetimes", ["?"])),
         "families": story.get("families", []),
@@ -89,7 +89,7 @@ def _meta_seeds(story: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """How the rule was chosen among those of several meta-seeds, if it was."""
     if story is None:
         return None
-    chosen = {"metric": CRITERIA[story["criterion"]], "distinct": story["told_apart"]}
+    chosen = {"metric": METRICS[story["metric"]], "distinct": story["told_apart"]}
     return {**chosen, "seeds": story["seeds"], "scores": story["scores"], "num_tasks": story["tasks"]}
 
 

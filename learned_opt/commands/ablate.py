@@ -12,7 +12,8 @@ from learned_opt.artifacts import load_artifact
 from learned_opt.commands.compare import run_comparison, stopped_results
 from learned_opt.commands.outputs import check_folder
 from learned_opt.commands.rule_conditions import trained_families
-from learned_opt.commands.training import check_device, set_threads, train_once
+from learned_opt.commands.session import check_device, set_threads
+from learned_opt.commands.training import train_once
 from learned_opt.meta.stages import load_variants
 from learned_opt.meta.trainer import ARTIFACT
 from learned_opt.runs.divergence import DivergenceError
@@ -31,7 +32,7 @@ class Ablate:
     """
 
     config: Path
-    """YAML file with fields of MetaConfig, and `variants`: what each changes, by name."""
+    """TOML file of settings of meta-train, and `variants`: what each changes, by name."""
     out: Path
     """Folder: a run for each variant, then results.json.gz and curves.png."""
     only: tuple[str, ...] = ()
@@ -60,8 +61,8 @@ class Ablate:
                 f"no variant {', '.join(unknown)} in {self.config}; choose from {', '.join(variants)}"
             )
         names = self.only or tuple(variants)
-        families, horizon = variants[names[0]][-1].families, variants[names[0]][-1].horizon
-        others = [name for name in names if variants[name][-1].horizon != horizon]
+        families, horizon = variants[names[0]][-1].families, variants[names[0]][-1].max_episode_steps
+        others = [name for name in names if variants[name][-1].max_episode_steps != horizon]
         if others:
             raise ValueError(
                 f"{names[0]!r} and {others[0]!r} train with different horizons, which one comparison "

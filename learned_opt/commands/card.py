@@ -10,9 +10,11 @@ from learned_opt.analysis.reporting.model_card import model_card
 from learned_opt.artifacts import load_artifact
 from learned_opt.commands.outputs import check_file
 from learned_opt.files import write_atomically
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import run_config
+from learned_opt.runs.config_file import read
 from learned_opt.runs.folder import STAGE
 from learned_opt.runs.metrics import read_rows
+from learned_opt.tasks.random import derive_noise
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,12 @@ def spent(folder: Path) -> dict[str, float]:
     if not rows:
         raise ValueError(f"{folder / 'metrics.csv'} holds no meta-step")
     last = rows[-1]
-    config = MetaConfig.load(folder / "config.yaml")
-    learner = config.learner
-    outer = learner.outer_environments if config.estimator == "tbptt" else 0  # evolution runs none
-    copies = learner.environments + outer
+    config = run_config(read(folder / "config.toml"), str(folder))
+    steps = config.inner.learner(config.family(config.families[0]), 1, derive_noise(0)).steps_per_update
+    outer = 1 + config.estimator.outer_envs(config.inner) / config.inner.num_envs
     updates = float(last["learner_updates"])
     return {
         "seconds": float(last["seconds"]),
         "learner_updates": updates,
-        "environment_steps": updates * copies * learner.steps,
+        "environment_steps": updates * steps * outer,
     }

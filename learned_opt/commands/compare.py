@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from learned_opt.algorithms import InnerAlgorithm
+from learned_opt.algorithms import InnerAlgorithm, inner
 from learned_opt.analysis import CompareConfig, Method, compare, load_results, plot_curves, render_table
 from learned_opt.analysis.reporting.curves import LARGEST
 from learned_opt.analysis.reporting.figures import check_figure
@@ -21,9 +21,9 @@ from learned_opt.analysis.results import RESULTS, Results
 from learned_opt.artifacts import Artifact, load_artifact
 from learned_opt.commands.outputs import check_file, check_folder
 from learned_opt.commands.rule_conditions import conditions_left, learner_of, run_of, trained_families
-from learned_opt.commands.training import check_device, set_threads
+from learned_opt.commands.session import check_device, first_look, set_threads
 from learned_opt.files import clear_leftovers
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import RunConfig
 from learned_opt.meta.initial_rule import new_rule
 from learned_opt.meta.trainer import ARTIFACT
 from learned_opt.progress import WorkBar
@@ -54,6 +54,8 @@ class Compare:
     """Rules: shipped names or files."""
     policy: tuple[Path, ...] = ()
     """In-context policies, as meta-train wrote them; of the one family shown."""
+    inner: str | None = None
+    """Kind of the inner algorithm: a2c, ppo, reinforce, dqn, or module:Class for one's own."""
     comparison: Annotated[CompareConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: DEFAULT)
     """What is compared on what, and for how long."""
     untrained: bool = False
@@ -120,6 +122,19 @@ class Compare:
                 "an update takes different numbers of steps in these families: give --num-updates"
             )
         return max(1, round(self.env_steps / costs.pop()))
+
+
+@dataclass(frozen=True)
+class InnerKind:
+    """What decides which settings the inner algorithm has."""
+
+    inner: str = DEFAULT.inner.kind
+
+
+def comparison(arguments: Sequence[str]) -> Compare:
+    """The command as its inner algorithm makes it, for all other options to change."""
+    kind = first_look(InnerKind, arguments).inner
+    return Compare(out=tyro.MISSING, comparison=replace(DEFAULT, inner=inner(kind)))
 
 
 def inner_of(given: InnerAlgorithm, artifacts: dict[str, Artifact]) -> InnerAlgorithm:
@@ -217,7 +232,7 @@ def policy_methods(artifacts: Mapping[str, PolicyArtifact]) -> dict[str, Method]
     return methods
 
 
-def untrained_method(config: MetaConfig) -> Method:
+def untrained_method(config: RunConfig) -> Method:
     """The rule of a run before meta-training: Adam, if it did not begin otherwise."""
     return Method(new_rule(config), tuning_note="its own lr, never trained")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from learned_opt.analysis import CompareConfig, Method
@@ -16,15 +16,15 @@ from learned_opt.commands.compare import (
     untrained_method,
 )
 from learned_opt.commands.rule_conditions import trained_families
-from learned_opt.commands.training import check_device, set_threads, train_once
+from learned_opt.commands.session import check_device, set_threads
+from learned_opt.commands.training import train_once
 from learned_opt.files import is_leftover
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.stages import load_recipe
 from learned_opt.meta.trainer import ARTIFACT
+from learned_opt.runs.config_file import changed
 from learned_opt.runs.lock import LOCK
 from learned_opt.runs.verdict import improvements
 
-FAMILIES = ("cartpole", "gridworld", "navigation2d", "pendulum")
-"""Families that the demo's rule is trained on, as the shipped one was."""
 UNSEEN = ("lqr", "acrobot", "catch")
 """Families that neither the demo's rule nor the shipped one was trained on."""
 TRAINING = "meta-training"
@@ -68,36 +68,19 @@ class Demo:
         seen = set(trained_families(shipped)) & set(UNSEEN)
         if seen:
             raise ValueError(f"the shipped rule was trained on {', '.join(seen)}, shown here as unseen")
-        config = replace(
-            MetaConfig(),
-            families=FAMILIES,
-            nominal_lr=0.01,
-            learners=12,
-            groups_per_family=2,
-            longest_life=200,
-            known_total=0.7,
-            meta_steps=self.meta_steps,
-            meta_lr=0.001,
-            meta_weight_decay=0.0,
-            average=0.95,
-            validate_every=max(self.meta_steps // 2, 1),
-            validation_tasks=self.validation_tasks,
-            seed=self.seed,
-            device=self.device,
+        stages = tuple(
+            changed(
+                stage,
+                meta_steps=self.meta_steps,
+                validation={"every": max(self.meta_steps // 2, 1), "num_tasks": self.validation_tasks},
+                seed=self.seed,
+                device=self.device,
+            )
+            for stage in load_recipe("demo")
         )
-        evolution = replace(
-            config,
-            nominal_lr=MetaConfig.nominal_lr,
-            estimator="es",
-            perturbed="head",
-            scoring="rank",
-            sigma=0.3,
-            learners=32,
-            groups_per_family=1,
-            meta_lr=0.02,
-        )
+        families = stages[0].families
         comparison = CompareConfig(
-            families=(*config.families, *UNSEEN),
+            families=(*families, *UNSEEN),
             num_tasks=self.num_tasks,
             num_updates=self.num_updates,
             num_evals=min(11, self.num_updates + 1),
@@ -107,9 +90,9 @@ class Demo:
             seed=self.seed,
             device=self.device,
         )
-        print(f"1/2 meta-training on {', '.join(config.families)}")
+        print(f"1/2 meta-training on {', '.join(families)}")
         training = self.out / TRAINING
-        if not train_once((config, evolution), training):
+        if not train_once(stages, training):
             print(f"interrupted; the rule as it stands: {training / ARTIFACT}")
             print("the same command goes on")
             return 130
@@ -120,7 +103,7 @@ class Demo:
                 trained.rule, artifact=trained.digest, trained_on=trained_families(trained)
             ),
             "default": Method(shipped.rule, artifact=shipped.digest, trained_on=trained_families(shipped)),
-            "untrained": untrained_method(config),
+            "untrained": untrained_method(stages[0]),
         }
         run_comparison(comparison, entries, self.out)
         print(f"\nlearning curves: {self.out / CURVES}")
@@ -142,4 +125,4 @@ class Demo:
         rest = [name for name in found if not is_leftover(name)]
         if not OWN.issuperset(rest) or (set(rest) - {LOCK} and TRAINING not in rest):
             raise FileExistsError(f"{self.out} already holds other files than a demo's; choose another --out")
-        stopped_results(self.out, FAMILIES + UNSEEN)
+        stopped_results(self.out, load_recipe("demo")[0].families + UNSEEN)

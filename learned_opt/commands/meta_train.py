@@ -2,72 +2,100 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar
 
-from learned_opt.commands.training import APART, check_device, set_threads, train_births, train_recipe
-from learned_opt.meta.config import BIRTH, MetaConfig
-from learned_opt.meta.presets import ALGORITHMS
-from learned_opt.meta.stages import load_recipe
+import tyro
+
+from learned_opt.commands.session import check_device, first_look, set_threads
+from learned_opt.commands.training import APART, train_recipe, train_seeds
+from learned_opt.meta.config import RunConfig
+from learned_opt.meta.presets import load_preset
+from learned_opt.meta.stages import Recipe, recipe_from
 from learned_opt.progress import MetaProgress, WorkBar
-from learned_opt.rl2.config import MemoryConfig
-from learned_opt.rl2.policies import POLICIES
+from learned_opt.rl2.config import InContextConfig
 from learned_opt.rl2.trainer import InContextTrainer
+from learned_opt.runs.config_file import Table, differing, merged, plain, read, structured
 from learned_opt.runs.distributed import Ranks, joined, launched_by_torchrun
-from learned_opt.runs.folder import BORN, CONFIG, FREE, STAGE, begun, refuse_foreign
+from learned_opt.runs.folder import CONFIG, FREE, SEED, STAGE, begun, refuse_foreign
 from learned_opt.runs.loop import Outcome
-from learned_opt.runs.yaml_file import check_fields, mapping
 
-Algorithm = Literal[
-    "lstm",
-    "learned-start",
-    "maml",
-    "fomaml",
-    "meta-sgd",
-    "meta-lstm",
-    "e-maml",
-    "meta-q",
-    "rl2",
-    "context",
-]
-RULE_FIELDS = {item.name for item in fields(MetaConfig)}
-"""Settings of learned rules."""
+Flat = Annotated[Any, tyro.conf.arg(name="")]
 
 
-@dataclass(frozen=True)
-class MetaTrain:
-    """Meta-train an update rule: --out receives config, metrics, checkpoints and rule.safetensors."""
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What decides which settings there are."""
+
+    preset: str | None = None
+    """A recipe that ships, as `learned-opt list` names them; the shipped rule's by default."""
+    config: Path | None = None
+    """TOML file of settings, or of several stages; it takes precedence over --preset."""
+    rule: str | None = None
+    """Kind of the rule: lstm, classic, sgd, adam, meta-sgd, meta-lstm, or module:Class for one's own."""
+    init_from: str | None = None
+    """A shipped rule or a rule file to start from, instead of --rule."""
+    inner: str | None = None
+    """Kind of the inner algorithm: a2c, ppo, reinforce, dqn, or module:Class."""
+    inner_mixture: tuple[str, ...] = ()
+    """Kinds of inner algorithms for the batches of a family to take in turn."""
+    estimator: str | None = None
+    """Kind of the meta-gradient's estimator: tbptt, es, pes, reptile, or module:Class."""
+    out: Path = Path()
+    resume: bool = False
+
+    def named(self) -> bool:
+        """Whether any is given."""
+        return bool(self.preset or self.config or self.kinds())
+
+    def kinds(self) -> Table:
+        """The pieces whose kind is chosen."""
+        pieces = {"rule": self.rule, "inner": self.inner, "estimator": self.estimator}
+        found: Table = {name: {"kind": kind} for name, kind in pieces.items() if kind is not None}
+        if self.init_from is not None:
+            found["rule"] = {"kind": "saved", "init_from": self.init_from}
+        if self.inner_mixture:
+            found["inner_mixture"] = [{"inner": {"kind": kind}} for kind in self.inner_mixture]
+        return found
+
+    def table(self) -> Table:
+        """What preset, file and kinds say; of a run that is resumed without them, what it began with.
+
+        Raises:
+            ValueError: they say nothing that can be, or an estimator for stages that have their own.
+        """
+        own = self.out / CONFIG
+        resumed = self.resume and self.config is None and own.is_file()
+        data = load_preset(self.preset or "default") if self.preset or not self.config else {}
+        if resumed:
+            named = data if self.preset else {}
+            data = merged(read(own), {name: value for name, value in named.items() if name not in FREE})
+        if self.config is not None:
+            data = merged(data, read(self.config))
+        if self.estimator and any("estimator" in stage for stage in data.get("stages", [])):
+            raise ValueError(
+                "--estimator is ambiguous, for the recipe has stages with estimators of their own: name "
+                "another --preset, such as backpropagation or evolved"
+            )
+        return merged(data, self.kinds())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What meta-training from the command line has in common."""
+
+    for_torchrun: ClassVar[bool] = True
+    """Whether several processes may share it."""
 
     out: Path
     """Folder of the run; must be new or empty, except with --resume."""
+    preset: str | None = None
+    """A recipe that ships, as `learned-opt list` names them; the shipped rule's by default."""
     config: Path | None = None
-    """YAML file with fields of MetaConfig, or of several stages; the options below take precedence."""
-    algorithm: Algorithm | None = None
-    """A known meta-learner, whose settings the options below and a config file take precedence over."""
-    families: tuple[str, ...] | None = None
-    """Task families to train on."""
-    horizon: int | None = None
-    """Steps after which episodes of gymnasium ids are truncated; for ids without a limit of their own, such
-    as Blackjack-v1, or instead of it."""
-    reference: float | None = None
-    """Return of a very good policy in the gymnasium id that is trained on, which validations score 1; its
-    reward threshold by default."""
-    meta_steps: int | None = None
-    """Number of meta-updates."""
-    learners: int | None = None
-    """Learners a group."""
-    hidden: int | None = None
-    """Hidden units a coordinate."""
-    meta_lr: float | None = None
-    """Learning rate of the meta-optimizer."""
-    seed: int | None = None
-    """Seed of everything random."""
-    device: str | None = None
-    """cpu, cuda, cuda:1, ..."""
-    births: int = 1
-    """Train from as many births, of meta-seeds seed, seed + 1, ..., and keep the best on further tasks."""
+    """TOML file of settings, or of several stages; it takes precedence over --preset."""
     resume: bool = False
     """Go on from the checkpoint in --out, exactly as if never stopped; given with the run's settings where
     none was begun yet, begin. So it may be given from the start, and the restarts that torchrun's
@@ -75,32 +103,7 @@ class MetaTrain:
     threads: int | None = None
     """CPU threads; torch's choice by default."""
 
-    def run(self) -> int:
-        """Train, and say where the rule, or the policy, lies."""
-        with joined() as ranks:
-            return self._run(ranks)
-
-    def _run(self, ranks: Ranks) -> int:
-        resume = self.resume and ranks.agree(self._is_begun)
-        asked = replace(self, resume=resume)
-        if ranks.agree(asked._is_policy):
-            if ranks.shard.count > 1:
-                raise ValueError("in-context policies are trained by one process: leave torchrun out")
-            return asked._train_policy()
-        recipe = ranks.agree(asked.recipe)
-        if self.births > 1:
-            train = partial(train_births, resume=resume, threads=self.threads, ranks=ranks)
-            done = train(recipe, self.out, self.births)
-            if not done and ranks.first:
-                print("interrupted; go on with the same command and --resume")
-            return 0 if done else 130
-        outcome = train_recipe(recipe, self.out, resume=resume, threads=self.threads, ranks=ranks)
-        if ranks.first:
-            print(f"{outcome.step} meta-steps; {outcome.diverged} learners diverged and were restarted")
-            return self._tell(outcome)
-        return 130 if outcome.interrupted else 0
-
-    def _is_begun(self) -> bool:
+    def _is_begun(self, *, named: bool) -> bool:
         """Whether there is a run to go on with, or it begins here, killed maybe before it wrote anything.
 
         Raises:
@@ -110,103 +113,141 @@ class MetaTrain:
         if begun(self.out):
             return True
         refuse_foreign(self.out)
-        if not (launched_by_torchrun() or self._settings()):
+        if not (launched_by_torchrun() or named):
             raise ValueError(f"{self.out} holds no run to resume: give its settings to begin one there")
         return False
 
-    def _settings(self) -> dict[str, Any]:
-        """The options given that decide what is learned."""
-        names = {*RULE_FIELDS, "config", "algorithm"} & {item.name for item in fields(self)}
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
-    def _is_policy(self) -> bool:
-        own = self.out / CONFIG
-        return self.algorithm in POLICIES or (self.resume and own.exists() and "algorithm" in mapping(own))
+@dataclass(frozen=True, kw_only=True)
+class MetaTrain(Training):
+    """Meta-train an update rule: --out receives config, metrics, checkpoints and rule.safetensors.
 
-    def _tell(self, outcome: Outcome, product: str = "rule") -> int:
-        """Say how it ended; returns the exit code."""
-        if outcome.interrupted:
-            print(f"interrupted; the {product} as it stands: {outcome.path}")
-            print("go on with the same command and --resume")
-            return 130
-        sentence = outcome.verdict.sentence(product) or f"the best validated {product}"
-        print(f"{sentence}: {outcome.path}")
-        return 0
+    Without further options it is the shipped rule's recipe. Each setting is an option, which counts for all
+    stages of a recipe; --stages.2.OPTION sets the second alone.
+    """
 
-    def _train_policy(self) -> int:
-        config = self.policy_config()
+    rule: str | None = None
+    """Kind of the rule: lstm, classic, sgd, adam, meta-sgd, meta-lstm, or module:Class for one's own."""
+    init_from: str | None = None
+    """A shipped rule or a rule file to start from, instead of --rule."""
+    inner: str | None = None
+    """Kind of the inner algorithm: a2c, ppo, reinforce, dqn, or module:Class."""
+    inner_mixture: tuple[str, ...] = ()
+    """Kinds of inner algorithms for the batches of a family to take in turn."""
+    estimator: str | None = None
+    """Kind of the meta-gradient's estimator: tbptt, es, pes, reptile, or module:Class."""
+    meta_seeds: int = 1
+    """Train from as many meta-seeds, seed, seed + 1, ..., and keep the best on further tasks."""
+    run_config: Annotated[RunConfig, tyro.conf.arg(name="")] = RunConfig()
+    stages: dict[str, RunConfig] = field(default_factory=dict)
+    """Each stage's own settings, by its number."""
+    given: tyro.conf.Suppress[tyro.conf.Fixed[Recipe]] = ()
+    """The recipe before options."""
+
+    def run(self) -> int:
+        """Train, and say where the rule lies."""
+        with joined() as ranks:
+            return self._run(ranks)
+
+    def recipe(self) -> Recipe:
+        """The stages with the options given.
+
+        Raises:
+            ValueError: a stage cannot have them.
+        """
+        before = plain(self.given[0])
+        for_all = differing(before, plain(self.run_config))
+        stages = []
+        for number, stage in enumerate(self.given, 1):
+            table = merged(plain(stage), fitting(for_all, plain(stage), before))
+            alone = self.stages.get(str(number), stage)
+            table = merged(table, differing(plain(stage), plain(alone)))
+            stages.append(structured(RunConfig, table, f"stage {number}" if self.stages else "options"))
+        return tuple(stages)
+
+    def _run(self, ranks: Ranks) -> int:
+        recipe = ranks.agree(self.recipe)
+        named = bool(self.preset or self.config or self.rule or self.inner or self.estimator)
+        named = named or recipe != self.given
+        resume = self.resume and ranks.agree(partial(self._is_begun, named=named))
+        if self.meta_seeds > 1:
+            train = partial(train_seeds, resume=resume, threads=self.threads, ranks=ranks)
+            done = train(recipe, self.out, self.meta_seeds)
+            if not done and ranks.first:
+                print("interrupted; go on with the same command and --resume")
+            return 0 if done else 130
+        if resume and any(self.out.glob(f"{SEED}*")):
+            raise ValueError(f"{self.out} holds a run of several meta-seeds: resume it with its --meta-seeds")
+        if resume and len(recipe) == 1 and any(self.out.glob(f"{STAGE}*")):
+            raise ValueError(
+                f"{self.out} holds a run of several stages: resume it with its --config or --preset"
+            )
+        outcome = train_recipe(recipe, self.out, resume=resume, threads=self.threads, ranks=ranks)
+        if ranks.first:
+            print(f"{outcome.step} meta-steps; {outcome.diverged} learners diverged and were restarted")
+            return tell(outcome, "rule")
+        return 130 if outcome.interrupted else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPolicy(Training):
+    """Train a policy that adapts in context: --out receives config, metrics and policy.safetensors."""
+
+    run_config: Annotated[InContextConfig, tyro.conf.arg(name="")] = InContextConfig()
+
+    def run(self) -> int:
+        """Train, and say where the policy lies."""
+        config = self.run_config
+        with joined() as ranks:
+            if ranks.shard.count > 1:
+                raise ValueError("in-context policies are trained by one process: leave torchrun out")
+        resume = self.resume and self._is_begun(named=self.preset is not None or self.config is not None)
         check_device(config.device)
         set_threads(self.threads)
-        trainer = InContextTrainer(config, self.out, resume=self.resume)
+        trainer = InContextTrainer(config, self.out, resume=resume)
         print(APART.format(config.family))
-        with WorkBar("meta-training", "meta-steps") as bar:
+        with WorkBar("meta-training", "iterations") as bar:
             outcome = trainer.run(MetaProgress(bar, config.meta_steps, "trials/s", "mean total reward"))
-        print(f"{outcome.step} meta-steps; mean total reward of a trial {outcome.verdict.best:.2f}")
-        return self._tell(outcome, "policy")
+        best = outcome.best["mean_total_reward"]
+        print(f"{outcome.step} iterations; mean total reward of a trial {best:.2f}")
+        return tell(outcome, "policy")
 
-    def policy_config(self) -> MemoryConfig:
-        """Of an in-context policy, which has no update rule to be learned."""
-        path = self.out / CONFIG if self.resume and self.config is None else self.config
-        data = {} if path is None else mapping(path)
-        given = {
-            "algorithm": self.algorithm,
-            "horizon": self.horizon,
-            "meta_steps": self.meta_steps,
-            "trials": self.learners,
-            "hidden": self.hidden,
-            "meta_lr": self.meta_lr,
-            "seed": self.seed,
-            "device": self.device,
-        }
-        if self.families is not None:
-            if len(self.families) != 1:
-                raise ValueError(f"{self.algorithm} is trained on one family, got {', '.join(self.families)}")
-            given["family"] = self.families[0]
-        data.update({name: value for name, value in given.items() if value is not None})
-        if self.reference is not None:
-            raise ValueError(f"reference is of update rules: leave it out for {self.algorithm}")
-        if self.births != 1:
-            raise ValueError(f"births are of update rules: leave --births out for {self.algorithm}")
-        names = {item.name for item in fields(MemoryConfig)}
-        for name in data:
-            if name in RULE_FIELDS - names:
-                raise ValueError(f"{name} is of update rules, and {self.algorithm} has none: leave it out")
-        check_fields(MemoryConfig, data, "the configuration", "")
-        return MemoryConfig(**data)
 
-    def _own_stage(self, path: Path) -> MetaConfig:
-        """What a run was begun with; a named algorithm comes first, so that another one is refused."""
-        own, named = mapping(path), dict(ALGORITHMS[self.algorithm] if self.algorithm else {})
-        learner = {**own.get("learner", {}), **named.pop("learner", {})}
-        named = {name: value for name, value in named.items() if name not in FREE}
-        return MetaConfig.from_dict({**own, **named, "learner": learner}, str(path))
+def meta_train(arguments: Sequence[str]) -> MetaTrain | TrainPolicy:
+    """The command as its first options make it, for all others to change.
 
-    def recipe(self) -> tuple[MetaConfig, ...]:
-        """The file's stages, with the options given; a resumed run reads its own files."""
-        if self.births < 1:
-            raise ValueError(f"births must be at least 1, got {self.births}")
-        if self.resume and self.births == 1 and any(self.out.glob(f"{BORN}*")):
-            raise ValueError(f"{self.out} holds a run of several births: resume it with its --births")
-        folder = self.out / f"{BORN}1" if self.births > 1 else self.out
-        if self.config is not None:
-            stages = load_recipe(self.config, ALGORITHMS[self.algorithm or "lstm"])
-        elif self.resume:
-            own = sorted(folder.glob(f"{STAGE}*/{CONFIG}")) or [folder / CONFIG]
-            if not own[0].exists():
-                raise ValueError(f"{self.out} holds no run to resume")
-            if len(own) > 1 or own[0].parent != folder:
-                raise ValueError(f"{self.out} holds a run of several stages: resume it with its --config")
-            stages = (self._own_stage(own[0]),)
-        else:
-            stages = (MetaConfig.from_dict(dict(ALGORITHMS[self.algorithm or "lstm"])),)
-        given: dict[str, Any] = {
-            field.name: getattr(self, field.name)
-            for field in fields(MetaConfig)
-            if getattr(self, field.name, None) is not None
-        }
-        if len(stages) > 1 and self.meta_steps is not None:
-            raise ValueError(
-                f"--meta-steps is ambiguous: {self.config} has {len(stages)} stages; edit it there"
-            )
-        later = {name: value for name, value in given.items() if name not in BIRTH}
-        return tuple(replace(stage, **(later if index else given)) for index, stage in enumerate(stages))
+    Raises:
+        ValueError: preset, file or kinds that cannot be.
+    """
+    choices = first_look(Choices, arguments)
+    data = choices.table()
+    common: Table = {"out": tyro.MISSING, "preset": choices.preset, "config": choices.config}
+    if "kind" in data:
+        config = structured(InContextConfig, data, str(choices.config or f"preset {choices.preset}"))
+        return TrainPolicy(**common, run_config=config)
+    recipe = recipe_from(data, str(choices.config or "the recipe"))
+    several = len(recipe) > 1 and not {"-h", "--help"} & set(arguments)  # help would say all twice more
+    stages = {str(number): stage for number, stage in enumerate(recipe, 1)} if several else {}
+    return MetaTrain(**common, run_config=recipe[0], stages=stages, given=recipe)
+
+
+def fitting(changes: Mapping[str, Any], stage: Mapping[str, Any], first: Mapping[str, Any]) -> Table:
+    """Of what is changed of the first stage, what counts for another: not its pieces of another kind."""
+    alike: Table = {}
+    for name, value in changes.items():
+        theirs, ours = stage.get(name), first.get(name)
+        pieces = isinstance(theirs, Mapping) and isinstance(ours, Mapping)
+        if not pieces or theirs.get("kind") == ours.get("kind"):  # type: ignore[union-attr]
+            alike[name] = value
+    return alike
+
+
+def tell(outcome: Outcome, what: str) -> int:
+    """Say how it went; returns the exit code."""
+    if outcome.interrupted:
+        print(f"interrupted; the {what} as it stands: {outcome.path}")
+        print("go on with the same command and --resume")
+        return 130
+    sentence = outcome.verdict.sentence(what)
+    print(f"{sentence}: {outcome.path}" if sentence else f"the best validated {what}: {outcome.path}")
+    return 0

@@ -22,9 +22,8 @@ from learned_opt.analysis.metaworld import (
 from learned_opt.artifacts import load_artifact
 from learned_opt.commands.outputs import check_folder, make_folder
 from learned_opt.commands.rule_conditions import learner_of, trained_families
-from learned_opt.commands.training import check_device, set_threads
-from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.presets import ALGORITHMS
+from learned_opt.commands.session import check_device, set_threads
+from learned_opt.meta.stages import load_recipe
 from learned_opt.progress import WorkBar
 from learned_opt.tasks import MetaWorldFamily
 from learned_opt.tasks.metaworld import is_benchmark
@@ -83,7 +82,7 @@ class MetaWorld:
             self.together,
         )
         artifact = load_artifact(self.rule)
-        learner = MetaConfig.from_dict({"learner": ALGORITHMS["maml"]["learner"]}).learner
+        learner = load_recipe("maml")[0].inner
         if artifact.rule.initialization:
             learner = learner_of({self.rule: artifact})
         family = MetaWorldFamily(self.benchmark)

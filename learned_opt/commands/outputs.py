@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 MARKS = {
-    "meta-train": ("config.yaml", "*.safetensors", "metrics.csv", "*.ckpt", "stage-*", "birth-*"),
+    "meta-train": ("config.toml", "*.safetensors", "metrics.csv", "*.ckpt", "stage-*", "seed-*"),
     "demo": ("meta-training",),
     "ablate": ("variants",),
     "compare": ("cache", "results.json.gz", "curves.png"),

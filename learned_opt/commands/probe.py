@@ -14,7 +14,7 @@ from learned_opt.analysis.interpret.probe_plots import plot_paths, plot_probe
 from learned_opt.analysis.result_file import encode, read_results, write_results
 from learned_opt.artifacts import load_artifact
 from learned_opt.commands.outputs import check_folder, make_folder
-from learned_opt.commands.training import set_threads
+from learned_opt.commands.session import set_threads
 from learned_opt.files import is_leftover
 from learned_opt.provenance import environment
 from learned_opt.rules import Adam

@@ -7,7 +7,7 @@ from typing import Any
 
 from learned_opt.algorithms import A2C, InnerAlgorithm
 from learned_opt.artifacts import Artifact
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import RunConfig, run_config
 from learned_opt.rl2.artifact import PolicyArtifact
 from learned_opt.runs.config_file import plain, structured
 from learned_opt.tasks import needs_import
@@ -18,25 +18,25 @@ def trained_families(artifact: Artifact | PolicyArtifact) -> tuple[str, ...]:
     return tuple(artifact.header["provenance"].get("families", []))
 
 
-def run_of(artifact: Artifact) -> MetaConfig:
-    """The configuration that a rule was born with; the default one if its header has none."""
+def run_of(artifact: Artifact) -> RunConfig:
+    """The configuration that a rule was initialized with; the default one if its header has none."""
     provenance = artifact.header["provenance"]
     while isinstance(provenance.get("started_from"), dict):
         provenance = provenance["started_from"]
-    born = _configuration(provenance)
-    if born.start:
+    begun = _configuration(provenance)
+    if begun.rule.source() is not None:
         raise ValueError(
             "the rule's header names another file that it was started from, and a file named in a header is "
             "never opened: leave --untrained out"
         )
-    return born
+    return begun
 
 
-def _configuration(provenance: dict[str, Any]) -> MetaConfig:
+def _configuration(provenance: dict[str, Any]) -> RunConfig:
     settings = provenance.get("configuration", {})
     if not isinstance(settings, dict):
         raise ValueError("the rule's header holds no readable configuration")
-    config = MetaConfig.from_dict(settings, "the rule's header")
+    config = run_config(settings, "the rule's header", importing=False)
     for name in filter(needs_import, config.families):
         raise ValueError(f"the rule's header names the family {name}: files import no code, do that first")
     return config
@@ -49,7 +49,7 @@ def learner_of(artifacts: dict[str, Artifact]) -> InnerAlgorithm:
         ValueError: two starts are for different learners.
     """
     theirs = {
-        name: _configuration(artifact.header["provenance"]).learner
+        name: _configuration(artifact.header["provenance"]).inner
         for name, artifact in artifacts.items()
         if artifact.rule.initialization
     }
@@ -85,13 +85,13 @@ def conditions_left(
         provenance = artifact.header["provenance"]
         settings = provenance.get("configuration", {})
         try:
-            theirs = plain(structured(InnerAlgorithm, settings["learner"], "the header", importing=False))
+            theirs = plain(structured(InnerAlgorithm, settings["inner"], "the header", importing=False))
             longest = float(provenance["lifetimes"][1])
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             continue  # nothing that could be compared with
         left |= dict.fromkeys(name for name, value in plain(learner).items() if theirs.get(name) != value)
         if updates > longest:
             left["updates"] = None
-        if settings.get("horizon") != horizon:
+        if settings.get("max_episode_steps") != horizon:
             left["horizon"] = None
     return tuple(left)

@@ -1,4 +1,4 @@
-"""Meta-train a recipe: stage after stage, birth after birth."""
+"""Meta-train a recipe: stage after stage, meta-seed after meta-seed."""
 
 from __future__ import annotations
 
@@ -8,55 +8,35 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from learned_opt.artifacts import load_artifact, save_rule
+from learned_opt.commands.session import check_device, set_threads
 from learned_opt.files import write_atomically
-from learned_opt.meta.config import CRITERIA, MetaConfig
+from learned_opt.meta.config import METRICS, RunConfig, run_config
 from learned_opt.meta.initial_rule import new_rule
+from learned_opt.meta.stages import following
 from learned_opt.meta.trainer import ARTIFACT, MetaTrainer
 from learned_opt.meta.validation import Validator
 from learned_opt.progress import MetaProgress, WorkBar
+from learned_opt.runs.config_file import read
 from learned_opt.runs.distributed import ALONE, Ranks, claim_device
 from learned_opt.runs.divergence import DivergenceError
-from learned_opt.runs.folder import BORN, CONFIG, STAGE, holds_run, is_occupied, refuse_occupied
+from learned_opt.runs.folder import CONFIG, SEED, STAGE, holds_run, is_occupied, refuse_occupied
 from learned_opt.runs.loop import Outcome
 from learned_opt.runs.verdict import improvements
-from learned_opt.runs.yaml_file import mapping
 from learned_opt.tasks import FAMILIES
 from learned_opt.tasks.metaworld import is_benchmark
 
 APART = "tasks of {}; those of validation, and those that compare and trial show, are drawn apart"
 DONE = "done"
 """Marks the folder of a recipe that was trained to its end."""
+JUDGES = "births"
+"""Names the tasks that meta-seeds are judged on: another name would draw others."""
 JUDGED = 3
-"""Births are judged on this many times as many tasks as a validation has."""
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that is not there.
-
-    Raises:
-        ValueError: torch cannot use it.
-    """
-    try:
-        torch.Generator(device)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {device!r} cannot be used: {reason}") from error
-
-
-def set_threads(threads: int | None) -> None:
-    """Use this many CPU threads from here on, if a number is given."""
-    if threads is not None:
-        if threads < 1:
-            raise ValueError(f"threads must be at least 1, got {threads}")
-        torch.set_num_threads(threads)
+"""Meta-seeds are judged on this many times as many tasks as a validation has."""
 
 
 def train_recipe(
-    stages: Sequence[MetaConfig],
+    stages: Sequence[RunConfig],
     out: Path,
     *,
     resume: bool = False,
@@ -73,25 +53,26 @@ def train_recipe(
         return train(stages[0], out, resume=resume, threads=threads, ranks=ranks)
     if not resume:
         ranks.agree(partial(refuse_occupied, out))
-    start = stages[0].start
+    rule: str | None = None
     for number, stage in enumerate(stages, 1):
         folder = out / f"{STAGE}{number}"
         if ranks.first:
-            print(f"stage {number} of {len(stages)}: {stage.estimator}, {stage.meta_steps} meta-steps")
-        outcome = train(replace(stage, start=start), folder, resume=resume, threads=threads, ranks=ranks)
+            print(f"stage {number} of {len(stages)}: {stage.estimator.kind}, {stage.meta_steps} meta-steps")
+        given = stage if rule is None else following(stage, rule)
+        outcome = train(given, folder, resume=resume, threads=threads, ranks=ranks)
         if outcome.interrupted:
             break
         sentence = outcome.verdict.sentence()
         if ranks.first and sentence and number < len(stages):
             print(f"stage {number} of {len(stages)}: {sentence}")
-        start = str(outcome.path)
+        rule = str(outcome.path)
     path, source = out / ARTIFACT, outcome.path
     ranks.agree(lambda: write_atomically(path, source.read_bytes()))
     return replace(outcome, path=path)
 
 
 def train_once(
-    stages: Sequence[MetaConfig], folder: Path, *, threads: int | None = None, ranks: Ranks = ALONE
+    stages: Sequence[RunConfig], folder: Path, *, threads: int | None = None, ranks: Ranks = ALONE
 ) -> bool:
     """Train a recipe to its end unless that was done before; what was interrupted goes on.
 
@@ -111,97 +92,94 @@ def train_once(
     return True
 
 
-def _as_before(stages: Sequence[MetaConfig], folder: Path) -> bool:
+def _as_before(stages: Sequence[RunConfig], folder: Path) -> bool:
     """Whether a recipe that was trained in a folder had these settings, as far as the folder tells."""
     for number, stage in enumerate(stages, 1):
         path = (folder / f"{STAGE}{number}" if len(stages) > 1 else folder) / CONFIG
         if path.exists():
-            before = MetaConfig.from_dict(mapping(path), str(path))
-            if replace(before, start=stage.start) != stage:
+            before = run_config(read(path), str(path))
+            if (before if number == 1 else replace(before, rule=stage.rule)) != stage:
                 return False
     return True
 
 
-def train_births(
-    stages: Sequence[MetaConfig],
+def train_seeds(
+    stages: Sequence[RunConfig],
     out: Path,
-    births: int,
+    count: int,
     *,
     resume: bool = False,
     threads: int | None = None,
     ranks: Ranks = ALONE,
 ) -> bool:
-    """Train a recipe from several births, one after the other, and keep the best of the rules they give.
+    """Train a recipe from several meta-seeds, one after the other, and keep the best of the rules they give.
 
-    Birth i trains in out/birth-i, of the recipe's meta-seed + i - 1. All are judged by the last stage's
-    criterion on the same new tasks of its families, which no birth was trained, validated or calibrated
-    on (where it compares with a rule, with that of the first birth, untrained), and the best one is
-    copied to `out`; its header then names all births and their scores.
-    A birth whose learners diverge is left out.
+    Meta-seed s trains in out/seed-s, from the recipe's own on. All are judged by the last stage's metric on
+    the same new tasks of its families, which none was trained, validated or calibrated on (where it compares
+    with a rule, with that of the first one, untrained), and the best one is copied to `out`; its header then
+    names all meta-seeds and their scores. One whose learners diverge is left out.
 
     Returns:
-        Whether all births came to their end.
+        Whether all came to their end.
 
     Raises:
         FileExistsError: `out` already holds something, and `resume` was not asked for.
-        DivergenceError: no birth is left.
+        DivergenceError: no meta-seed is left.
     """
     if not resume:
         ranks.agree(partial(refuse_occupied, out))
-    born: dict[int, Path] = {}
-    for number in range(1, births + 1):
-        seed, folder = stages[0].seed + number - 1, out / f"{BORN}{number}"
+    made: dict[int, Path] = {}
+    for number, seed in enumerate(range(stages[0].seed, stages[0].seed + count), 1):
+        folder = out / f"{SEED}{seed}"
         if ranks.first:
-            print(f"birth {number} of {births}: meta-seed {seed}")
+            print(f"meta-seed {seed}, {number} of {count}")
         try:
             recipe = [replace(stage, seed=seed) for stage in stages]
             if not train_once(recipe, folder, threads=threads, ranks=ranks):
                 return False
         except DivergenceError as error:
             if ranks.first:
-                print(f"left out birth {number}: {error}", file=sys.stderr)
+                print(f"left out meta-seed {seed}: {error}", file=sys.stderr)
         else:
-            born[seed] = folder / ARTIFACT
-    if not born:
-        raise DivergenceError(f"all {births} births diverged: lower meta_lr or nominal_lr")
-    last = stages[-1]
+            made[seed] = folder / ARTIFACT
+    if not made:
+        raise DivergenceError(f"all {count} meta-seeds diverged: lower meta_lr or the rule's learning_rate")
+    last, metric = stages[-1], stages[-1].validation.metric
     claim_device(last.device, ranks)
     check_device(last.device)
     set_threads(threads)
-    tasks = JUDGED * last.validation_tasks
-    wider = replace(last, validation_tasks=tasks)
-    judge = Validator(wider, "births", ranks=ranks, rival=new_rule(stages[0]).to(last.device))
-    artifacts = {seed: load_artifact(path) for seed, path in born.items()}
+    tasks = JUDGED * last.validation.num_tasks
+    wider = replace(last, validation=replace(last.validation, num_tasks=tasks))
+    judge = Validator(wider, JUDGES, ranks=ranks, reference_rule=new_rule(stages[0]).to(last.device))
+    artifacts = {seed: load_artifact(path) for seed, path in made.items()}
     scores = {seed: round(judge(each.rule.to(last.device))["all"], 6) for seed, each in artifacts.items()}
     best = artifacts[max(scores, key=scores.__getitem__)]
     apart = len(set(scores.values())) > 1 or len(scores) == 1
-    story = {
+    facts = {
         "seeds": list(scores),
         "scores": list(scores.values()),
-        "criterion": last.criterion,
+        "metric": metric,
         "tasks": tasks,
         "told_apart": apart,
     }
-    provenance = {**best.header["provenance"], "births": story}
+    provenance = {**best.header["provenance"], "meta_seeds": facts}
     ranks.agree(lambda: save_rule(best.rule, out / ARTIFACT, provenance))
     if ranks.first:
         for seed, score in scores.items():
+            print(f"meta-seed {seed}: {METRICS[metric]} {score:.3f} on {tasks} further tasks a family")
+        none = f"all meta-seeds score the same, so that none is the best; the first is kept: {out / ARTIFACT}"
+        print(f"the best of {count} meta-seeds: {out / ARTIFACT}" if apart else none)
+        improved = list(improvements(best.header["provenance"]))
+        if improved and not any(improved):
             print(
-                f"meta-seed {seed}: {CRITERIA[last.criterion]} {score:.3f} on {tasks} further tasks a family"
-            )
-        none = f"all births score the same, so that none is the best; the first is kept: {out / ARTIFACT}"
-        print(f"the best of {births} births: {out / ARTIFACT}" if apart else none)
-        told = list(improvements(best.header["provenance"]))
-        if told and not any(told):
-            print(
-                "meta-training did NOT improve the rule: in the birth that is kept none validated better "
-                "than the one that it began with"
+                "meta-training did NOT improve the rule: from the meta-seed that is kept none validated "
+                "better than the one that it began with"
             )
     return True
 
 
 def train(
-    config: MetaConfig,
+    config: RunConfig,
     out: Path,
     *,
     resume: bool = False,
@@ -230,5 +208,7 @@ def train(
         print(f"except for {', '.join(finite)}: there are so few tasks that training meets them all")
     with WorkBar("meta-training", "meta-steps") as bar:
         return trainer.run(
-            MetaProgress(bar, config.meta_steps, score=f"{CRITERIA[config.criterion]} on validation tasks")
+            MetaProgress(
+                bar, config.meta_steps, score=f"{METRICS[config.validation.metric]} on validation tasks"
+            )
         )

@@ -12,9 +12,9 @@ from rich.table import Table
 from learned_opt.analysis.reporting.training_curves import Curve, plot_training, validation_curve
 from learned_opt.analysis.rl2.trials import TRIALS, plot_trials, run_trials
 from learned_opt.commands.outputs import check_folder, make_folder
-from learned_opt.commands.training import check_device, set_threads
+from learned_opt.commands.session import check_device, set_threads
 from learned_opt.rl2.artifact import PolicyArtifact, load_policy
-from learned_opt.rl2.config import MemoryConfig
+from learned_opt.rl2.config import InContextConfig
 from learned_opt.verbatim import console, visible
 
 
@@ -85,7 +85,7 @@ class Trial:
 
     def _draw_training(self, loaded: dict[str, PolicyArtifact]) -> Path | None:
         """Validations of the policies' runs, those that differ in the meta-seed alone together."""
-        groups: dict[MemoryConfig, list[Curve]] = {}
+        groups: dict[InContextConfig, list[Curve]] = {}
         for path, artifact in zip(self.policy, loaded.values(), strict=True):
             curve = validation_curve(path.parent)
             if curve:

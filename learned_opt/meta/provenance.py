@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from learned_opt.artifacts import Artifact
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import RunConfig
 from learned_opt.meta.estimators.base import LearnerGroup
 from learned_opt.policies.base import Policies
+from learned_opt.runs.config_file import plain
 
 
 def provenance(
-    config: MetaConfig,
+    config: RunConfig,
     groups: Sequence[LearnerGroup],
     *,
     step: int,
@@ -36,11 +37,11 @@ def provenance(
         "seed": config.seed,
         "meta_steps": step,
         "lifetimes": [
-            min(group.config.shortest_life for group in groups),
-            max(group.config.longest_life for group in groups),
+            min(group.problems.horizon.min for group in groups),
+            max(group.problems.horizon.max for group in groups),
         ],
         "validation": {key: round(value, 6) for key, value in scores.items()},
-        "configuration": config.to_dict(),
+        "configuration": plain(config),
         "licence": "Apache-2.0",
     }
     if policies:
@@ -51,6 +52,6 @@ def provenance(
         }
     if origin is not None:
         # A path says nothing elsewhere; the file's hash and its own story do.
-        facts["configuration"]["start"] = origin.digest
+        facts["configuration"]["rule"]["init_from"] = origin.digest
         facts["started_from"] = origin.header["provenance"]
     return facts

@@ -1,70 +1,63 @@
-"""Recipes: configurations of stages, and variants of them, from YAML files."""
+"""Recipes: runs in stages, each of which starts from the rule of the one before; and variants of them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from learned_opt.meta.config import BIRTH, OF_RULE, MetaConfig
-from learned_opt.runs.yaml_file import mapping
+from learned_opt.meta.config import RunConfig, run_config
+from learned_opt.meta.presets import load_preset
+from learned_opt.rules.saved import SavedRule
+from learned_opt.runs.config_file import merged, read
 
-Recipe = tuple[MetaConfig, ...]
-"""Stages, each of which starts from the rule of the one before."""
+Recipe = tuple[RunConfig, ...]
+OF_FIRST = ("rule", "learned_init")
+"""What a recipe starts from: said of all of it, or of its first stage."""
 
 
-def load_recipe(path: Path, algorithm: dict[str, Any] | None = None) -> Recipe:
-    """Read a YAML file of one or several stages; what it leaves out is as in `algorithm`.
+def recipe_from(data: Mapping[str, Any], source: str) -> Recipe:
+    """A recipe from plain data: settings hold for all stages, those in `stages`, a list of tables, for one.
 
     Raises:
-        ValueError: as `MetaConfig.load` and `recipe_from`.
+        ValueError: an unknown setting, a bad value, or stages that are no list of tables.
     """
-    data, algorithm = mapping(path), dict(algorithm or {})
-    if "start" in data or "rule" in data:
-        own = () if "start" in data else OF_RULE.get(str(data["rule"]), ())
-        for name in {*BIRTH[2:-1], "without"} - set(own):
-            algorithm.pop(name, None)
-    learner = data.get("learner", {})
-    if isinstance(learner, dict):
-        data["learner"] = {**algorithm.get("learner", {}), **learner}
-    return recipe_from({**algorithm, **data}, str(path))
+    common = {name: value for name, value in data.items() if name != "stages"}
+    stages = data.get("stages", [{}])
+    if not isinstance(stages, list) or not stages or not all(isinstance(each, Mapping) for each in stages):
+        raise ValueError(f"{source}: stages must be a list of tables of settings")
+    for stage in stages[1:]:
+        named = ", ".join(name for name in OF_FIRST if name in stage)
+        if named:
+            raise ValueError(f"{source}: {named} can only be said of the first stage")
+    first = {name: value for name, value in stages[0].items() if name in OF_FIRST}
+    return tuple(run_config(merged(merged(common, first), stage), source) for stage in stages)
+
+
+def load_recipe(preset: str | None = None, path: Path | None = None) -> Recipe:
+    """The recipe of a preset, of a file, or of a preset with what a file changes.
+
+    Raises:
+        ValueError: as `load_preset`, `read` and `recipe_from`.
+    """
+    data = load_preset(preset) if preset else {}
+    return recipe_from(merged(data, {} if path is None else read(path)), str(path or f"preset {preset}"))
 
 
 def load_variants(path: Path) -> dict[str, Recipe]:
-    """Read a YAML file of recipes: fields, and under `variants` what each changes, by name.
+    """Read a TOML file of recipes: settings, and under `variants` what each changes, by name.
 
     Raises:
-        ValueError: as `load_recipe`; or variants that are no mapping of names to mappings.
+        ValueError: as `recipe_from`; or variants that are no table of tables.
     """
-    common = mapping(path)
+    common = read(path)
     variants = common.pop("variants", None)
     if not isinstance(variants, dict) or not all(isinstance(each, dict) for each in variants.values()):
-        raise ValueError(f"{path}: variants must be a mapping of names to mappings of fields")
-    if len(set(map(str, variants))) < len(variants):
-        raise ValueError(f"{path}: two variants are called alike: {', '.join(map(repr, variants))}")
-    return {str(name): recipe_from({**common, **each}, f"{path}: {name}") for name, each in variants.items()}
+        raise ValueError(f"{path}: variants must be a table of tables of settings")
+    return {name: recipe_from(merged(common, each), f"{path}: {name}") for name, each in variants.items()}
 
 
-def recipe_from(data: dict[str, Any], source: str) -> Recipe:
-    """A recipe from plain data: fields hold for all stages, those in `stages`, a list of mappings, for one.
-
-    Raises:
-        ValueError: an unknown field, a bad value, or stages that are no list of mappings.
-    """
-    common = dict(data)
-    stages = common.pop("stages", [{}])
-    if not isinstance(stages, list) or not stages or not all(isinstance(stage, dict) for stage in stages):
-        raise ValueError(f"{source}: stages must be a list of mappings of field names to values")
-    learner = common.get("learner", {})
-    configs = []
-    for index, stage in enumerate(stages):
-        merged = {**common, **stage}
-        if isinstance(learner, dict) and isinstance(stage.get("learner", {}), dict):
-            merged["learner"] = {**learner, **stage.get("learner", {})}
-        if index:
-            named = sorted(set(stage) & set(BIRTH))
-            if named:
-                raise ValueError(f"{source}: {', '.join(named)} can only be said of the first stage")
-            for name in set(BIRTH) - {"rule", "initialisation"}:
-                merged.pop(name, None)
-        configs.append(MetaConfig.from_dict(merged, source))
-    return tuple(configs)
+def following(stage: RunConfig, rule: str) -> RunConfig:
+    """A stage as it goes on from the rule in a file."""
+    return replace(stage, rule=SavedRule(rule, stage.rule.ablation()))  # type: ignore[arg-type]

@@ -13,12 +13,9 @@ import torch
 from torch import Tensor
 
 from learned_opt.artifacts import load_artifact, save_rule
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import RunConfig
 from learned_opt.meta.estimators.base import LearnerGroup, Window
-from learned_opt.meta.estimators.es import EvolutionGroup
 from learned_opt.meta.estimators.presentation import Presentation
-from learned_opt.meta.estimators.reptile import ReptileGroup
-from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.initial_rule import new_rule
 from learned_opt.meta.lr_calibration import CALIBRATION, calibrate
 from learned_opt.meta.provenance import provenance
@@ -26,19 +23,13 @@ from learned_opt.meta.validation import Validator
 from learned_opt.policies.base import Policies, check_names
 from learned_opt.rules.base import UpdateRule
 from learned_opt.runs.checkpoint import check_fits, load_optimizer
+from learned_opt.runs.config_file import plain
 from learned_opt.runs.distributed import ALONE, Ranks
 from learned_opt.runs.loop import MetaStep, TrainingRun
 from learned_opt.runs.lr_schedule import cosine
 from learned_opt.tasks.random import derive_seed
 
 ARTIFACT = "rule.safetensors"
-GROUPS: dict[str, type[LearnerGroup]] = {
-    "tbptt": TruncatedGroup,
-    "es": EvolutionGroup,
-    "pes": EvolutionGroup,
-    "reptile": ReptileGroup,
-}
-"""What computes meta-gradients, by estimator."""
 METRICS = ("reward", "return", "success", "gradient_norm", "meta_gradient_norm", "diverged")
 """In metrics.csv: "reward" is the mean of a step, which tells nothing where every step pays the same, and
 "return" the mean of the episodes that ended meanwhile, empty if none did."""
@@ -53,7 +44,7 @@ class MetaTrainer(TrainingRun[UpdateRule]):
 
     Args:
         config: the run.
-        folder: where config.yaml, metrics, checkpoints and rule.safetensors go.
+        folder: where config.toml, metrics, checkpoints and rule.safetensors go.
         resume: go on from the folder's checkpoint.
         policies: how to make policies of one's own, by family; the others' are stacked perceptrons. They
             are no part of the saved configuration: give the same to resume.
@@ -72,7 +63,7 @@ class MetaTrainer(TrainingRun[UpdateRule]):
 
     def __init__(
         self,
-        config: MetaConfig,
+        config: RunConfig,
         folder: Path,
         *,
         resume: bool = False,
@@ -80,63 +71,66 @@ class MetaTrainer(TrainingRun[UpdateRule]):
         ranks: Ranks = ALONE,
     ) -> None:
         check_names(policies, config.families)
+        optimizer = config.meta_optimizer
         super().__init__(
-            config.to_dict(),
+            plain(config),
             folder,
             meta_steps=config.meta_steps,
-            validate_every=config.validate_every,
-            early_stop_score=config.target or None,
-            checkpoint_every=config.checkpoint_every,
-            checkpoint_minutes=config.checkpoint_minutes,
-            learners=config.learners,
-            max_diverged=config.divergence_limit,
-            remedy=f"lower meta_lr (now {config.meta_lr:g}) or nominal_lr",
+            validate_every=config.validation.every,
+            early_stop_score=config.validation.early_stop_score,
+            checkpoint_every=config.checkpoint.every,
+            checkpoint_minutes=config.checkpoint.minutes,
+            learners=config.meta_batch_size,
+            max_diverged=config.max_diverged,
+            remedy=f"lower meta_lr (now {optimizer.meta_lr:g}) or the rule's learning_rate",
             device=config.device,
             resume=resume,
             ranks=ranks,
         )
         self.config, self.policies = config, policies
-        self.origin = load_artifact(config.start) if config.start else None
+        self.origin = None if config.rule.source() is None else load_artifact(config.rule.source())
         self.rule = new_rule(config, policies).to(config.device)
         self.learned = copy.deepcopy(self.rule).requires_grad_(False)
         """The running average of the rule."""
-        self.unused = self.rule.ablation_mask(config.without)
-        init_factor = (config.start_lr or config.meta_lr) / config.meta_lr
+        self.unused = self.rule.ablation_mask(config.rule.ablation())
+        init_factor = (optimizer.init_meta_lr or optimizer.meta_lr) / optimizer.meta_lr
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": [value], "factor": init_factor if name == self.rule.initialization else 1.0}
                 for name, value in self.rule.named_parameters()
             ],
-            lr=config.meta_lr,
-            weight_decay=config.meta_weight_decay,
+            lr=optimizer.meta_lr,
+            weight_decay=optimizer.weight_decay,
         )
         self.groups: list[LearnerGroup] = [
-            GROUPS[config.estimator](
+            config.group(
                 family,
-                config.of_replica(replica),
                 self.rule,
+                number=replica,
                 seed=derive_seed(config.seed, "group", replica, family),
                 presentation=Presentation(
-                    roles=config.groups_per_family > 1 and (replica + index) % 2 == 0,
+                    roles=config.batches_per_family > 1 and (replica + index) % 2 == 0,
                     critic_first=(replica + index // 2) % 2 == 1,
                 ),
                 policies=policies,
                 ranks=ranks,
             )
-            for replica in range(config.groups_per_family)
+            for replica in range(config.batches_per_family)
             for index, family in enumerate(config.families)
         ]
-        self._validator = partial(Validator, policies=policies, ranks=ranks, rival=copy.deepcopy(self.rule))
+        self._validator = partial(
+            Validator, policies=policies, ranks=ranks, reference_rule=copy.deepcopy(self.rule)
+        )
         self._validate = self._validator(config)
         self.open()
 
     def advance(self) -> MetaStep:
         """K updates of one group's learners, and a step of the meta-optimizer."""
         config, group = self.config, self.groups[self.step % len(self.groups)]
-        meta_lr = cosine(config.meta_lr, self.step, config.meta_steps)
+        meta_lr = cosine(config.meta_optimizer.meta_lr, self.step, config.meta_steps)
         for entry in self.optimizer.param_groups:
             entry["lr"] = entry["factor"] * meta_lr
-        window = contained(group.advance(self.rule), config.learners)
+        window = contained(group.advance(self.rule), config.meta_batch_size)
         for name, parameter in self.rule.named_parameters():
             gradient = window.meta_gradient.get(name)
             if gradient is not None and name in self.unused:
@@ -144,13 +138,13 @@ class MetaTrainer(TrainingRun[UpdateRule]):
             parameter.grad = gradient
         self.optimizer.step()
         steps = self.step + 1
-        decay = min(config.average, steps / (steps + 10))
+        decay = min(config.meta_optimizer.ema_decay, steps / (steps + 10))
         with torch.no_grad():
             for mean, current in zip(self.learned.parameters(), self.rule.parameters(), strict=True):
                 mean.lerp_(current, 1 - decay)
         metrics = {"meta_lr": meta_lr, **columns(window.metrics)}
         return MetaStep(
-            group.family, group.config.unroll * config.learners, window.metrics["diverged"], metrics
+            group.family, group.unroll_length * config.meta_batch_size, window.metrics["diverged"], metrics
         )
 
     def validate(self) -> dict[str, float]:
@@ -159,9 +153,12 @@ class MetaTrainer(TrainingRun[UpdateRule]):
 
     def finish(self, learned: UpdateRule) -> dict[str, Any]:
         """Calibrate the learning rate that truncated backpropagation made too large."""
-        if self.config.estimator != "tbptt":
+        if not self.config.estimator.calibrates:
             return {}
-        wider = replace(self.config, validation_tasks=CALIBRATION * self.config.validation_tasks)
+        validation = self.config.validation
+        wider = replace(
+            self.config, validation=replace(validation, num_tasks=CALIBRATION * validation.num_tasks)
+        )
         return {"calibration": calibrate(learned, self._validator(wider, "calibration"))}
 
     def provenance(self, step: int, scores: dict[str, float]) -> dict[str, Any]:
@@ -195,7 +192,7 @@ class MetaTrainer(TrainingRun[UpdateRule]):
             ValueError: the run began with another rule.
         """
         if saved["start"] != (None if self.origin is None else self.origin.digest):
-            raise ValueError(f"it was started from another rule than {self.config.start}")
+            raise ValueError(f"it was started from another rule than {self.config.rule.source()}")
         self.rule.load_state_dict(saved["rule"])
         self.learned.load_state_dict(saved["average"])
         load_optimizer(self.optimizer, saved["optimizer"])
@@ -225,7 +222,7 @@ def whole_state(group: LearnerGroup) -> dict[str, Any]:
 def own_state(group: LearnerGroup, state: dict[str, Any] | None) -> dict[str, Any]:
     """The inverse of `whole_state`, whatever the number of ranks: each gets its part."""
     generator = group.ranks.agree(lambda: (state or {}).pop("generator"))
-    own: dict[str, Any] = group.ranks.split_rows(state, group.rows, group.config.device)
+    own: dict[str, Any] = group.ranks.split_rows(state, group.rows, group.problems.device)
     return {"generator": generator, **own}
 
 

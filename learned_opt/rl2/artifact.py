@@ -9,8 +9,9 @@ from typing import Any
 
 from learned_opt.artifacts import FORMAT, ArtifactError, read_tensors, write_tensors
 from learned_opt.provenance import environment
-from learned_opt.rl2.config import MemoryConfig
+from learned_opt.rl2.config import InContextConfig
 from learned_opt.rl2.policies import POLICIES, InContextPolicy
+from learned_opt.runs.config_file import structured
 from learned_opt.tasks import needs_import
 
 
@@ -22,7 +23,7 @@ class PolicyArtifact:
     header: dict[str, Any]
     digest: str
 
-    def training(self) -> MemoryConfig:
+    def training(self) -> InContextConfig:
         """How it was trained, as the header tells.
 
         Raises:
@@ -32,9 +33,9 @@ class PolicyArtifact:
         try:
             if settings["family"] != self.policy.family:
                 raise ValueError("it is of another family than the policy")
-            if settings.get("horizon") != self.policy.horizon:
+            if settings.get("max_episode_steps") != self.policy.horizon:
                 raise ValueError("it is of another horizon than the policy")
-            return MemoryConfig(**settings)
+            return structured(InContextConfig, settings, "the header", importing=False)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ArtifactError(f"the policy's header holds no readable configuration ({reason})") from error
@@ -65,7 +66,7 @@ def load_policy(path: str | Path) -> PolicyArtifact:
     """
     path = Path(path)
     if not path.is_file():
-        raise ArtifactError(f"no policy {str(path)!r}: give a file of meta-train --algorithm rl2 or context")
+        raise ArtifactError(f"no policy {str(path)!r}: give a file of meta-train --preset rl2 or context")
     header, tensors, digest = read_tensors(path)
     kind, config = header.get("policy"), header.get("config")
     if not isinstance(kind, str) or kind not in POLICIES or not isinstance(config, dict):

@@ -2,96 +2,84 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from learned_opt.rl2.policies import POLICIES
+from learned_opt.runs.checkpoint import CheckpointSchedule
+from learned_opt.settings import Count, Fraction, Length, NotNegative, Positive, Seed, Settings, Within
 from learned_opt.tasks import make_family
 
 
 @dataclass(frozen=True)
-class MemoryConfig:
-    """Hyper-parameters of an in-context policy's training."""
+class TrialValidation(Settings):
+    """Trials on fixed tasks, never met in training; the best policy is kept."""
 
-    algorithm: str = "rl2"
+    every: Length = 50
+    """Iterations between validations."""
+    num_tasks: Count = 256
+    """Tasks."""
+    early_stop_score: float | None = None
+    """Stop once the mean total reward of a validation's trials reaches this."""
+
+
+@dataclass(frozen=True)
+class InContextConfig(Settings):
+    """The training of a policy that adapts in context, by PPO on trials of several episodes."""
+
+    kind: Literal["rl2", "context"] = "rl2"
     """rl2, a recurrent policy, or context, one that is conditioned on the mean code of what it saw."""
     family: str = "bandit"
     """The task family."""
-    horizon: int | None = None
+    max_episode_steps: Length | None = None
     """Steps after which episodes are truncated, if the family is a gymnasium id; its own limit by default."""
-    episodes: int = 0
+    episodes: Annotated[int, Within(0, 10**6)] = 0
     """Episodes of a trial; 0 makes it as many as there are in 100 steps of the family, at least 2."""
-    hidden: int = 64
+    hidden_size: Count = 64
     """Units of memory and heads."""
-    trials: int = 128
+    num_trials: Count = 128
     """Trials an iteration, each on a task of its own."""
-    meta_steps: int = 600
-    """Iterations: trials are played, and the policy takes `epochs` gradient steps on them."""
-    epochs: int = 4
-    """Gradient steps of PPO on the same trials."""
-    meta_lr: float = 5e-3
+    meta_steps: Annotated[int, Within(0, 10**9)] = 600
+    """Iterations: trials are played, and the policy takes `update_epochs` gradient steps on them."""
+    update_epochs: Count = 4
+    """Gradient steps on the same trials."""
+    meta_lr: Positive = 5e-3
     """Learning rate of Adam, falling to a tenth along a cosine."""
-    clip: float = 0.2
-    """PPO clips the ratio of probabilities to 1 ± this."""
-    discount: float = 0.99
+    clip_range: Positive = 0.2
+    """The ratio of probabilities is clipped to 1 ± this."""
+    gamma: Fraction = 0.99
     """Discount factor γ within a trial; episodes' ends do not cut it. Where trials are longer than some 1 /
     (1 − γ) steps and their number of steps counts, 1 trains on the total that policies are judged by."""
-    trace: float = 0.95
+    gae_lambda: Fraction = 0.95
     """GAE's λ."""
-    value_coefficient: float = 0.5
+    vf_coef: NotNegative = 0.5
     """Weight of the value loss."""
-    entropy_coefficient: float = 0.01
+    ent_coef: NotNegative = 0.01
     """Weight of the entropy bonus."""
-    max_gradient_norm: float = 1.0
+    max_grad_norm: Positive = 1.0
     """Gradients are clipped to this norm."""
-    target: float = math.inf
-    """Stop early once the mean total reward of a validation's trials reaches this."""
-    validate_every: int = 50
-    """Iterations between validations on tasks that training never meets; the best policy is kept."""
-    validation_tasks: int = 256
-    """Tasks of a validation."""
-    checkpoint_every: int = 50
-    """Iterations between checkpoints."""
-    checkpoint_minutes: float = 5.0
-    """A checkpoint is written at the latest after so many minutes, at the end of the present iteration."""
-    divergence_limit: float = 0.5
+    validation: TrialValidation = TrialValidation()
+    """Which policy is kept."""
+    checkpoint: CheckpointSchedule = CheckpointSchedule(every=50)
+    """From where an interrupted run resumes."""
+    max_diverged: Fraction = 0.5
     """The run stops once more than this share of its trials held no usable numbers, of late; at 1 never."""
-    seed: int = 0
-    """Seed of everything random."""
+    seed: Seed = 0
+    """Of everything random."""
     device: str = "cpu"
     """cpu, cuda, cuda:1, ..."""
 
     def __post_init__(self) -> None:
-        if self.algorithm not in POLICIES:
-            raise ValueError(f"unknown algorithm {self.algorithm!r}; choose from {', '.join(POLICIES)}")
-        make_family(self.family, self.horizon)
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if item.type == "int" and (isinstance(value, bool) or not isinstance(value, int)):
-                raise ValueError(f"{item.name} must be a whole number, got {value!r}")
-            if item.name != "target" and isinstance(value, (int, float)) and not 0 <= value < 1e15:
-                raise ValueError(f"{item.name} must be finite and not negative, got {value}")
-        if math.isnan(self.target):
-            raise ValueError("target must be a number, got nan")
-        positive = (
-            "hidden trials epochs meta_lr clip max_gradient_norm validate_every validation_tasks "
-            "checkpoint_every"
-        )
-        for name in positive.split():
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if max(self.discount, self.trace, self.divergence_limit) > 1:
-            raise ValueError("discount, trace and divergence_limit must be at most 1")
-        if self.trials * self.steps() == 1:
+        super().__post_init__()
+        if self.num_trials * self.steps() == 1:
             raise ValueError(
                 "one trial of one step is one transition, whose centred advantage is 0, so that the policy "
-                "would never learn: set more trials or episodes"
+                "would never learn: set more num_trials or episodes"
             )
 
     def trial_episodes(self) -> int:
         """Episodes of a trial."""
-        return self.episodes or max(100 // make_family(self.family, self.horizon).horizon, 2)
+        return self.episodes or max(100 // make_family(self.family, self.max_episode_steps).horizon, 2)
 
     def steps(self) -> int:
         """Environment steps T that the episodes of a trial take if none of them ends early."""
-        return self.trial_episodes() * make_family(self.family, self.horizon).horizon
+        return self.trial_episodes() * make_family(self.family, self.max_episode_steps).horizon

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,11 @@ from torch import Tensor
 from learned_opt.algorithms.advantages import ReturnScale, generalized_advantages, normalized
 from learned_opt.algorithms.policy_gradient import clipped_gain
 from learned_opt.rl2.artifact import save_policy
-from learned_opt.rl2.config import MemoryConfig
+from learned_opt.rl2.config import InContextConfig
 from learned_opt.rl2.policies import POLICIES, InContextPolicy
 from learned_opt.rl2.trial import Trial, play
 from learned_opt.runs.checkpoint import check_fits, load_optimizer
+from learned_opt.runs.config_file import plain
 from learned_opt.runs.loop import MetaStep, TrainingRun
 from learned_opt.runs.lr_schedule import cosine
 from learned_opt.tasks.promises import sampled_tasks
@@ -29,7 +29,7 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
 
     Args:
         config: the run.
-        folder: where config.yaml, metrics, checkpoints and policy.safetensors go.
+        folder: where config.toml, metrics, checkpoints and policy.safetensors go.
         resume: go on from the folder's checkpoint.
 
     Raises:
@@ -41,25 +41,27 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
     artifact, product, criterion, work = ARTIFACT, "policy", "mean_total_reward", "trials"
     write = staticmethod(save_policy)
 
-    def __init__(self, config: MemoryConfig, folder: Path, *, resume: bool = False) -> None:
+    def __init__(self, config: InContextConfig, folder: Path, *, resume: bool = False) -> None:
         super().__init__(
-            asdict(config),
+            plain(config),
             folder,
             meta_steps=config.meta_steps,
-            validate_every=config.validate_every,
-            early_stop_score=config.target,
-            checkpoint_every=config.checkpoint_every,
-            checkpoint_minutes=config.checkpoint_minutes,
-            learners=config.trials,
-            max_diverged=config.divergence_limit,
+            validate_every=config.validation.every,
+            early_stop_score=config.validation.early_stop_score,
+            checkpoint_every=config.checkpoint.every,
+            checkpoint_minutes=config.checkpoint.minutes,
+            learners=config.num_trials,
+            max_diverged=config.max_diverged,
             remedy=f"lower meta_lr (now {config.meta_lr:g})",
             device=config.device,
             resume=resume,
         )
         self.config = config
         generator = torch.Generator().manual_seed(derive_seed(config.seed, "policy"))
-        kind = POLICIES[config.algorithm]
-        policy = kind(config.family, config.hidden, horizon=config.horizon, generator=generator)
+        kind = POLICIES[config.kind]
+        policy = kind(
+            config.family, config.hidden_size, horizon=config.max_episode_steps, generator=generator
+        )
         self.learned = policy.to(config.device)
         self.noise = derive_noise(config.seed, "trials", device=config.device)
         self.scale = ReturnScale.zeros(1, self.noise.device, self.noise.dtype)
@@ -74,13 +76,13 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
             group["lr"] = meta_lr
         lost, total_reward = self._iterate()
         metrics = {"meta_lr": meta_lr, "mean_total_reward": total_reward, "diverged": lost}
-        return MetaStep(config.family, config.trials, lost, metrics)
+        return MetaStep(config.family, config.num_trials, lost, metrics)
 
     def validate(self) -> dict[str, float]:
         """Mean total reward of trials on fresh tasks, the same at every validation."""
         config = self.config
         noise = derive_noise(config.seed, "validation", device=config.device)
-        tasks = sampled_tasks(self.learned.distribution.family, config.validation_tasks, noise)
+        tasks = sampled_tasks(self.learned.distribution.family, config.validation.num_tasks, noise)
         trial = play(self.learned, tasks, None, noise, episodes=config.trial_episodes())
         return {self.criterion: float(trial.rewards.sum(1).mean())}
 
@@ -91,14 +93,14 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
             How many trials held numbers of no use, and the mean total reward of the others, if any.
         """
         config, policy = self.config, self.learned
-        tasks = sampled_tasks(policy.distribution.family, config.trials, self.noise)
+        tasks = sampled_tasks(policy.distribution.family, config.num_trials, self.noise)
         trial = play(policy, tasks, None, self.noise, episodes=config.trial_episodes())
         usable = torch.cat((trial.rows, trial.last), 1).isfinite().all(2).all(1)
         usable &= trial.rewards.isfinite().all(1)
         lost = int((~usable).sum())
         if lost:
             trial = Trial(*(entry[usable] for entry in trial))
-        if lost == config.trials:
+        if lost == config.num_trials:
             return lost, None
         total_reward = float(trial.rewards.sum(1).mean())
         with torch.no_grad():
@@ -107,13 +109,13 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
             output, actions = _counted(trial.valid, output[:, :-1], trial.actions)
             before = policy.distribution.log_prob(output, policy.log_std(), actions)
         advantages, targets = self._advantages(trial, unit_values)
-        for _ in range(config.epochs):
+        for _ in range(config.update_epochs):
             loss = self._loss(trial, before, advantages, targets)
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_gradient_norm)
+            norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
             if not bool(norm.isfinite()):
-                return config.trials, total_reward
+                return config.num_trials, total_reward
             self.optimizer.step()
         return lost, total_reward
 
@@ -123,10 +125,10 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
         output, values, actions = _counted(trial.valid, output, values, trial.actions)
         log_std = policy.log_std()
         ratio = (policy.distribution.log_prob(output, log_std, actions) - before).exp()
-        gain = clipped_gain(ratio, advantages, config.clip).mean()
+        gain = clipped_gain(ratio, advantages, config.clip_range).mean()
         error = (values - targets).square().mean()
         entropy = policy.distribution.entropy(output, log_std).mean()
-        loss: Tensor = -gain + config.value_coefficient * error - config.entropy_coefficient * entropy
+        loss: Tensor = -gain + config.vf_coef * error - config.ent_coef * entropy
         return loss
 
     def _advantages(self, trial: Trial, unit_values: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,8 +146,8 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
             values[:, 1:].unsqueeze(-1),
             over.unsqueeze(-1),
             torch.zeros_like(over).unsqueeze(-1),
-            gamma=self.config.discount,
-            gae_lambda=self.config.trace,
+            gamma=self.config.gamma,
+            gae_lambda=self.config.gae_lambda,
         ).squeeze(-1)
         advantages, returns = _counted(trial.valid, advantages, advantages + values[:, :-1])
         self.scale.observe(returns.reshape(1, -1))
@@ -159,7 +161,7 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
             "seed": self.config.seed,
             "meta_steps": step,
             "validation": {name: round(score, 6) for name, score in scores.items()},
-            "configuration": asdict(self.config),
+            "configuration": plain(self.config),
             "licence": "Apache-2.0",
         }
 

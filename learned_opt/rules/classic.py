@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from learned_opt.kernels.lstm_cell import lstm_cell
 from learned_opt.layout import RuleState
 from learned_opt.rules.base import StepInput, UpdateRule, batched, check_positive
+from learned_opt.rules.config import Makings, RuleConfig
 
 Preprocessing = Literal["log-sign", "identity"]
 
@@ -103,3 +105,14 @@ def log_sign(gradient: Tensor, exponent: float) -> Tensor:
     """(B, N) to (B, 2, N): (log|g| / p, sign g), or (−1, e^p g) where |g| < e^-p; p = `exponent`."""
     magnitude = (gradient.abs().clamp_min(math.exp(-exponent)).log() / exponent).clamp_min(-1.0)
     return torch.stack((magnitude, (gradient * math.exp(exponent)).clamp(-1.0, 1.0)), dim=1)
+
+
+@dataclass(frozen=True)
+class ClassicConfig(RuleConfig):
+    """The LSTM of Andrychowicz et al. 2016; see `ClassicLSTM`."""
+
+    kind: ClassVar[str] = "classic"
+
+    def build(self, makings: Makings) -> ClassicLSTM:
+        """Its weights drawn."""
+        return ClassicLSTM(generator=makings.generator)

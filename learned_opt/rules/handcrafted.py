@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from learned_opt.layout import RuleState
 from learned_opt.rules.base import Scalar, StepInput, UpdateRule
+from learned_opt.rules.config import Makings, RuleConfig
+from learned_opt.settings import NotNegative, Positive
 
 
 class SGD(UpdateRule):
@@ -137,3 +141,39 @@ class Adam(UpdateRule):
 def safe_sqrt(square: Tensor) -> Tensor:
     """√x whose derivative at 0 is 0 rather than infinite: differentiable unrolls meet exact zeros."""
     return square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()
+
+
+@dataclass(frozen=True)
+class SGDConfig(RuleConfig):
+    """Gradient descent without momentum, to go on from a learned initialization."""
+
+    kind: ClassVar[str] = "sgd"
+    has_parameters: ClassVar[bool] = False
+
+    learning_rate: Positive = 6e-3
+    """Learning rate."""
+    later_lr_factor: NotNegative = 1.0
+    """Each step after the first is this much of it."""
+
+    def build(self, makings: Makings) -> SGD:
+        """With its learning rate."""
+        rule = SGD(momentum=0.0, later_lr_factor=self.later_lr_factor)
+        rule.learning_rate = self.learning_rate
+        return rule
+
+
+@dataclass(frozen=True)
+class AdamConfig(RuleConfig):
+    """Adam, to go on from a learned initialization."""
+
+    kind: ClassVar[str] = "adam"
+    has_parameters: ClassVar[bool] = False
+
+    learning_rate: Positive = 6e-3
+    """Learning rate."""
+
+    def build(self, makings: Makings) -> Adam:
+        """With its learning rate."""
+        rule = Adam()
+        rule.learning_rate = self.learning_rate
+        return rule

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,10 @@ from learned_opt.rules.base import (
     is_usable,
     where_usable,
 )
+from learned_opt.rules.config import Makings, RuleConfig
 from learned_opt.rules.counter_rng import initial_rng_state, normal
 from learned_opt.rules.features import FEATURES, GROUPS, MOMENTS, observe, progress
+from learned_opt.settings import Count, NotNegative, Positive, Within
 
 
 class CoordinatewiseLSTM(UpdateRule):
@@ -236,3 +239,52 @@ class CoordinatewiseLSTM(UpdateRule):
 def _time(step: Tensor, total_steps: Tensor | None) -> dict[str, Scalar]:
     share, known = progress(step + 1, total_steps)
     return {"share": share, "known": known}
+
+
+Group = Literal["coordinate", "tensor", "time", "facts"]
+
+
+@dataclass(frozen=True)
+class LSTMConfig(RuleConfig):
+    """A coordinatewise LSTM, Adam at its initialization unless told otherwise; see `CoordinatewiseLSTM`."""
+
+    kind: ClassVar[str] = "lstm"
+
+    hidden_size: Count = 16
+    """Hidden units a coordinate."""
+    learning_rate: Positive = 6e-3
+    """Learning rate, at which it begins as Adam."""
+    skip: bool = True
+    """Whether the head sees the features directly, besides the hidden state."""
+    parameter_noise: bool = False
+    """Whether the rule adds noise of learned size to the parameters (Goldie et al. 2024)."""
+    adam_normalized: bool = True
+    """Whether steps are divided by √v̂, as Adam's are; otherwise the rule begins as gradient descent, and
+    larger gradients make larger steps: what counts if updates are few."""
+    init_momentum: Annotated[float, Within(0, 1, above=True)] = 1.0
+    """How much of Adam's momentum the rule begins with: at 1 it is Adam, towards 0 it steps along the present
+    gradient over √v̂, as RMSprop does, which policy gradients often prefer."""
+    init_head_std: NotNegative = 0.0
+    """Standard deviation of the head's initial weights; at 0 the rule begins as `init_momentum` says."""
+    ablated_features: tuple[Group, ...] = ()
+    """Groups of features that the rule may not use."""
+
+    def build(self, makings: Makings) -> CoordinatewiseLSTM:
+        """Its weights drawn, its head set."""
+        rule = CoordinatewiseLSTM(
+            self.hidden_size,
+            learning_rate=self.learning_rate,
+            skip=self.skip,
+            parameter_noise=self.parameter_noise,
+            adam_normalized=self.adam_normalized,
+            generator=makings.generator,
+        )
+        with torch.no_grad():
+            if self.init_head_std:
+                rule.head.normal_(0, self.init_head_std, generator=makings.generator)
+            rule.head[1, -1] += math.atanh(1 - self.init_momentum)
+        return rule
+
+    def ablation(self) -> tuple[str, ...]:
+        """As set."""
+        return self.ablated_features

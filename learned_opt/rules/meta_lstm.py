@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from learned_opt.kernels.lstm_cell import lstm_cell
 from learned_opt.layout import RuleState
 from learned_opt.rules.base import StepInput, UpdateRule, batched, check_positive
 from learned_opt.rules.classic import log_sign
+from learned_opt.rules.config import Makings, RuleConfig
+from learned_opt.settings import Count, Positive
 
 EXPONENT = 10.0
 """p of the gradients' preprocessing (appendix A of the paper)."""
@@ -96,3 +99,19 @@ class MetaLSTM(UpdateRule):
     def count_weights(cls, config: Mapping[str, Any]) -> int:
         """At least those of the LSTM on its own state."""
         return int(4 * config.get("hidden_size", 0) ** 2)
+
+
+@dataclass(frozen=True)
+class MetaLSTMConfig(RuleConfig):
+    """The LSTM whose cell is θ (Ravi and Larochelle 2017); see `MetaLSTM`."""
+
+    kind: ClassVar[str] = "meta-lstm"
+
+    hidden_size: Count = 16
+    """Hidden units a coordinate."""
+    learning_rate: Positive = 6e-3
+    """Learning rate."""
+
+    def build(self, makings: Makings) -> MetaLSTM:
+        """Its weights drawn."""
+        return MetaLSTM(self.hidden_size, learning_rate=self.learning_rate, generator=makings.generator)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from learned_opt.layout import RuleState
 from learned_opt.rules.base import StepInput, UpdateRule, batched, check_positive
+from learned_opt.rules.config import Makings, RuleConfig
+from learned_opt.settings import Positive
 
 
 class MetaSGD(UpdateRule):
@@ -45,3 +48,17 @@ class MetaSGD(UpdateRule):
     def count_weights(cls, config: Mapping[str, Any]) -> int:
         """N."""
         return int(config["size"])
+
+
+@dataclass(frozen=True)
+class MetaSGDConfig(RuleConfig):
+    """A learned step size for each coordinate (Li et al. 2017); see `MetaSGD`."""
+
+    kind: ClassVar[str] = "meta-sgd"
+
+    learning_rate: Positive = 6e-3
+    """Learning rate."""
+
+    def build(self, makings: Makings) -> MetaSGD:
+        """For the network that the families share."""
+        return MetaSGD(makings.size(), learning_rate=self.learning_rate)

@@ -9,6 +9,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from learned_opt.files import write_atomically
 from learned_opt.provenance import environment
+from learned_opt.settings import Length, NotNegative, Settings
 
 KEPT = 3
 """So many are kept, so that a damaged one costs the steps since the one before it."""
@@ -26,6 +28,16 @@ _NAME = re.compile(r"checkpoint-(\d{7,})\.ckpt")
 _DIGEST = hashlib.sha256().digest_size
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CheckpointSchedule(Settings):
+    """When a run writes checkpoints."""
+
+    every: Length = 100
+    """Meta-steps between checkpoints."""
+    minutes: NotNegative = 5.0
+    """One is written at the latest after so many minutes, at the end of the present meta-step."""
 
 
 def checkpoint_name(step: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +28,7 @@ LARGEST = 2**16
 """Bytes of a configuration file."""
 T = TypeVar("T")
 Table = dict[str, Any]
+_origin: Callable[[Any], Any] = get_origin
 
 
 def read(path: Path) -> Table:
@@ -41,7 +42,8 @@ def read(path: Path) -> Table:
             data = file.read(LARGEST + 1)
         if len(data) > LARGEST:
             raise ValueError(f"{path} is larger than any configuration ({LARGEST} bytes)")
-        return tomllib.loads(data.decode())
+        table: Table = tomllib.loads(data.decode())
+        return table
     except OSError as error:
         raise ValueError(f"cannot read the configuration {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -51,8 +53,14 @@ def read(path: Path) -> Table:
 
 
 def written(data: Mapping[str, Any]) -> bytes:
-    """Plain data as a TOML file."""
-    return tomli_w.dumps(data).encode()
+    """Plain data as a TOML file, which has no word for None: such settings are left out."""
+    return tomli_w.dumps(_without_none(data)).encode()
+
+
+def _without_none(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {name: _without_none(value) for name, value in data.items() if value is not None}
+    return [_without_none(each) for each in data] if isinstance(data, (list, tuple)) else data
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Table:
@@ -68,17 +76,49 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Table:
 
 
 def plain(settings: Any) -> Any:
-    """Settings as tables, lists, texts and numbers; a setting that is None is left out.
+    """Settings as tables, lists, texts, numbers and None; a choice among several kinds tells its `kind`.
 
-    A choice among several kinds tells its own as `kind`.
+    So are settings within tables and lists.
     """
-    if isinstance(settings, tuple):
+    if isinstance(settings, Mapping):
+        return {name: plain(value) for name, value in settings.items()}
+    if isinstance(settings, (tuple, list)):
         return [plain(each) for each in settings]
     if not hasattr(settings, "__dataclass_fields__"):
         return settings
     told = {"kind": name_of(type(settings))} if isinstance(settings, Choice) else {}
-    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    return told | {name: plain(value) for name, value in values.items() if value is not None}
+    return told | {field.name: plain(getattr(settings, field.name)) for field in fields(settings)}
+
+
+def changed(settings: T, **changes: Any) -> T:
+    """Settings with changes, which may be tables that change some entries of theirs.
+
+    Raises:
+        ValueError: as `structured`.
+    """
+    return structured(type(settings), merged(plain(settings), plain(changes)), "the configuration")
+
+
+def flat(data: Mapping[str, Any]) -> Table:
+    """The entries of nested tables, by names such as inner.gamma."""
+    found: Table = {}
+    for name, value in data.items():
+        inside = flat(value) if isinstance(value, Mapping) else None
+        found |= {name: value} if inside is None else {f"{name}.{key}": each for key, each in inside.items()}
+    return found
+
+
+def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> Table:
+    """What `merged` would have to change of one table to have the other, which has no fewer entries."""
+    changes: Table = {}
+    for name, value in after.items():
+        old = before.get(name)
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and old.get("kind") == value.get("kind"):
+            if inside := differing(old, value):
+                changes[name] = inside
+        elif value != old:
+            changes[name] = value
+    return changes
 
 
 def structured(kind: type[T], data: object, source: str, *, importing: bool = True) -> T:
@@ -112,7 +152,7 @@ def _converter(importing: bool) -> cattrs.Converter:
     for primitive in (int, bool, str):
         made.register_structure_hook(primitive, lambda value, _: value)
     made.register_structure_hook(float, lambda value, _: float(value) if type(value) is int else value)
-    made.register_structure_hook_func(lambda hint: get_origin(hint) is Literal, lambda value, _: value)
+    made.register_structure_hook_func(lambda hint: _origin(hint) is Literal, lambda value, _: value)
 
     def optional(value: Any, hint: Any) -> Any:
         (rest,) = (each for each in get_args(hint) if each is not type(None))
@@ -124,7 +164,7 @@ def _converter(importing: bool) -> cattrs.Converter:
         return tuple(made.structure(each, get_args(hint)[0]) for each in value)
 
     def table(kind: type) -> Any:
-        structure = make_dict_structure_fn(
+        structure: Any = make_dict_structure_fn(
             kind, made, _cattrs_forbid_extra_keys=True, _cattrs_detailed_validation=False
         )
 
@@ -139,16 +179,15 @@ def _converter(importing: bool) -> cattrs.Converter:
         if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
             raise ValueError(f"{base.__name__} must be a table that names its kind, got {shown(value)}")
         chosen = find(base, value["kind"], importing=importing)
-        rest = {name: each for name, each in value.items() if name != "kind"}
-        return table(chosen)(rest, chosen)
+        return table(chosen)({name: each for name, each in value.items() if name != "kind"}, chosen)
 
     def is_choice(hint: Any) -> bool:
         return inspect.isclass(hint) and issubclass(hint, Choice)
 
-    made.register_structure_hook_func(lambda hint: get_origin(hint) in (Union, UnionType), optional)
-    made.register_structure_hook_func(lambda hint: get_origin(hint) is tuple, several)
+    made.register_structure_hook_func(lambda hint: _origin(hint) in (Union, UnionType), optional)
+    made.register_structure_hook_func(lambda hint: _origin(hint) is tuple, several)
     made.register_structure_hook_func(
-        lambda hint: get_origin(hint) is Annotated,
+        lambda hint: _origin(hint) is Annotated,
         lambda value, hint: made.structure(value, get_args(hint)[0]),
     )
     made.register_structure_hook_factory(

@@ -9,24 +9,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from learned_opt.files import clear_leftovers, is_leftover, write_atomically
 from learned_opt.provenance import environment
 from learned_opt.runs.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from learned_opt.runs.config_file import flat, read, written
 from learned_opt.runs.lock import LOCK, exclusive
-from learned_opt.runs.yaml_file import mapping
 
-CONFIG = "config.yaml"
+CONFIG = "config.toml"
 """Written first: a folder that holds it holds a run."""
 ENVIRONMENTS = "environments.jsonl"
 """What ran there, from the beginning on: a line for each change of code, versions, engine or threads."""
-FREE = ("meta_steps", "checkpoint_every", "checkpoint_minutes", "divergence_limit", "start")
+FREE = ("meta_steps", "checkpoint.every", "checkpoint.minutes", "max_diverged", "rule.init_from")
 """Settings that a resumed run may have changed; the others decide what was learned so far. Of the rule that
 it started from the trainer compares the file itself, whose path may have moved."""
-STAGE, BORN = "stage-", "birth-"
-"""Folders of a recipe's stages and births: stage-1, stage-2, ..., birth-1, birth-2, ..."""
-_PART = re.compile(rf"({STAGE}|{BORN})\d+")
+STAGE, SEED = "stage-", "seed-"
+"""Folders of a recipe's stages and meta-seeds: stage-1, stage-2, ..., seed-0, seed-1, ..."""
+_PART = re.compile(rf"({STAGE}|{SEED})\d+")
 
 Settings = dict[str, Any]
 
@@ -36,7 +34,7 @@ class RunFolder:
 
     Args:
         path: the folder; made when the run begins.
-        settings: of the run, as config.yaml shall hold them.
+        settings: of the run, as config.toml shall hold them.
     """
 
     def __init__(self, path: Path, settings: Settings) -> None:
@@ -57,13 +55,14 @@ class RunFolder:
             raise ValueError(f"{self.path} holds no run to resume: leave --resume out to begin one there")
         self._known = checkpoints(self.path)
         saved = load_checkpoint(self.path, device) if self._known else None
-        theirs = mapping(self.path / CONFIG) if saved is None else saved.get("config")
+        theirs = read(self.path / CONFIG) if saved is None else saved.get("config")
         if not isinstance(theirs, dict):
             raise ValueError(f"{self._known[0]} is damaged: it names no settings")
+        ours, theirs = flat(self._settings), flat(theirs)
         changed = [
             name
-            for name in dict.fromkeys((*self._settings, *theirs))
-            if name not in FREE and self._settings.get(name) != theirs.get(name)
+            for name in dict.fromkeys((*ours, *theirs))
+            if name not in FREE and ours.get(name) != theirs.get(name)
         ]
         if changed:
             raise ValueError(
@@ -73,7 +72,7 @@ class RunFolder:
         return saved
 
     def begin(self, *, resume: bool) -> None:
-        """Make the folder, if need be, and write config.yaml.
+        """Make the folder, if need be, and write config.toml.
 
         Raises:
             FileExistsError: another run is at work there, or has come before this one.
@@ -82,8 +81,7 @@ class RunFolder:
         with self.claimed():
             if not resume:
                 refuse_occupied(self.path)
-            text = yaml.safe_dump(self._settings, sort_keys=False)
-            write_atomically(self.path / CONFIG, text.encode())
+            write_atomically(self.path / CONFIG, written(self._settings))
             self._tell_environment()
 
     def _tell_environment(self) -> None:
@@ -146,7 +144,7 @@ def refuse_foreign(folder: Path) -> None:
 
 
 def begun(folder: Path) -> bool:
-    """Whether a run, or a stage or a birth of a recipe, was begun there."""
+    """Whether a run, or a stage or a meta-seed of a recipe, was begun there."""
     return holds_run(folder) or any(begun(part) for part in _parts(folder))
 
 
@@ -158,7 +156,7 @@ def holds_run(folder: Path) -> bool:
 def is_occupied(folder: Path) -> bool:
     """Whether the path holds anything but what a run that was killed at once leaves.
 
-    That is a lock, half a file, and folders of stages and births that hold no more than that.
+    That is a lock, half a file, and folders of stages and meta-seeds that hold no more than that.
 
     Raises:
         OSError: it is no folder, or cannot be read.
@@ -173,6 +171,6 @@ def is_occupied(folder: Path) -> bool:
 
 
 def _parts(folder: Path) -> list[Path]:
-    """The folders of a recipe's stages or births."""
+    """The folders of a recipe's stages or meta-seeds."""
     found = folder.iterdir() if folder.is_dir() else ()
     return [path for path in found if _PART.fullmatch(path.name) and path.is_dir()]

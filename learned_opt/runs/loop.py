@@ -293,7 +293,7 @@ class TrainingRun(ABC, Generic[M]):
         if not self.verdict.improved:
             kept = f"the {self.product} that it began with, none better,"
         raise DivergenceError(
-            f"stopped at meta-step {self.step}: {complaint}; {self.remedy}, or raise divergence_limit; "
+            f"stopped at meta-step {self.step}: {complaint}; {self.remedy}, or raise max_diverged; "
             f"{kept} is {self.folder / self.artifact}"
         )
 

@@ -18,9 +18,10 @@ from learned_opt.analysis.statistics.scores import BEST_SEEN, best_seen, score
 from learned_opt.artifacts import load_artifact
 from learned_opt.cli import main
 from learned_opt.commands.rule_conditions import conditions_left
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import run_config
 from learned_opt.rl2.artifact import load_policy
 from learned_opt.rules import SGD, Adam
+from learned_opt.runs.config_file import written
 from learned_opt.tasks import GymnasiumFamily, make_family
 
 ENDLESS = "CliffWalking-v1"
@@ -39,18 +40,14 @@ CONFIG = CompareConfig(
 )
 TINY = {
     "families": [ENDLESS],
-    "hidden": 4,
-    "learners": 2,
-    "groups_per_family": 1,
-    "unroll": 2,
-    "shortest_life": 4,
-    "longest_life": 8,
+    "rule": {"hidden_size": 4},
+    "meta_batch_size": 2,
+    "batches_per_family": 1,
+    "estimator": {"unroll_length": 2, "outer_num_envs": 1},
+    "horizon": {"min": 4, "max": 8},
     "meta_steps": 2,
-    "validate_every": 2,
-    "validation_tasks": 1,
-    "validation_updates": 2,
-    "learner": {**LEARNER},
-    "outer_num_envs": 1,
+    "validation": {"every": 2, "num_tasks": 1, "num_updates": 2},
+    "inner": {**LEARNER},
 }
 
 
@@ -70,7 +67,7 @@ def test_every_id_takes_a_horizon_and_a_reference_by_name(name):
 
 
 def test_an_id_without_a_limit_says_what_to_give():
-    with pytest.raises(ValueError, match="Blackjack-v1 has no time limit .*--max-episode-steps"):
+    with pytest.raises(ValueError, match=r"Blackjack-v1 has no time limit .*--max-episode-steps"):
         make_family("Blackjack-v1")
 
 
@@ -95,7 +92,7 @@ def test_an_id_with_its_module_takes_a_horizon_and_a_family_of_ones_own_does_not
         ["compare", "--families", "cartpole", "--reference-return", 9],
         ["compare", "--families", "cartpole", ENDLESS, "--max-episode-steps", 9],
         ["meta-train", "--families", ENDLESS, "cartpole", "--horizon", 9],
-        ["meta-train", "--algorithm", "rl2", "--families", "bandit", "--horizon", 9],
+        ["meta-train", "--preset", "rl2", "--family", "bandit", "--max-episode-steps", 9],
         ["probe", "--families", "cartpole", "--max-episode-steps", 9],
         ["compare", "--families", "ml10", "--max-episode-steps", 9],
     ],
@@ -131,16 +128,19 @@ def test_what_is_no_horizon_or_reference_is_refused_in_a_sentence(arguments, com
 
 
 def test_configurations_take_numbers_or_nothing():
-    assert MetaConfig.from_dict({"families": [ENDLESS], "horizon": 30}).horizon == 30
-    assert MetaConfig.from_dict({}).horizon is None
+    assert run_config({"families": [ENDLESS], "horizon": 30}).horizon == 30
+    assert run_config({}).horizon is None
     for data, complaint in (
         ({"horizon": "long"}, "horizon must be a number, or left out"),
         ({"horizon": True}, "horizon must be a number, or left out"),
-        ({"families": [ENDLESS], "horizon": 2.5}, "max_episode_steps must be a positive number, got 2.5"),
-        ({"families": [ENDLESS], "reference": float("inf")}, "reference_return must be finite"),
+        (
+            {"families": [ENDLESS], "max_episode_steps": 2.5},
+            "max_episode_steps must be a positive number, got 2.5",
+        ),
+        ({"families": [ENDLESS], "reference_return": float("inf")}, "reference_return must be finite"),
     ):
         with pytest.raises(ValueError, match=complaint):
-            MetaConfig.from_dict(data)
+            run_config(data)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -184,12 +184,12 @@ def test_the_best_sound_return_takes_the_place_of_an_unknown_reference():
 
 @pytest.mark.filterwarnings("ignore")
 def test_meta_training_records_its_horizon_and_resumes_with_it(tmp_path, capsys):
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(TINY))
+    path = tmp_path / "tiny.toml"
+    path.write_text(written(TINY).decode())
     run = tmp_path / "run"
     options = ["meta-train", "--config", path, "--horizon", 9, "--reference", -9, "--out", run]
     assert main(list(map(str, options))) == 0
-    stored = yaml.safe_load((run / "config.yaml").read_text())
+    stored = yaml.safe_load((run / "config.toml").read_text())
     assert (stored["horizon"], stored["reference"]) == (9, -9)
     assert main(["meta-train", "--resume", "--out", str(run)]) == 0
     artifact = load_artifact(run / "rule.safetensors")
@@ -205,11 +205,11 @@ def test_meta_training_records_its_horizon_and_resumes_with_it(tmp_path, capsys)
 @pytest.mark.filterwarnings("ignore")
 def test_a_policy_with_a_memory_keeps_its_horizon(tmp_path):
     options = ["--families", "Blackjack-v1", "--horizon", "4", "--meta-steps", "1", "--learners", "2"]
-    path = tmp_path / "tiny.yaml"
+    path = tmp_path / "tiny.toml"
     path.write_text(
-        yaml.safe_dump({"validation_tasks": 2, "episodes": 2, "family": "Blackjack-v1", "horizon": 4})
+        written({"validation_tasks": 2, "episodes": 2, "family": "Blackjack-v1", "horizon": 4}).decode()
     )
-    command = ["meta-train", "--algorithm", "rl2", "--config", str(path), *options]
+    command = ["meta-train", "--preset", "rl2", "--config", str(path), *options]
     assert main([*command, "--hidden", "4", "--out", str(tmp_path / "run")]) == 0
     artifact = load_policy(tmp_path / "run" / "policy.safetensors")
     assert artifact.policy.horizon == artifact.training().horizon == 4

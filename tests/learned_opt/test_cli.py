@@ -8,7 +8,6 @@ from importlib.metadata import version
 
 import pytest
 import torch
-import yaml
 
 from learned_opt.algorithms import A2C
 from learned_opt.analysis import load_results
@@ -17,32 +16,31 @@ from learned_opt.analysis.result_file import read_results
 from learned_opt.artifacts import load_artifact, save_rule
 from learned_opt.cli import main
 from learned_opt.commands.rule_conditions import run_of
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import run_config
 from learned_opt.meta.trainer import MetaTrainer
 from learned_opt.rules import Adam, LearnedInit
+from learned_opt.runs.config_file import plain, read, written
 from learned_opt.runs.divergence import DivergenceError
 
-TINY = MetaConfig(
-    families=("bandit",),
-    hidden=4,
-    learners=2,
-    groups_per_family=1,
-    unroll=2,
-    shortest_life=4,
-    longest_life=8,
-    meta_steps=2,
-    validate_every=2,
-    validation_tasks=2,
-    validation_updates=3,
-    learner=A2C(hidden_size=4, num_envs=2, num_steps=4),
-    outer_num_envs=1,
+TINY = run_config(
+    {
+        "families": ("bandit",),
+        "rule": {"hidden_size": 4},
+        "meta_batch_size": 2,
+        "batches_per_family": 1,
+        "estimator": {"unroll_length": 2, "outer_num_envs": 1},
+        "horizon": {"min": 4, "max": 8},
+        "meta_steps": 2,
+        "validation": {"every": 2, "num_tasks": 2, "num_updates": 3},
+        "inner": A2C(hidden_size=4, num_envs=2, num_steps=4),
+    }
 )
 
 
 @pytest.fixture
 def config(tmp_path):
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(TINY.to_dict()))
+    path = tmp_path / "tiny.toml"
+    path.write_text(written(plain(TINY)).decode())
     return path
 
 
@@ -62,14 +60,14 @@ def test_meta_train_then_compare_then_plot(tmp_path, config, capsys):
     assert "rule.safetensors" in capsys.readouterr().out
     names = {path.name for path in run.iterdir()}
     assert {
-        "config.yaml",
+        "config.toml",
         "metrics.csv",
         "validations.csv",
         "checkpoint-0000002.ckpt",
         "rule.safetensors",
     } <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
-    assert MetaConfig.load(run / "config.yaml").seed == 3
+    assert run_config(read(run / "config.toml"), str(run / "config.toml")).seed == 3
 
     rule = str(run / "rule.safetensors")
     options = (
@@ -133,7 +131,7 @@ def test_unknown_names_are_refused(tmp_path, capsys):
     assert "'nope'" in refusal(capsys, "compare", "--out", out, "--rule", "nope")
     assert "'atari'" in refusal(capsys, "compare", "--out", out, "--families", "atari")
     assert "'adan'" in refusal(capsys, "compare", "--out", out, "--baselines", "adan")
-    assert "absent.yaml" in refusal(capsys, "meta-train", "--out", out, "--config", tmp_path / "absent.yaml")
+    assert "absent.toml" in refusal(capsys, "meta-train", "--out", out, "--config", tmp_path / "absent.toml")
     assert "absent.json" in refusal(capsys, "plot", tmp_path / "absent.json")
     assert "'atari'" in refusal(capsys, "probe", "--out", out, "--families", "atari")
     save_rule(LearnedInit(Adam(), {"w": (3,)}), tmp_path / "start")
@@ -144,11 +142,11 @@ def test_unknown_names_are_refused(tmp_path, capsys):
 
 def test_bad_settings_are_refused(tmp_path, config, capsys):
     out = tmp_path / "out"
-    assert "meta_lr" in refusal(capsys, "meta-train", "--out", out, "--meta-lr", "nan")
-    assert "hidden" in refusal(capsys, "meta-train", "--out", out, "--hidden", "0")
+    assert "meta_lr" in refusal(capsys, "meta-train", "--out", out, "--meta-optimizer.meta-lr", "nan")
+    assert "hidden" in refusal(capsys, "meta-train", "--out", out, "--rule.hidden-size", "0")
     assert "device" in refusal(capsys, "meta-train", "--out", out, "--device", "abacus")
     assert "threads" in refusal(capsys, "meta-train", "--config", config, "--out", out, "--threads", "0")
-    config.write_text("meta_stepz: 3")
+    config.write_text("meta_stepz = 3")
     assert "meta_stepz" in refusal(capsys, "meta-train", "--out", out, "--config", config)
     assert not out.exists()
 
@@ -203,25 +201,29 @@ def test_help_is_no_error(capsys):
 
 
 def test_a_recipe_of_several_stages_trains_one_after_the_other(tmp_path, capsys):
-    first = {"estimator": "es", "perturbed": "skip", "sigma": 0.2}
-    second = {"meta_lr": 1e-3, "families": ["bandit", "catch"]}
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump({**TINY.to_dict(), "start": "", "stages": [first, second]}))
+    first = {"estimator": {"kind": "es", "unroll_length": 2, "evolved_parameters": "skip", "std": 0.2}}
+    second = {"meta_optimizer": {"meta_lr": 1e-3}, "families": ["bandit", "catch"]}
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(written({**plain(TINY), "stages": [first, second]}).decode())
     run = tmp_path / "run"
     assert main(["meta-train", "--config", str(recipe), "--out", str(run), "--seed", "5"]) == 0
     assert "stage 2 of 2: tbptt" in capsys.readouterr().out
     artifact = load_artifact(run / "rule.safetensors")
     provenance = artifact.header["provenance"]
     born = load_artifact(run / "stage-1" / "rule.safetensors")
-    assert provenance["configuration"]["start"] == born.digest
+    assert provenance["configuration"]["rule"] == {
+        "kind": "saved",
+        "init_from": born.digest,
+        "ablated_features": [],
+    }
     assert provenance["started_from"] == born.header["provenance"]
-    assert provenance["started_from"]["configuration"]["estimator"] == "es"
+    assert provenance["started_from"]["configuration"]["estimator"]["kind"] == "es"
     assert provenance["families"] == ["bandit", "catch"]
     assert [
-        stage.seed for stage in (MetaConfig.load(run / f"stage-{i}" / "config.yaml") for i in (1, 2))
+        stage.seed for stage in (run_config(read(run / f"stage-{i}" / "config.toml")) for i in (1, 2))
     ] == [5, 5]
-    assert run_of(artifact).hidden == TINY.hidden
-    assert "holds a run of several stages" in refusal(capsys, "meta-train", "--out", run, "--resume")
+    assert run_of(artifact).rule.hidden_size == TINY.rule.hidden_size
+    assert "other settings" in refusal(capsys, "meta-train", "--out", run, "--resume")
     assert main(["meta-train", "--config", str(recipe), "--out", str(run), "--seed", "5", "--resume"]) == 0
     assert load_artifact(run / "rule.safetensors").digest == artifact.digest
     again = tmp_path / "elsewhere"
@@ -230,60 +232,63 @@ def test_a_recipe_of_several_stages_trains_one_after_the_other(tmp_path, capsys)
 
 
 @pytest.mark.parametrize(
-    ("criterion", "measured"), [("area", "normalised area"), ("wins", "share of tasks won")]
+    ("criterion", "measured"), [("auc", "normalized area"), ("win_rate", "share of tasks won")]
 )
-def test_the_best_of_several_births_is_kept(criterion, measured, tmp_path, capsys):
+def test_the_best_of_several_meta_seeds_is_kept(criterion, measured, tmp_path, capsys):
     first = {
-        "criterion": criterion,
-        "estimator": "es",
-        "perturbed": "skip",
+        "validation": {"metric": criterion},
+        "estimator": {"kind": "es", "unroll_length": 2, "evolved_parameters": "skip"},
     }
-    recipe, run, alone = (tmp_path / name for name in ("recipe.yaml", "run", "alone"))
-    stages = [first, {"criterion": criterion, "meta_lr": 1e-3}]
-    recipe.write_text(yaml.safe_dump({**TINY.to_dict(), "start": "", "stages": stages}))
+    recipe, run, alone = (tmp_path / name for name in ("recipe.toml", "run", "alone"))
+    stages = [first, {"validation": {"metric": criterion}, "meta_optimizer": {"meta_lr": 1e-3}}]
+    recipe.write_text(written({**plain(TINY), "stages": stages}).decode())
     command = ["meta-train", "--config", str(recipe), "--seed", "5"]
-    assert main([*command, "--out", str(run), "--births", "2"]) == 0
+    assert main([*command, "--out", str(run), "--meta-seeds", "2"]) == 0
     said = capsys.readouterr().out
-    assert "birth 2 of 2: meta-seed 6" in said
+    assert "meta-seed 6, 2 of 2" in said
     assert f"meta-seed 5: {measured}" in said
-    assert "all births score the same, so that none is the best" in said  # so little makes all of them Adam
-    births = [load_artifact(run / f"birth-{number}" / "rule.safetensors") for number in (1, 2)]
+    assert (
+        "all meta-seeds score the same, so that none is the best" in said
+    )  # so little makes all of them Adam
+    seeds = [load_artifact(run / f"seed-{seed}" / "rule.safetensors") for seed in (5, 6)]
     best = load_artifact(run / "rule.safetensors")
-    story = best.header["provenance"]["births"]
+    story = best.header["provenance"]["meta_seeds"]
     assert story["seeds"] == [5, 6]
-    assert story["tasks"] == 3 * TINY.validation_tasks
-    chosen = births[story["scores"].index(max(story["scores"]))]
+    assert story["tasks"] == 3 * TINY.validation.num_tasks
+    chosen = seeds[story["scores"].index(max(story["scores"]))]
     assert all(
         torch.equal(a, b) for a, b in zip(best.rule.parameters(), chosen.rule.parameters(), strict=True)
     )
     assert best.header["provenance"]["seed"] == chosen.header["provenance"]["seed"]
-    assert story["criterion"] == criterion
+    assert story["metric"] == criterion
     card = model_card(best, {}, label="best")
-    assert f"of meta-seeds 5, 6, on {story['tasks']} further tasks a family: {measured}" in card
+    assert f"of 2 meta-seeds, 5, 6, on {story['tasks']} further tasks a family: {measured}" in card
 
     assert main([*command[:-1], "6", "--out", str(alone)]) == 0
     assert load_artifact(alone / "rule.safetensors").header["provenance"]["seed"] == 6
-    weights = (load_artifact(alone / "rule.safetensors").rule.parameters(), births[1].rule.parameters())
+    weights = (load_artifact(alone / "rule.safetensors").rule.parameters(), seeds[1].rule.parameters())
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
 
-    assert "already holds" in refusal(capsys, *command, "--out", run, "--births", "2")
-    assert "resume it with its --births" in refusal(capsys, *command, "--out", run, "--resume")
-    assert main([*command, "--out", str(run), "--births", "2", "--resume"]) == 0
+    assert "already holds" in refusal(capsys, *command, "--out", run, "--meta-seeds", "2")
+    assert "resume it with its --meta-seeds" in refusal(capsys, *command, "--out", run, "--resume")
+    assert main([*command, "--out", str(run), "--meta-seeds", "2", "--resume"]) == 0
     assert load_artifact(run / "rule.safetensors").digest == best.digest
-    assert "at least 1" in refusal(capsys, *command, "--out", tmp_path / "none", "--births", "0")
-    refused = refusal(capsys, "meta-train", "--algorithm", "rl2", "--out", tmp_path / "none", "--births", "2")
-    assert "leave --births out" in refused
+    assert "at least 1" in refusal(capsys, *command, "--out", tmp_path / "none", "--meta-seeds", "0")
+    refused = refusal(
+        capsys, "meta-train", "--preset", "rl2", "--out", tmp_path / "none", "--meta-seeds", "2"
+    )
+    assert "--meta-seeds" in refused
 
 
-def test_interrupted_births_go_on(tmp_path, config, monkeypatch, capsys):
+def test_interrupted_meta_seeds_go_on(tmp_path, config, monkeypatch, capsys):
     run, whole = tmp_path / "run", tmp_path / "whole"
-    command = ["meta-train", "--config", str(config), "--births", "2"]
+    command = ["meta-train", "--config", str(config), "--meta-seeds", "2"]
     assert main([*command, "--out", str(whole)]) == 0
     stopped = []
 
     def once(trainer, group_step=MetaTrainer._advance):
         window = group_step(trainer)
-        if not stopped and trainer.folder.name == "birth-2":
+        if not stopped and trainer.folder.name == "seed-1":
             stopped.append(os.kill(os.getpid(), signal.SIGINT))
         return window
 
@@ -310,18 +315,18 @@ def doomed(monkeypatch):
 
 
 def test_what_diverges_is_left_out_and_named(tmp_path, config, doomed, capsys):
-    doomed.update(("birth-1", "wild"))
-    command = ["meta-train", "--config", str(config), "--births", "2"]
+    doomed.update(("seed-0", "wild"))
+    command = ["meta-train", "--config", str(config), "--meta-seeds", "2"]
     assert main([*command, "--out", str(tmp_path / "run")]) == 0
-    assert "left out birth 1: all learners diverged" in capsys.readouterr().err
+    assert "left out meta-seed 0: all learners diverged" in capsys.readouterr().err
     artifact = load_artifact(tmp_path / "run" / "rule.safetensors")
-    assert artifact.header["provenance"]["births"]["seeds"] == [1]
-    doomed.add("birth-2")
+    assert artifact.header["provenance"]["meta_seeds"]["seeds"] == [1]
+    doomed.add("seed-1")
     assert main([*command, "--out", str(tmp_path / "none")]) == 1
-    assert "all 2 births diverged" in capsys.readouterr().err
+    assert "all 2 meta-seeds diverged" in capsys.readouterr().err
 
-    path, out = tmp_path / "ablation.yaml", tmp_path / "ablation"
-    path.write_text(yaml.safe_dump({**TINY.to_dict(), "variants": {"full": {}, "wild": {}}}))
+    path, out = tmp_path / "ablation.toml", tmp_path / "ablation"
+    path.write_text(written({**plain(TINY), "variants": {"full": {}, "wild": {}}}).decode())
     command = ["ablate", "--config", str(path), "--num-tasks", "2", "--num-updates", "15", "--threads", "1"]
     assert main([*command, "--out", str(out)]) == 0
     assert "left out 'wild': all learners diverged" in capsys.readouterr().err
@@ -332,24 +337,23 @@ def test_what_diverges_is_left_out_and_named(tmp_path, config, doomed, capsys):
 
 
 def test_bad_recipes_are_refused(tmp_path, capsys):
-    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    recipe, out = tmp_path / "recipe.toml", tmp_path / "out"
 
     def reason(stages, *options):
-        recipe.write_text(yaml.safe_dump({"stages": stages}))
+        recipe.write_text(written({"stages": stages}).decode())
         return refusal(capsys, "meta-train", "--config", recipe, "--out", out, *options)
 
-    assert "list of mappings" in reason([])
-    assert "list of mappings" in reason({"sigma": 1.0})
-    assert "hidden can only be said of the first stage" in reason([{}, {"hidden": 3}])
-    assert "unknown field 'sigmoid'" in reason([{}, {"sigmoid": 3}])
-    assert "--meta-steps is ambiguous" in reason([{}, {}], "--meta-steps", "3")
+    assert "list of tables" in reason([])
+    assert "list of tables" in reason({"estimator": {"std": 1.0}})
+    assert "rule can only be said of the first stage" in reason([{}, {"rule": {"hidden_size": 3}}])
+    assert "unknown setting 'sigmoid'" in reason([{}, {"sigmoid": 3}])
     assert not out.exists()
 
 
 def test_an_ablation_trains_each_variant_once_and_compares_them(tmp_path, capsys):
-    path, out = tmp_path / "ablation.yaml", tmp_path / "ablation"
-    variants = {"full": {}, "without time": {"without": ["time"]}}
-    path.write_text(yaml.safe_dump({**TINY.to_dict(), "variants": variants}))
+    path, out = tmp_path / "ablation.toml", tmp_path / "ablation"
+    variants = {"full": {}, "without time": {"rule": {"ablated_features": ["time"]}}}
+    path.write_text(written({**plain(TINY), "variants": variants}).decode())
     options = ["--num-tasks", "2", "--num-updates", "15", "--threads", "1"]
     assert main(["ablate", "--config", str(path), "--out", str(out), *options, "--only", "full"]) == 0
     first = (out / "variants" / "full" / "rule.safetensors").read_bytes()
@@ -360,8 +364,8 @@ def test_an_ablation_trains_each_variant_once_and_compares_them(tmp_path, capsys
     assert (out / "variants" / "full" / "rule.safetensors").read_bytes() == first
     results = read_results(out / "results.json.gz", "comparison")
     assert list(results["families"]["bandit"]["methods"]) == ["full", "without time", "adam"]
-    path.write_text(yaml.safe_dump({"variants": ["full"]}))
-    assert "variants must be a mapping" in refusal(capsys, "ablate", "--config", path, "--out", out)
+    path.write_text(written({"variants": ["full"]}).decode())
+    assert "variants must be a table" in refusal(capsys, "ablate", "--config", path, "--out", out)
 
 
 def test_a_card_is_written_from_results_and_run(tmp_path, config, capsys):
@@ -380,17 +384,19 @@ def test_a_card_is_written_from_results_and_run(tmp_path, config, capsys):
 
 
 def test_an_ablation_checks_its_comparison_before_it_trains(tmp_path, capsys):
-    path, out = tmp_path / "ablation.yaml", tmp_path / "out"
-    path.write_text(yaml.safe_dump({**TINY.to_dict(), "variants": {"full": {}, "other": {"hidden": 3}}}))
+    path, out = tmp_path / "ablation.toml", tmp_path / "out"
+    path.write_text(
+        written({**plain(TINY), "variants": {"full": {}, "other": {"rule": {"hidden_size": 3}}}}).decode()
+    )
     command = ["ablate", "--config", path, "--out", out]
     assert "'nosuch'" in refusal(capsys, *command, "--only", "full", "--families", "nosuch")
     assert not out.exists()
 
 
 def test_variants_that_train_on_different_families_are_told_apart(tmp_path, capsys):
-    path, out = tmp_path / "ablation.yaml", tmp_path / "out"
+    path, out = tmp_path / "ablation.toml", tmp_path / "out"
     variants = {"full": {}, "other": {"families": ["lqr"]}}
-    path.write_text(yaml.safe_dump({**TINY.to_dict(), "variants": variants}))
+    path.write_text(written({**plain(TINY), "variants": variants}).decode())
     command = ["ablate", "--config", str(path), "--num-tasks", "2", "--num-updates", "2", "--out", str(out)]
     assert main(command) == 0
     results = load_results(out)

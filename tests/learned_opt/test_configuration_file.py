@@ -1,91 +1,123 @@
-"""A file says each thing once: of two values for one key it is not ours to choose."""
-
-import json
+"""Configuration files: what they say is what runs do, and what they cannot mean is refused in a sentence."""
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learned_opt.analysis.results import read_json
-from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.stages import load_recipe, load_variants
-from learned_opt.runs.yaml_file import mapping
-
-KEYS = st.text(st.characters(categories=("L", "N")), min_size=1, max_size=6)
-TREES = st.recursive(
-    st.integers() | st.booleans() | KEYS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
-    max_leaves=12,
-)
+from learned_opt.algorithms import A2C, DQN, PPO, InnerAlgorithm, Reinforce, inner
+from learned_opt.meta.config import RunConfig, run_config
+from learned_opt.meta.estimators.config import Estimator
+from learned_opt.meta.presets import load_preset, presets
+from learned_opt.meta.stages import load_recipe, load_variants, recipe_from
+from learned_opt.registry import kinds
+from learned_opt.rl2.config import InContextConfig
+from learned_opt.rules.config import RuleConfig
+from learned_opt.runs.config_file import changed, differing, merged, plain, read, structured, written
 
 
-def reason(path, text):
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match="twice") as info:
-        mapping(path)
-    return str(info.value)
+def again(config, tmp_path):
+    """What is read of what was written."""
+    path = tmp_path / "config.toml"
+    path.write_bytes(written(plain(config)))
+    return run_config(read(path), str(path))
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_is_written_and_read_as_it_is(name, tmp_path):
+    data = load_preset(name)
+    if "kind" in data:
+        config = structured(InContextConfig, data, name)
+        assert structured(InContextConfig, plain(config), name) == config
+    else:
+        for stage in recipe_from(data, name):
+            assert again(stage, tmp_path) == stage
+
+
+@pytest.mark.parametrize("base", [InnerAlgorithm, RuleConfig, Estimator])
+def test_every_kind_is_found_by_its_name_and_read_as_it_is(base):
+    for name, kind in kinds(base).items():
+        assert structured(base, {"kind": name}, "here") == kind()
+        assert structured(base, plain(kind()), "here") == kind()
+
+
+def test_inner_algorithms_have_their_published_settings_by_default():
+    assert [inner(name) for name in ("a2c", "ppo", "reinforce", "dqn")] == [A2C(), PPO(), Reinforce(), DQN()]
+
+
+@given(gamma=st.floats(0, 1), envs=st.integers(1, 10**6), std=st.floats(1e-6, 1e6), met=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_changes_are_what_differs(gamma, envs, std, met):
+    before = RunConfig()
+    after = changed(
+        before,
+        inner={"gamma": gamma, "num_envs": envs, "normalize_observations": met},
+        estimator={"kind": "es", "std": std},
+    )
+    assert changed(before, **differing(plain(before), plain(after))) == after
+    assert (after.inner.gamma, after.inner.num_envs, after.estimator.std) == (gamma, envs, std)
+
+
+def test_a_table_of_another_kind_takes_the_whole_place_of_the_old():
+    old = {"inner": {"kind": "ppo", "clip_range": 0.3, "gamma": 0.9}}
+    assert merged(old, {"inner": {"gamma": 0.8}})["inner"] == {"kind": "ppo", "clip_range": 0.3, "gamma": 0.8}
+    assert merged(old, {"inner": {"kind": "a2c"}})["inner"] == {"kind": "a2c"}
 
 
 @pytest.mark.parametrize(
-    ("text", "key", "lines"),
+    ("text", "complaint"),
     [
-        ("meta_lr: 0.1\nlearner:\n  steps: 4\nmeta_lr: 0.2\n", "meta_lr", (1, 4)),
-        ("learner:\n  steps: 4\nseed: 1\nlearner:\n  width: 8\n", "learner", (1, 4)),
-        ("learner:\n  steps: 4\n  width: 2\n  steps: 5\n", "learner.steps", (2, 4)),
-        ("stages:\n- sigma: 1\n- {sigma: 2, sigma: 3}\n", "stages.2.sigma", (3, 3)),
-        ("variants:\n  full:\n    a: {b: 1}\n  full: {}\n", "variants.full", (2, 4)),
-        ("'a': 1\n\"a\": 2\n", "a", (1, 2)),
-        ("1: 1\n0x1: 2\n", "0x1", (1, 2)),
-        ("true: 1\nyes: 2\n", "yes", (1, 2)),
-        ("base: &base {a: 1}\nc:\n  <<: *base\n  <<: *base\n", "c.<<", (3, 4)),
+        ("meta_stepz = 3", "unknown setting 'meta_stepz' of RunConfig; it has families,"),
+        ("[inner]\ngama = 0.9", "unknown setting 'gama' of A2C; it has hidden_size,"),
+        ('[inner]\nkind = "sarsa"', "unknown kind 'sarsa'; choose from a2c, dqn, ppo, reinforce"),
+        ("[estimator]\nstd = 0.1", "unknown setting 'std' of TBPTT"),
+        ("[rule]\nhidden_size = 0", "hidden_size must be positive"),
+        ("[inner]\ngamma = 1.5", "gamma must be at most 1, got 1.5"),
+        ('[inner]\ngamma = "high"', "gamma must be a number, got 'high'"),
+        ("[inner]\nnum_envs = 2.5", "num_envs must be a whole number, got 2.5"),
+        ("[inner]\nnum_envs = true", "num_envs must be a whole number, got True"),
+        ("[inner]\ngamma = nan", "gamma must be finite"),
+        ("inner = 3", "InnerAlgorithm must be a table that names its kind"),
+        ("horizon = 3", "Horizon must be a table of settings, got 3"),
+        ('families = "cartpole"', "families must be a list, got 'cartpole'"),
+        ("families = []", "families is empty"),
+        ('families = ["bandit", "bandit"]', "families repeats a name"),
+        ("seed = 1\nseed = 2", "is not TOML"),
+        ("[horizon]\nmin = 9\nmax = 3", "horizon.max must be at least horizon.min 9, got 3"),
+        ("inner_mixture = [{}, {}, {}]", "3 algorithms in inner_mixture need as many batches_per_family"),
+        ("learned_init = true\ninner_mixture = [{}]", "leave inner_mixture out"),
+        ("[meta_optimizer]\ninit_meta_lr = 0.1", "init_meta_lr is of a learned initialization"),
+        ('[rule]\nkind = "sgd"', "nothing to learn"),
+        ("stages = []", "stages must be a list of tables"),
+        ("stages = [{}, {rule = {hidden_size = 2}}]", "rule can only be said of the first stage"),
     ],
 )
-def test_a_key_that_stands_twice_is_refused_by_name_and_lines(text, key, lines, tmp_path):
-    said = reason(tmp_path / "c.yaml", text)
-    assert f"'{key}' stands twice, in line {lines[0]} and in line {lines[1]}" in said
-    assert str(tmp_path / "c.yaml") in said
+def test_what_a_file_cannot_mean_is_refused_in_a_sentence(text, complaint, tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=complaint) as refused:
+        load_recipe(None, path)
+    assert str(path) in str(refused.value)
 
 
-@pytest.mark.parametrize("load", [MetaConfig.load, load_recipe, load_variants])
-def test_every_reader_of_configurations_refuses_it(load, tmp_path):
-    path = tmp_path / "c.yaml"
-    path.write_text("variants: {full: {}}\nseed: 1\nseed: 2\n")
-    with pytest.raises(ValueError, match="'seed' stands twice"):
-        load(path)
+def test_files_that_are_none_are_refused(tmp_path):
+    path = tmp_path / "config.toml"
+    with pytest.raises(ValueError, match="cannot read the configuration"):
+        read(path)
+    path.write_bytes(b"\xff")
+    with pytest.raises(ValueError, match="not UTF-8"):
+        read(path)
+    path.write_bytes(b"#" * (2**16 + 1))
+    with pytest.raises(ValueError, match="larger than any configuration"):
+        read(path)
+    path.write_text("x = " + "[" * 10_000)
+    with pytest.raises(ValueError, match="not TOML"):
+        read(path)
+    path.write_text('variants = ["full"]')
+    with pytest.raises(ValueError, match="variants must be a table"):
+        load_variants(path)
 
 
-def test_what_a_merge_key_brings_may_be_said_otherwise(tmp_path):
-    path = tmp_path / "c.yaml"
-    path.write_text("a: &a {x: 1, y: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b, y: 3}\nd: *b\n")
-    assert mapping(path)["c"] == {"x": 2, "y": 3}
-    assert mapping(path)["d"] == {"x": 2, "y": 1}
-
-
-@given(tree=st.dictionaries(KEYS, TREES, min_size=1, max_size=4), data=st.data())
-@settings(max_examples=150, deadline=None)
-def test_whatever_else_stands_there(tree, data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("files")
-    path = folder / "c.yaml"
-    path.write_text(yaml.safe_dump(tree, allow_unicode=True, sort_keys=False), encoding="utf-8")
-    assert mapping(path) == tree
-    key = data.draw(st.sampled_from(list(tree)))
-    again = yaml.safe_dump({key: 1}, allow_unicode=True)
-    text = yaml.safe_dump({"outer": [0, tree]}, allow_unicode=True, sort_keys=False, default_flow_style=True)
-    line = yaml.safe_dump(tree, allow_unicode=True, sort_keys=False).count("\n") + 1
-    assert f"and in line {line}:" in reason(path, path.read_text(encoding="utf-8") + again)
-    flow = yaml.safe_dump([key], allow_unicode=True, default_flow_style=True).strip()[1:-1]
-    head, _, tail = text.rstrip().rpartition("}]")
-    assert "outer.2." in reason(path, f"{head}, {flow}: 1}}]{tail}\n")
-
-
-@given(tree=st.dictionaries(KEYS, TREES, min_size=1, max_size=4), data=st.data())
-@settings(max_examples=100, deadline=None)
-def test_results_that_say_something_twice_are_damaged(tree, data, tmp_path_factory):
-    path = tmp_path_factory.mktemp("files") / "results.json"
-    path.write_text(json.dumps(tree))
-    assert read_json(path) == tree
-    key = data.draw(st.sampled_from(list(tree)))
-    path.write_text(f'{{"families": [{json.dumps(tree)[:-1]}, {json.dumps(key)}: 0}}]}}')
-    with pytest.raises(ValueError, match="stands twice"):
-        read_json(path)
+def test_a_strangers_file_imports_no_code():
+    for name, table in (("inner", "module_nobody_has:Kind"), ("rule", "module_nobody_has:Kind")):
+        with pytest.raises(ValueError, match="files import no code"):
+            run_config({name: {"kind": table}}, "a file", importing=False)

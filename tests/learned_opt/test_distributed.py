@@ -6,67 +6,77 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from learned_opt.algorithms import A2C
 from learned_opt.cli import main
 from learned_opt.commands import meta_train
-from learned_opt.meta.config import MetaConfig
-from learned_opt.meta.estimators.es import EvolutionGroup
+from learned_opt.meta.config import run_config
 from learned_opt.meta.estimators.presentation import Presentation
-from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.trainer import MetaTrainer, new_rule
 from learned_opt.rules.counter_rng import initial_rng_state
 from learned_opt.runs.checkpoint import checkpoints, load_checkpoint
+from learned_opt.runs.config_file import changed, plain, written
 from learned_opt.runs.distributed import Ranks, claim_device
 from learned_opt.tasks import Noise, Shard
 from learned_opt.tasks.random import derive_noise
 
 TOLD = Presentation(roles=True, critic_first=False)
-TINY = MetaConfig(
-    families=("navigation2d", "cartpole"),
-    hidden=4,
-    learners=4,
-    groups_per_family=1,
-    unroll=3,
-    shortest_life=6,
-    longest_life=12,
-    meta_steps=4,
-    validate_every=2,
-    validation_tasks=2,
-    validation_updates=4,
-    checkpoint_every=2,
-    learner=A2C(hidden_size=4, num_envs=2, num_steps=6),
-    outer_num_envs=2,
+TINY = run_config(
+    {
+        "families": ("navigation2d", "cartpole"),
+        "rule": {"hidden_size": 4},
+        "meta_batch_size": 4,
+        "batches_per_family": 1,
+        "estimator": {"unroll_length": 3, "outer_num_envs": 2},
+        "horizon": {"min": 6, "max": 12},
+        "meta_steps": 4,
+        "validation": {"every": 2, "num_tasks": 2, "num_updates": 4},
+        "checkpoint": {"every": 2},
+        "inner": A2C(hidden_size=4, num_envs=2, num_steps=6),
+    }
 )
-EVOLVED = replace(TINY, estimator="pes", scoring="rank", outer_num_envs=None)
-STARTED = replace(TINY, families=("navigation2d",), initialisation="learned")
+EVOLVED = changed(
+    TINY,
+    estimator={
+        "kind": "pes",
+        "fitness_shaping": "rank",
+        "unroll_length": TINY.estimator.unroll_length,
+    },
+)
+STARTED = changed(TINY, families=("navigation2d",), learned_init=True)
 RUNS = {
-    "tbptt": replace(TINY, exploration=True),
-    "pes": replace(EVOLVED, learners=8, exploration=True),
-    "second order": replace(STARTED, second_order=True, unroll=2, shortest_life=2, longest_life=6),
-    "reptile": replace(STARTED, estimator="reptile", learner=EVOLVED.learner, outer_num_envs=None),
+    "tbptt": changed(TINY, rule={"parameter_noise": True}),
+    "pes": changed(EVOLVED, meta_batch_size=8, rule={"parameter_noise": True}),
+    "second order": changed(
+        STARTED, estimator={"second_order": True, "unroll_length": 2}, horizon={"min": 2, "max": 6}
+    ),
+    "reptile": changed(
+        STARTED,
+        estimator={
+            "kind": "reptile",
+            "unroll_length": STARTED.estimator.unroll_length,
+        },
+    ),
 }
 TWO_RANKS = """
 import json, sys
 from pathlib import Path
 import torch
 from learned_opt.runs.checkpoint import checkpoints, load_checkpoint
-from learned_opt.meta.config import MetaConfig
 from learned_opt.runs.distributed import joined
+from learned_opt.meta.config import run_config
 from learned_opt.meta.trainer import MetaTrainer
 
 runs, out, half = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), Path(sys.argv[3])
 with joined() as ranks:
     for name, fields in runs.items():
-        MetaTrainer(MetaConfig.from_dict(fields), out / f"rank {ranks.shard.index}" / name, ranks=ranks).run()
+        MetaTrainer(run_config(fields), out / f"rank {ranks.shard.index}" / name, ranks=ranks).run()
         if (half / name).exists():
-            MetaTrainer(MetaConfig.from_dict(fields), half / name, resume=True, ranks=ranks).run()
+            MetaTrainer(run_config(fields), half / name, resume=True, ranks=ranks).run()
     try:
         ranks.check_equal([torch.tensor([1.0 + ranks.shard.index])], "numbers")
     except RuntimeError as error:
@@ -108,7 +118,7 @@ def runs(tmp_path_factory):
         trainer.take_step()
         trainer.assess()
         trainer._save()
-    (folder / "runs.json").write_text(json.dumps({name: config.to_dict() for name, config in RUNS.items()}))
+    (folder / "runs.json").write_text(json.dumps({name: plain(config) for name, config in RUNS.items()}))
     (folder / "two_ranks.py").write_text(TWO_RANKS)
     places = (folder / name for name in ("two_ranks.py", "runs.json", "two", "half"))
     process = torchrun(*places)
@@ -155,11 +165,11 @@ def test_processes_that_drift_apart_are_noticed(runs):
 
 
 def test_a_run_survives_the_death_of_a_process(tmp_path):
-    config = replace(TINY, meta_steps=60, validate_every=20, checkpoint_every=5)
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config.to_dict()))
+    config = changed(TINY, meta_steps=60, validation={"every": 20}, checkpoint={"every": 5})
+    (tmp_path / "tiny.toml").write_text(written(plain(config)).decode())
 
     def start(out, *options):
-        command = ("-m", "learned_opt", "meta-train", "--config", tmp_path / "tiny.yaml", "--out", out)
+        command = ("-m", "learned_opt", "meta-train", "--config", tmp_path / "tiny.toml", "--out", out)
         return torchrun(*command, "--resume", options=options)
 
     process = start(tmp_path / "killed", "--max-restarts", "1")
@@ -195,7 +205,7 @@ def test_shares_of_the_noise_make_the_whole(replicas):
 
 
 def test_learned_noise_depends_on_the_learner_not_on_the_process():
-    layout = TruncatedGroup("cartpole", TINY, new_rule(TINY), seed=0, presentation=TOLD).layout
+    layout = TINY.group("cartpole", new_rule(TINY), seed=0, presentation=TOLD).layout
     everyone, own = (initial_rng_state(layout, torch.arange(first, 4), None) for first in (0, 2))
     assert torch.equal(everyone[2:], own)
 
@@ -203,9 +213,9 @@ def test_learned_noise_depends_on_the_learner_not_on_the_process():
 def test_learners_that_cannot_be_shared_evenly_are_refused():
     three, four = Ranks(Shard(0, 3)), Ranks(Shard(0, 4))
     with pytest.raises(ValueError, match=r"3 processes cannot share 4 learners evenly: .* a multiple of 3"):
-        TruncatedGroup("cartpole", TINY, new_rule(TINY), seed=0, presentation=TOLD, ranks=three)
+        TINY.group("cartpole", new_rule(TINY), seed=0, presentation=TOLD, ranks=three)
     with pytest.raises(ValueError, match="set learners to a multiple of 8"):
-        EvolutionGroup("cartpole", EVOLVED, new_rule(EVOLVED), seed=0, presentation=TOLD, ranks=four)
+        EVOLVED.group("cartpole", new_rule(EVOLVED), seed=0, presentation=TOLD, ranks=four)
 
 
 def test_devices_that_are_not_one_each_are_refused(monkeypatch):
@@ -232,7 +242,7 @@ def test_what_is_one_process_is_refused_under_torchrun(tmp_path, monkeypatch, ca
             pass
 
     monkeypatch.setattr(meta_train, "joined", Joined)
-    assert main(["meta-train", "--algorithm", "rl2", "--out", str(tmp_path / "policy")]) == 2
+    assert main(["meta-train", "--preset", "rl2", "--out", str(tmp_path / "policy")]) == 2
     assert "trained by one process" in capsys.readouterr().err
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("WORLD_SIZE", "2")

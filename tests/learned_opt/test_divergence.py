@@ -4,21 +4,22 @@ from dataclasses import replace
 
 import pytest
 import torch
-import yaml
 
 from learned_opt import CoordinatewiseLSTM, load_rule
 from learned_opt.algorithms import A2C, DQN, Reinforce
 from learned_opt.algorithms.base import GradientSample, Trajectories
 from learned_opt.cli import main
 from learned_opt.kernels import native
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import run_config
 from learned_opt.meta.estimators.base import Window
 from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.unroll import _above_replicates
-from learned_opt.meta.trainer import GROUPS, MetaTrainer, contained, new_rule
+from learned_opt.meta.trainer import MetaTrainer, contained, new_rule
 from learned_opt.progress import MetaProgress
-from learned_opt.rl2.trainer import InContextTrainer, MemoryConfig
+from learned_opt.rl2.config import InContextConfig, TrialValidation
+from learned_opt.rl2.trainer import InContextTrainer
 from learned_opt.runs.checkpoint import load_checkpoint
+from learned_opt.runs.config_file import changed, plain, written
 from learned_opt.runs.divergence import EARLIEST, DivergenceError, DivergenceMonitor
 from learned_opt.runs.metrics import read_rows
 from learned_opt.tasks.families.cartpole import CartPole
@@ -28,51 +29,48 @@ from learned_opt.tracing.verify import dynamics_of
 ACTOR_CRITIC = A2C(hidden_size=4, num_envs=2, num_steps=5)
 REINFORCE = Reinforce(hidden_size=4, num_envs=2, normalize_advantage="batch")
 Q_LEARNING = DQN(hidden_size=4, num_envs=2, num_steps=5, batch_size=4, buffer_size=64)
-TINY = MetaConfig(
-    families=("cartpole",),
-    hidden=3,
-    learners=4,
-    groups_per_family=1,
-    unroll=3,
-    shortest_life=300,
-    longest_life=300,
-    meta_steps=30,
-    validate_every=10,
-    validation_tasks=2,
-    validation_updates=2,
-    checkpoint_every=5,
-    learner=ACTOR_CRITIC,
+TINY = run_config(
+    {
+        "families": ("cartpole",),
+        "rule": {"hidden_size": 3},
+        "meta_batch_size": 4,
+        "batches_per_family": 1,
+        "estimator": {"unroll_length": 3},
+        "horizon": {"min": 300, "max": 300},
+        "meta_steps": 30,
+        "validation": {"every": 10, "num_tasks": 2, "num_updates": 2},
+        "checkpoint": {"every": 5},
+        "inner": ACTOR_CRITIC,
+    }
 )
 TOLD = Presentation(roles=True, critic_first=False)
 RUNS = {
     "tbptt, actor-critic": TINY,
-    "second order": replace(TINY, second_order=True),
-    "es, actor-critic": replace(TINY, estimator="es", learner=ACTOR_CRITIC),
-    "pes by rank, Q-learning": replace(TINY, estimator="pes", scoring="rank", learner=Q_LEARNING),
-    "tbptt, Q-learning": replace(TINY, learner=Q_LEARNING),
-    "tbptt, REINFORCE": replace(TINY, learner=REINFORCE),
-    "MAML with siblings": replace(
-        TINY,
-        rule="sgd",
-        hidden=MetaConfig.hidden,
-        initialisation="learned",
-        nominal_lr=0.1,
-        second_order=True,
-        shortest_life=3,
-        longest_life=3,
-        exploration_credit=1.0,
-        siblings=2,
-        learner=REINFORCE,
+    "second order": changed(TINY, estimator={"second_order": True}),
+    "es, actor-critic": changed(
+        TINY, estimator={"kind": "es", "unroll_length": TINY.estimator.unroll_length}, inner=ACTOR_CRITIC
     ),
-    "reptile": replace(
+    "pes by rank, Q-learning": changed(
         TINY,
-        rule="sgd",
-        hidden=MetaConfig.hidden,
-        initialisation="learned",
-        nominal_lr=0.1,
-        estimator="reptile",
-        shortest_life=3,
-        longest_life=3,
+        estimator={"kind": "pes", "fitness_shaping": "rank", "unroll_length": TINY.estimator.unroll_length},
+        inner=Q_LEARNING,
+    ),
+    "tbptt, Q-learning": changed(TINY, inner=Q_LEARNING),
+    "tbptt, REINFORCE": changed(TINY, inner=REINFORCE),
+    "MAML with siblings": changed(
+        TINY,
+        rule={"kind": "sgd", "learning_rate": 0.1},
+        learned_init=True,
+        estimator={"second_order": True, "sampling_correction": 1.0, "replicates_per_task": 2},
+        horizon={"min": 3, "max": 3},
+        inner=REINFORCE,
+    ),
+    "reptile": changed(
+        TINY,
+        rule={"kind": "sgd", "learning_rate": 0.1},
+        learned_init=True,
+        estimator={"kind": "reptile", "unroll_length": TINY.estimator.unroll_length},
+        horizon={"min": 3, "max": 3},
     ),
 }
 SICK = 1
@@ -128,13 +126,13 @@ def test_one_learners_bad_numbers_never_reach_another_nor_the_rule(run, what, va
     config = RUNS[run]
     rule = new_rule(config)
     poison = Poison(monkeypatch, CartPole, what, value)
-    group = GROUPS[config.estimator]("cartpole", config, rule, seed=0, presentation=TOLD)
+    group = config.group("cartpole", rule, seed=0, presentation=TOLD)
     group.advance(rule)
     poison.on = True
-    window = contained(group.advance(rule), config.learners)
+    window = contained(group.advance(rule), config.meta_batch_size)
     assert all(bool(gradient.isfinite().all()) for gradient in window.meta_gradient.values())
     assert all(torch.tensor(number).isfinite() for number in window.metrics.values())
-    pairs = config.estimator in ("es", "pes")
+    pairs = config.estimator.kind in ("es", "pes")
     if value != 1e30:  # a huge number is still a number
         assert window.metrics["diverged"] == (2 if pairs else 1)
     assert all(bool(rows.isfinite().all()) for rows in healthy_rows(group).values())
@@ -149,7 +147,7 @@ def test_one_learners_bad_numbers_never_reach_another_nor_the_rule(run, what, va
 @pytest.mark.parametrize("what", ["reward", "observation"])
 def test_what_is_poisoned_here_is_compiled(what, monkeypatch):
     poison = Poison(monkeypatch, CartPole, what, float("nan"))
-    group = GROUPS["tbptt"]("cartpole", TINY, new_rule(TINY), seed=0, presentation=TOLD)
+    group = TINY.group("cartpole", new_rule(TINY), seed=0, presentation=TOLD)
     poison.on = True
     assert dynamics_of(group.learner.environments) is not None
 
@@ -160,7 +158,7 @@ def test_the_others_learn_exactly_what_they_would_have_learned(run, monkeypatch)
     poison = Poison(monkeypatch, CartPole, "reward", float("nan"))
     for sick in (False, True):
         rule = new_rule(config)
-        group = GROUPS[config.estimator]("cartpole", config, rule, seed=0, presentation=TOLD)
+        group = config.group("cartpole", rule, seed=0, presentation=TOLD)
         poison.on = sick
         group.advance(rule)
         groups.append(healthy_rows(group))
@@ -234,7 +232,7 @@ def test_a_run_in_which_most_learners_diverge_stops_and_says_why(tmp_path, monke
     monkeypatch.setattr(CartPole, "transition", transition)
     with pytest.raises(DivergenceError):  # as before, whatever another meta-step would bring
         MetaTrainer(TINY, tmp_path / "run", resume=True).run()
-    patient = MetaTrainer(replace(TINY, divergence_limit=1.0), tmp_path / "run", resume=True)
+    patient = MetaTrainer(changed(TINY, max_diverged=1.0), tmp_path / "run", resume=True)
     assert patient.run().step == TINY.meta_steps
 
 
@@ -255,8 +253,10 @@ def test_health_looks_at_the_last_stretch_alone():
 
 
 def test_an_absurd_meta_lr_ends_with_a_sentence_and_the_best_rule_so_far(tmp_path, capsys):
-    config = tmp_path / "absurd.yaml"
-    config.write_text(yaml.safe_dump(replace(TINY, meta_lr=1e12, validate_every=1000).to_dict()))
+    config = tmp_path / "absurd.toml"
+    config.write_text(
+        written(plain(changed(TINY, meta_optimizer={"meta_lr": 1e12}, validation={"every": 1000}))).decode()
+    )
     run = tmp_path / "run"
     assert main(["meta-train", "--config", str(config), "--out", str(run), "--threads", "1"]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -269,14 +269,13 @@ def test_an_absurd_meta_lr_ends_with_a_sentence_and_the_best_rule_so_far(tmp_pat
 
 @pytest.mark.parametrize("what", ["reward", "observation"])
 def test_a_trial_of_bad_numbers_never_reaches_a_policy_with_a_memory(what, tmp_path, monkeypatch):
-    config = MemoryConfig(
+    config = InContextConfig(
         family="navigation2d",
         episodes=2,
-        hidden=4,
-        trials=4,
+        hidden_size=4,
+        num_trials=4,
         meta_steps=3,
-        validate_every=9,
-        validation_tasks=2,
+        validation=TrialValidation(every=9, num_tasks=2),
     )
     poison = Poison(monkeypatch, Navigation2D, what, float("nan"))
     trainer = InContextTrainer(config, tmp_path / "run")
@@ -290,14 +289,13 @@ def test_a_trial_of_bad_numbers_never_reaches_a_policy_with_a_memory(what, tmp_p
 
 
 def test_a_policy_whose_trials_are_all_bad_stops_and_says_why(tmp_path, monkeypatch):
-    config = MemoryConfig(
+    config = InContextConfig(
         family="navigation2d",
         episodes=2,
-        hidden=4,
-        trials=4,
+        hidden_size=4,
+        num_trials=4,
         meta_steps=30,
-        validate_every=9,
-        validation_tasks=2,
+        validation=TrialValidation(every=9, num_tasks=2),
     )
     transition = Navigation2D.transition
     trainer = InContextTrainer(config, tmp_path / "run")

@@ -12,27 +12,26 @@ from scipy import stats
 from learned_opt import CoordinatewiseLSTM
 from learned_opt.algorithms import A2C
 from learned_opt.artifacts import load_artifact
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import run_config
 from learned_opt.meta.estimators.es import SCORES, Perturbations, rank_scores, sign_scores
 from learned_opt.meta.trainer import MetaTrainer, new_rule
 from learned_opt.runs.checkpoint import load_checkpoint
+from learned_opt.runs.config_file import changed
 from learned_opt.tasks import Noise
 
-TINY = MetaConfig(
-    families=("navigation2d", "bandit"),
-    hidden=4,
-    learners=4,
-    groups_per_family=1,
-    unroll=3,
-    shortest_life=6,
-    longest_life=12,
-    meta_steps=6,
-    validate_every=3,
-    validation_tasks=2,
-    validation_updates=4,
-    checkpoint_every=2,
-    estimator="es",
-    learner=A2C(hidden_size=4, num_envs=2, num_steps=6),
+TINY = run_config(
+    {
+        "families": ("navigation2d", "bandit"),
+        "rule": {"hidden_size": 4},
+        "meta_batch_size": 4,
+        "batches_per_family": 1,
+        "estimator": {"kind": "es", "unroll_length": 3},
+        "horizon": {"min": 6, "max": 12},
+        "meta_steps": 6,
+        "validation": {"every": 3, "num_tasks": 2, "num_updates": 4},
+        "checkpoint": {"every": 2},
+        "inner": A2C(hidden_size=4, num_envs=2, num_steps=6),
+    }
 )
 PAIRS = 40_000
 WINDOWS = 5
@@ -141,7 +140,12 @@ def test_renewal_touches_only_the_lives_that_ended():
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"estimator": "pes", "scoring": "rank"}, {"perturbed": "head"}, {"perturbed": "skip"}],
+    [
+        {},
+        {"estimator": {"kind": "pes", "fitness_shaping": "rank"}},
+        {"estimator": {"evolved_parameters": "head"}},
+        {"estimator": {"evolved_parameters": "skip"}},
+    ],
     ids=str,
 )
 def test_meta_training_by_evolution_resumes_exactly(changes, tmp_path):
@@ -172,7 +176,7 @@ def test_evolving_the_skip_connection_leaves_the_hidden_units_out():
 def test_a_second_stage_starts_from_a_saved_rule(tmp_path):
     MetaTrainer(replace(TINY, meta_steps=2), tmp_path / "first").run()
     path = tmp_path / "first" / "rule.safetensors"
-    config = replace(TINY, start=str(path), hidden=MetaConfig.hidden, meta_steps=0)
+    config = changed(TINY, rule={"kind": "saved", "init_from": str(path), "hidden_size": 16}, meta_steps=0)
     saved, rule = load_artifact(path).rule, new_rule(config)
     assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), rule.parameters(), strict=True))
     assert all(parameter.requires_grad for parameter in rule.parameters())
@@ -182,13 +186,16 @@ def test_a_second_stage_starts_from_a_saved_rule(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"learners": 3}, "is odd"),
-        ({"second_order": True}, "second_order has no meaning"),
-        ({"clip": 1.0}, "clip has no meaning"),
-        ({"estimator": "tbptt", "sigma": 0.1}, "sigma has no meaning"),
+        ({"meta_batch_size": 3}, "is odd"),
+        ({"estimator": {"second_order": True}}, "second_order has no meaning"),
+        ({"estimator": {"meta_grad_clip": 1.0}}, "clip has no meaning"),
+        ({"estimator": {"kind": "tbptt", "std": 0.1}}, "sigma has no meaning"),
         ({"estimator": "magic"}, "unknown estimator"),
-        ({"scoring": "loud"}, "unknown scoring"),
-        ({"start": "default"}, "hidden is a setting of the rule that the run starts from"),
+        ({"estimator": {"fitness_shaping": "loud"}}, "unknown scoring"),
+        (
+            {"rule": {"kind": "saved", "init_from": "default"}},
+            "hidden is a setting of the rule that the run starts from",
+        ),
     ],
     ids=str,
 )

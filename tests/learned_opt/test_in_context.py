@@ -11,15 +11,23 @@ from learned_opt.analysis.rl2.trials import plot_trials, run_trials
 from learned_opt.artifacts import ArtifactError
 from learned_opt.cli import main
 from learned_opt.rl2.artifact import load_policy, save_policy
+from learned_opt.rl2.config import InContextConfig, TrialValidation
 from learned_opt.rl2.policies import ContextPolicy, RecurrentPolicy
-from learned_opt.rl2.trainer import InContextTrainer, MemoryConfig
+from learned_opt.rl2.trainer import InContextTrainer
 from learned_opt.rl2.trial import play
+from learned_opt.runs.config_file import changed, written
 from learned_opt.tasks import make_family
 from learned_opt.tasks.families.tabular_mdp import optimum
 from learned_opt.tasks.random import derive_noise
 
 KINDS = [RecurrentPolicy, ContextPolicy]
-TINY = {"episodes": 4, "hidden": 8, "trials": 6, "meta_steps": 4, "validate_every": 2, "validation_tasks": 8}
+TINY = {
+    "episodes": 4,
+    "hidden_size": 8,
+    "num_trials": 6,
+    "meta_steps": 4,
+    "validation": {"every": 2, "num_tasks": 8},
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -82,8 +90,14 @@ def test_training_learns_a_bandit_with_two_arms_far_apart(algorithm, tmp_path, m
         return {"probability": best}
 
     monkeypatch.setattr("learned_opt.tasks.families.bandit.Bandit.sample_tasks", sample)
-    config = MemoryConfig(
-        algorithm=algorithm, episodes=10, hidden=16, trials=64, meta_steps=60, validate_every=60, seed=1
+    config = InContextConfig(
+        kind=algorithm,
+        episodes=10,
+        hidden_size=16,
+        num_trials=64,
+        meta_steps=60,
+        validation=TrialValidation(every=60),
+        seed=1,
     )
     outcome = InContextTrainer(config, tmp_path / "run").run()
     rows = (tmp_path / "run" / "validations.csv").read_text().splitlines()
@@ -93,7 +107,7 @@ def test_training_learns_a_bandit_with_two_arms_far_apart(algorithm, tmp_path, m
 
 
 def test_the_same_seed_gives_equal_files_and_a_resumed_run_too(tmp_path):
-    config = MemoryConfig(**TINY, checkpoint_every=2)
+    config = changed(InContextConfig(), **TINY, checkpoint={"every": 2})
     for name in "ab":
         InContextTrainer(config, tmp_path / name).run()
     whole = (tmp_path / "a" / "policy.safetensors").read_bytes()
@@ -110,7 +124,9 @@ def test_the_same_seed_gives_equal_files_and_a_resumed_run_too(tmp_path):
 
 
 def test_a_run_stops_early_at_its_target(tmp_path):
-    outcome = InContextTrainer(MemoryConfig(**TINY, target=0.1), tmp_path / "run").run()
+    outcome = InContextTrainer(
+        changed(changed(InContextConfig(), **TINY), validation={"early_stop_score": 0.1}), tmp_path / "run"
+    ).run()
     assert outcome.step == 0
 
 
@@ -187,17 +203,17 @@ def test_policies_enter_comparisons_as_such():
 
 def test_policies_are_trained_and_shown_from_the_command_line(tmp_path, capsys):
     out = tmp_path / "rl2"
-    config = tmp_path / "tiny.yaml"
-    config.write_text("\n".join(f"{key}: {value}" for key, value in TINY.items()))
-    common = ["--algorithm", "rl2", "--config", str(config)]
-    assert main(["meta-train", *common, "--families", "bandit", "--out", str(out)]) == 0
+    config = tmp_path / "tiny.toml"
+    config.write_bytes(written(TINY))
+    common = ["--preset", "rl2", "--config", str(config)]
+    assert main(["meta-train", *common, "--family", "bandit", "--out", str(out)]) == 0
     policy = str(out / "policy.safetensors")
     assert main(["trial", "--policy", policy, "--num-tasks", "8", "--out", str(tmp_path / "trial")]) == 0
     assert "Thompson sampling" in capsys.readouterr().out
-    config.write_text("second_order: true")
+    config.write_text("second_order = true")
     assert main(["meta-train", *common, "--out", str(tmp_path / "x")]) == 2
-    assert "second_order is of update rules, and rl2 has none" in capsys.readouterr().err
-    assert main(["meta-train", *common, "--families", "bandit", "lqr", "--out", str(tmp_path / "y")]) == 2
+    assert "unknown setting 'second_order' of InContextConfig" in capsys.readouterr().err
+    assert main(["meta-train", *common, "--family", "bandit", "lqr", "--out", str(tmp_path / "y")]) == 2
 
 
 def test_environments_and_observations_that_a_memory_cannot_meet_are_refused():
@@ -217,12 +233,11 @@ def test_environments_and_observations_that_a_memory_cannot_meet_are_refused():
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"episodes": 1, "trials": 1}, "one trial of one step is one transition"),
-        ({"trials": 1.5}, "trials must be a whole number"),
-        ({"trials": True}, "trials must be a whole number"),
-        ({"target": float("nan")}, "target must be a number"),
+        ({"episodes": 1, "num_trials": 1}, "one trial of one step is one transition"),
+        ({"num_trials": 1.5}, "num_trials must be a whole number"),
+        ({"num_trials": True}, "num_trials must be a whole number"),
     ],
 )
 def test_settings_that_cannot_train_a_policy_are_refused(settings, complaint):
     with pytest.raises(ValueError, match=complaint):
-        MemoryConfig(family="bandit", **settings)
+        InContextConfig(family="bandit", **settings)

@@ -7,10 +7,10 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
-import yaml
 
 import learned_opt
 from learned_opt.artifacts import load_artifact
+from learned_opt.runs.config_file import written
 
 ROOT = Path(learned_opt.__file__).parents[1]
 FAMILY = """
@@ -24,18 +24,14 @@ class DoubleIntegrator(LQR):
 double_integrator = DoubleIntegrator
 """
 TINY = {
-    "hidden": 4,
-    "learners": 2,
-    "groups_per_family": 1,
-    "unroll": 2,
-    "shortest_life": 4,
-    "longest_life": 8,
+    "rule": {"hidden_size": 4},
+    "meta_batch_size": 2,
+    "batches_per_family": 1,
+    "estimator": {"unroll_length": 2, "outer_num_envs": 1},
+    "horizon": {"min": 4, "max": 8},
     "meta_steps": 1,
-    "validate_every": 1,
-    "validation_tasks": 2,
-    "validation_updates": 3,
-    "learner": {"hidden_size": 4, "num_envs": 2, "num_steps": 4},
-    "outer_num_envs": 1,
+    "validation": {"every": 1, "num_tasks": 2, "num_updates": 3},
+    "inner": {"hidden_size": 4, "num_envs": 2, "num_steps": 4},
 }
 
 
@@ -55,7 +51,7 @@ def script(tmp_path_factory):
 def folder(tmp_path):
     """A user's folder, with a family."""
     (tmp_path / "my_tasks.py").write_text(FAMILY)
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    (tmp_path / "tiny.toml").write_text(written(TINY).decode())
     return tmp_path
 
 
@@ -68,7 +64,7 @@ def run(folder, *command, path=str(ROOT), **given):
 
 def test_a_family_of_the_working_directory_is_trained_and_compared_by_processes(script, folder):
     family = "my_tasks:double_integrator"
-    train = ["meta-train", "--config", "tiny.yaml", "--families", family, "--out", "run"]
+    train = ["meta-train", "--config", "tiny.toml", "--families", family, "--out", "run"]
     done = run(folder, script, *train)
     assert done.returncode == 0, done.stderr
     assert load_artifact(folder / "run" / "rule.safetensors").header["provenance"]["families"] == [family]
@@ -84,7 +80,7 @@ def test_every_rank_finds_the_family(script, folder):
     train = [
         "meta-train",
         "--config",
-        "tiny.yaml",
+        "tiny.toml",
         "--families",
         "my_tasks:double_integrator",
         "--out",

@@ -13,48 +13,67 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from learned_opt.runs.checkpoint import read_checkpoint
+from learned_opt.runs.config_file import written
 from learned_opt.runs.lock import LOCK
 
 RUN = {
     "families": ["navigation2d", "bandit"],
-    "hidden": 3,
-    "learners": 2,
-    "groups_per_family": 1,
-    "unroll": 2,
-    "shortest_life": 4,
-    "longest_life": 8,
+    "rule": {"hidden_size": 3},
+    "meta_batch_size": 2,
+    "batches_per_family": 1,
+    "estimator": {"unroll_length": 2, "outer_num_envs": 1},
+    "horizon": {"min": 4, "max": 8},
     "meta_steps": 4,
-    "validate_every": 2,
-    "validation_tasks": 2,
-    "validation_updates": 2,
-    "checkpoint_every": 2,
-    "learner": {"hidden_size": 4, "num_envs": 2, "num_steps": 4},
-    "outer_num_envs": 1,
+    "validation": {"every": 2, "num_tasks": 2, "num_updates": 2},
+    "checkpoint": {"every": 2},
+    "inner": {"hidden_size": 4, "num_envs": 2, "num_steps": 4},
 }
-STAGES = {**RUN, "stages": [{}, {"estimator": "es", "perturbed": "head", "scoring": "rank"}]}
-VARIANTS = {**RUN, "variants": {"full": {}, "blind": {"without": ["time"]}, "twice": {"stages": [{}, {}]}}}
-POLICY = {"episodes": 4, "trials": 4, "validation_tasks": 4, "validate_every": 3, "checkpoint_every": 2}
+STAGES = {
+    **RUN,
+    "stages": [
+        {},
+        {
+            "estimator": {
+                **{"kind": "es", "unroll_length": 2},
+                **{"evolved_parameters": "head", "fitness_shaping": "rank"},
+            }
+        },
+    ],
+}
+VARIANTS = {
+    **RUN,
+    "variants": {
+        "full": {},
+        "blind": {"rule": {"ablated_features": ["time"]}},
+        "twice": {"stages": [{}, {}]},
+    },
+}
+POLICY = {
+    "episodes": 4,
+    "num_trials": 4,
+    "validation": {"every": 3, "num_tasks": 4},
+    "checkpoint": {"every": 2},
+}
 COMPARED = (
     "--families bandit lqr --baselines adam sgd --num-tasks 2 --num-tuning-tasks 1 "
     "--num-updates 4 --num-evals 2"
 )
 SHOWN = "--num-tasks 2 --num-updates 4"
 COMMANDS = {
-    "births": ("meta-train --config stages.yaml --births 2", "--resume"),
-    "births by options": (
-        "meta-train --algorithm meta-sgd --families bandit --learners 2 --meta-steps 2 --births 2",
+    "seeds": ("meta-train --config stages.toml --meta-seeds 2", "--resume"),
+    "seeds by options": (
+        "meta-train --preset meta-sgd --families bandit --meta-batch-size 2 --meta-steps 2 --meta-seeds 2",
         "--resume",
     ),
-    "one stage": ("meta-train --config run.yaml", "--resume"),
+    "one stage": ("meta-train --config run.toml", "--resume"),
     "rl2": (
-        "meta-train --config policy.yaml --algorithm rl2 --families bandit --meta-steps 6 --hidden 4",
+        "meta-train --config policy.toml --preset rl2 --family bandit --meta-steps 6 --hidden-size 4",
         "--resume",
     ),
     "compare": (f"compare {COMPARED} --threads 1", ""),
-    "ablate": (f"ablate --config variants.yaml {SHOWN}", ""),
+    "ablate": (f"ablate --config variants.toml {SHOWN}", ""),
     "demo": (
         "demo --meta-steps 1 --validation-tasks 1 --num-tasks 1 --num-tuning-tasks 1 --num-updates 2",
         "",
@@ -71,7 +90,7 @@ class Server:
     def __init__(self, folder):
         self.folder, self.out = folder, folder / "out"
         for name, content in (("run", RUN), ("stages", STAGES), ("variants", VARIANTS), ("policy", POLICY)):
-            (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
+            (folder / f"{name}.toml").write_text(written(content).decode())
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("killing.py"))],
             stdin=subprocess.PIPE,
@@ -151,9 +170,9 @@ def plain(value):
 @pytest.mark.parametrize(
     ("name", "moment"),
     [
-        ("births", r"before os.mkdir birth-2/stage-1"),
-        ("births", r"half written birth-1/stage-2/metrics.csv"),
-        ("rl2", r"before os.rename config.yaml"),
+        ("seeds", r"before os.mkdir seed-1/stage-1"),
+        ("seeds", r"half written seed-0/stage-2/metrics.csv"),
+        ("rl2", r"before os.rename config.toml"),
         ("compare", r"half written cache/"),
         ("compare", r"before open curves.png"),
     ],
@@ -164,7 +183,7 @@ def test_a_command_killed_at_this_moment_goes_on_to_the_same_bytes(name, moment,
     assert server.killed(name, at) is None
 
 
-KILLS = {"births": 30, "births by options": 6, "one stage": 6, "rl2": 10, "compare": 20, "ablate": 20}
+KILLS = {"seeds": 30, "seeds by options": 6, "one stage": 6, "rl2": 10, "compare": 20, "ablate": 20}
 """Beside the demo's a hundred."""
 
 

@@ -7,10 +7,11 @@ import torch
 
 from learned_opt.algorithms import A2C
 from learned_opt.algorithms.inner_loop import train
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import run_config
 from learned_opt.meta.trainer import MetaTrainer
 from learned_opt.meta.validation import Validator
 from learned_opt.rules import Adam, CoordinatewiseLSTM
+from learned_opt.runs.config_file import plain
 from learned_opt.tasks import make_family
 from learned_opt.tasks.random import derive_noise
 
@@ -32,18 +33,16 @@ def test_groups_take_the_learners_of_a_mixture_in_turn(tmp_path):
     ]
     data = {
         "families": ["cartpole"],
-        "learners": 2,
-        "groups_per_family": 2,
-        "unroll": 4,
-        "shortest_life": 8,
-        "longest_life": 12,
+        "meta_batch_size": 2,
+        "batches_per_family": 2,
+        "estimator": {"unroll_length": 4},
+        "horizon": {"min": 8, "max": 12},
         "meta_steps": 4,
-        "validation_tasks": 2,
-        "validation_updates": 2,
-        "mixture": [{"inner": each} for each in mixture],
+        "validation": {"num_tasks": 2, "num_updates": 2},
+        "inner_mixture": [{"inner": each} for each in mixture],
     }
-    config = MetaConfig.from_dict(data)
-    assert MetaConfig.from_dict(config.to_dict()) == config
+    config = run_config(data)
+    assert run_config(plain(config)) == config
     trainer = MetaTrainer(config, tmp_path / "run")
     kinds = [type(group.learner).__name__ for group in trainer.groups]
     assert kinds == ["ActorCriticLearner", "PPOLearner"]
@@ -59,51 +58,48 @@ def test_groups_take_the_learners_of_a_mixture_in_turn(tmp_path):
     ("changes", "complaint"),
     [
         (
-            {"groups_per_family": 1, "mixture": [{}, {"inner": {"hidden_size": 8}}]},
-            "as many groups_per_family",
+            {"batches_per_family": 1, "inner_mixture": [{}, {"inner": {"hidden_size": 8}}]},
+            "as many batches_per_family",
         ),
-        ({"mixture": {"hidden_size": 8}}, "list of mappings"),
-        ({"mixture": [{"inner": {"depht": 8}}]}, "unknown setting 'depht'"),
-        ({"rule": "sgd", "initialisation": "learned", "mixture": [{}]}, "leave mixture out"),
+        ({"inner_mixture": {"hidden_size": 8}}, "inner_mixture must be a list"),
+        ({"inner_mixture": [{"inner": {"depht": 8}}]}, "unknown setting 'depht'"),
+        ({"rule": {"kind": "sgd"}, "learned_init": True, "inner_mixture": [{}]}, "leave inner_mixture out"),
     ],
 )
 def test_mixtures_without_meaning_are_refused(changes, complaint):
     with pytest.raises(ValueError, match=complaint):
-        MetaConfig.from_dict({"families": ["cartpole"], **changes})
+        run_config({"families": ["cartpole"], **changes})
 
 
 def test_settings_of_a_learner_are_kept_by_a_mixture_that_does_not_name_them():
-    config = MetaConfig.from_dict(
+    config = run_config(
         {
             "families": ["cartpole"],
-            "learner": {"gamma": 0.9},
-            "mixture": [{"inner": {"hidden_size": 8}}, {"inner": {"hidden_size": 16}}],
+            "inner": {"gamma": 0.9},
+            "inner_mixture": [{"inner": {"hidden_size": 8}}, {"inner": {"hidden_size": 16}}],
         }
     )
-    assert [each.inner.gamma for each in config.mixture] == [0.9, 0.9]
-    assert [each.inner.hidden_size for each in config.mixture] == [8, 16]
-    assert dataclasses.replace(config.mixture[0].inner, hidden_size=32) == config.learner
+    assert [each.inner.gamma for each in config.inner_mixture] == [0.9, 0.9]
+    assert [each.inner.hidden_size for each in config.inner_mixture] == [8, 16]
+    assert dataclasses.replace(config.inner_mixture[0].inner, hidden_size=32) == config.inner
 
 
 def test_longevity_stretches_windows_and_lives(tmp_path):
     mixture = [{"inner": SMALL}, {"inner": SMALL, "horizon_multiplier": 3}]
     data = {
         "families": ["cartpole"],
-        "estimator": "es",
-        "learners": 2,
-        "unroll": 4,
-        "shortest_life": 8,
-        "longest_life": 8,
+        "estimator": {"kind": "es", "unroll_length": 4},
+        "meta_batch_size": 2,
+        "horizon": {"min": 8, "max": 8},
         "meta_steps": 2,
-        "validation_tasks": 2,
-        "validation_updates": 2,
-        "mixture": mixture,
+        "validation": {"num_tasks": 2, "num_updates": 2},
+        "inner_mixture": mixture,
     }
-    trainer = MetaTrainer(MetaConfig.from_dict(data), tmp_path / "run")
+    trainer = MetaTrainer(run_config(data), tmp_path / "run")
     short, long = trainer.groups
     assert [set(group._draw_horizons()[0].unique().tolist()) for group in (short, long)] == [{8.0}, {24.0}]
     for group in (short, long):  # their first lives are cut; these are not
-        group.runs.horizon[:] = float(group.config.longest_life)
+        group.runs.horizon[:] = float(group.problems.horizon.max)
     trainer.run()
     assert short.runs.age.unique().tolist() == [4.0]
     assert long.runs.age.unique().tolist() == [12.0]
@@ -111,15 +107,15 @@ def test_longevity_stretches_windows_and_lives(tmp_path):
 
 
 def test_validation_is_the_mean_over_the_mixture():
-    common = {"families": ["cartpole"], "validation_tasks": 3, "validation_updates": 2, "learner": SMALL}
+    common = {"families": ["cartpole"], "validation": {"num_tasks": 3, "num_updates": 2}, "inner": SMALL}
     other = {"hidden_size": 16}
     rule = Adam()
 
     def area(**changes):
-        return Validator(MetaConfig.from_dict({**common, **changes}))(rule)["cartpole"]
+        return Validator(run_config({**common, **changes}))(rule)["cartpole"]
 
-    both = area(mixture=[{}, {"inner": other, "horizon_multiplier": 2}])
-    alone = area(), area(learner={**SMALL, **other}, validation_updates=4)
+    both = area(inner_mixture=[{}, {"inner": other, "horizon_multiplier": 2}])
+    alone = area(), area(inner={**SMALL, **other}, validation={"num_tasks": 3, "num_updates": 4})
     assert alone[0] != alone[1]
     assert both == pytest.approx(sum(alone) / 2)
 

@@ -2,27 +2,22 @@
 
 import dataclasses
 import re
-import typing
 from itertools import pairwise
 
 import numpy as np
 import pytest
-import yaml
 
 from learned_opt import Adam
 from learned_opt.analysis import CompareConfig, Method, compare
 from learned_opt.analysis.results import FamilyResults, LearningCurves, Results, Setting
-from learned_opt.cli import Command, main
+from learned_opt.cli import COMMANDS, main
 from learned_opt.commands.options import COUNT, FINITE, RANGES, check_numbers
 from learned_opt.commands.outputs import MARKS
+from learned_opt.runs.config_file import written
 
-COMMANDS = {}
-for member in typing.get_args(Command):
-    kind, told = typing.get_args(member)[:2]
-    COMMANDS[told.name] = kind
 NEEDED = {
     "metaworld": ["--benchmark", "ml1-reach-v3"],
-    "ablate": ["--config", "variants.yaml"],
+    "ablate": ["--config", "variants.toml"],
     "trial": ["--policy", "p.safetensors"],
     **{name: ["r"] for name in ("plot", "report")},
     "check": ["cartpole"],
@@ -105,7 +100,7 @@ FOLDERS = ("meta-train", "compare", "demo", "probe", "trial", "metaworld", "abla
 )
 def test_no_command_writes_into_the_folder_of_another(name, owner, mark, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "variants.yaml").write_text(yaml.safe_dump({"variants": {"full": {}}}))
+    (tmp_path / "variants.toml").write_text(written({"variants": {"full": {}}}).decode())
     saved(tmp_path / "r", 0)
     out = tmp_path / "out"
     (out / mark).mkdir(parents=True)
@@ -118,7 +113,7 @@ def test_no_command_writes_into_the_folder_of_another(name, owner, mark, tmp_pat
 @pytest.mark.parametrize("name", FOLDERS)
 def test_a_file_is_no_folder(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "variants.yaml").write_text(yaml.safe_dump({"variants": {"full": {}}}))
+    (tmp_path / "variants.toml").write_text(written({"variants": {"full": {}}}).decode())
     saved(tmp_path / "r", 0)
     out = tmp_path / "out"
     out.write_text("precious")
@@ -128,22 +123,22 @@ def test_a_file_is_no_folder(name, tmp_path, monkeypatch, capsys):
 
 def test_parts_of_a_comparison_are_not_kept_in_the_folder_of_a_training(tmp_path, capsys):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").write_text("")
+    (tmp_path / "run" / "config.toml").write_text("")
     options = ["--families", "bandit", "--out", tmp_path / "out", "--cache", tmp_path / "run"]
     assert "as meta-train leaves it" in refusal(capsys, "compare", *options)
 
 
 def test_an_ablation_is_refused_before_it_trains(tmp_path, capsys):
-    path, out = tmp_path / "variants.yaml", tmp_path / "out"
+    path, out = tmp_path / "variants.toml", tmp_path / "out"
 
     def reason(variants):
-        path.write_text(yaml.safe_dump({"variants": variants}))
+        path.write_text(written({"variants": variants}).decode())
         return refusal(capsys, "ablate", "--config", path, "--out", out)
 
-    assert "would share a folder" in reason({"a b": {}, "a/b": {"hidden": 4}})
-    assert "would share a folder" in reason({"Full": {}, "full": {"hidden": 4}})
-    assert "would share a folder" in reason({"a" * 80: {}, "a" * 81: {"hidden": 4}})
-    assert "called alike" in reason({1: {}, "1": {"hidden": 4}})
+    assert "would share a folder" in reason({"a b": {}, "a/b": {"rule": {"hidden_size": 4}}})
+    assert "would share a folder" in reason({"Full": {}, "full": {"rule": {"hidden_size": 4}}})
+    assert "would share a folder" in reason({"a" * 80: {}, "a" * 81: {"rule": {"hidden_size": 4}}})
+    assert "called alike" in reason({1: {}, "1": {"rule": {"hidden_size": 4}}})
     assert "adam names both a variant and a baseline" in reason({"adam": {}})
     assert not out.exists()
     (out / "variants").mkdir(parents=True)

@@ -12,30 +12,28 @@ from learned_opt.algorithms import A2C
 from learned_opt.analysis.comparison.compare import Method, compare
 from learned_opt.analysis.comparison.config import CompareConfig
 from learned_opt.artifacts import load_artifact
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import run_config
 from learned_opt.meta.trainer import MetaTrainer
 from learned_opt.policies.module import ModulePolicy
 
-RUN = MetaConfig(
-    families=("bandit", "navigation2d"),
-    learners=4,
-    groups_per_family=1,
-    unroll=3,
-    shortest_life=6,
-    longest_life=12,
-    meta_steps=2,
-    validate_every=2,
-    validation_tasks=1,
-    validation_updates=3,
-    checkpoint_every=2,
-    learner=A2C(hidden_size=4, num_envs=2, num_steps=6),
-    outer_num_envs=2,
+RUN = run_config(
+    {
+        "families": ("bandit", "navigation2d"),
+        "meta_batch_size": 4,
+        "batches_per_family": 1,
+        "estimator": {"unroll_length": 3, "outer_num_envs": 2},
+        "horizon": {"min": 6, "max": 12},
+        "meta_steps": 2,
+        "validation": {"every": 2, "num_tasks": 1, "num_updates": 3},
+        "checkpoint": {"every": 2},
+        "inner": A2C(hidden_size=4, num_envs=2, num_steps=6),
+    }
 )
-ALONE = {"learner": A2C(num_envs=2, num_steps=6)}
+ALONE = {"inner": A2C(num_envs=2, num_steps=6)}
 RUNS = {
-    "tbptt": {"hidden": 4},
-    "pes": {"hidden": 4, "estimator": "pes", **ALONE},
-    "learned start": {"families": ("bandit",), "rule": "meta-sgd", "initialisation": "learned"},
+    "tbptt": {"rule": {"hidden_size": 4}},
+    "pes": {"rule": {"hidden_size": 4}, "estimator": {"kind": "pes"}, **ALONE},
+    "learned start": {"families": ("bandit",), "rule": {"kind": "meta-sgd"}, "learned_init": True},
 }
 
 

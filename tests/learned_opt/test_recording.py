@@ -11,11 +11,12 @@ from learned_opt import load_rule
 from learned_opt.algorithms import A2C, DQN, PPO, Reinforce
 from learned_opt.algorithms.cuda_graphs import Recorder
 from learned_opt.algorithms.inner_loop import train
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import run_config
 from learned_opt.meta.estimators.es import EvolutionGroup
 from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.trainer import new_rule
+from learned_opt.runs.config_file import changed
 from learned_opt.tasks import make_family
 from learned_opt.tasks.batched import AHEAD
 from learned_opt.tasks.random import derive_noise
@@ -92,8 +93,21 @@ def test_what_cannot_be_recorded_runs_as_it_is_for_good(monkeypatch):
     assert len(calls) == 5
 
 
-CONFIG = MetaConfig(learners=8, hidden=8, unroll=8, shortest_life=16, longest_life=32, device="cuda")
-EVOLVED = replace(CONFIG, estimator="es", perturbed="head", learner=LEARNER, meta_lr=0.02)
+CONFIG = run_config(
+    {
+        "meta_batch_size": 8,
+        "rule": {"hidden_size": 8},
+        "estimator": {"unroll_length": 8},
+        "horizon": {"min": 16, "max": 32},
+        "device": "cuda",
+    }
+)
+EVOLVED = changed(
+    CONFIG,
+    estimator={"kind": "es", "evolved_parameters": "head", "unroll_length": CONFIG.estimator.unroll_length},
+    inner=LEARNER,
+    meta_optimizer={"meta_lr": 0.02},
+)
 
 
 @NEEDS_CUDA
@@ -101,8 +115,15 @@ EVOLVED = replace(CONFIG, estimator="es", perturbed="head", learner=LEARNER, met
 @pytest.mark.parametrize(
     ("kind", "config"),
     [
-        (TruncatedGroup, replace(CONFIG, learner=LEARNER, outer_num_envs=2)),
-        (TruncatedGroup, replace(CONFIG, learner=LEARNER, outer_num_envs=2, second_order=True, unroll=4)),
+        (TruncatedGroup, changed(CONFIG, inner=LEARNER, estimator={"outer_num_envs": 2})),
+        (
+            TruncatedGroup,
+            changed(
+                CONFIG,
+                inner=LEARNER,
+                estimator={"outer_num_envs": 2, "second_order": True, "unroll_length": 4},
+            ),
+        ),
         (EvolutionGroup, EVOLVED),
     ],
     ids=["truncated", "second order", "evolution"],

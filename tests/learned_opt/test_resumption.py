@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
@@ -19,24 +18,23 @@ from learned_opt.analysis.result_file import write_results
 from learned_opt.cli import main
 from learned_opt.commands.training import train_once
 from learned_opt.files import _claim, clear_leftovers, is_leftover, write_atomically
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import run_config
+from learned_opt.runs.config_file import changed, plain, written
 from learned_opt.runs.folder import begun, is_occupied, refuse_occupied
 from learned_opt.runs.lock import LOCK
 
-TINY = MetaConfig(
-    families=("bandit",),
-    hidden=2,
-    learners=2,
-    groups_per_family=1,
-    unroll=2,
-    shortest_life=2,
-    longest_life=4,
-    meta_steps=2,
-    validate_every=1,
-    validation_tasks=2,
-    validation_updates=2,
-    learner=A2C(hidden_size=4, num_envs=2, num_steps=4),
-    outer_num_envs=1,
+TINY = run_config(
+    {
+        "families": ("bandit",),
+        "rule": {"hidden_size": 2},
+        "meta_batch_size": 2,
+        "batches_per_family": 1,
+        "estimator": {"unroll_length": 2, "outer_num_envs": 1},
+        "horizon": {"min": 2, "max": 4},
+        "meta_steps": 2,
+        "validation": {"every": 1, "num_tasks": 2, "num_updates": 2},
+        "inner": A2C(hidden_size=4, num_envs=2, num_steps=4),
+    }
 )
 COMPARED = (
     "--families bandit --baselines adam --num-tasks 2 --num-tuning-tasks 1 --num-updates 2 --num-evals 2"
@@ -53,8 +51,8 @@ def refusal(capsys, *arguments):
 
 @pytest.fixture
 def recipe(tmp_path):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(TINY.to_dict()))
+    path = tmp_path / "recipe.toml"
+    path.write_text(written(plain(TINY)).decode())
     return path
 
 
@@ -150,22 +148,22 @@ def test_a_figure_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monkey
 
 
 def test_what_a_run_leaves_that_is_killed_before_its_settings_are_written_is_no_run(tmp_path):
-    part = tmp_path / "birth-1" / "stage-1"
+    part = tmp_path / "seed-0" / "stage-1"
     part.mkdir(parents=True)
     (part / LOCK).touch()
-    (part / "config.yaml.4711-0123abcd.partial").write_text("half")
+    (part / "config.toml.4711-0123abcd.partial").write_text("half")
     assert not is_occupied(tmp_path)
     assert not begun(tmp_path)
-    (part / "config.yaml").touch()
+    (part / "config.toml").touch()
     assert is_occupied(tmp_path)
     assert begun(tmp_path)
-    (part / "config.yaml").rename(part / "thesis.txt")
+    (part / "config.toml").rename(part / "thesis.txt")
     assert is_occupied(tmp_path)
     assert not begun(tmp_path)
 
 
-@pytest.mark.parametrize("more", [(), ("--births", "2")])
-@pytest.mark.parametrize("found", [(), ("run.lock",), ("birth-1/run.lock", "stage-1/run.lock")])
+@pytest.mark.parametrize("more", [(), ("--meta-seeds", "2")])
+@pytest.mark.parametrize("found", [(), ("run.lock",), ("seed-0/run.lock", "stage-1/run.lock")])
 def test_with_resume_a_run_begins_where_none_was_begun(found, more, tmp_path, recipe):
     for name in found:
         (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -175,19 +173,29 @@ def test_with_resume_a_run_begins_where_none_was_begun(found, more, tmp_path, re
     assert (tmp_path / "run" / "rule.safetensors").exists()
 
 
-def test_births_whose_settings_are_options_begin_again_where_the_first_left_a_lock(tmp_path, monkeypatch):
-    """Nothing can be read from the first birth's folder yet, nor does it keep anything from beginning."""
-    (tmp_path / "birth-1").mkdir()
-    (tmp_path / "birth-1" / LOCK).touch()
+def test_meta_seeds_whose_settings_are_options_begin_again_where_the_first_left_a_lock(tmp_path, monkeypatch):
+    """Nothing can be read from the first meta-seed's folder yet, nor does it keep anything from beginning."""
+    (tmp_path / "seed-0").mkdir()
+    (tmp_path / "seed-0" / LOCK).touch()
     called = []
 
-    def train(recipe, out, births, *, resume, threads, ranks):
+    def train(recipe, out, seeds, *, resume, threads, ranks):
         refuse_occupied(out)
-        called.append((recipe[0].families, recipe[0].hidden, births, resume))
+        called.append((recipe[0].families, recipe[0].rule.hidden_size, seeds, resume))
         return True
 
-    monkeypatch.setattr("learned_opt.commands.meta_train.train_births", train)
-    command = ["meta-train", "--families", "bandit", "--hidden", "3", "--births", "2", "--out", str(tmp_path)]
+    monkeypatch.setattr("learned_opt.commands.meta_train.train_seeds", train)
+    command = [
+        "meta-train",
+        "--families",
+        "bandit",
+        "--rule.hidden-size",
+        "3",
+        "--meta-seeds",
+        "2",
+        "--out",
+        str(tmp_path),
+    ]
     assert main([*command, "--resume"]) == 0
     assert main(command) == 0
     assert called == [(("bandit",), 3, 2, False)] * 2
@@ -203,7 +211,7 @@ def test_a_run_never_begins_among_other_files(tmp_path, recipe, capsys):
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "thesis.txt").write_text("precious")
-    for more in ((), ("--births", "2"), ("--algorithm", "maml")):
+    for more in ((), ("--meta-seeds", "2"), ("--preset", "maml")):
         said = refusal(capsys, "meta-train", "--config", recipe, "--out", folder, "--resume", *more)
         assert "no run to resume" in said
         assert "add --resume" not in said
@@ -211,24 +219,27 @@ def test_a_run_never_begins_among_other_files(tmp_path, recipe, capsys):
 
 
 def test_the_same_command_with_resume_goes_on_also_where_it_names_an_algorithm(tmp_path, capsys):
-    (tmp_path / "rl2.yaml").write_text("{episodes: 2, validation_tasks: 2}")
-    (tmp_path / "meta-sgd.yaml").write_text("{validation_tasks: 2, learner: {width: 4, environments: 2}}")
+    (tmp_path / "rl2.toml").write_text("episodes = 2\nvalidation = {num_tasks = 2}")
+    (tmp_path / "meta-sgd.toml").write_text(
+        "validation = {num_tasks = 2}\ninner = {hidden_size = 4, num_envs = 2}"
+    )
     for algorithm, other in (("rl2", "context"), ("meta-sgd", "maml")):
-        out, config = tmp_path / algorithm, tmp_path / f"{algorithm}.yaml"
-        tiny = ["--families", "bandit", "--learners", "2", "--meta-steps", "1"]
+        out, config = tmp_path / algorithm, tmp_path / f"{algorithm}.toml"
+        sizes = {"rl2": "--family bandit --num-trials 2", "meta-sgd": "--families bandit --meta-batch-size 2"}
+        tiny = [*sizes[algorithm].split(), "--meta-steps", "1"]
         command = ["meta-train", "--out", str(out), *tiny]
-        assert main([*command, "--config", str(config), "--algorithm", algorithm]) == 0
+        assert main([*command, "--config", str(config), "--preset", algorithm]) == 0
         before = [path.read_bytes() for path in out.glob("*.safetensors")]
-        for options in (["--config", str(config), "--algorithm", algorithm], ["--algorithm", algorithm], []):
+        for options in (["--config", str(config), "--preset", algorithm], ["--preset", algorithm], []):
             if algorithm == "rl2" or "--config" in options or not options:
                 assert main([*command, *options, "--resume"]) == 0
                 assert [path.read_bytes() for path in out.glob("*.safetensors")] == before
-        assert "other settings" in refusal(capsys, *command, "--algorithm", other, "--resume")
+        assert "other settings" in refusal(capsys, *command, "--preset", other, "--resume")
 
 
 def test_a_finished_recipe_is_kept_for_its_own_settings_alone(tmp_path):
-    first = replace(TINY, hidden=MetaConfig.hidden)
-    second = replace(first, meta_lr=0.002)
+    first = changed(TINY, rule={"hidden_size": 16})
+    second = changed(first, meta_optimizer={"meta_lr": 0.002})
     assert train_once((first, second), tmp_path / "run")
     before = (tmp_path / "run" / "rule.safetensors").stat().st_mtime_ns
     assert train_once((first, second), tmp_path / "run")

@@ -22,16 +22,15 @@ from learned_opt.algorithms.quadratic import QuadraticLearner
 from learned_opt.artifacts import ArtifactError
 from learned_opt.cli import main
 from learned_opt.commands.training import train_recipe
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import run_config
 from learned_opt.meta.estimators.presentation import Presentation
-from learned_opt.meta.estimators.reptile import ReptileGroup
 from learned_opt.meta.estimators.unroll import replicate, unroll
 from learned_opt.meta.initial_rule import new_rule
-from learned_opt.meta.presets import ALGORITHMS
 from learned_opt.meta.stages import load_recipe
 from learned_opt.meta.trainer import MetaTrainer
 from learned_opt.rules.base import StepInput
 from learned_opt.runs.checkpoint import load_checkpoint
+from learned_opt.runs.config_file import changed, written
 from learned_opt.tasks import make_family
 from learned_opt.tasks.families.bandit import Bandit
 from learned_opt.tasks.random import derive_noise
@@ -219,30 +218,27 @@ def test_exact_bandit_gradient_is_that_of_the_value_after_adaptation():
         torch.testing.assert_close(gradient[index], numeric, rtol=1e-4, atol=1e-5)
 
 
-TINY = MetaConfig(
-    families=("navigation2d",),
-    rule="sgd",
-    initialisation="learned",
-    nominal_lr=0.1,
-    unroll=2,
-    shortest_life=2,
-    longest_life=2,
-    learners=4,
-    groups_per_family=1,
-    meta_steps=3,
-    second_order=True,
-    validate_every=3,
-    validation_tasks=2,
-    validation_updates=2,
-    checkpoint_every=1,
-    learner=Reinforce(hidden_size=4, num_envs=2, normalize_advantage="batch"),
+TINY = run_config(
+    {
+        "families": ("navigation2d",),
+        "rule": {"kind": "sgd", "learning_rate": 0.1},
+        "learned_init": True,
+        "estimator": {"unroll_length": 2, "second_order": True},
+        "horizon": {"min": 2, "max": 2},
+        "meta_batch_size": 4,
+        "batches_per_family": 1,
+        "meta_steps": 3,
+        "validation": {"every": 3, "num_tasks": 2, "num_updates": 2},
+        "checkpoint": {"every": 1},
+        "inner": Reinforce(hidden_size=4, num_envs=2, normalize_advantage="batch"),
+    }
 )
 
 
 @pytest.mark.parametrize("rule", ["sgd", "meta-sgd", "meta-lstm", "lstm"])
 def test_starts_are_meta_trained_beside_every_rule_saved_and_loaded(rule, tmp_path):
-    settings = {"lstm": {"hidden": 3}, "meta-lstm": {"hidden": 3}}.get(rule, {})
-    config = MetaConfig(**{**vars(TINY), "rule": rule, **settings})
+    sizes = {"hidden_size": 3} if "lstm" in rule else {}
+    config = changed(TINY, rule={"kind": rule, "learning_rate": 0.1, **sizes})
     born = new_rule(config)
     outcome = MetaTrainer(config, tmp_path / "run").run()
     assert outcome.step == 3
@@ -286,23 +282,29 @@ def test_a_start_is_refused_by_another_architecture():
     ("changes", "complaint"),
     [
         ({"families": ("navigation2d", "gridworld")}, "whose networks differ"),
-        ({"initialisation": "random"}, "nothing to learn"),
-        ({"hidden": 4}, "hidden is no setting of sgd"),
-        ({"exploration_credit": 1.0}, "exploration_credit needs"),
-        ({"siblings": 3}, "no multiple"),
-        ({"estimator": "es", "second_order": False}, "do not move a start"),
-        ({"siblings": 2, "longest_life": 8}, "siblings start together"),
-        ({"estimator": "es"}, "second_order has no meaning"),
-        ({"estimator": "reptile", "rule": "lstm", "initialisation": "random"}, "second_order has no"),
+        ({"learned_init": False}, "nothing to learn"),
+        ({"rule": {"hidden_size": 4}}, "unknown setting 'hidden_size' of SGDConfig"),
+        ({"estimator": {"sampling_correction": 1.0}}, "sampling_correction needs"),
+        ({"estimator": {"replicates_per_task": 3}}, "no multiple"),
+        ({"estimator": {"kind": "es"}}, "es does not move an initialization"),
         (
-            {"estimator": "reptile", "second_order": False, "rule": "lstm", "initialisation": "random"},
+            {"estimator": {"replicates_per_task": 2}, "horizon": {"max": 8}},
+            "replicates of a task start together",
+        ),
+        ({"estimator": {"kind": "es", "second_order": True}}, "unknown setting 'second_order' of ES"),
+        (
+            {
+                "estimator": {"kind": "reptile"},
+                "rule": {"kind": "lstm"},
+                "learned_init": False,
+            },
             "where to",
         ),
     ],
 )
 def test_senseless_combinations_are_refused_in_a_sentence(changes, complaint):
     with pytest.raises(ValueError, match=complaint):
-        new_rule(MetaConfig(**{**vars(TINY), **changes}))
+        new_rule(changed(TINY, **changes))
 
 
 def test_files_with_forged_starts_are_refused(tmp_path):
@@ -317,26 +319,20 @@ def test_files_with_forged_starts_are_refused(tmp_path):
         save_rule(rule, path)
 
 
-REPTILE = MetaConfig(
-    **{
-        **vars(TINY),
-        "families": ("bandit",),
-        "rule": "adam",
-        "estimator": "reptile",
-        "second_order": False,
-        "shortest_life": 2,
-        "longest_life": 6,
-        "learners": 8,
-        "learner": DQN(hidden_size=4, num_envs=2, num_steps=2),
-    }
+REPTILE = changed(
+    TINY,
+    families=("bandit",),
+    rule={"kind": "adam", "learning_rate": 0.1},
+    estimator={"kind": "reptile", "unroll_length": 2},
+    horizon={"min": 2, "max": 6},
+    meta_batch_size=8,
+    inner=DQN(hidden_size=4, num_envs=2, num_steps=2),
 )
 
 
 def test_reptile_pulls_the_start_to_the_mean_of_where_lives_end():
     rule = new_rule(REPTILE)
-    group = ReptileGroup(
-        "bandit", REPTILE, rule, seed=0, presentation=Presentation(roles=False, critic_first=False)
-    )
+    group = REPTILE.group("bandit", rule, seed=0, presentation=Presentation(roles=False, critic_first=False))
     for _ in range(4):
         ending = (group.runs.age + 2 >= group.runs.horizon).squeeze(1)
         before = copy.deepcopy(group)
@@ -359,9 +355,9 @@ def test_reptile_finds_a_start_from_which_bandits_of_one_kind_are_known(tmp_path
         return {"probability": torch.eye(self.arms)[3].expand(batch, self.arms).clone()}
 
     monkeypatch.setattr("learned_opt.tasks.families.bandit.Bandit.sample_tasks", sample)
-    config = MetaConfig(**{**vars(REPTILE), "meta_steps": 200, "nominal_lr": 0.03, "meta_lr": 0.03})
+    config = changed(REPTILE, meta_steps=200, rule={"learning_rate": 0.03}, meta_optimizer={"meta_lr": 0.03})
     outcome = MetaTrainer(config, tmp_path / "run").run()
-    learner = config.learner.learner(make_family("bandit"), 1, derive_noise(0, "x"))
+    learner = config.inner.learner(make_family("bandit"), 1, derive_noise(0, "x"))
     tensors = learner.layout.split(load_rule(outcome.path).theta_0.unsqueeze(0))
     values = learner.policy.actor(tensors, torch.zeros(1, 1, 1))
     assert int(values.argmax()) == 3
@@ -369,11 +365,16 @@ def test_reptile_finds_a_start_from_which_bandits_of_one_kind_are_known(tmp_path
 
 @pytest.mark.parametrize("algorithm", ["fomaml", "e-maml", "meta-q"])
 def test_algorithms_are_trained_and_compared_from_the_command_line(algorithm, tmp_path, capsys):
-    small = "learner: {width: 4, environments: 2}\nvalidation_tasks: 2\nvalidation_updates: 2\nlearners: 4\n"
-    config = tmp_path / "small.yaml"
-    config.write_text(small + ("unroll: 2\n" if algorithm == "meta-q" else ""))
+    small = {
+        "inner": {"hidden_size": 4, "num_envs": 2},
+        "validation": {"num_tasks": 2, "num_updates": 2},
+        "meta_batch_size": 4,
+        "estimator": {"unroll_length": 2} if algorithm == "meta-q" else {},
+    }
+    config = tmp_path / "small.toml"
+    config.write_bytes(written(small))
     out = tmp_path / algorithm
-    common = ["--algorithm", algorithm, "--config", str(config), "--meta-steps", "2"]
+    common = ["--preset", algorithm, "--config", str(config), "--meta-steps", "2"]
     assert main(["meta-train", *common, "--out", str(out)]) == 0
     family = "cartpole" if algorithm == "meta-q" else "navigation2d"
     shown = ["--families", family, "--num-updates", "2", "--num-tasks", "2", "--baselines"]
@@ -385,22 +386,26 @@ def test_algorithms_are_trained_and_compared_from_the_command_line(algorithm, tm
 
 
 @pytest.mark.parametrize(
-    "text", ["rule: sgd", "rule: lstm\nstart: default", "rule: meta-sgd\nnominal_lr: 0.2"]
+    "rule", [{"kind": "sgd"}, {"kind": "saved"}, {"kind": "meta-sgd", "learning_rate": 0.2}]
 )
-def test_what_an_algorithm_says_of_its_own_rule_is_not_asked_of_another(text, tmp_path):
-    path = tmp_path / "config.yaml"
-    path.write_text(text)
-    (config,) = load_recipe(path, ALGORITHMS["learned-start"])
-    assert config.initialisation == "learned"
+def test_what_a_preset_says_of_its_own_rule_is_not_asked_of_another(rule, tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_bytes(written({"rule": rule}))
+    (config,) = load_recipe("learned-init", path)
+    assert config.learned_init
     assert isinstance(new_rule(config), LearnedInit)
 
 
 def test_a_start_learned_in_one_stage_is_carried_to_the_next(tmp_path):
-    path = tmp_path / "config.yaml"
-    path.write_text("stages:\n- {meta_steps: 2}\n- {meta_steps: 1, outer: last}\n")
-    tiny = {**ALGORITHMS["maml"], "learners": 2, "validation_tasks": 2, "validate_every": 1}
-    tiny["learner"] = {**tiny["learner"], "hidden_size": 4, "num_envs": 2}
-    outcome = train_recipe(load_recipe(path, tiny), tmp_path / "run")
+    path = tmp_path / "config.toml"
+    tiny = {
+        "meta_batch_size": 2,
+        "validation": {"num_tasks": 2, "every": 1},
+        "inner": {"hidden_size": 4, "num_envs": 2},
+        "stages": [{"meta_steps": 2}, {"meta_steps": 1, "estimator": {"meta_loss": "final"}}],
+    }
+    path.write_bytes(written(tiny))
+    outcome = train_recipe(load_recipe("maml", path), tmp_path / "run")
     trained = load_rule(outcome.path)
     assert isinstance(trained, LearnedInit)
     assert trained.shapes == load_rule(tmp_path / "run" / "stage-1" / "rule.safetensors").shapes

@@ -9,54 +9,58 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
-import yaml
 
 from learned_opt.algorithms import A2C, inner
 from learned_opt.analysis.result_file import read_results
 from learned_opt.cli import main
 from learned_opt.files import write_atomically
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import run_config
 from learned_opt.meta.estimators.presentation import Presentation
-from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.initial_rule import new_rule
 from learned_opt.meta.trainer import MetaTrainer
-from learned_opt.rl2.trainer import InContextTrainer, MemoryConfig
+from learned_opt.rl2.config import InContextConfig, TrialValidation
+from learned_opt.rl2.trainer import InContextTrainer
 from learned_opt.runs.checkpoint import (
     KEPT,
     MAGIC,
+    CheckpointSchedule,
     check_fits,
     checkpoints,
     load_checkpoint,
     save_checkpoint,
     step_of,
 )
+from learned_opt.runs.config_file import changed, plain, written
 from learned_opt.runs.lock import LOCK, exclusive
 from learned_opt.runs.metrics import MetricsLog, read_rows
 from learned_opt.tasks import FAMILIES
 
-TINY = MetaConfig(
-    families=("navigation2d", "bandit"),
-    hidden=3,
-    learners=2,
-    groups_per_family=1,
-    unroll=2,
-    shortest_life=4,
-    longest_life=8,
-    meta_steps=36,
-    validate_every=7,
-    validation_tasks=2,
-    validation_updates=2,
-    checkpoint_every=4,
-    learner=A2C(hidden_size=4, num_envs=2, num_steps=4),
-    outer_num_envs=1,
+TINY = run_config(
+    {
+        "families": ("navigation2d", "bandit"),
+        "rule": {"hidden_size": 3},
+        "meta_batch_size": 2,
+        "batches_per_family": 1,
+        "estimator": {"unroll_length": 2, "outer_num_envs": 1},
+        "horizon": {"min": 4, "max": 8},
+        "meta_steps": 36,
+        "validation": {"every": 7, "num_tasks": 2, "num_updates": 2},
+        "checkpoint": {"every": 4},
+        "inner": A2C(hidden_size=4, num_envs=2, num_steps=4),
+    }
 )
-SHORT = replace(TINY, meta_steps=6, validate_every=3, checkpoint_every=2)
-POLICY = MemoryConfig(
-    episodes=4, hidden=4, trials=4, meta_steps=30, validate_every=7, validation_tasks=4, checkpoint_every=4
+SHORT = changed(TINY, meta_steps=6, validation={"every": 3}, checkpoint={"every": 2})
+POLICY = InContextConfig(
+    episodes=4,
+    hidden_size=4,
+    num_trials=4,
+    meta_steps=30,
+    validation=TrialValidation(every=7, num_tasks=4),
+    checkpoint=CheckpointSchedule(every=4),
 )
 CLOCK = ("seconds",)
 
@@ -105,19 +109,15 @@ def shaken(config, folder, source, kinds):
     Returns:
         How many times it was stopped in the middle.
     """
-    path = folder.with_suffix(".yaml")
-    settings = config.to_dict() if isinstance(config, MetaConfig) else asdict(config)
-    path.write_text(yaml.safe_dump(settings))
+    path = folder.with_suffix(".toml")
+    path.write_bytes(written(plain(config)))
     program = "import sys; from learned_opt.cli import run; print('ready', flush=True); run()"
     command = [sys.executable, "-c", program, "meta-train", "--out", str(folder), "--threads", "1"]
-    if isinstance(config, MetaConfig):
-        command += ["--config", str(path)]
-    else:
-        command += ["--config", str(path), "--algorithm", config.algorithm]
+    command += ["--config", str(path)]
     tries = iter(kinds)
     for stopped in range(4 * len(kinds) + 4):
         # Killed before its settings were written, there is nothing to resume.
-        resume = ["--resume"] if (folder / "config.yaml").exists() else []
+        resume = ["--resume"] if (folder / "config.toml").exists() else []
         number = next(tries, None)
         process = subprocess.Popen([*command, *resume], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert process.stdout is not None
@@ -194,14 +194,14 @@ def test_a_signal_saves_at_the_end_of_the_present_meta_step(number, straight, tm
 
 
 def test_checkpoints_are_numbered_and_the_last_few_are_kept(tmp_path):
-    MetaTrainer(replace(SHORT, checkpoint_every=1), tmp_path / "run").run()
+    MetaTrainer(changed(SHORT, checkpoint={"every": 1}), tmp_path / "run").run()
     names = [path.name for path in checkpoints(tmp_path / "run")]
     assert names == [f"checkpoint-000000{step}.ckpt" for step in (6, 5, 4)]
     assert len(names) == KEPT
 
 
 def test_slow_meta_steps_are_checkpointed_by_the_clock(tmp_path):
-    config = replace(SHORT, checkpoint_every=1000, checkpoint_minutes=0.0)
+    config = changed(SHORT, checkpoint={"every": 1000, "minutes": 0.0})
     found = []
 
     class Watcher(Stopper):
@@ -374,8 +374,8 @@ def _umask():
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(tmp_path, capsys):
     """Root writes where permissions forbid it, but nobody makes a folder below a file."""
     (tmp_path / "file").write_text("")
-    config = tmp_path / "tiny.yaml"
-    config.write_text(yaml.safe_dump(SHORT.to_dict()))
+    config = tmp_path / "tiny.toml"
+    config.write_text(written(plain(SHORT)).decode())
     out = tmp_path / "file" / "run"
     assert main(["meta-train", "--config", str(config), "--out", str(out)]) == 2
     error = capsys.readouterr().err.strip()
@@ -462,11 +462,11 @@ def test_two_comparisons_never_share_a_folder(tmp_path, capsys):
 def test_a_run_killed_before_its_first_checkpoint_begins_again(straight, tmp_path):
     run = tmp_path / "run"
     MetaTrainer(TINY, run)  # its settings are written, and nothing else
-    (run / "config.yaml.123-0123abcd.partial").write_text("half")
+    (run / "config.toml.123-0123abcd.partial").write_text("half")
     with pytest.raises(FileExistsError, match="--resume"):
         MetaTrainer(TINY, run)
     with pytest.raises(ValueError, match="hidden"):
-        MetaTrainer(replace(TINY, hidden=5), run, resume=True)
+        MetaTrainer(changed(TINY, rule={"hidden_size": 5}), run, resume=True)
     MetaTrainer(TINY, run, resume=True).run()
     assert not list(run.glob("*.partial"))
     assert outcome(run) == outcome(straight / "rule")
@@ -488,16 +488,21 @@ def test_a_run_stopped_at_once_keeps_its_first_validation(straight, tmp_path):
 def test_a_stage_may_move_with_the_rule_that_it_starts_from(tmp_path):
     """Paths differ when a folder is moved or named from elsewhere; the file's hash tells."""
     MetaTrainer(SHORT, tmp_path / "first").run()
-    config = replace(SHORT, hidden=MetaConfig.hidden, start=str(tmp_path / "first" / "rule.safetensors"))
+    config = changed(
+        SHORT,
+        rule={"kind": "saved", "init_from": str(tmp_path / "first" / "rule.safetensors")},
+    )
     MetaTrainer(config, tmp_path / "second").run(Stopper(2))
     (tmp_path / "first").rename(tmp_path / "moved")
-    moved = replace(config, start=str(tmp_path / "moved" / "rule.safetensors"))
+    moved = changed(config, rule={"kind": "saved", "init_from": str(tmp_path / "moved" / "rule.safetensors")})
     trainer = MetaTrainer(moved, tmp_path / "second", resume=True)
     assert trainer.step == 2
     MetaTrainer(replace(SHORT, seed=1), tmp_path / "other").run()
     with pytest.raises(ValueError, match="another rule"):
         MetaTrainer(
-            replace(config, start=str(tmp_path / "other" / "rule.safetensors")),
+            changed(
+                config, rule={"kind": "saved", "init_from": str(tmp_path / "other" / "rule.safetensors")}
+            ),
             tmp_path / "second",
             resume=True,
         )
@@ -505,9 +510,11 @@ def test_a_stage_may_move_with_the_rule_that_it_starts_from(tmp_path):
 
 @pytest.mark.slow
 def test_an_ablation_that_was_killed_goes_on(tmp_path):
-    path = tmp_path / "ablation.yaml"
+    path = tmp_path / "ablation.toml"
     path.write_text(
-        yaml.safe_dump({**SHORT.to_dict(), "variants": {"full": {}, "blind": {"without": ["time"]}}})
+        written(
+            {**plain(SHORT), "variants": {"full": {}, "blind": {"rule": {"ablated_features": ["time"]}}}}
+        ).decode()
     )
     options = ["--num-tasks", "2", "--num-updates", "15", "--threads", "1"]
     command = ["ablate", "--config", str(path), *options, "--out"]
@@ -557,10 +564,10 @@ def test_a_group_of_any_family_goes_on_from_its_checkpoint(family, objective, tm
     }[objective]
     learner = replace(inner(objective), hidden_size=2, num_envs=2, **options)
     outer = None if objective == "reinforce" else 1
-    config = replace(SHORT, families=(family,), learner=learner, outer_num_envs=outer)
+    config = changed(SHORT, families=(family,), inner=learner, estimator={"outer_num_envs": outer})
     rule = new_rule(config)
     view = Presentation(roles=True, critic_first=False)
-    ours, theirs = (TruncatedGroup(family, config, rule, seed=seed, presentation=view) for seed in (0, 1))
+    ours, theirs = (config.group(family, rule, seed=seed, presentation=view) for seed in (0, 1))
     for _ in range(2):
         ours.advance(rule)
     save_checkpoint(tmp_path, {"step": 2, "group": ours.state_dict()})

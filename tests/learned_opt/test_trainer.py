@@ -13,33 +13,31 @@ from learned_opt.algorithms import A2C
 from learned_opt.algorithms.inner_step import InnerState
 from learned_opt.algorithms.quadratic import QuadraticLearner
 from learned_opt.artifacts import load_artifact
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import run_config
 from learned_opt.meta.estimators.presentation import Presentation
-from learned_opt.meta.estimators.tbptt import TruncatedGroup
 from learned_opt.meta.estimators.unroll import replicate, unroll
 from learned_opt.meta.lr_calibration import calibrate
 from learned_opt.meta.trainer import MetaTrainer, new_rule
 from learned_opt.rules import Adam
 from learned_opt.rules.base import StepInput
 from learned_opt.runs.checkpoint import checkpoints
+from learned_opt.runs.config_file import changed, plain, read, written
 from learned_opt.tasks.random import derive_noise, derive_seed
 
 TOLD = Presentation(roles=True, critic_first=False)
-TINY = MetaConfig(
-    families=("navigation2d", "bandit"),
-    hidden=4,
-    learners=3,
-    groups_per_family=1,
-    unroll=3,
-    shortest_life=6,
-    longest_life=12,
-    meta_steps=6,
-    validate_every=3,
-    validation_tasks=2,
-    validation_updates=4,
-    checkpoint_every=2,
-    learner=A2C(hidden_size=4, num_envs=2, num_steps=6),
-    outer_num_envs=2,
+TINY = run_config(
+    {
+        "families": ("navigation2d", "bandit"),
+        "rule": {"hidden_size": 4},
+        "meta_batch_size": 3,
+        "batches_per_family": 1,
+        "estimator": {"unroll_length": 3, "outer_num_envs": 2},
+        "horizon": {"min": 6, "max": 12},
+        "meta_steps": 6,
+        "validation": {"every": 3, "num_tasks": 2, "num_updates": 4},
+        "checkpoint": {"every": 2},
+        "inner": A2C(hidden_size=4, num_envs=2, num_steps=6),
+    }
 )
 
 
@@ -123,7 +121,7 @@ def test_the_artifact_tells_where_it_comes_from(tmp_path):
     provenance = load_artifact(outcome.path).header["provenance"]
     assert provenance["families"] == ["navigation2d", "bandit"]
     assert provenance["seed"] == 0
-    assert MetaConfig.from_dict(provenance["configuration"]) == TINY
+    assert run_config(provenance["configuration"]) == TINY
     assert set(provenance["validation"]) == {"navigation2d", "bandit", "all"}
 
 
@@ -163,7 +161,7 @@ def test_an_existing_run_is_never_overwritten(tmp_path):
 def test_resuming_with_other_settings_is_refused(tmp_path):
     MetaTrainer(TINY, tmp_path / "run").run()
     with pytest.raises(ValueError, match="hidden"):
-        MetaTrainer(replace(TINY, hidden=5), tmp_path / "run", resume=True)
+        MetaTrainer(changed(TINY, rule={"hidden_size": 5}), tmp_path / "run", resume=True)
     with pytest.raises(ValueError, match=r"holds no run to resume"):
         MetaTrainer(TINY, tmp_path / "nothing", resume=True)
     for path in checkpoints(tmp_path / "run"):
@@ -173,7 +171,7 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
 
 
 def test_diverged_learners_are_restarted_counted_and_cost_no_meta_step():
-    group = TruncatedGroup("navigation2d", TINY, new_rule(TINY), seed=0, presentation=TOLD)
+    group = TINY.group("navigation2d", new_rule(TINY), seed=0, presentation=TOLD)
     rule = new_rule(TINY)
     torch.nn.init.ones_(rule.head)
     group.advance(rule)
@@ -189,12 +187,12 @@ def test_diverged_learners_are_restarted_counted_and_cost_no_meta_step():
 
 
 def test_lives_end_at_their_drawn_lengths_and_start_staggered():
-    config = replace(TINY, learners=200)
-    group = TruncatedGroup(
-        "bandit", config, new_rule(config), seed=0, presentation=Presentation(roles=False, critic_first=True)
+    config = changed(TINY, meta_batch_size=200)
+    group = config.group(
+        "bandit", new_rule(config), seed=0, presentation=Presentation(roles=False, critic_first=True)
     )
     firsts = group.runs.horizon.flatten()
-    assert bool((firsts % config.unroll == 0).all())
+    assert bool((firsts % config.estimator.unroll_length == 0).all())
     assert len(firsts.unique()) >= 3
     rule = new_rule(config)
     for _ in range(5):
@@ -207,7 +205,7 @@ def test_lives_end_at_their_drawn_lengths_and_start_staggered():
 
 
 def test_second_order_meta_training_runs(tmp_path):
-    trainer = MetaTrainer(replace(TINY, second_order=True, meta_steps=4), tmp_path / "run")
+    trainer = MetaTrainer(changed(TINY, estimator={"second_order": True}, meta_steps=4), tmp_path / "run")
     outcome = trainer.run()
     assert outcome.step == 4
     assert outcome.diverged == 0
@@ -217,8 +215,8 @@ def test_second_order_meta_training_runs(tmp_path):
 
 def test_second_order_meets_tensors_without_any_gradient():
     """A bandit's observation is zero: the first layers' weights never get a gradient."""
-    group = TruncatedGroup(
-        "bandit", replace(TINY, second_order=True), new_rule(TINY), seed=0, presentation=TOLD
+    group = changed(TINY, estimator={"second_order": True}).group(
+        "bandit", new_rule(TINY), seed=0, presentation=TOLD
     )
     rule = new_rule(TINY)
     torch.nn.init.ones_(rule.head)
@@ -229,7 +227,7 @@ def test_second_order_meets_tensors_without_any_gradient():
 
 
 def test_the_classic_rule_can_be_meta_trained(tmp_path):
-    config = replace(MetaConfig.from_dict({**TINY.to_dict(), "hidden": 16}), rule="classic")
+    config = changed(TINY, rule={"kind": "classic"})
     trainer = MetaTrainer(replace(config, meta_steps=4), tmp_path / "run")
     outcome = trainer.run()
     assert type(load_rule(outcome.path)).__name__ == "ClassicLSTM"
@@ -254,42 +252,46 @@ def test_seeds_derived_for_different_parts_differ():
         ("families", [], "at least one"),
         ("families", ["atari"], "unknown task family 'atari'"),
         ("families", ["lqr", "lqr"], "repeats"),
-        ("meta_steps", 10**400, "finite"),
-        ("rule", "lion", "unknown rule"),
-        ("rule", "sgd", "nothing to learn"),
-        ("start_lr", 0.1, "of a learned start"),
-        ("later", 0.5, "later is no setting of lstm"),
-        ("meta_lr", float("nan"), "finite"),
-        ("unroll", 0, "positive"),
-        ("longest_life", 1, "shorter"),
-        ("hidden", "16", "must be a int"),
-        ("metalr", 1, "unknown field 'metalr'"),
-        ("learner", {"widht": 3}, r"unknown field 'learner\.widht'"),
-        ("outer_num_envs", 0, "at least 1"),
+        ("meta_steps", 10**400, "at most 1e"),
+        ("rule", {"kind": "lion"}, "unknown kind 'lion'"),
+        ("rule", {"kind": "sgd"}, "nothing to learn"),
+        ("meta_optimizer", {"init_meta_lr": 0.1}, "of a learned initialization"),
+        ("rule", {"later_lr_factor": 0.5}, "unknown setting 'later_lr_factor' of LSTMConfig"),
+        ("meta_optimizer", {"meta_lr": float("nan")}, "finite"),
+        ("estimator", {"unroll_length": 0}, "positive"),
+        ("horizon", {"max": 1}, "at least horizon.min"),
+        ("rule", {"hidden_size": "16"}, "must be a whole number"),
+        ("metalr", 1, "unknown setting 'metalr'"),
+        ("inner", {"widht": 3}, "unknown setting 'widht' of A2C"),
+        ("estimator", {"outer_num_envs": 0}, "at least 1"),
     ],
 )
 def test_impossible_configurations_are_refused_in_one_sentence(field, value, message):
     with pytest.raises(ValueError, match=message) as info:
-        MetaConfig.from_dict({field: value})
+        run_config({field: value})
     assert "\n" not in str(info.value)
 
 
-def test_configurations_survive_yaml(tmp_path):
-    import yaml
-
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(TINY.to_dict()))
-    assert MetaConfig.load(path) == TINY
-    path.write_text("families: [")
-    with pytest.raises(ValueError, match="not YAML"):
-        MetaConfig.load(path)
+def test_configurations_survive_their_files(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text(written(plain(TINY)).decode())
+    assert run_config(read(path), str(path)) == TINY
+    path.write_text("families = [")
+    with pytest.raises(ValueError, match="not TOML"):
+        run_config(read(path), str(path))
     with pytest.raises(ValueError, match="cannot read"):
-        MetaConfig.load(tmp_path / "absent.yaml")
+        run_config(read(tmp_path / "absent.toml"), str(tmp_path / "absent.toml"))
 
 
 @pytest.mark.parametrize("estimator", ["tbptt", "es"])
 def test_a_rule_without_a_group_of_features_never_reads_them(estimator, tmp_path):
-    config = replace(TINY, without=("time", "facts"), estimator=estimator, learners=4, meta_steps=4)
+    config = changed(
+        TINY,
+        rule={"ablated_features": ("time", "facts")},
+        estimator={"kind": estimator, "unroll_length": TINY.estimator.unroll_length},
+        meta_batch_size=4,
+        meta_steps=4,
+    )
     trainer = MetaTrainer(config, tmp_path / "run")
     trainer.run()
     blind = trainer.rule.ablation_mask(("time", "facts"))
@@ -313,13 +315,15 @@ def test_a_rule_without_a_group_of_features_never_reads_them(estimator, tmp_path
 
 
 def test_a_rule_may_be_born_elsewhere_than_as_adam():
-    rule = new_rule(replace(TINY, birth_noise=0.3))
+    rule = new_rule(changed(TINY, rule={"init_head_std": 0.3}))
     assert bool(rule.head.any())
     assert torch.equal(rule.cell_weight, new_rule(TINY).cell_weight)
-    with pytest.raises(ValueError, match="momentum must lie above 0"):
-        replace(TINY, momentum=0.0)
-    with pytest.raises(ValueError, match="unknown features 'colour'"):
-        replace(TINY, without=("colour",))
+    with pytest.raises(ValueError, match="init_momentum must be above 0"):
+        changed(TINY, rule={"init_momentum": 0.0})
+    with pytest.raises(
+        ValueError, match="ablated_features must be one of coordinate, tensor, time, facts, got 'colour'"
+    ):
+        changed(TINY, rule={"ablated_features": ("colour",)})
 
 
 def test_a_rule_born_with_little_momentum_steps_along_the_present_gradient():
@@ -333,6 +337,6 @@ def test_a_rule_born_with_little_momentum_steps_along_the_present_gradient():
         return update
 
     with torch.no_grad():
-        adam, little = last_step(Adam()), last_step(new_rule(replace(TINY, momentum=0.25)))
+        adam, little = last_step(Adam()), last_step(new_rule(changed(TINY, rule={"init_momentum": 0.25})))
         present = last_step(Adam(beta1=0.0))
     torch.testing.assert_close(little, 0.25 * adam + 0.75 * present)

@@ -14,9 +14,11 @@ from learned_opt.analysis.result_file import read_results
 from learned_opt.analysis.rl2.trials import plot_trials, run_trials
 from learned_opt.cli import main
 from learned_opt.meta.trainer import columns
+from learned_opt.rl2.config import InContextConfig, TrialValidation
 from learned_opt.rl2.policies import ContextPolicy, RecurrentPolicy
-from learned_opt.rl2.trainer import InContextTrainer, MemoryConfig
+from learned_opt.rl2.trainer import InContextTrainer
 from learned_opt.rl2.trial import play
+from learned_opt.runs.config_file import written
 from learned_opt.runs.metrics import MetricsLog, read_rows
 from learned_opt.tasks import BatchedFamily, make_family
 from learned_opt.tasks.base import Transition
@@ -209,15 +211,14 @@ def trained(family, tmp_path, **changes):
     config = {
         "family": family,
         "episodes": 2,
-        "hidden": 16,
-        "trials": 32,
+        "hidden_size": 16,
+        "num_trials": 32,
         "meta_steps": 40,
-        "discount": 1.0,
-        "validate_every": 40,
-        "validation_tasks": 128,
+        "gamma": 1.0,
+        "validation": TrialValidation(every=40, num_tasks=128),
         **changes,
     }
-    return InContextTrainer(MemoryConfig(**config), tmp_path / "run")
+    return InContextTrainer(InContextConfig(**config), tmp_path / "run")
 
 
 def test_steps_after_a_trials_end_count_nowhere_in_training(tmp_path):
@@ -375,13 +376,14 @@ def test_metrics_tell_the_return_of_episodes_where_the_reward_of_a_step_is_alway
 
 
 def test_learning_curves_of_several_meta_seeds_are_drawn_in_one_figure(tmp_path, capsys):
-    tiny = "episodes: 2\nhidden: 4\ntrials: 4\nmeta_steps: 2\nvalidate_every: 1\nvalidation_tasks: 4\n"
-    (tmp_path / "tiny.yaml").write_text(tiny)
+    tiny = {"episodes": 2, "hidden_size": 4, "num_trials": 4, "meta_steps": 2}
+    tiny["validation"] = {"every": 1, "num_tasks": 4}
+    (tmp_path / "tiny.toml").write_bytes(written(tiny))
     policies = []
     for seed in ("0", "1"):
         out = str(tmp_path / f"rl2-{seed}")
-        line = ["meta-train", "--algorithm", "rl2", "--config", str(tmp_path / "tiny.yaml")]
-        assert main([*line, "--families", "bandit", "--seed", seed, "--out", out]) == 0
+        line = ["meta-train", "--preset", "rl2", "--config", str(tmp_path / "tiny.toml")]
+        assert main([*line, "--family", "bandit", "--seed", seed, "--out", out]) == 0
         policies.append(f"{out}/policy.safetensors")
     shown = tmp_path / "shown"
     assert main(["trial", "--policy", *policies, "--num-tasks", "4", "--out", str(shown)]) == 0

@@ -4,12 +4,17 @@ import pytest
 import torch
 
 from learned_opt import CoordinatewiseLSTM, LearnedOptimizer, ParameterLayout, load_rule, save_rule
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.config import run_config
 from learned_opt.meta.initial_rule import new_rule
 from learned_opt.rules.base import StepInput
 
 LAYOUT = ParameterLayout.of({"weight": (4, 5), "bias": (4,)})
-BORN = MetaConfig(families=("bandit",), hidden=4, normalised=False, nominal_lr=0.1, momentum=1e-9)
+BORN = run_config(
+    {
+        "families": ("bandit",),
+        "rule": {"hidden_size": 4, "adam_normalized": False, "learning_rate": 0.1, "init_momentum": 1e-9},
+    }
+)
 
 
 def trained():
@@ -66,5 +71,5 @@ def test_it_is_saved_and_drops_in(tmp_path):
 
 
 def test_what_it_cannot_be_combined_with_is_refused():
-    with pytest.raises(ValueError, match="normalised is no setting of classic"):
-        MetaConfig(rule="classic", normalised=False)
+    with pytest.raises(ValueError, match="unknown setting 'adam_normalized' of ClassicConfig"):
+        run_config({"rule": {"kind": "classic", "adam_normalized": False}})

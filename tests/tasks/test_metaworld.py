@@ -208,7 +208,7 @@ def test_meta_training_then_the_protocol(tmp_path, monkeypatch):
         " validation_updates: 1, learner: {environments: 2, width: 4}}"
     )
     run, out = tmp_path / "run", tmp_path / "protocol"
-    train = ["meta-train", "--algorithm", "maml", "--config", recipe, "--families", REACH]
+    train = ["meta-train", "--preset", "maml", "--config", recipe, "--families", REACH]
     assert main([str(word) for word in [*train, "--meta-steps", "2", "--out", run]]) == 0
     header, row = (run / "metrics.csv").read_text().splitlines()[:2]
     assert float(dict(zip(header.split(","), row.split(","), strict=True))["success"]) == 0

@@ -15,14 +15,14 @@ from learned_opt.algorithms.base import GradientSample
 from learned_opt.algorithms.cuda_graphs import Recorder
 from learned_opt.algorithms.inner_step import InnerState, inner_step, is_sound
 from learned_opt.layout import RuleState
-from learned_opt.meta.config import MetaConfig
+from learned_opt.meta.estimators.config import Estimator, Problems
 from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.unroll import Phi
 from learned_opt.policies.base import Policies, policy_for
 from learned_opt.rules.base import UpdateRule
 from learned_opt.runs.checkpoint import check_fits
 from learned_opt.runs.distributed import ALONE, Ranks
-from learned_opt.tasks import Noise, Tasks, make_family
+from learned_opt.tasks import Noise, Tasks
 from learned_opt.tasks.promises import sampled_tasks
 
 
@@ -65,8 +65,8 @@ class LearnerGroup(ABC):
     their runs, or diverge, start anew with new tasks.
 
     Args:
-        family: name of the task family.
-        config: the meta-training run.
+        problems: the tasks, who learns on them, and for how long.
+        estimator: its settings.
         rule: what they will learn with.
         seed: of this group's randomness.
         presentation: what the rule is told of the tensors.
@@ -82,8 +82,8 @@ class LearnerGroup(ABC):
 
     def __init__(
         self,
-        family: str,
-        config: MetaConfig,
+        problems: Problems,
+        estimator: Estimator,
         rule: UpdateRule,
         *,
         seed: int,
@@ -91,22 +91,27 @@ class LearnerGroup(ABC):
         policies: Policies | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        self.family, self.config, self.ranks = family, config, ranks
-        self.batch = self._part(config.learners)
-        device = torch.device(config.device)
+        self.family, self.problems, self.estimator, self.ranks = problems.name, problems, estimator, ranks
+        self.unroll_length = estimator.unroll_length
+        self.batch = self._part(problems.batch_size)
+        device = torch.device(problems.device)
         generator = torch.Generator(device).manual_seed(seed)
         self.noise = Noise(generator, replicas=self.replicas, shard=ranks.shard)
-        made = make_family(family, config.horizon, config.reference)
-        tasks = self._replicated(sampled_tasks(made, self.batch, self.noise))
-        policy = policy_for(made, policies)
-        inner = config.learner
+        family, inner = problems.family, problems.inner
+        tasks = self._replicated(sampled_tasks(family, self.batch, self.noise))
+        policy = policy_for(family, policies)
         self.learner = inner.learner(
-            made, self.batch, self.noise, tasks=tasks, policy=policy, outer_num_envs=self._outer_num_envs()
+            family,
+            self.batch,
+            self.noise,
+            tasks=tasks,
+            policy=policy,
+            outer_num_envs=estimator.outer_envs(inner),
         )
         horizons = isinstance(self.learner.environments.horizon, Tensor)
         if ranks.shard.count > 1 and inner.whole_episodes and horizons:
             raise ValueError(
-                f"REINFORCE on {family}, whose horizons vary, needs one process: leave torchrun out"
+                f"REINFORCE on {problems.name}, whose horizons vary, needs one process: leave torchrun out"
             )
         self.layout = presentation.of(self.learner.layout)
         parameters, age = self._start(rule), torch.zeros(self.batch, 1, device=device)
@@ -115,17 +120,18 @@ class LearnerGroup(ABC):
         self.runs = Runs(parameters, self._initial_state(rule), None, age, horizon, known)
         self.recorder = Recorder(self.learner)
 
-    def _outer_num_envs(self) -> int:
-        """Environments of a learner for the outer loss."""
-        return 0
+    @property
+    def replicates_per_task(self) -> int:
+        """Adjacent learners that share each task, with random numbers of their own."""
+        return 1
 
     def _part(self, learners: int) -> int:
-        """B; replicas and siblings stay together."""
-        together, count = self.replicas * self.config.siblings, self.ranks.shard.count
+        """B; learners that share tasks stay together."""
+        together, count = self.replicas * self.replicates_per_task, self.ranks.shard.count
         if learners % (together * count):
             raise ValueError(
-                f"{count} processes cannot share {learners} learners evenly: set learners to a multiple of "
-                f"{together * count}"
+                f"{count} processes cannot share {learners} learners evenly: set meta_batch_size to a "
+                f"multiple of {together * count}"
             )
         return learners // count
 
@@ -164,7 +170,7 @@ class LearnerGroup(ABC):
         def window(
             phi: Phi, state: InnerState, sample: GradientSample, total: Tensor
         ) -> tuple[InnerState, GradientSample, dict[str, Tensor]]:
-            steps, metrics = self.config.unroll, dict[str, Tensor]()
+            steps, metrics = self.unroll_length, dict[str, Tensor]()
             for _ in range(steps):
                 state = inner_step(
                     rule, sample, state, rule.learning_rate, self.layout, total, phi=phi or None
@@ -187,7 +193,7 @@ class LearnerGroup(ABC):
 
     def ends(self) -> Tensor:
         """Whose run is over with the window that is being trained, (B, bool)."""
-        return (self.runs.age + self.config.unroll >= self.runs.horizon).squeeze(1)
+        return (self.runs.age + self.unroll_length >= self.runs.horizon).squeeze(1)
 
     def end_window(
         self, rule: UpdateRule, state: InnerState, sample: GradientSample, sound: Tensor
@@ -198,7 +204,7 @@ class LearnerGroup(ABC):
             Which began anew, (B, bool).
         """
         ended = self.ends() | ~sound
-        age = self.runs.age + self.config.unroll
+        age = self.runs.age + self.unroll_length
         self.runs = self.runs._replace(
             parameters=state.parameters, rule_state=state.rule_state, sample=sample, age=age
         )
@@ -251,20 +257,20 @@ class LearnerGroup(ABC):
 
     def _replicated(self, tasks: Tasks) -> Tasks:
         """Each task for as many adjacent learners as share it."""
-        count = self.config.siblings
+        count = self.replicates_per_task
         if count == 1:
             return tasks
         return {key: value[::count].repeat_interleave(count, 0) for key, value in tasks.items()}
 
     def _draw_horizons(self) -> tuple[Tensor, Tensor]:
-        config = self.config
-        low, high = math.log(config.shortest_life), math.log(config.longest_life)
+        horizon = self.problems.horizon
+        low, high = math.log(horizon.min), math.log(horizon.max)
         draw = self.noise.uniform(self.batch, 1)
-        known = self.noise.uniform(self.batch, 1) < config.known_total
+        known = self.noise.uniform(self.batch, 1) < horizon.p_known
         return self._whole_windows((low + draw * (high - low)).exp()), known
 
     def _whole_windows(self, updates: Tensor) -> Tensor:
-        return (updates / self.config.unroll).round().clamp_min(1.0) * self.config.unroll
+        return (updates / self.unroll_length).round().clamp_min(1.0) * self.unroll_length
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes, for checkpoints: tensors and plain data only.

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from learned_opt.meta.config import MetaConfig
+from learned_opt.algorithms import InnerAlgorithm
 from learned_opt.meta.estimators.base import LearnerGroup, Window
+from learned_opt.meta.estimators.config import Estimator, Problems
 from learned_opt.meta.estimators.unroll import Phi
+from learned_opt.meta.horizon import Horizon
 from learned_opt.rules.base import UpdateRule
+from learned_opt.settings import Positive
 from learned_opt.tasks import Noise
 
 RAREST = 1e-4
@@ -126,6 +129,41 @@ def rank_scores(difference: Tensor) -> Tensor:
 SCORES = {"sign": sign_scores, "rank": rank_scores}
 
 
+@dataclass(frozen=True)
+class ES(Estimator):
+    """Evolution strategies on returns, with one perturbation a run; nothing is differentiated."""
+
+    kind: ClassVar[str] = "es"
+    moves_init: ClassVar[bool] = False
+    persistent: ClassVar[bool] = False
+    """Whether each window draws a new perturbation."""
+
+    std: Positive = 0.03
+    """Standard deviation σ of the perturbations."""
+    fitness_shaping: Literal["sign", "rank"] = "sign"
+    """What a pair's difference in return counts: its sign, or its rank among the batch's."""
+    evolved_parameters: str = "all"
+    """Which of the rule's parameters are perturbed and learned: all, head, or, of an lstm, skip, the head's
+    weights on the features."""
+
+    def check(self, inner: InnerAlgorithm, horizon: Horizon, batch_size: int, *, learned_init: bool) -> None:
+        """Learners are paired."""
+        if batch_size % 2:
+            raise ValueError(f"evolution strategies pair their learners: meta_batch_size {batch_size} is odd")
+
+    def groups(self) -> type[EvolutionGroup]:
+        """Pairs of learners."""
+        return EvolutionGroup
+
+
+@dataclass(frozen=True)
+class PES(ES):
+    """Persistent evolution strategies (Vicol et al. 2021): a new perturbation every window."""
+
+    kind: ClassVar[str] = "pes"
+    persistent: ClassVar[bool] = True
+
+
 class EvolutionGroup(LearnerGroup):
     """Pairs of learners under perturbed rules, judged by their returns in each window of their lives.
 
@@ -136,13 +174,15 @@ class EvolutionGroup(LearnerGroup):
 
     replicas = 2
 
-    def __init__(self, family: str, config: MetaConfig, rule: UpdateRule, **options: Any) -> None:
-        super().__init__(family, config, rule, **options)
+    estimator: ES
+
+    def __init__(self, problems: Problems, estimator: ES, rule: UpdateRule, **options: Any) -> None:
+        super().__init__(problems, estimator, rule, **options)
         self.perturbations = Perturbations(
-            rule.perturbation_scales(config.perturbed),
+            rule.perturbation_scales(estimator.evolved_parameters),
             self.rows,
-            config.sigma,
-            persistent=config.estimator == "pes",
+            estimator.std,
+            persistent=estimator.persistent,
             noise=Noise(self.noise.generator, shard=self.ranks.shard),
         )
 
@@ -154,7 +194,7 @@ class EvolutionGroup(LearnerGroup):
         returns = returns.where(~state.diverged, -math.inf)
         plus, minus = returns[: self.rows], returns[self.rows :]
         difference = torch.where(plus == minus, 0.0, minus - plus)  # of losses; both may be -inf
-        scores = self.ranks.own(SCORES[self.config.scoring](self.ranks.gather(difference)))
+        scores = self.ranks.own(SCORES[self.estimator.fitness_shaping](self.ranks.gather(difference)))
         gradient = self.perturbations.gradient(scores * torch.where(self.ends()[: self.rows], FINAL, 1.0))
         sound = ~(state.diverged[: self.rows] | state.diverged[self.rows :]).repeat(2)
         ended = self.end_window(rule, state, sample, sound)[: self.rows]

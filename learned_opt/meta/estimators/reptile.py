@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
+from learned_opt.algorithms import InnerAlgorithm
 from learned_opt.meta.estimators.base import LearnerGroup, Window
+from learned_opt.meta.estimators.config import Estimator
+from learned_opt.meta.horizon import Horizon
 from learned_opt.rules.base import UpdateRule
+
+
+@dataclass(frozen=True)
+class Reptile(Estimator):
+    """Towards where runs end, of a learned initialization alone (Nichol et al. 2018)."""
+
+    kind: ClassVar[str] = "reptile"
+
+    def check(self, inner: InnerAlgorithm, horizon: Horizon, batch_size: int, *, learned_init: bool) -> None:
+        """There must be a θ_0 to learn."""
+        if not learned_init:
+            raise ValueError("reptile learns where to start: set learned_init")
+
+    def groups(self) -> type[ReptileGroup]:
+        """Learners who pull θ_0."""
+        return ReptileGroup
 
 
 class ReptileGroup(LearnerGroup):
