@@ -78,7 +78,7 @@ def conditions_left(
 
     Returns:
         Names of fields of `InnerAlgorithm`, "updates" where lives are longer than any in training, and
-        "horizon" where it is another.
+        "max_episode_steps" where it is another.
     """
     left: dict[str, None] = {}
     for artifact in artifacts.values():
@@ -93,5 +93,5 @@ def conditions_left(
         if updates > longest:
             left["updates"] = None
         if settings.get("max_episode_steps") != horizon:
-            left["horizon"] = None
+            left["max_episode_steps"] = None
     return tuple(left)
