@@ -118,7 +118,9 @@ class MetaTrainer(TrainingRun[UpdateRule]):
             for replica in range(config.batches_per_family)
             for index, family in enumerate(config.families)
         ]
-        self._validator = partial(Validator, policies=policies, ranks=ranks, rival=copy.deepcopy(self.rule))
+        self._validator = partial(
+            Validator, policies=policies, ranks=ranks, reference_rule=copy.deepcopy(self.rule)
+        )
         self._validate = self._validator(config)
         self.open()
 
