@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from gymnasium import spaces
 from rich.table import Table
@@ -11,6 +12,8 @@ from rich.table import Table
 from learned_opt.algorithms.config import InnerAlgorithm
 from learned_opt.analysis import BASELINES
 from learned_opt.artifacts import load_artifact, shipped_rules
+from learned_opt.meta.estimators.config import Estimator
+from learned_opt.meta.presets import presets
 from learned_opt.registry import kinds
 from learned_opt.rules import UpdateRule
 from learned_opt.tasks import FAMILIES
@@ -20,7 +23,7 @@ from learned_opt.verbatim import console
 
 @dataclass(frozen=True)
 class List:
-    """List task families, kinds of rules and of inner algorithms, baselines and shipped rules."""
+    """List task families, presets, kinds of rules, of inner algorithms and of estimators, and shipped rules."""
 
     def run(self) -> int:
         """Print what there is to choose from."""
@@ -30,9 +33,15 @@ class List:
         printer.print(
             "Meta-World (extra metaworld): ml10, ml45, ml1-reach-v3 and ml1- with its other environments"
         )
-        for title, base in (("Rules (--rule)", UpdateRule), ("Inner algorithms (--inner)", InnerAlgorithm)):
-            found = kinds(base).items()
-            printer.print(_table(title, ("kind", "what"), ((name, _what(kind)) for name, kind in found)))
+        rows = ((name, _first_comment(path)) for name, path in presets().items())
+        printer.print(_table("Presets of meta-train (--preset)", ("name", "what"), rows))
+        for title, found in (
+            ("Rules (--rule)", kinds(UpdateRule)),
+            ("Inner algorithms (--inner)", kinds(InnerAlgorithm)),
+            ("Estimators of meta-gradients (--estimator)", kinds(Estimator)),
+        ):
+            rows = ((name, _what(kind)) for name, kind in found.items())
+            printer.print(_table(title, ("kind", "what"), rows))
         printer.print(f"Baselines: {', '.join(BASELINES)}")
         headings = ("name", "kind", "learning rate", "trained on", "meta-steps", "SHA-256")
         printer.print(_table("Shipped rules", headings, map(_rule, shipped_rules())))
@@ -51,6 +60,11 @@ def _table(title: str, headings: Iterable[str], rows: Iterable[tuple[str, ...]])
 def _what(kind: type) -> str:
     """The first line of a class's documentation."""
     return (kind.__doc__ or "").strip().partition("\n")[0].partition("; see")[0]
+
+
+def _first_comment(path: Path) -> str:
+    """What a preset's file says of itself in its first line."""
+    return path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
 
 
 def _family(named: tuple[str, type[BatchedFamily]]) -> tuple[str, ...]:

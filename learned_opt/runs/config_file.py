@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +28,7 @@ LARGEST = 2**16
 """Bytes of a configuration file."""
 T = TypeVar("T")
 Table = dict[str, Any]
+_origin: Callable[[Any], Any] = get_origin
 
 
 def read(path: Path) -> Table:
@@ -41,7 +42,8 @@ def read(path: Path) -> Table:
             data = file.read(LARGEST + 1)
         if len(data) > LARGEST:
             raise ValueError(f"{path} is larger than any configuration ({LARGEST} bytes)")
-        return tomllib.loads(data.decode())
+        table: Table = tomllib.loads(data.decode())
+        return table
     except OSError as error:
         raise ValueError(f"cannot read the configuration {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -150,7 +152,7 @@ def _converter(importing: bool) -> cattrs.Converter:
     for primitive in (int, bool, str):
         made.register_structure_hook(primitive, lambda value, _: value)
     made.register_structure_hook(float, lambda value, _: float(value) if type(value) is int else value)
-    made.register_structure_hook_func(lambda hint: get_origin(hint) is Literal, lambda value, _: value)
+    made.register_structure_hook_func(lambda hint: _origin(hint) is Literal, lambda value, _: value)
 
     def optional(value: Any, hint: Any) -> Any:
         (rest,) = (each for each in get_args(hint) if each is not type(None))
@@ -162,7 +164,7 @@ def _converter(importing: bool) -> cattrs.Converter:
         return tuple(made.structure(each, get_args(hint)[0]) for each in value)
 
     def table(kind: type) -> Any:
-        structure = make_dict_structure_fn(
+        structure: Any = make_dict_structure_fn(
             kind, made, _cattrs_forbid_extra_keys=True, _cattrs_detailed_validation=False
         )
 
@@ -182,10 +184,10 @@ def _converter(importing: bool) -> cattrs.Converter:
     def is_choice(hint: Any) -> bool:
         return inspect.isclass(hint) and issubclass(hint, Choice)
 
-    made.register_structure_hook_func(lambda hint: get_origin(hint) in (Union, UnionType), optional)
-    made.register_structure_hook_func(lambda hint: get_origin(hint) is tuple, several)
+    made.register_structure_hook_func(lambda hint: _origin(hint) in (Union, UnionType), optional)
+    made.register_structure_hook_func(lambda hint: _origin(hint) is tuple, several)
     made.register_structure_hook_func(
-        lambda hint: get_origin(hint) is Annotated,
+        lambda hint: _origin(hint) is Annotated,
         lambda value, hint: made.structure(value, get_args(hint)[0]),
     )
     made.register_structure_hook_factory(

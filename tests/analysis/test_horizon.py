@@ -66,7 +66,7 @@ def test_every_id_takes_a_horizon_and_a_reference_by_name(name):
 
 
 def test_an_id_without_a_limit_says_what_to_give():
-    with pytest.raises(ValueError, match="Blackjack-v1 has no time limit .*--max-episode-steps"):
+    with pytest.raises(ValueError, match=r"Blackjack-v1 has no time limit .*--max-episode-steps"):
         make_family("Blackjack-v1")
 
 
