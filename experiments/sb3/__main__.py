@@ -128,10 +128,11 @@ class Page:
         """
         digest = load_artifact(self.rule).digest
         shown = [each for each in gather_runs(self.runs) if each.run.artifact in ("", digest)]
+        text = page_of(shown, self.out, self.rule, seed=self.seed)
         folder = self.out.with_suffix("")
         folder.mkdir(parents=True, exist_ok=True)
         write_runs(folder / RUNS, shown)
-        write_atomically(self.out, page_of(shown, self.out, self.rule, seed=self.seed).encode())
+        write_atomically(self.out, text.encode())
         draw(shown, self.out, self.rule, seed=self.seed)
         print(f"{self.out}: {len(shown)} runs")
 

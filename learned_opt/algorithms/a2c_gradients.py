@@ -8,7 +8,7 @@ from torch import Tensor
 
 from learned_opt.algorithms.advantages import FLOOR, ReturnScale
 from learned_opt.kernels import native
-from learned_opt.kernels.actor_critic import MOST_ROWS, Made, actor_critic
+from learned_opt.kernels.actor_critic import MOST_ROWS, actor_critic
 from learned_opt.kernels.addresses import plain, transformed
 from learned_opt.policies.base import Policy
 from learned_opt.policies.distribution import slope_of_bounded_log_std
@@ -99,36 +99,25 @@ def gradients(
     if steps * environments > MOST_ROWS:
         return None
     log_std = None if policy.discrete else policy.log_std(tensors).flatten(1).contiguous()
-    made = Made(
-        *actor_critic(
-            given[0],
-            valued[0],
-            *given[1:],
-            [layout.offsets[name] for name in (*policy.layers("actor"), *policy.layers("critic"))],
-            layout.size,
-            seen,
-            reached,
-            rollout.actions.contiguous(),
-            rollout.rewards,
-            rollout.terminated.contiguous(),
-            rollout.truncated.contiguous(),
-            log_std,
-            scale.mean,
-            scale.square,
-            scale.weight,
-            [
-                *(config.gamma, config.gae_lambda, scale.decay, FLOOR),
-                *(config.vf_coef, config.ent_coef),
-            ],
-            config.num_envs,
-            config.value_scale == "rewards",
-            config.normalize_advantage == "batch",
-        )
+    happened = [rollout.actions, rollout.rewards, rollout.terminated, rollout.truncated]
+    inner, outer, by_log_std, outer_by_log_std, scale.mean, scale.square, scale.weight = actor_critic(
+        given[0],
+        valued[0],
+        given[1],
+        given[2:],
+        [layout.offsets[name] for name in (*policy.layers("actor"), *policy.layers("critic"))],
+        layout.size,
+        [seen, reached, *(x.contiguous() for x in happened)],
+        log_std,
+        [scale.mean, scale.square, scale.weight],
+        [config.gamma, config.gae_lambda, scale.decay, FLOOR, config.vf_coef, config.ent_coef],
+        config.num_envs,
+        config.value_scale == "rewards",
+        config.normalize_advantage == "batch",
     )
-    scale.mean, scale.square, scale.weight = made.mean, made.square, made.weight
     if log_std is not None:
         slope = slope_of_bounded_log_std(tensors["actor.log_std"])
         first = layout.offsets["actor.log_std"]
-        made.inner[:, first : first + policy.actions] = made.by_log_std * slope
-        made.outer[:, first : first + policy.actions] = made.outer_by_log_std * slope
-    return Gradients(made.inner, made.outer)
+        inner[:, first : first + policy.actions] = by_log_std * slope
+        outer[:, first : first + policy.actions] = outer_by_log_std * slope
+    return Gradients(inner, outer)

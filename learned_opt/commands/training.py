@@ -150,7 +150,7 @@ def train_seeds(
     set_threads(threads)
     tasks = JUDGED * last.validation.num_tasks
     wider = replace(last, validation=replace(last.validation, num_tasks=tasks))
-    judge = Validator(wider, JUDGES, ranks=ranks, rival=new_rule(stages[0]).to(last.device))
+    judge = Validator(wider, JUDGES, ranks=ranks, reference_rule=new_rule(stages[0]).to(last.device))
     artifacts = {seed: load_artifact(path) for seed, path in made.items()}
     scores = {seed: round(judge(each.rule.to(last.device))["all"], 6) for seed, each in artifacts.items()}
     best = artifacts[max(scores, key=scores.__getitem__)]

@@ -8,8 +8,6 @@
 
 #include "vectors.h"
 
-#define CHUNK 4 /* blocks whose products by the weights are added up together */
-
 #define OWN 7        /* features of a coordinate */
 #define SHARED 13    /* features of its tensor: statistics, time, facts, and the constant 1 */
 #define FEATURES (OWN + SHARED)
@@ -244,17 +242,29 @@ INLINE void advance_some(const segment *s, int hidden, const packed *w, int64_t 
     }
 }
 
-/* The same; that a block is whole spares every load and store its question, and a short one is not worked on as if it
-   were whole. */
+/* Do something with up to BLOCK of `size` coordinates: that a block is whole spares every load and store its question,
+   and a short one is not worked on as if it were whole. `some` is how many, in `vectors`. */
+#define IN_VECTORS(size, something)                                               \
+    do {                                                                          \
+        const int64_t some = size;                                                \
+        if (some >= BLOCK) {                                                      \
+            const int64_t some = BLOCK;                                           \
+            const int vectors = VECTORS;                                          \
+            something;                                                            \
+        } else if (some > 2 * LANES) {                                            \
+            const int vectors = VECTORS;                                          \
+            something;                                                            \
+        } else if (some > LANES) {                                                \
+            const int vectors = 2;                                                \
+            something;                                                            \
+        } else {                                                                  \
+            const int vectors = 1;                                                \
+            something;                                                            \
+        }                                                                         \
+    } while (0)
+
 static void advance_block(const segment *s, int hidden, const packed *w, int64_t first, int64_t size) {
-    if (size >= BLOCK)
-        advance_some(s, hidden, w, first, BLOCK, VECTORS);
-    else if (size > 2 * LANES)
-        advance_some(s, hidden, w, first, size, VECTORS);
-    else if (size > LANES)
-        advance_some(s, hidden, w, first, size, 2);
-    else
-        advance_some(s, hidden, w, first, size, 1);
+    IN_VECTORS(size, advance_some(s, hidden, w, first, some, vectors));
 }
 
 /* Derivatives of one segment's step: given by update, h and c; wanted by h' and c'. */
@@ -350,44 +360,22 @@ INLINE void return_some(const segment *s, const slopes *d, int hidden, workspace
             store_up_to(d->by_old_cell + i, choose(usable, by_cell * keep, raw_by_cell), count);
         }
     }
-    int unit = 0;
-    for (; unit + 4 <= hidden; unit += 4) return_to_hidden(s, d, hidden, w, &b, vectors, into_gates, unit, 4);
-    for (; unit < hidden; unit++) return_to_hidden(s, d, hidden, w, &b, vectors, into_gates, unit, 1);
+    BY_FOURS(unit, hidden, return_to_hidden(s, d, hidden, w, &b, vectors, into_gates, unit, many));
 }
 
 static void return_block(const segment *s, const slopes *d, int hidden, workspace *w, int64_t first, int64_t size,
                          int place) {
-    if (size >= BLOCK)
-        return_some(s, d, hidden, w, first, BLOCK, VECTORS, place);
-    else if (size > 2 * LANES)
-        return_some(s, d, hidden, w, first, size, VECTORS, place);
-    else if (size > LANES)
-        return_some(s, d, hidden, w, first, size, 2, place);
-    else
-        return_some(s, d, hidden, w, first, size, 1, place);
+    IN_VECTORS(size, return_some(s, d, hidden, w, first, some, vectors, place));
 }
 
-/* Add the products of a unit's gates' derivatives and of some inputs to those by the weights. */
-INLINE void add_products_of(int hidden, workspace *w, int blocks, int unit, int first, const int inputs) {
-    vector *into = w->weight + ((int64_t)unit * (OWN + hidden) + first) * 4, sum[4][4];
-    for (int k = 0; k < inputs; k++)
-        for (int g = 0; g < 4; g++) sum[k][g] = into[4 * k + g];
-    for (int place = 0; place < blocks; place++) {
-        const vector *gate = w->gates[place] + 4 * unit * VECTORS, *input = w->inputs[place] + first * VECTORS;
-        for (int v = 0; v < w->vectors[place]; v++)
-            for (int k = 0; k < inputs; k++)
-                for (int g = 0; g < 4; g++) sum[k][g] += gate[g * VECTORS + v] * input[k * VECTORS + v];
-    }
-    for (int k = 0; k < inputs; k++)
-        for (int g = 0; g < 4; g++) into[4 * k + g] = sum[k][g];
-}
-
-/* The same for all units and inputs, over the blocks that the workspace holds. */
+/* Add the products of all units' gates' derivatives and of all inputs, over the blocks that the workspace holds. */
 static void add_products(int hidden, workspace *w, int blocks) {
+    const int64_t of_gates = sizeof w->gates[0] / sizeof(vector), of_inputs = sizeof w->inputs[0] / sizeof(vector);
     for (int unit = 0; unit < hidden; unit++) {
-        int k = 0;
-        for (; k + 4 <= OWN + hidden; k += 4) add_products_of(hidden, w, blocks, unit, k, 4);
-        for (; k < OWN + hidden; k++) add_products_of(hidden, w, blocks, unit, k, 1);
+        const vector *gates = w->gates[0] + 4 * unit * VECTORS;
+        vector *into = w->weight + (int64_t)unit * (OWN + hidden) * 4;
+        BY_FOURS(k, OWN + hidden, add_outer(gates, of_gates, w->inputs[0] + k * VECTORS, of_inputs, blocks, w->vectors,
+                                            into + 4 * k, 1, 4, 4, many));
     }
 }
 

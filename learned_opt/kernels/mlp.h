@@ -9,7 +9,6 @@
 
 #include "vectors.h"
 
-#define CHUNK 4 /* blocks whose products are added up together */
 #if defined(__AVX512F__)
 #define SUMS 16 /* that registers hold beside what is added to them */
 #else
@@ -114,26 +113,10 @@ INLINE void few_inputs(const layer *l, const float *weight, const vector *by_out
         for (int v = 0; v < VECTORS; v++) by_in[k * VECTORS + v] = sum[k][v];
 }
 
-/* Add the products of some units' derivatives and some inputs, over blocks `pitch` vectors apart, to `into`. */
-INLINE void few_products(const vector *by_out, const vector *in, int64_t pitch, int blocks, vector *into,
-                         int64_t into_pitch, const int units, const int inputs) {
-    vector sum[4][4];
-    for (int u = 0; u < units; u++)
-        for (int k = 0; k < inputs; k++) sum[u][k] = into[u * into_pitch + k];
-    for (int b = 0; b < blocks; b++, by_out += pitch, in += pitch)
-        for (int v = 0; v < VECTORS; v++)
-            for (int u = 0; u < units; u++)
-                for (int k = 0; k < inputs; k++) sum[u][k] += by_out[u * VECTORS + v] * in[k * VECTORS + v];
-    for (int u = 0; u < units; u++)
-        for (int k = 0; k < inputs; k++) into[u * into_pitch + k] = sum[u][k];
-}
-
 INLINE void products_of_units(const vector *by_out, const vector *in, int64_t pitch, int blocks, vector *into,
                               int64_t inputs, const int units) {
-    int64_t k = 0;
-    for (; k + 4 <= inputs; k += 4)
-        few_products(by_out, in + k * VECTORS, pitch, blocks, into + k, inputs, units, 4);
-    for (; k < inputs; k++) few_products(by_out, in + k * VECTORS, pitch, blocks, into + k, inputs, units, 1);
+    BY_FOURS(k, inputs, add_outer(by_out, pitch, in + k * VECTORS, pitch, blocks, NULL, into + k, inputs, 1, units,
+                                  many));
 }
 
 /* Derivatives of a block by the outputs of all layers, in their places of `slopes`, which mirror those of `signals`. */
@@ -146,9 +129,7 @@ static void return_block(const network *n, int64_t learner, const vector *signal
         const float *weight = l->weight + learner * l->weight_stride;
         const vector *in = out - l->inputs * VECTORS;
         vector *by_in = by_out - l->inputs * VECTORS;
-        int64_t k = 0;
-        for (; k + 4 <= l->inputs; k += 4) few_inputs(l, weight + k, by_out, by_in + k * VECTORS, 4);
-        for (; k < l->inputs; k++) few_inputs(l, weight + k, by_out, by_in + k * VECTORS, 1);
+        BY_FOURS(k, l->inputs, few_inputs(l, weight + k, by_out, by_in + k * VECTORS, many));
         for (int64_t i = 0; i < l->inputs * VECTORS; i++)
             by_in[i] =
                 n->activation == TANH_UNITS ? by_in[i] * (1.0f - in[i] * in[i]) : choose(in[i] > all(0), by_in[i], all(0));
@@ -162,13 +143,10 @@ static void add_products(const network *n, const vector *signals, const vector *
     for (const layer *l = n->layers; l < n->layers + n->depth; l++) {
         const vector *in = signals, *by_out = slopes += l->inputs * VECTORS;
         signals += l->inputs * VECTORS;
-        int64_t u = 0;
-        for (; u + 4 <= l->outputs; u += 4)
-            products_of_units(by_out + u * VECTORS, in, pitch, blocks, sums + u * l->inputs, l->inputs, 4);
-        for (; u < l->outputs; u++)
-            products_of_units(by_out + u * VECTORS, in, pitch, blocks, sums + u * l->inputs, l->inputs, 1);
+        BY_FOURS(u, l->outputs, products_of_units(by_out + u * VECTORS, in, pitch, blocks, sums + u * l->inputs,
+                                                  l->inputs, many));
         sums += l->outputs * l->inputs;
-        for (u = 0; u < l->outputs; u++, sums++)
+        for (int64_t u = 0; u < l->outputs; u++, sums++)
             for (int b = 0; b < blocks; b++)
                 for (int v = 0; v < VECTORS; v++) *sums += by_out[b * pitch + u * VECTORS + v];
     }

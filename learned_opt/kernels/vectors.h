@@ -58,6 +58,38 @@ static inline float total(vector x) {
     return sum;
 }
 
+#define CHUNK 4 /* blocks whose products are added up together */
+
+/* Do something for all of n things: for four at a time, then one by one; `many` is which, known to the compiler. */
+#define BY_FOURS(i, n, something)                                                 \
+    do {                                                                          \
+        int64_t i = 0;                                                            \
+        for (; i + 4 <= (n); i += 4) {                                            \
+            const int many = 4;                                                   \
+            something;                                                            \
+        }                                                                         \
+        for (; i < (n); i++) {                                                    \
+            const int many = 1;                                                   \
+            something;                                                            \
+        }                                                                         \
+    } while (0)
+
+/* Add products of some rows and some columns, each VECTORS vectors a block, to sums that lie steps apart, over blocks
+   that lie pitches apart; of each block count so many vectors, or all. */
+INLINE void add_outer(const vector *row, int64_t row_pitch, const vector *column, int64_t column_pitch, int blocks,
+                      const int *vectors, vector *into, int64_t row_step, int64_t column_step, const int rows,
+                      const int columns) {
+    vector sum[4][4];
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < columns; c++) sum[r][c] = into[r * row_step + c * column_step];
+    for (int block = 0; block < blocks; block++, row += row_pitch, column += column_pitch)
+        for (int v = 0; v < (vectors ? vectors[block] : VECTORS); v++)
+            for (int r = 0; r < rows; r++)
+                for (int c = 0; c < columns; c++) sum[r][c] += row[r * VECTORS + v] * column[c * VECTORS + v];
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < columns; c++) into[r * row_step + c * column_step] = sum[r][c];
+}
+
 static inline vector choose(mask m, vector yes, vector no) { return (vector)(((mask)yes & m) | ((mask)no & ~m)); }
 /* NaN stays NaN in both: of x86's minimum and maximum, NaN yields the second operand. */
 #if defined(__AVX512F__)

@@ -78,8 +78,7 @@ class MetaTrainer(TrainingRun[UpdateRule]):
             meta_steps=config.meta_steps,
             validate_every=config.validation.every,
             early_stop_score=config.validation.early_stop_score,
-            checkpoint_every=config.checkpoint.every,
-            checkpoint_minutes=config.checkpoint.minutes,
+            checkpoint=config.checkpoint,
             learners=config.meta_batch_size,
             max_diverged=config.max_diverged,
             remedy=f"lower meta_lr (now {optimizer.meta_lr:g}) or the rule's learning_rate",
@@ -118,7 +117,9 @@ class MetaTrainer(TrainingRun[UpdateRule]):
             for replica in range(config.batches_per_family)
             for index, family in enumerate(config.families)
         ]
-        self._validator = partial(Validator, policies=policies, ranks=ranks, rival=copy.deepcopy(self.rule))
+        self._validator = partial(
+            Validator, policies=policies, ranks=ranks, reference_rule=copy.deepcopy(self.rule)
+        )
         self._validate = self._validator(config)
         self.open()
 

@@ -21,21 +21,22 @@ from learned_opt.tasks.references import (
     warn_of_reached_references,
 )
 
-QUERIES = 6
+NUM_EVALS = 6
+"""Evaluations of a run."""
 
 
 class Validator:
-    """Whole lives on fixed tasks of the training families, never met in training.
+    """Whole runs on fixed tasks of the training families, never met in training.
 
     Args:
         config: names the families, and the number of tasks and updates.
         purpose: names the tasks; validators of different purposes have different ones.
         policies: how to make policies of one's own.
         ranks: the processes that share the families, in turn.
-        rival: whom the metric win_rate compares with.
+        reference_rule: what the metric win_rate compares with.
 
     Raises:
-        ValueError: the metric needs a rival.
+        ValueError: the metric needs a reference rule.
     """
 
     def __init__(
@@ -44,16 +45,18 @@ class Validator:
         purpose: str = "validation",
         policies: Policies | None = None,
         ranks: Ranks = ALONE,
-        rival: UpdateRule | None = None,
+        reference_rule: UpdateRule | None = None,
     ) -> None:
-        if config.validation.metric == "win_rate" and rival is None:
-            raise ValueError("metric win_rate compares with a rival: give one")
+        if config.validation.metric == "win_rate" and reference_rule is None:
+            raise ValueError("metric win_rate compares with a reference rule: give one")
         self.config, self.purpose, self.ranks = config, purpose, ranks
-        self._rival = copy.deepcopy(rival) if config.validation.metric == "win_rate" else None
-        self._rivals_areas: dict[str, Tensor] = {}
-        self._ways = [config.entry(number) for number in range(len(config.inner_mixture) or 1)]
+        self._reference_rule = (
+            copy.deepcopy(reference_rule) if config.validation.metric == "win_rate" else None
+        )
+        self._reference_auc: dict[str, Tensor] = {}
+        self._entries = [config.entry(number) for number in range(len(config.inner_mixture) or 1)]
         count = config.validation.num_tasks
-        self._told = torch.arange(count) < config.horizon.p_known * count
+        self._horizon_known = torch.arange(count) < config.horizon.p_known * count
         self._tasks, self._policies = {}, {}
         for name in config.families[ranks.shard.index :: ranks.shard.count]:
             noise = derive_noise(config.seed, f"{purpose} tasks", name, device=config.device)
@@ -69,17 +72,17 @@ class Validator:
         """The configuration's metric per family, and their mean as "all".
 
         A family's is the mean over its tasks and the learners of the mixture. As in training, the rule is
-        told the length of life by a share `p_known` of learners.
+        told its horizon for a share `p_known` of learners.
         """
         own = {}
         for name in self._tasks:
-            areas = self._areas(rule, name)
-            if self._rival is not None:
-                if name not in self._rivals_areas:
-                    self._rivals_areas[name] = self._areas(self._rival, name)
-                gain = areas - self._rivals_areas[name]
-                areas = (1 + gain.sign()) / 2
-            own[name] = float(areas.mean())
+            auc = self._auc(rule, name)
+            if self._reference_rule is not None:
+                if name not in self._reference_auc:
+                    self._reference_auc[name] = self._auc(self._reference_rule, name)
+                gain = auc - self._reference_auc[name]
+                auc = (1 + gain.sign()) / 2
+            own[name] = float(auc.mean())
         shared = {
             name: torch.tensor(own.get(name, 0.0), dtype=torch.float64) for name in self.config.families
         }
@@ -87,24 +90,24 @@ class Validator:
         scores["all"] = sum(scores.values()) / len(scores)
         return scores
 
-    def _areas(self, rule: UpdateRule, name: str) -> Tensor:
-        """Normalised area on each of a family's tasks, for each learner of the mixture, (W, B)."""
-        return torch.stack([self._areas_of(rule, name, way) for way in self._ways])
+    def _auc(self, rule: UpdateRule, name: str) -> Tensor:
+        """Normalized area on each of a family's tasks, for each learner of the mixture, (W, B)."""
+        return torch.stack([self._auc_of(rule, name, entry) for entry in self._entries])
 
-    def _areas_of(self, rule: UpdateRule, name: str, way: RunConfig) -> Tensor:
-        """The same of learners that live in this way, (B,)."""
+    def _auc_of(self, rule: UpdateRule, name: str, entry: RunConfig) -> Tensor:
+        """The same of the learners of one entry, (B,)."""
         family, tasks, floor, reference = self._tasks[name]
-        noise = derive_noise(way.seed, f"{self.purpose} lives", name, device=way.device)
-        learner = way.inner.learner(
-            family, way.validation.num_tasks, noise, tasks=tasks, policy=self._policies[name]
+        noise = derive_noise(entry.seed, f"{self.purpose} lives", name, device=entry.device)
+        learner = entry.inner.learner(
+            family, entry.validation.num_tasks, noise, tasks=tasks, policy=self._policies[name]
         )
-        life = train(
+        run = train(
             learner,
             rule,
-            updates=way.validation.num_updates,
-            num_evals=min(QUERIES, way.validation.num_updates + 1),
-            eval_seed=derive_seed(way.seed, "queries", name),
-            horizon_known=self._told,
+            updates=entry.validation.num_updates,
+            num_evals=min(NUM_EVALS, entry.validation.num_updates + 1),
+            eval_seed=derive_seed(entry.seed, "queries", name),
+            horizon_known=self._horizon_known,
         )
-        curves = normalized_curves(life.returns, life.diverged, floor, reference)
+        curves = normalized_curves(run.returns, run.diverged, floor, reference)
         return normalized_auc(curves.scores)

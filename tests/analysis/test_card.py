@@ -54,7 +54,7 @@ def test_results_of_another_artifact_are_refused(artifact, results):
 
 def test_the_shipped_card_is_what_its_results_give():
     stored = Path(__file__).parents[2] / "docs" / "results"
-    titles = {"versus": "default", "shifted": "shifted", "long": "long"}
+    titles = {"versus": "default", "ood": "ood", "long": "long"}
     comparisons = {title: load_results(stored / name / "results.json.gz") for title, name in titles.items()}
     card = model_card(load_artifact("default"), comparisons, label="default")
     kept = (stored / "default" / "CARD.md").read_text(encoding="utf-8")

@@ -175,6 +175,7 @@ def test_the_page_can_be_made_again_from_the_file_it_left(page, tmp_path):
 
 def test_an_empty_folder_gives_one_sentence_and_exit_code_2(tmp_path):
     command = [sys.executable, "-m", "experiments.sb3", "page", "--runs", str(tmp_path)]
+    command += ["--out", str(tmp_path / "page.md")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "error: there are no finished runs to show: train first\n"

@@ -119,15 +119,17 @@ def test_the_default_rule_ships_with_the_package():
 
 
 def test_the_default_rule_was_trained_by_the_default_recipe():
-    """The shipped file's header and configs/default.yaml tell the same story, stage by stage."""
+    """The shipped file's header and the preset tell the same story, stage by stage."""
     provenance = load_artifact("default").header["provenance"]
     stated = [provenance["configuration"]]
     while "started_from" in provenance:
         provenance = provenance["started_from"]
         stated.insert(0, provenance["configuration"])
-    recipe = load_recipe(Path(__file__).parents[2] / "configs" / "default.toml")
-    told = [changed(run_config(each), seed=0) for each in stated]
-    assert told == list(recipe)
+    recipe = load_recipe("default")
+    first, *later = (changed(run_config(each), seed=0) for each in stated)
+    assert first == recipe[0]
+    later = [changed(each, rule=stage.rule) for each, stage in zip(later, recipe[1:], strict=True)]
+    assert later == list(recipe[1:])
 
 
 class Malicious:
@@ -214,17 +216,15 @@ def test_rules_that_cannot_be_rebuilt_or_are_not_finite_are_not_saved(tmp_path):
     assert not (tmp_path / "a").exists()
 
 
-WEIGHTS = {
-    "default": "5a699756f4fcadf1ddda45dbf7a1a550be8f040aa196d09f39441c2437c0e6bb",
-    "evolved": "f503eb772c821970f9cf56e552af3605f947edede42e1adea6f4331ea88b2924",
-}
-"""SHA-256 of the shipped rules' weights, whatever their headers say."""
+KNOWN = json.loads((Path(__file__).parents[2] / "docs" / "results" / "artifacts.json").read_text())
+"""Of each shipped rule: the file's SHA-256, that of the file whose results are shown, that of the weights."""
 
 
-@pytest.mark.parametrize("name", WEIGHTS)
-def test_shipped_weights_are_those_that_were_trained(name):
-    digest = hashlib.sha256()
-    for parameter, value in sorted(load_rule(name).named_parameters()):
+@pytest.mark.parametrize("name", KNOWN)
+def test_shipped_weights_are_those_whose_results_are_shown(name):
+    artifact, digest = load_artifact(name), hashlib.sha256()
+    for parameter, value in sorted(artifact.rule.named_parameters()):
         digest.update(f"{parameter} {tuple(value.shape)}".encode())
         digest.update(value.numpy().tobytes())
-    assert digest.hexdigest() == WEIGHTS[name]
+    assert digest.hexdigest() == KNOWN[name]["weights_sha256"]
+    assert artifact.digest == KNOWN[name]["sha256"]

@@ -170,7 +170,7 @@ def operator_calls():
     ends, scale = [torch.zeros(shape, dtype=torch.bool)] * 2, torch.rand(3, 2, 1).unbind(0)
     yield (
         actor_critic.actor_critic,
-        (tensors, critic, *rest, [0, 12, 16, 24, 26, 29], 30, *rollouts, *ends, None, *scale,
+        (tensors, critic, rest[0], rest[1:], [0, 12, 16, 24, 26, 29], 30, [*rollouts, *ends], None, scale,
          [0.9, 0.9, 0.95, 0.1, 0.5, 0.01], 2, False, False),
     )  # fmt: skip
 

@@ -26,7 +26,7 @@ def adam(lr):
 
 
 def scores(rule, rival=None, **changes):
-    return Validator(run_config(merged(TINY, changes)), rival=rival)(rule)
+    return Validator(run_config(merged(TINY, changes)), reference_rule=rival)(rule)
 
 
 def test_wins_are_shares_of_tasks_with_a_larger_area():
@@ -39,15 +39,17 @@ def test_wins_are_shares_of_tasks_with_a_larger_area():
     assert (won * 4) % 1 == 0  # tasks are won or lost, whatever the difference
 
 
-def test_the_rival_is_the_rule_as_it_was():
+def test_the_reference_rule_is_the_rule_as_it_was():
     rival = adam(0.0)
-    validator = Validator(run_config(merged(TINY, {"validation": {"metric": "win_rate"}})), rival=rival)
+    validator = Validator(
+        run_config(merged(TINY, {"validation": {"metric": "win_rate"}})), reference_rule=rival
+    )
     rival.learning_rate = 0.03
     assert validator(adam(0.0))["all"] == 0.5
 
 
-def test_wins_need_a_rival():
-    with pytest.raises(ValueError, match="compares with a rival"):
+def test_wins_need_a_reference_rule():
+    with pytest.raises(ValueError, match="compares with a reference rule"):
         scores(adam(0.01), validation={"metric": "win_rate"})
 
 

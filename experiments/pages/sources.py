@@ -1,0 +1,78 @@
+"""Each page by its name, and what it is made from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from experiments.pages.studies import Study, mean_returns, trial_totals, typographic
+from experiments.sb3.__main__ import page_of
+from experiments.sb3.runs import RUNS, gather_runs
+from experiments.sb3.summary import Summary, overall, summaries
+from learned_opt.analysis import load_results
+from learned_opt.analysis.reporting.model_card import model_card
+from learned_opt.analysis.reporting.templating import render
+from learned_opt.artifacts import load_artifact
+
+ROOT = Path(__file__).parents[2] / "docs" / "results"
+TEMPLATES = Path(__file__).parent
+CARD = "default/CARD.md"
+
+
+def pages(only: Sequence[str] = ()) -> dict[str, str]:
+    """The text of each page, by its path below docs/results.
+
+    Raises:
+        ValueError: one that there is none of.
+    """
+    makers = _makers()
+    unknown = [name for name in only if name not in makers]
+    if unknown:
+        raise ValueError(f"no page {', '.join(unknown)}; choose from {', '.join(makers)}")
+    return {name: makers[name]() for name in only or makers}
+
+
+def _makers() -> dict[str, Callable[[], str]]:
+    templates = sorted(path.name.removesuffix(".j2") for path in TEMPLATES.glob("*.md.j2"))
+    return {
+        **{name: lambda name=name: _filled(name) for name in templates},  # type: ignore[misc]
+        CARD: _card,
+        **{f"sb3-{rule}.md": lambda rule=rule: _sb3(rule) for rule in ("default", "evolved")},  # type: ignore[misc]
+    }
+
+
+def _filled(name: str) -> str:
+    return f"<!-- Written by python -m experiments.pages from experiments/pages/{name}.j2 -->\n" + render(
+        f"{name}.j2",
+        TEMPLATES,
+        study=lambda folder, **options: Study(load_results(ROOT / folder), **options),
+        totals=lambda folder: trial_totals(ROOT / folder),
+        means=mean_returns,
+        signed=typographic,
+        ppo=lambda name: json.loads((ROOT / "ppo" / name / "curves.json").read_text()),
+        inside=_inside,
+        overall=overall,
+    )
+
+
+def _card() -> str:
+    titles = {"versus": "default", "ood": "ood", "long": "long"}
+    comparisons = {title: load_results(ROOT / folder) for title, folder in titles.items()}
+    training = json.loads((ROOT / "default" / "training.json").read_text())
+    return model_card(load_artifact("default"), comparisons, label="default", training=training)
+
+
+def _sb3(rule: str) -> str:
+    out = Path("docs/results") / f"sb3-{rule}.md"
+    return page_of(gather_runs([ROOT / f"sb3-{rule}" / RUNS]), out, rule)
+
+
+def _inside(rule: str) -> dict[tuple[str, str, str], Summary]:
+    """The study of a rule inside Stable-Baselines3, by algorithm, setting and environment."""
+    artifact = load_artifact(rule)
+    finished = gather_runs([ROOT / f"sb3-{rule}" / RUNS])
+    found = summaries(finished, artifact.digest, artifact.rule.learning_rate)
+    return {
+        (each.benchmark.algorithm, each.benchmark.setting, each.benchmark.environment): each for each in found
+    }
