@@ -85,7 +85,7 @@ def conditions_left(
         provenance = artifact.header["provenance"]
         settings = provenance.get("configuration", {})
         try:
-            theirs = plain(structured(InnerAlgorithm, settings["inner"], "the header", importing=False))
+            theirs = plain(structured(InnerAlgorithm, settings["inner"], "the header", importing=False))  # type: ignore[type-abstract]
             longest = float(provenance["lifetimes"][1])
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             continue  # nothing that could be compared with
