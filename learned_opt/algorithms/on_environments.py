@@ -73,7 +73,7 @@ class ActingLearner(ABC):
         if policy.recurrent and not self.carries_memory:
             raise ValueError(
                 f"{type(self).__name__} learns from single steps and cannot train a recurrent policy: "
-                "take the actor-critic or REINFORCE, or a module without initial_memory"
+                "take A2C or REINFORCE, or a module without initial_memory"
             )
         self.family, self.noise, self._batch = family, noise, batch
         self.policy, self._layout = policy, policy.layout()

@@ -92,7 +92,7 @@ class Trial:
                 groups.setdefault(replace(artifact.training(), seed=0), []).append(curve)
         if not groups:
             return None
-        names = [config.algorithm for config in groups]
+        names = [config.kind for config in groups]
         unique = [name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names, 1)]
         target = self.out / "training.png"
         family = next(iter(loaded.values())).policy.family

@@ -78,8 +78,7 @@ class MetaTrainer(TrainingRun[UpdateRule]):
             meta_steps=config.meta_steps,
             validate_every=config.validation.every,
             early_stop_score=config.validation.early_stop_score,
-            checkpoint_every=config.checkpoint.every,
-            checkpoint_minutes=config.checkpoint.minutes,
+            checkpoint=config.checkpoint,
             learners=config.meta_batch_size,
             max_diverged=config.max_diverged,
             remedy=f"lower meta_lr (now {optimizer.meta_lr:g}) or the rule's learning_rate",
@@ -88,7 +87,8 @@ class MetaTrainer(TrainingRun[UpdateRule]):
             ranks=ranks,
         )
         self.config, self.policies = config, policies
-        self.origin = None if config.rule.source() is None else load_artifact(config.rule.source())
+        source = config.rule.source()
+        self.origin = None if source is None else load_artifact(source)
         self.rule = new_rule(config, policies).to(config.device)
         self.learned = copy.deepcopy(self.rule).requires_grad_(False)
         """The running average of the rule."""

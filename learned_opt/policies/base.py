@@ -143,19 +143,19 @@ class EpsilonGreedy(Policy):
 
     Args:
         policy: gives the networks; for Discrete action spaces.
-        exploration: ε, the probability of an action at random.
+        epsilon: ε, the probability of an action at random.
 
     Raises:
         ValueError: the family's actions are continuous.
     """
 
-    def __init__(self, policy: Policy, exploration: float) -> None:
+    def __init__(self, policy: Policy, epsilon: float) -> None:
         super().__init__(policy.family)
-        self.policy, self.exploration = policy, exploration
+        self.policy, self.epsilon = policy, epsilon
         if not self.discrete:
             raise ValueError(
-                f"Q-learning needs discrete actions, and those of {self.family.name} are continuous: "
-                "take the actor-critic"
+                f"DQN needs discrete actions, and those of {self.family.name} are continuous: "
+                "take A2C, PPO or REINFORCE"
             )
 
     @property
@@ -190,9 +190,9 @@ class EpsilonGreedy(Policy):
 
     def added(self, draw: Tensor) -> Tensor:
         """Numbers (T, B, E, A) `act` takes the action with the largest sum of output and number."""
-        return torch.where(draw[..., :1] < self.exploration, BEYOND * draw[..., 1:], 0.0)
+        return torch.where(draw[..., :1] < self.epsilon, BEYOND * draw[..., 1:], 0.0)
 
     def act(self, output: Tensor, log_std: Tensor | None, draw: Tensor) -> Tensor:
         """The best action, or with probability ε any: integers (B, E)."""
-        explore = draw[..., 0] < self.exploration
+        explore = draw[..., 0] < self.epsilon
         return torch.where(explore, draw[..., 1:].argmax(-1), output.argmax(-1))

@@ -27,7 +27,7 @@ class ModulePolicy(Policy):
     """B copies of a user's module, each with parameters of its own.
 
     Its forward takes observations (R, *S), normalized as the family says, and returns logits or means
-    (R, A); or these and values, (R,) or (R, 1), which the actor-critic needs. Q-learning takes the
+    (R, A); or these and values, (R,) or (R, 1), which A2C and PPO need. DQN takes the
     outputs as action values. A module with `initial_memory(rows)` is recurrent: that returns a tensor,
     or a tuple of them, with `rows` rows each; forward takes (observations, memory) and returns
     (output, value, memory).

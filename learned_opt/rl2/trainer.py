@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.algorithms.advantages import ReturnScale, generalized_advantages, normalized
-from learned_opt.algorithms.policy_gradient import clipped_gain
+from learned_opt.algorithms.policy_gradient import actor_critic_loss, clipped_gain
 from learned_opt.rl2.artifact import save_policy
 from learned_opt.rl2.config import InContextConfig
 from learned_opt.rl2.policies import POLICIES, InContextPolicy
@@ -48,8 +48,7 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
             meta_steps=config.meta_steps,
             validate_every=config.validation.every,
             early_stop_score=config.validation.early_stop_score,
-            checkpoint_every=config.checkpoint.every,
-            checkpoint_minutes=config.checkpoint.minutes,
+            checkpoint=config.checkpoint,
             learners=config.num_trials,
             max_diverged=config.max_diverged,
             remedy=f"lower meta_lr (now {config.meta_lr:g})",
@@ -125,11 +124,10 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
         output, values, actions = _counted(trial.valid, output, values, trial.actions)
         log_std = policy.log_std()
         ratio = (policy.distribution.log_prob(output, log_std, actions) - before).exp()
-        gain = clipped_gain(ratio, advantages, config.clip_range).mean()
-        error = (values - targets).square().mean()
+        gain = clipped_gain(ratio, advantages, config.clip_range)
+        error = (values - targets).square()
         entropy = policy.distribution.entropy(output, log_std).mean()
-        loss: Tensor = -gain + config.vf_coef * error - config.ent_coef * entropy
-        return loss
+        return actor_critic_loss(gain.reshape(1, -1), error.reshape(1, -1), entropy, config).squeeze(0)
 
     def _advantages(self, trial: Trial, unit_values: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised advantages and value targets, in units of a running scale, of the steps that count.

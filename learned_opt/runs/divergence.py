@@ -38,7 +38,7 @@ class DivergenceMonitor:
             return None
         return (
             f"{share:.0%} of learners diverged within {len(self._recent)} meta-steps, "
-            f"more than divergence_limit {self._limit:.0%}"
+            f"more than max_diverged {self._limit:.0%}"
         )
 
     def recent(self) -> list[float]:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 from torch import Tensor, nn
 
 from learned_opt.provenance import environment
-from learned_opt.runs.checkpoint import check_fits, fitting
+from learned_opt.runs.checkpoint import CheckpointSchedule, check_fits, fitting
 from learned_opt.runs.distributed import ALONE, Ranks
 from learned_opt.runs.divergence import DivergenceError, DivergenceMonitor
 from learned_opt.runs.folder import RunFolder
@@ -85,8 +85,7 @@ class TrainingRun(ABC, Generic[M]):
         meta_steps: at most so many.
         validate_every: meta-steps between validations.
         early_stop_score: a validation that reaches it ends the run; None never does.
-        checkpoint_every: meta-steps between checkpoints.
-        checkpoint_minutes: after so many another one is written in any case.
+        checkpoint: when checkpoints are written.
         learners: that a meta-step advances.
         max_diverged: the greatest share of them that may diverge, of late.
         remedy: what to change where more do.
@@ -124,8 +123,7 @@ class TrainingRun(ABC, Generic[M]):
         meta_steps: int,
         validate_every: int,
         early_stop_score: float | None,
-        checkpoint_every: int,
-        checkpoint_minutes: float,
+        checkpoint: CheckpointSchedule,
         learners: int,
         max_diverged: float,
         remedy: str,
@@ -136,7 +134,7 @@ class TrainingRun(ABC, Generic[M]):
         self.folder, self.ranks, self.remedy, self._resumed = folder, ranks, remedy, resume
         self.meta_steps, self.validate_every = meta_steps, validate_every
         self.enough = math.inf if early_stop_score is None else early_stop_score
-        self.checkpoint_every, self.checkpoint_seconds = checkpoint_every, 60 * checkpoint_minutes
+        self.schedule = checkpoint
         self._run = RunFolder(folder, settings)
         own: dict[str, Any] = {}
 
@@ -233,8 +231,8 @@ class TrainingRun(ABC, Generic[M]):
             if self.step % self.validate_every == 0 or self.step == self.meta_steps:
                 self.assess(metrics, observer)
             self._check(metrics)
-            late = self.ranks.any(time.monotonic() - saved >= self.checkpoint_seconds)
-            if late or self.step % self.checkpoint_every == 0:
+            late = self.ranks.any(time.monotonic() - saved >= 60 * self.schedule.minutes)
+            if late or self.step % self.schedule.every == 0:
                 if metrics is not None:
                     metrics.flush()
                 _attempt(self._save)

@@ -124,7 +124,7 @@ def test_the_command_compares_and_films(tmp_path):
         (["--render", "--families", "bandit"], "bandit has no pictures"),
         (
             ["--families", "Pendulum-v1", "--inner", "dqn"],
-            "Q-learning needs discrete actions",
+            "DQN needs discrete actions",
         ),
     ],
 )

@@ -90,7 +90,7 @@ def test_an_id_with_its_module_takes_a_horizon_and_a_family_of_ones_own_does_not
         ["compare", "--families", "cartpole", "--max-episode-steps", 9],
         ["compare", "--families", "cartpole", "--reference-return", 9],
         ["compare", "--families", "cartpole", ENDLESS, "--max-episode-steps", 9],
-        ["meta-train", "--families", ENDLESS, "cartpole", "--max-episode-steps", 9],
+        ["meta-train", "--families", ENDLESS, "cartpole", "--horizon", 9],
         ["meta-train", "--preset", "rl2", "--family", "bandit", "--max-episode-steps", 9],
         ["probe", "--families", "cartpole", "--max-episode-steps", 9],
         ["compare", "--families", "ml10", "--max-episode-steps", 9],
@@ -130,8 +130,8 @@ def test_configurations_take_numbers_or_nothing():
     assert run_config({"families": [ENDLESS], "max_episode_steps": 30}).max_episode_steps == 30
     assert run_config({}).max_episode_steps is None
     for data, complaint in (
-        ({"max_episode_steps": "long"}, "max_episode_steps must be"),
-        ({"max_episode_steps": True}, "max_episode_steps must be"),
+        ({"max_episode_steps": "long"}, "max_episode_steps must be a whole number"),
+        ({"max_episode_steps": True}, "max_episode_steps must be a whole number"),
         (
             {"families": [ENDLESS], "max_episode_steps": 2.5},
             "max_episode_steps must be a whole number, got 2.5",
@@ -186,26 +186,33 @@ def test_meta_training_records_its_horizon_and_resumes_with_it(tmp_path, capsys)
     path = tmp_path / "tiny.toml"
     path.write_text(written(TINY).decode())
     run = tmp_path / "run"
-    options = ["meta-train", "--config", path, "--max-episode-steps", 9]
-    options += ["--reference-return", -9, "--out", run]
+    options = [
+        *("meta-train", "--config", path, "--max-episode-steps", 9, "--reference-return", -9),
+        *("--out", run),
+    ]
     assert main(list(map(str, options))) == 0
     stored = read(run / "config.toml")
     assert (stored["max_episode_steps"], stored["reference_return"]) == (9, -9)
     assert main(["meta-train", "--resume", "--out", str(run)]) == 0
     artifact = load_artifact(run / "rule.safetensors")
     assert artifact.header["provenance"]["configuration"]["max_episode_steps"] == 9
-    inner = A2C(**LEARNER)
-    assert "max_episode_steps" not in conditions_left({"a": artifact}, inner, 8, 9)
-    assert "max_episode_steps" in conditions_left({"a": artifact}, inner, 8, 10)
-    alone = ["meta-train", "--config", path, "--max-episode-steps", 9, "--out", tmp_path / "b"]
-    assert "--reference" in refusal(capsys, *alone)
+    lives = A2C(**LEARNER)
+    assert "horizon" not in conditions_left({"a": artifact}, lives, 8, 9)
+    assert "horizon" in conditions_left({"a": artifact}, lives, 8, 10)
+    assert "--reference" in refusal(
+        capsys, "meta-train", "--config", path, "--max-episode-steps", 9, "--out", tmp_path / "b"
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_policy_with_a_memory_keeps_its_horizon(tmp_path):
-    command = ["meta-train", "--preset", "rl2", "--family", "Blackjack-v1", "--max-episode-steps", "4"]
-    command += ["--meta-steps", "1", "--episodes", "2", "--hidden-size", "4"]
-    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    options = ["--max-episode-steps", "4", "--meta-steps", "1", "--num-trials", "2"]
+    path = tmp_path / "tiny.toml"
+    path.write_text(
+        written({"validation": {"num_tasks": 2}, "episodes": 2, "family": "Blackjack-v1"}).decode()
+    )
+    command = ["meta-train", "--preset", "rl2", "--config", str(path), *options]
+    assert main([*command, "--hidden-size", "4", "--out", str(tmp_path / "run")]) == 0
     artifact = load_policy(tmp_path / "run" / "policy.safetensors")
     assert artifact.policy.horizon == artifact.training().max_episode_steps == 4
     assert artifact.policy.distribution.family.horizon == 4

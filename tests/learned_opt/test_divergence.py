@@ -216,7 +216,7 @@ def test_a_run_in_which_most_learners_diverge_stops_and_says_why(tmp_path, monke
 
     trainer = MetaTrainer(TINY, tmp_path / "run")
     monkeypatch.setattr(CartPole, "transition", hopeless)
-    with pytest.raises(DivergenceError, match=r"100% of learners diverged.*divergence_limit 50%") as info:
+    with pytest.raises(DivergenceError, match=r"100% of learners diverged.*max_diverged 50%") as info:
         trainer.run()
     assert "\n" not in str(info.value)
     assert load_checkpoint(tmp_path / "run", "cpu")["step"] == EARLIEST

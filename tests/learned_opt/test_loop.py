@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from learned_opt.runs.checkpoint import checkpoints, load_checkpoint
+from learned_opt.runs.checkpoint import CheckpointSchedule, checkpoints, load_checkpoint
 from learned_opt.runs.divergence import DivergenceError
 from learned_opt.runs.loop import MetaStep, TrainingRun
 
@@ -28,8 +28,8 @@ class Counting(TrainingRun[Weight]):
     write = staticmethod(written)
 
     def __init__(self, folder, *, resume=False, diverged=0.0, scores=None, **changes):
-        common = {"meta_steps": 10, "validate_every": 4, "early_stop_score": None, "checkpoint_every": 3}
-        common |= {"checkpoint_minutes": 5.0, "learners": 2, "max_diverged": 0.5} | changes
+        common = {"meta_steps": 10, "validate_every": 4, "early_stop_score": None}
+        common |= {"checkpoint": CheckpointSchedule(every=3), "learners": 2, "max_diverged": 0.5} | changes
         common["remedy"] = "count on your fingers"
         super().__init__({"seed": 0}, folder, **common, device="cpu", resume=resume)
         self.learned, self.generator = Weight(), torch.Generator().manual_seed(0)
@@ -118,7 +118,7 @@ def test_checkpoints_come_by_the_step_and_by_the_clock(tmp_path):
     found = {}
     for name, minutes in (("step", 5.0), ("clock", 0.0)):
         folder = tmp_path / name
-        Counting(folder, checkpoint_minutes=minutes).run(
+        Counting(folder, checkpoint=CheckpointSchedule(every=3, minutes=minutes)).run(
             At(8, lambda name=name, folder=folder: found.update({name: checkpoints(folder)[0].name}))
         )
     assert found == {"step": "checkpoint-0000006.ckpt", "clock": "checkpoint-0000007.ckpt"}
