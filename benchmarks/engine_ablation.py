@@ -1,4 +1,4 @@
-"""What is each piece of compiled code worth? Meta-training and an optimizer's step, one library off at a time.
+"""What is each piece of compiled code worth? Meta-training and an optimizer step, one library off at a time.
 
     python benchmarks/engine_ablation.py [--threads 1] [--family cartpole] [--learners 16]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.algorithms import A2C, InnerAlgorithm
-from learned_opt.algorithms.a2c import ActorCriticLearner
+from learned_opt.algorithms.base import RLLearner
 from learned_opt.algorithms.inner_loop import train
 from learned_opt.analysis.statistics.intervals import Array
 from learned_opt.layout import ParameterLayout
@@ -160,13 +160,13 @@ def navigation_paths(
 
 def _learner(
     family: str, count: int, seed: int, config: InnerAlgorithm | None, horizon: int | None = None
-) -> ActorCriticLearner:
+) -> RLLearner:
     noise = derive_noise(seed, "probe", family)
-    return ActorCriticLearner(make_family(family, horizon), count, noise, config or A2C())
+    return (config or A2C()).learner(make_family(family, horizon), count, noise)
 
 
 @torch.no_grad()
-def _walk(learner: ActorCriticLearner, parameters: Tensor, walks: int, seed: int) -> Array:
+def _walk(learner: RLLearner, parameters: Tensor, walks: int, seed: int) -> Array:
     """Positions (n, W, T + 1, 2) of one episode each."""
     policy, tasks = learner.policy, learner.environments.tasks
     noise = derive_noise(derive_seed(seed, "probe", "walks"))

@@ -9,6 +9,7 @@ from torch import Tensor
 from learned_opt.layout import ParameterLayout
 from learned_opt.policies.base import Policy
 from learned_opt.rollouts.collect import Episodes
+from learned_opt.rollouts.normalization import ObservationNormalizer
 from learned_opt.tasks import Environments, Noise, TaskFamily, Tasks
 
 
@@ -86,6 +87,8 @@ class RLLearner(Learner, Protocol):
     policy: Policy
     environments: Environments
     noise: Noise
+    observation_normalizer: ObservationNormalizer | None
+    """What observations pass through, if they are to be normalized."""
 
     @property
     def steps_per_update(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from learned_opt.algorithms import A2C, InnerAlgorithm
+from learned_opt.algorithms import InnerAlgorithm
 from learned_opt.artifacts import Artifact
 from learned_opt.meta.config import RunConfig, run_config
 from learned_opt.rl2.artifact import PolicyArtifact
@@ -43,17 +43,17 @@ def _configuration(provenance: dict[str, Any]) -> RunConfig:
 
 
 def learner_of(artifacts: dict[str, Artifact]) -> InnerAlgorithm:
-    """The learner to compare with: the one that learned starts are for, or the standard one.
+    """The inner algorithm that learned initializations are for; some rule has one.
 
     Raises:
-        ValueError: two starts are for different learners.
+        ValueError: two are for different ones.
     """
     theirs = {
         name: _configuration(artifact.header["provenance"]).inner
         for name, artifact in artifacts.items()
         if artifact.rule.initialization
     }
-    first = next(iter(theirs.values()), A2C())
+    first = next(iter(theirs.values()))
     for name, config in theirs.items():
         if config != first:
             raise ValueError(
@@ -85,7 +85,7 @@ def conditions_left(
         provenance = artifact.header["provenance"]
         settings = provenance.get("configuration", {})
         try:
-            theirs = plain(structured(InnerAlgorithm, settings["inner"], "the header", importing=False))
+            theirs = plain(structured(InnerAlgorithm, settings["inner"], "the header", importing=False))  # type: ignore[type-abstract]
             longest = float(provenance["lifetimes"][1])
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             continue  # nothing that could be compared with

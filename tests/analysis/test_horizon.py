@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-import yaml
 
 from learned_opt.algorithms import A2C
 from learned_opt.analysis import (
@@ -21,7 +20,7 @@ from learned_opt.commands.rule_conditions import conditions_left
 from learned_opt.meta.config import run_config
 from learned_opt.rl2.artifact import load_policy
 from learned_opt.rules import SGD, Adam
-from learned_opt.runs.config_file import written
+from learned_opt.runs.config_file import read, written
 from learned_opt.tasks import GymnasiumFamily, make_family
 
 ENDLESS = "CliffWalking-v1"
@@ -128,14 +127,14 @@ def test_what_is_no_horizon_or_reference_is_refused_in_a_sentence(arguments, com
 
 
 def test_configurations_take_numbers_or_nothing():
-    assert run_config({"families": [ENDLESS], "horizon": 30}).horizon == 30
-    assert run_config({}).horizon is None
+    assert run_config({"families": [ENDLESS], "max_episode_steps": 30}).max_episode_steps == 30
+    assert run_config({}).max_episode_steps is None
     for data, complaint in (
-        ({"horizon": "long"}, "horizon must be a number, or left out"),
-        ({"horizon": True}, "horizon must be a number, or left out"),
+        ({"max_episode_steps": "long"}, "max_episode_steps must be a whole number"),
+        ({"max_episode_steps": True}, "max_episode_steps must be a whole number"),
         (
             {"families": [ENDLESS], "max_episode_steps": 2.5},
-            "max_episode_steps must be a positive number, got 2.5",
+            "max_episode_steps must be a whole number, got 2.5",
         ),
         ({"families": [ENDLESS], "reference_return": float("inf")}, "reference_return must be finite"),
     ):
@@ -187,32 +186,35 @@ def test_meta_training_records_its_horizon_and_resumes_with_it(tmp_path, capsys)
     path = tmp_path / "tiny.toml"
     path.write_text(written(TINY).decode())
     run = tmp_path / "run"
-    options = ["meta-train", "--config", path, "--horizon", 9, "--reference", -9, "--out", run]
+    options = [
+        *("meta-train", "--config", path, "--max-episode-steps", 9, "--reference-return", -9),
+        *("--out", run),
+    ]
     assert main(list(map(str, options))) == 0
-    stored = yaml.safe_load((run / "config.toml").read_text())
-    assert (stored["horizon"], stored["reference"]) == (9, -9)
+    stored = read(run / "config.toml")
+    assert (stored["max_episode_steps"], stored["reference_return"]) == (9, -9)
     assert main(["meta-train", "--resume", "--out", str(run)]) == 0
     artifact = load_artifact(run / "rule.safetensors")
-    assert artifact.header["provenance"]["configuration"]["horizon"] == 9
+    assert artifact.header["provenance"]["configuration"]["max_episode_steps"] == 9
     lives = A2C(**LEARNER)
     assert "horizon" not in conditions_left({"a": artifact}, lives, 8, 9)
     assert "horizon" in conditions_left({"a": artifact}, lives, 8, 10)
     assert "--reference" in refusal(
-        capsys, "meta-train", "--config", path, "--horizon", 9, "--out", tmp_path / "b"
+        capsys, "meta-train", "--config", path, "--max-episode-steps", 9, "--out", tmp_path / "b"
     )
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_policy_with_a_memory_keeps_its_horizon(tmp_path):
-    options = ["--families", "Blackjack-v1", "--horizon", "4", "--meta-steps", "1", "--learners", "2"]
+    options = ["--max-episode-steps", "4", "--meta-steps", "1", "--num-trials", "2"]
     path = tmp_path / "tiny.toml"
     path.write_text(
-        written({"validation_tasks": 2, "episodes": 2, "family": "Blackjack-v1", "horizon": 4}).decode()
+        written({"validation": {"num_tasks": 2}, "episodes": 2, "family": "Blackjack-v1"}).decode()
     )
     command = ["meta-train", "--preset", "rl2", "--config", str(path), *options]
-    assert main([*command, "--hidden", "4", "--out", str(tmp_path / "run")]) == 0
+    assert main([*command, "--hidden-size", "4", "--out", str(tmp_path / "run")]) == 0
     artifact = load_policy(tmp_path / "run" / "policy.safetensors")
-    assert artifact.policy.horizon == artifact.training().horizon == 4
+    assert artifact.policy.horizon == artifact.training().max_episode_steps == 4
     assert artifact.policy.distribution.family.horizon == 4
     config = dataclasses.replace(CONFIG, families=("Blackjack-v1",), baselines=(), max_episode_steps=5)
     with pytest.raises(ValueError, match="a was meta-trained with max_episode_steps 4"):

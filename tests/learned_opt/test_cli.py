@@ -286,13 +286,13 @@ def test_interrupted_meta_seeds_go_on(tmp_path, config, monkeypatch, capsys):
     assert main([*command, "--out", str(whole)]) == 0
     stopped = []
 
-    def once(trainer, group_step=MetaTrainer._advance):
+    def once(trainer, group_step=MetaTrainer.advance):
         window = group_step(trainer)
         if not stopped and trainer.folder.name == "seed-1":
             stopped.append(os.kill(os.getpid(), signal.SIGINT))
         return window
 
-    monkeypatch.setattr(MetaTrainer, "_advance", once)
+    monkeypatch.setattr(MetaTrainer, "advance", once)
     assert main([*command, "--out", str(run)]) == 130
     assert "same command and --resume" in capsys.readouterr().out
     assert not (run / "rule.safetensors").exists()

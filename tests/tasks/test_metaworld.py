@@ -15,6 +15,7 @@ from learned_opt.analysis.metaworld import Protocol, SplitResults, evaluate
 from learned_opt.analysis.result_file import read_results
 from learned_opt.cli import main
 from learned_opt.rules import SGD
+from learned_opt.runs.config_file import written
 from learned_opt.tasks import MetaWorldFamily, Noise, check_family, make_family
 from learned_opt.tasks.metaworld import _goals
 from learned_opt.tasks.metaworld_env import MetaWorldEnv, check_apart, draw_goals
@@ -202,11 +203,15 @@ def test_rates_weigh_goals_alike_and_resample_them_within_environments():
 
 def test_meta_training_then_the_protocol(tmp_path, monkeypatch):
     monkeypatch.setattr("learned_opt.tasks.metaworld.HORIZON", 6)
-    recipe = tmp_path / "tiny.yaml"
-    recipe.write_text(
-        "{unroll: 1, shortest_life: 1, longest_life: 1, learners: 2, validate_every: 2, validation_tasks: 1,"
-        " validation_updates: 1, learner: {environments: 2, width: 4}}"
-    )
+    recipe = tmp_path / "tiny.toml"
+    tiny = {
+        "estimator": {"unroll_length": 1},
+        "horizon": {"min": 1, "max": 1},
+        "meta_batch_size": 2,
+        "validation": {"every": 2, "num_tasks": 1, "num_updates": 1},
+        "inner": {"num_envs": 2, "hidden_size": 4},
+    }
+    recipe.write_bytes(written(tiny))
     run, out = tmp_path / "run", tmp_path / "protocol"
     train = ["meta-train", "--preset", "maml", "--config", recipe, "--families", REACH]
     assert main([str(word) for word in [*train, "--meta-steps", "2", "--out", run]]) == 0
