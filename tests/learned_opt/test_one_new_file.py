@@ -1,4 +1,4 @@
-"""A new rule, family, estimator or inner algorithm is one new file, and is trained with from the command line."""
+"""A new rule, family, estimator or inner algorithm is one new file, trained with from the command line."""
 
 from itertools import chain
 from pathlib import Path
