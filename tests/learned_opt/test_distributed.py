@@ -214,7 +214,7 @@ def test_learners_that_cannot_be_shared_evenly_are_refused():
     three, four = Ranks(Shard(0, 3)), Ranks(Shard(0, 4))
     with pytest.raises(ValueError, match=r"3 processes cannot share 4 learners evenly: .* a multiple of 3"):
         TINY.group("cartpole", new_rule(TINY), seed=0, presentation=TOLD, ranks=three)
-    with pytest.raises(ValueError, match="set learners to a multiple of 8"):
+    with pytest.raises(ValueError, match="set meta_batch_size to a multiple of 8"):
         EVOLVED.group("cartpole", new_rule(EVOLVED), seed=0, presentation=TOLD, ranks=four)
 
 
