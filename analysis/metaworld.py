@@ -188,12 +188,12 @@ def evaluate(
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-    if learner.objective != "reinforce":
+    if not learner.whole_episodes:
         raise ValueError(
-            f"the protocol counts whole episodes, and a learner with objective {learner.objective!r} does "
-            "not play any: meta-train with learner.objective 'reinforce'"
+            f"the protocol counts whole episodes, and {learner.kind} does not play any: meta-train with "
+            "--inner reinforce"
         )
-    learner = replace(learner, environments=protocol.adaptation_episodes)
+    learner = replace(learner, num_envs=protocol.adaptation_episodes)
     every = family.every_task(split, protocol.goals)
     total = len(every["goal"])
     parts: dict[str, list[torch.Tensor]] = {}

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learned_opt.algorithms import A2C, InnerAlgorithm
+from learned_opt.algorithms import A2C
 from learned_opt.algorithms.a2c import ActorCriticLearner
 from learned_opt.algorithms.inner_loop import train
 from learned_opt.analysis.statistics.intervals import Array
@@ -113,7 +113,7 @@ def trace(
     learners: int = 16,
     seed: int = 0,
     lr: Scalar | None = None,
-    config: InnerAlgorithm | None = None,
+    config: A2C | None = None,
     horizon: int | None = None,
 ) -> Trace:
     """Watch a rule through whole lives on held-out tasks of a family; `horizon` is a gymnasium id's."""
@@ -159,7 +159,7 @@ def navigation_paths(
 
 
 def _learner(
-    family: str, count: int, seed: int, config: InnerAlgorithm | None, horizon: int | None = None
+    family: str, count: int, seed: int, config: A2C | None, horizon: int | None = None
 ) -> ActorCriticLearner:
     noise = derive_noise(seed, "probe", family)
     return ActorCriticLearner(make_family(family, horizon), count, noise, config or A2C())

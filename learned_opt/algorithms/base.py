@@ -9,6 +9,7 @@ from torch import Tensor
 from learned_opt.layout import ParameterLayout
 from learned_opt.policies.base import Policy
 from learned_opt.rollouts.collect import Episodes
+from learned_opt.rollouts.normalization import ObservationNormalizer
 from learned_opt.tasks import Environments, Noise, TaskFamily, Tasks
 
 
@@ -85,6 +86,7 @@ class RLLearner(Learner, Protocol):
     family: TaskFamily
     policy: Policy
     environments: Environments
+    observation_normalizer: ObservationNormalizer | None
     noise: Noise
 
     @property

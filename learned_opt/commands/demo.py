@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from learned_opt.analysis import CompareConfig, Method
+from learned_opt.analysis.results import RESULTS
 from learned_opt.artifacts import load_artifact
 from learned_opt.commands.compare import (
     CACHE,
     CURVES,
-    RESULTS,
     run_comparison,
     stopped_results,
     untrained_method,

@@ -87,7 +87,8 @@ class MetaTrainer(TrainingRun[UpdateRule]):
             ranks=ranks,
         )
         self.config, self.policies = config, policies
-        self.origin = None if config.rule.source() is None else load_artifact(config.rule.source())
+        source = config.rule.source()
+        self.origin = None if source is None else load_artifact(source)
         self.rule = new_rule(config, policies).to(config.device)
         self.learned = copy.deepcopy(self.rule).requires_grad_(False)
         """The running average of the rule."""
