@@ -1,4 +1,4 @@
-"""What is each piece of compiled code worth? Meta-training and an optimizer's step, one library off at a time.
+"""What is each piece of compiled code worth? Meta-training and an optimizer step, one library off at a time.
 
     python benchmarks/engine_ablation.py [--threads 1] [--family cartpole] [--learners 16]
 
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from unittest import mock
 
 import torch
@@ -25,11 +26,21 @@ from torch import nn
 from learned_opt import LearnedOptimizer
 from learned_opt.algorithms import A2C
 from learned_opt.kernels import native
-from learned_opt.meta.config import run_config
+from learned_opt.meta.config import RunConfig
+from learned_opt.meta.estimators.config import Estimator
+from learned_opt.meta.estimators.es import ES, PES
 from learned_opt.meta.estimators.presentation import Presentation
-from learned_opt.meta.trainer import GROUPS, new_rule
+from learned_opt.meta.estimators.reptile import Reptile
+from learned_opt.meta.estimators.tbptt import TBPTT
+from learned_opt.meta.initial_rule import new_rule
 
 UNROLL, WIDTH = 5, 44
+ESTIMATORS = {
+    "tbptt": TBPTT(unroll_length=UNROLL, outer_num_envs=8),
+    "es": ES(unroll_length=UNROLL),
+    "pes": PES(unroll_length=UNROLL),
+    "reptile": Reptile(unroll_length=UNROLL),
+}
 WORTH = 1.1
 
 
@@ -54,7 +65,7 @@ def main(options: Options) -> None:
     print(f"{options.family}, {options.learners} learners, {options.threads} thread(s), {native.serving()}")
     print(f"{'times as long without':<28}{'ms':>9}" + "".join(f"{way:>14}" for way in ways[1:]))
     worth = dict.fromkeys(ways[1:], 1.0)
-    jobs = {name: lambda name=name: window(name, options) for name in GROUPS}
+    jobs = {name: partial(window, estimator, options) for name, estimator in ESTIMATORS.items()}
     for name, made in {**jobs, "optimizer's step": optimizer_step}.items():
         best = measured(made, ways, options.turns)
         ratios = {way: best[way] / best["all"] for way in ways[1:]}
@@ -90,17 +101,14 @@ def without(way: str) -> Iterator[None]:
         yield
 
 
-def window(estimator: str, options: Options) -> Callable[[], object]:
+def window(estimator: Estimator, options: Options) -> Callable[[], object]:
     """Takes one window of a group of learners after another."""
-    outer = {"outer_num_envs": 8} if estimator == "tbptt" else {}
-    config = run_config(
-        {
-            "families": [options.family],
-            "meta_batch_size": options.learners,
-            "inner": A2C(num_envs=8),
-            "estimator": {"kind": estimator, "unroll_length": UNROLL, **outer},
-            "learned_init": estimator == "reptile",
-        }
+    config = RunConfig(
+        families=(options.family,),
+        inner=A2C(num_envs=8),
+        estimator=estimator,
+        learned_init=isinstance(estimator, Reptile),
+        meta_batch_size=options.learners,
     )
     rule = new_rule(config)
     told = Presentation(roles=True, critic_first=False)

@@ -116,70 +116,36 @@ def draw_problem(
     run side by side in processes, and more of them can be added later.
     """
     family = make_family(name, max_episode_steps, reference_return)
-    problem = _problem(family, purpose, count, seed, device, policies, ood=ood)
+    policy = policy_for(family, policies)
+
+    def drawn(purpose: str, count: int, episodes: int) -> Problem:
+        tasks = sampled_tasks(family, count, derive_noise(seed, purpose, name, device=device), ood=ood)
+        anchors = derive_noise(seed, purpose, "anchors", name, device=device)
+        floor = random_returns(family, tasks, anchors, episodes)
+        try:
+            reference = reference_returns(family, tasks, anchors, ood=ood)
+        except NoReferenceError:
+            if isinstance(family, BatchedFamily):
+                raise
+            reference = torch.full_like(floor, torch.nan)
+        low, high = (returns.double().cpu().numpy() for returns in (floor, reference))
+        return Problem(family, purpose, tasks, count, low, high, policy=policy, ood=ood)
+
+    if isinstance(family, BatchedFamily):
+        problem = drawn(purpose, count, MANY)
+    else:
+        alone = tuple(drawn(f"{purpose} {i}", 1, FEW) for i in range(count))
+        problem = replace(
+            alone[0],
+            purpose=purpose,
+            tasks={key: torch.cat([part.tasks[key] for part in alone]) for key in alone[0].tasks},
+            count=count,
+            random=np.concatenate([part.random for part in alone]),
+            reference=np.concatenate([part.reference for part in alone]),
+            parts=alone,
+        )
     warn_of_reached_references(name, torch.as_tensor(problem.random), torch.as_tensor(problem.reference))
     return problem
-
-
-def _problem(
-    family: TaskFamily,
-    purpose: str,
-    count: int,
-    seed: int,
-    device: str,
-    policies: Policies | None,
-    *,
-    ood: bool,
-) -> Problem:
-    policy = policy_for(family, policies)
-    if not isinstance(family, BatchedFamily):
-        alone = [
-            _draw(family, f"{purpose} {i}", 1, seed, device, ood=ood, episodes=FEW) for i in range(count)
-        ]
-        return Problem(
-            family,
-            purpose,
-            {key: torch.cat([part.tasks[key] for part in alone]) for key in alone[0].tasks},
-            count,
-            np.concatenate([part.random for part in alone]),
-            np.concatenate([part.reference for part in alone]),
-            tuple(replace(part, policy=policy) for part in alone),
-            policy,
-            ood,
-        )
-    return replace(_draw(family, purpose, count, seed, device, ood=ood), policy=policy)
-
-
-def _draw(
-    family: TaskFamily,
-    purpose: str,
-    count: int,
-    seed: int,
-    device: str,
-    *,
-    ood: bool,
-    episodes: int = MANY,
-) -> Problem:
-    name = family.name
-    noise = derive_noise(seed, purpose, name, device=device)
-    tasks = sampled_tasks(family, count, noise, ood=ood)
-    anchors = derive_noise(seed, purpose, "anchors", name, device=device)
-    floor = random_returns(family, tasks, anchors, episodes)
-    try:
-        reference = reference_returns(family, tasks, anchors, ood=ood)
-    except NoReferenceError:
-        if isinstance(family, BatchedFamily):
-            raise
-        reference = torch.full_like(floor, torch.nan)
-    return Problem(
-        family,
-        purpose,
-        tasks,
-        count,
-        floor.double().cpu().numpy(),
-        reference.double().cpu().numpy(),
-        ood=ood,
-    )
 
 
 def joined(parts: Sequence[SettingRuns]) -> SettingRuns:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learned_opt.algorithms import A2C
-from learned_opt.algorithms.a2c import ActorCriticLearner
+from learned_opt.algorithms import A2C, InnerAlgorithm
+from learned_opt.algorithms.base import RLLearner
 from learned_opt.algorithms.inner_loop import train
 from learned_opt.analysis.statistics.intervals import Array
 from learned_opt.layout import ParameterLayout
@@ -113,7 +113,7 @@ def trace(
     learners: int = 16,
     seed: int = 0,
     lr: Scalar | None = None,
-    config: A2C | None = None,
+    config: InnerAlgorithm | None = None,
     horizon: int | None = None,
 ) -> Trace:
     """Watch a rule through whole lives on held-out tasks of a family; `horizon` is a gymnasium id's."""
@@ -159,14 +159,14 @@ def navigation_paths(
 
 
 def _learner(
-    family: str, count: int, seed: int, config: A2C | None, horizon: int | None = None
-) -> ActorCriticLearner:
+    family: str, count: int, seed: int, config: InnerAlgorithm | None, horizon: int | None = None
+) -> RLLearner:
     noise = derive_noise(seed, "probe", family)
-    return ActorCriticLearner(make_family(family, horizon), count, noise, config or A2C())
+    return (config or A2C()).learner(make_family(family, horizon), count, noise)
 
 
 @torch.no_grad()
-def _walk(learner: ActorCriticLearner, parameters: Tensor, walks: int, seed: int) -> Array:
+def _walk(learner: RLLearner, parameters: Tensor, walks: int, seed: int) -> Array:
     """Positions (n, W, T + 1, 2) of one episode each."""
     policy, tasks = learner.policy, learner.environments.tasks
     noise = derive_noise(derive_seed(seed, "probe", "walks"))

@@ -12,7 +12,14 @@ from matplotlib.figure import Figure
 
 from learned_opt.analysis.interpret.probe import Paths, Response, Trace
 from learned_opt.analysis.reporting.curves import DASHES
-from learned_opt.analysis.reporting.figures import Entry, as_it_is, legend_below, new_figure, save_figure
+from learned_opt.analysis.reporting.figures import (
+    Entry,
+    as_it_is,
+    legend_below,
+    new_figure,
+    save_figure,
+    tidy,
+)
 
 LAYER_COLORS = ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#CC79A7", "#000000", "#7F7F7F")
 """Okabe and Ito's palette: an actor's three weights come in cold colors, its critic's in warm ones."""
@@ -68,9 +75,7 @@ def plot_probe(responses: Mapping[str, Response], traces: Sequence[Trace], path:
         axes.set_yscale("log")
         as_it_is(axes.set_title(trace.family, fontsize=8), 0.8 * width / len(traces))
         axes.set_xlabel("update", fontsize=8)
-        axes.grid(color="0.92", linewidth=0.6)
-        axes.tick_params(labelsize=7)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
     bottom[0].set_ylabel("effective learning rate", fontsize=8)
     higher = legend_below(rows[1], list(entries.values()), width, most=7, fontsize=7)
     figure.set_figheight(5.0 + higher)

@@ -11,7 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from learned_opt.analysis.reporting.figures import Entry, as_it_is, legend_below, new_figure, save_figure
+from learned_opt.analysis.reporting.figures import (
+    Entry,
+    as_it_is,
+    legend_below,
+    new_figure,
+    save_figure,
+    tidy,
+)
 from learned_opt.analysis.results import MIXED, FamilyResults, Results
 from learned_opt.analysis.statistics.intervals import Array, bootstrap_interval, interquartile_mean
 from learned_opt.analysis.statistics.scores import family_scores
@@ -214,10 +221,7 @@ def _panel(
     axes.yaxis.set_major_locator(MaxNLocator(5))
     if x == "steps":
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.tick_params(labelsize=7, length=2.5, width=0.6)
-    axes.grid(color="0.92", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes)
     return entries
 
 

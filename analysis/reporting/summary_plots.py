@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from learned_opt.analysis.reporting.curves import method_styles, split_names
@@ -16,6 +15,7 @@ from learned_opt.analysis.reporting.figures import (
     legend_below,
     new_figure,
     save_figure,
+    tidy,
 )
 from learned_opt.analysis.reporting.summary import OVERALL, best_of, default_reference_method, summary_table
 from learned_opt.analysis.results import MIXED, SPLITS, Results
@@ -64,7 +64,7 @@ def plot_profiles(results: Results, path: str | Path, *, seed: int = 0) -> Figur
         as_it_is(panel.set_title(_title(split, names, legend), fontsize=8), 3.0)
         panel.set_xlabel("normalized AUC τ", fontsize=8)
         panel.set_xlim(LEVELS[0], LEVELS[-1])
-        _tidy(panel)
+        tidy(panel)
     axes[0].set_ylabel("share of runs above τ", fontsize=8)
     higher = legend_below(figure, list(entries.values()), figure.get_figwidth(), most=4)
     figure.set_figheight(figure.get_figheight() + higher)
@@ -205,7 +205,7 @@ def plot_times(
     meaning = f"updates to 90 % of {reference_method}'s final return, relative to {reference_method}"
     caption = as_it_is(axes.set_xlabel(meaning, fontsize=8), figure.get_figwidth() - wide - 0.3)
     higher = 0.14 * caption.get_text().count("\n")
-    _tidy(axes)
+    tidy(axes)
     keys: list[Entry] = [
         (
             axes.plot([], [], styles[label].point, markersize=4.5, color=styles[label].color, label=label)[0],
@@ -230,10 +230,3 @@ def _title(split: str, names: list[str], legend: dict[str, str]) -> str:
         return f"{split}: {count}"
     told = any(label != name for label, name in legend.items())
     return f"{MIXED}: {count}" if told else "\n".join((*split.split("; "), count))
-
-
-def _tidy(axes: Axes) -> None:
-    axes.tick_params(labelsize=7, length=2.5, width=0.6)
-    axes.grid(color="0.92", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)

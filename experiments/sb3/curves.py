@@ -14,7 +14,14 @@ from experiments.sb3.runs import MOMENTS
 from experiments.sb3.settings import DEFAULTS, LEARNED, PUBLISHED, TUNED, Method
 from experiments.sb3.summary import Summary
 from learned_opt.analysis.reporting.curves import Style, method_styles
-from learned_opt.analysis.reporting.figures import Entry, as_it_is, legend_below, new_figure, save_figure
+from learned_opt.analysis.reporting.figures import (
+    Entry,
+    as_it_is,
+    legend_below,
+    new_figure,
+    save_figure,
+    tidy,
+)
 from learned_opt.analysis.statistics.intervals import bootstrap_interval, interquartile_mean
 
 COLUMNS = 3
@@ -74,10 +81,7 @@ def _panel(
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.tick_params(labelsize=7, length=2.5, width=0.6)
-    axes.grid(color="0.92", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes)
     return entries
 
 

@@ -86,8 +86,9 @@ class RLLearner(Learner, Protocol):
     family: TaskFamily
     policy: Policy
     environments: Environments
-    observation_normalizer: ObservationNormalizer | None
     noise: Noise
+    observation_normalizer: ObservationNormalizer | None
+    """What observations pass through, if they are to be normalized."""
 
     @property
     def steps_per_update(self) -> float:

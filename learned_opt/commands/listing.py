@@ -23,7 +23,7 @@ from learned_opt.verbatim import console
 
 @dataclass(frozen=True)
 class List:
-    """List task families, presets, shipped rules, kinds of rules, inner algorithms and estimators."""
+    """List task families, presets, kinds of rules, inner algorithms and estimators, and shipped rules."""
 
     def run(self) -> int:
         """Print what there is to choose from."""

@@ -9,7 +9,7 @@ from learned_opt.algorithms import InnerAlgorithm
 from learned_opt.artifacts import Artifact
 from learned_opt.meta.config import RunConfig, run_config
 from learned_opt.rl2.artifact import PolicyArtifact
-from learned_opt.runs.config_file import plain
+from learned_opt.runs.config_file import plain, structured
 from learned_opt.tasks import needs_import
 
 
@@ -85,7 +85,7 @@ def conditions_left(
         provenance = artifact.header["provenance"]
         settings = provenance.get("configuration", {})
         try:
-            theirs = plain(run_config({"inner": settings["inner"]}, "the header", importing=False).inner)
+            theirs = plain(structured(InnerAlgorithm, settings["inner"], "the header", importing=False))  # type: ignore[type-abstract]
             longest = float(provenance["lifetimes"][1])
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             continue  # nothing that could be compared with

@@ -149,7 +149,7 @@ def test_renewal_touches_only_the_lives_that_ended():
     ids=str,
 )
 def test_meta_training_by_evolution_resumes_exactly(changes, tmp_path):
-    config = replace(TINY, **changes)
+    config = changed(TINY, **changes)
     MetaTrainer(config, tmp_path / "whole").run()
     trainer = MetaTrainer(config, tmp_path / "parts")
     for _ in range(4):
@@ -160,7 +160,9 @@ def test_meta_training_by_evolution_resumes_exactly(changes, tmp_path):
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
     born = dict(new_rule(config).named_parameters())
     assert not torch.equal(whole["head"], born["head"])
-    assert torch.equal(whole["cell_weight"], born["cell_weight"]) == (config.perturbed != "all")
+    assert torch.equal(whole["cell_weight"], born["cell_weight"]) == (
+        config.estimator.evolved_parameters != "all"
+    )
 
 
 def test_evolving_the_skip_connection_leaves_the_hidden_units_out():
@@ -176,7 +178,7 @@ def test_evolving_the_skip_connection_leaves_the_hidden_units_out():
 def test_a_second_stage_starts_from_a_saved_rule(tmp_path):
     MetaTrainer(replace(TINY, meta_steps=2), tmp_path / "first").run()
     path = tmp_path / "first" / "rule.safetensors"
-    config = changed(TINY, rule={"kind": "saved", "init_from": str(path), "hidden_size": 16}, meta_steps=0)
+    config = changed(TINY, rule={"kind": "saved", "init_from": str(path)}, meta_steps=0)
     saved, rule = load_artifact(path).rule, new_rule(config)
     assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), rule.parameters(), strict=True))
     assert all(parameter.requires_grad for parameter in rule.parameters())
@@ -187,21 +189,21 @@ def test_a_second_stage_starts_from_a_saved_rule(tmp_path):
     ("changes", "message"),
     [
         ({"meta_batch_size": 3}, "is odd"),
-        ({"estimator": {"second_order": True}}, "second_order has no meaning"),
-        ({"estimator": {"meta_grad_clip": 1.0}}, "clip has no meaning"),
-        ({"estimator": {"kind": "tbptt", "std": 0.1}}, "sigma has no meaning"),
-        ({"estimator": "magic"}, "unknown estimator"),
-        ({"estimator": {"fitness_shaping": "loud"}}, "unknown scoring"),
+        ({"estimator": {"second_order": True}}, "unknown setting 'second_order' of ES"),
+        ({"estimator": {"meta_grad_clip": 1.0}}, "unknown setting 'meta_grad_clip' of ES"),
+        ({"estimator": {"kind": "tbptt", "std": 0.1}}, "unknown setting 'std' of TBPTT"),
+        ({"estimator": {"kind": "magic"}}, "unknown kind 'magic'"),
+        ({"estimator": {"fitness_shaping": "loud"}}, "fitness_shaping"),
         (
-            {"rule": {"kind": "saved", "init_from": "default"}},
-            "hidden is a setting of the rule that the run starts from",
+            {"rule": {"kind": "saved", "hidden_size": 16}},
+            "unknown setting 'hidden_size' of SavedRule",
         ),
     ],
     ids=str,
 )
 def test_settings_without_meaning_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        replace(TINY, **changes)
+        changed(TINY, **changes)
 
 
 def test_ranks_of_equal_differences_are_the_mean_of_their_places():

@@ -68,7 +68,7 @@ def test_a_family_of_the_working_directory_is_trained_and_compared_by_processes(
     done = run(folder, script, *train)
     assert done.returncode == 0, done.stderr
     assert load_artifact(folder / "run" / "rule.safetensors").header["provenance"]["families"] == [family]
-    options = f"--rule run/rule.safetensors --tasks {family} --out versus --untrained --processes 2"
+    options = f"--rule run/rule.safetensors --families {family} --out versus --untrained --processes 2"
     small = "--baselines adam --num-tasks 2 --num-tuning-tasks 1 --num-updates 1 --num-evals 2"
     done = run(folder, script, "compare", *options.split(), *small.split())
     assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ from learned_opt import LearnedOptimizer, load_rule
 from learned_opt.algorithms import A2C
 from learned_opt.algorithms.a2c import ActorCriticLearner
 from learned_opt.algorithms.inner_loop import train
+from learned_opt.kernels import native
 from learned_opt.rules.base import UpdateRule
 from learned_opt.tasks import make_family
 from learned_opt.tasks.random import derive_noise
@@ -61,6 +62,8 @@ def test_the_shipped_rule_gives_the_same_curves_dropped_in_as_in_the_batched_lea
         learner = ActorCriticLearner(make_family(family), BATCH, noise, A2C(num_envs=8, num_steps=16))
         lives.append(train(learner, each, updates=UPDATES, num_evals=5, eval_seed=1, eval_episodes=4))
     core, dropped = lives
-    assert torch.equal(core.returns, dropped.returns)
-    assert torch.equal(core.deterministic_returns, dropped.deterministic_returns)
+    # To the last bit where C steps; torch rounds products for one learner otherwise than for several.
+    room = 0.0 if native.library("lstm_step") is not None else 1e-3
+    for name in ("returns", "deterministic_returns"):
+        torch.testing.assert_close(getattr(core, name), getattr(dropped, name), rtol=room, atol=room)
     assert len(core.returns.unique()) > BATCH

@@ -1,7 +1,5 @@
 """Meta-training on and comparing with policies of one's own."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -15,6 +13,7 @@ from learned_opt.artifacts import load_artifact
 from learned_opt.meta.config import run_config
 from learned_opt.meta.trainer import MetaTrainer
 from learned_opt.policies.module import ModulePolicy
+from learned_opt.runs.config_file import changed
 
 RUN = run_config(
     {
@@ -56,7 +55,7 @@ def shared_trunk(family):
 
 @pytest.mark.parametrize("kind", list(RUNS))
 def test_meta_training_takes_policies_by_family_and_goes_on_from_a_checkpoint(kind, tmp_path):
-    config, policies = replace(RUN, **RUNS[kind]), {"bandit": shared_trunk}
+    config, policies = changed(RUN, **RUNS[kind]), {"bandit": shared_trunk}
     trainer = MetaTrainer(config, tmp_path, policies=policies)
     bandit = trainer.groups[0].learner
     assert isinstance(bandit.policy, ModulePolicy)
@@ -114,5 +113,5 @@ def test_policies_that_nobody_would_use_are_refused(tmp_path):
         compare(config, methods, policies=stranger)
     with pytest.raises(ValueError, match="given for cartpole"):
         MetaTrainer(RUN, tmp_path / "run", policies=stranger)
-    with pytest.raises(ValueError, match="leave cells out"):
+    with pytest.raises(ValueError, match="leave it out"):
         compare(config, methods, policies={"bandit": shared_trunk}, cache=tmp_path)

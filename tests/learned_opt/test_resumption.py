@@ -89,12 +89,13 @@ def test_a_file_cleared_away_before_its_writer_has_locked_it_is_made_anew(tmp_pa
 
 
 def test_writing_a_file_removes_what_killed_writers_of_it_left_and_nothing_else(tmp_path):
-    others = ["other.json.4711-0123abcd.partial", "results.json", "results.json.bak", "results.json.partial"]
+    target = "results.json.gz"
+    others = ["other.json.4711-0123abcd.partial", target, f"{target}.bak", f"{target}.partial"]
     for name in (HALF, *others):
         (tmp_path / name).write_text("half")
-    write_atomically(tmp_path / "results.json", b"new")
+    write_atomically(tmp_path / target, b"new")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
-    assert (tmp_path / "results.json").read_bytes() == b"new"
+    assert (tmp_path / target).read_bytes() == b"new"
 
 
 @settings(max_examples=100, deadline=None)

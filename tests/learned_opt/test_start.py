@@ -381,8 +381,11 @@ def test_algorithms_are_trained_and_compared_from_the_command_line(algorithm, tm
     rule = str(out / "rule.safetensors")
     assert main(["compare", "--rule", rule, *shown, "--out", str(tmp_path / "versus")]) == 0
     assert algorithm in capsys.readouterr().out
-    assert main(["compare", "--rule", rule, "--width", "8", *shown, "--out", str(tmp_path / "x")]) == 2
-    assert "cannot start another architecture" in capsys.readouterr().err
+    assert (
+        main(["compare", "--rule", rule, "--inner.hidden-size", "8", *shown, "--out", str(tmp_path / "x")])
+        == 2
+    )
+    assert "which it was trained with: leave --inner out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
