@@ -26,7 +26,7 @@ class NoReferenceError(ValueError):
     """No reference return is known of a family."""
 
 
-def normalised_score(returns: Tensor, random: Tensor, reference: Tensor) -> Tensor:
+def normalized_score(returns: Tensor, random: Tensor, reference: Tensor) -> Tensor:
     """(R - R_random) / (R_reference - R_random): 0 for the random policy, 1 for the reference.
 
     Clamped to [LOWEST, HIGHEST]. A task whose random return reaches its reference tells nothing

@@ -128,8 +128,8 @@ def draw_problem(
             if isinstance(family, BatchedFamily):
                 raise
             reference = torch.full_like(floor, torch.nan)
-        ends = (returns.double().cpu().numpy() for returns in (floor, reference))
-        return Problem(family, purpose, tasks, count, *ends, policy=policy, ood=ood)
+        low, high = (returns.double().cpu().numpy() for returns in (floor, reference))
+        return Problem(family, purpose, tasks, count, low, high, policy=policy, ood=ood)
 
     if isinstance(family, BatchedFamily):
         problem = drawn(purpose, count, MANY)

@@ -168,7 +168,7 @@ class QLearner(ActingLearner):
 
 
 def _transitions(rollout: Rollout) -> Transitions:
-    """What was met, before any normalisation."""
+    """What was met, before any normalization."""
     rewards = rollout.rewards.flatten(1, 2)
     return {
         "observation": rollout.unscaled.flatten(1, 2),

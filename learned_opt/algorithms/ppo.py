@@ -1,4 +1,4 @@
-"""Proximal policy optimisation, batched over tasks."""
+"""Proximal policy optimization, batched over tasks."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class PPOLearner(ActorCriticLearner):
     rollout. The outer loss is −E[ρ Â] over all of the rollout of the outer environments, λ = 1: the
     policy objective with importance weights, for θ has moved on since.
 
-    Where a learner begins a new life, all learners of the batch collect anew.
+    Where a learner begins a new run, all learners of the batch collect anew.
     """
 
     carries_memory: ClassVar[bool] = False

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from learned_opt.tasks.references import LOWEST, normalised_score
+from learned_opt.tasks.references import LOWEST, normalized_score
 
 
 class Curves(NamedTuple):
@@ -40,7 +40,7 @@ def normalized_curves(returns: Tensor, diverged: Tensor, random: Tensor, referen
         random: the random policy's returns, (n,).
         reference: those that count as 1, (n,).
     """
-    scores = normalised_score(returns, random, reference)
+    scores = normalized_score(returns, random, reference)
     broken = diverged | ~returns.isfinite().all(-2)
     hidden = broken.unsqueeze(-2).expand_as(scores)
     sound = scores[~hidden]

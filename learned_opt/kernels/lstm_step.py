@@ -54,7 +54,7 @@ _COLUMN = {name: index for index, name in enumerate(_ADDRESSES)}
 _OLD = [_COLUMN[name] for name in STATE]
 _NEW = [_COLUMN[f"new_{name}"] for name in STATE]
 WORDS = SEGMENT.itemsize // 8
-"""64-bit words of a segment's record: records are arrays (..., WORDS) of int64, or of twice as many floats."""
+"""64-bit words of a segment's record; records are arrays (..., WORDS) of int64, or twice as many floats."""
 _WORD = {name: field[1] // 8 for name, field in SEGMENT.fields.items()}
 _FLOAT = {name: field[1] // 4 for name, field in SEGMENT.fields.items()}
 _LENGTHS = [_WORD[name] for name in ("size", "stride", "new_stride")]

@@ -45,7 +45,7 @@ class CoordinatewiseLSTM(UpdateRule):
 
     Unless `adam_normalized`, steps are not divided by √v̂ + ε: zero outputs are then gradient descent with
     momentum. The features still tell nothing of the loss's scale, but how large a gradient is decides how
-    far its step goes, in the first update already: for lives of few updates, as MAML's.
+    far its step goes, in the first update already: for runs of few updates, as MAML's.
 
     With `parameter_noise` there is a fourth output e and lr · exp(ρ tanh(a / ρ)) · tanh(e) ε is added, ε
     standard normal: noise of learned size in the parameters themselves, as in OPEN (Goldie et al. 2024,

@@ -31,7 +31,7 @@ class MetaLSTM(UpdateRule):
     nothing about a policy.
 
     As published, b_F is drawn from U(4, 5): every step then shrinks θ by about one hundredth, which is
-    harmless in a dozen steps and not in hundreds; for long lives give a larger `forget_bias`.
+    harmless in a dozen steps and not in hundreds; for long runs give a larger `forget_bias`.
 
     Args:
         hidden_size: units of the LSTM.

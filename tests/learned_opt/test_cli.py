@@ -401,7 +401,7 @@ def test_variants_that_train_on_different_families_are_told_apart(tmp_path, caps
     assert main(command) == 0
     results = load_results(out)
     assert results.families["bandit"].splits == {"full": "held-out tasks", "other": "held-out families"}
-    assert "(new family)" in capsys.readouterr().out
+    assert "(held-out families)" in capsys.readouterr().out
 
 
 def test_more_families_than_a_figure_holds_are_drawn_in_several(tmp_path, capsys, monkeypatch):

@@ -160,7 +160,9 @@ def test_meta_training_by_evolution_resumes_exactly(changes, tmp_path):
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
     born = dict(new_rule(config).named_parameters())
     assert not torch.equal(whole["head"], born["head"])
-    assert torch.equal(whole["cell_weight"], born["cell_weight"]) == (config.estimator.evolved_parameters != "all")
+    assert torch.equal(whole["cell_weight"], born["cell_weight"]) == (
+        config.estimator.evolved_parameters != "all"
+    )
 
 
 def test_evolving_the_skip_connection_leaves_the_hidden_units_out():

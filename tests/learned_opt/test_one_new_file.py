@@ -82,7 +82,7 @@ NEW = {
     "estimator": (ESTIMATOR, ["--estimator", "{}:HalvedConfig", "--estimator.unroll-length", "2"]),
     "inner": (INNER, ["--inner", "{}:DoubledConfig", "--inner.rounds", "3"]),
 }
-SMALL = (
+SMALL = (  # noqa: SIM905
     "--preset backpropagation --meta-steps 2 --meta-batch-size 2 --batches-per-family 1 --horizon.min 2 "
     "--horizon.max 4 --inner.hidden-size 4 --inner.num-envs 2 --inner.num-steps 4 --validation.num-tasks 2 "
     "--validation.num-updates 2 --validation.every 1 --threads 1"

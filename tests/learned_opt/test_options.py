@@ -138,7 +138,6 @@ def test_an_ablation_is_refused_before_it_trains(tmp_path, capsys):
     assert "would share a folder" in reason({"a b": {}, "a/b": {"rule": {"hidden_size": 4}}})
     assert "would share a folder" in reason({"Full": {}, "full": {"rule": {"hidden_size": 4}}})
     assert "would share a folder" in reason({"a" * 80: {}, "a" * 81: {"rule": {"hidden_size": 4}}})
-    assert "called alike" in reason({1: {}, "1": {"rule": {"hidden_size": 4}}})
     assert "adam names both a variant and a baseline" in reason({"adam": {}})
     assert not out.exists()
     (out / "variants").mkdir(parents=True)

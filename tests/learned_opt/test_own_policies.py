@@ -1,6 +1,5 @@
 """Meta-training on and comparing with policies of one's own."""
 
-
 import numpy as np
 import pytest
 import torch

@@ -381,7 +381,10 @@ def test_algorithms_are_trained_and_compared_from_the_command_line(algorithm, tm
     rule = str(out / "rule.safetensors")
     assert main(["compare", "--rule", rule, *shown, "--out", str(tmp_path / "versus")]) == 0
     assert algorithm in capsys.readouterr().out
-    assert main(["compare", "--rule", rule, "--inner.hidden-size", "8", *shown, "--out", str(tmp_path / "x")]) == 2
+    assert (
+        main(["compare", "--rule", rule, "--inner.hidden-size", "8", *shown, "--out", str(tmp_path / "x")])
+        == 2
+    )
     assert "which it was trained with: leave --inner out" in capsys.readouterr().err
 
 

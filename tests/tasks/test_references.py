@@ -19,7 +19,7 @@ from learned_opt.tasks.families.lqr import LQR
 from learned_opt.tasks.metaworld import is_benchmark
 from learned_opt.tasks.random import Noise
 from learned_opt.tasks.references import (
-    normalised_score,
+    normalized_score,
     random_returns,
     reference_returns,
     warn_of_reached_references,
@@ -54,10 +54,10 @@ class Echo(BatchedFamily):
 
 def test_the_score_is_zero_for_random_and_one_for_the_reference():
     random, reference = torch.tensor([-70.0, 0.0]), torch.tensor([-0.5, 10.0])
-    assert normalised_score(random, random, reference).tolist() == [0.0, 0.0]
-    assert normalised_score(reference, random, reference).tolist() == [1.0, 1.0]
+    assert normalized_score(random, random, reference).tolist() == [0.0, 0.0]
+    assert normalized_score(reference, random, reference).tolist() == [1.0, 1.0]
     middle = (random + reference) / 2
-    assert normalised_score(middle, random, reference).tolist() == [0.5, 0.5]
+    assert normalized_score(middle, random, reference).tolist() == [0.5, 0.5]
 
 
 def test_only_the_first_episode_counts_until_it_terminates_or_is_truncated():

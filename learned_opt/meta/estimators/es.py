@@ -22,20 +22,20 @@ from learned_opt.tasks import Noise
 RAREST = 1e-4
 """Least number of endings a step that a return is computed with; no family has so long a horizon."""
 FINAL = 2.0
-"""Weight of a life's last window."""
+"""Weight of a run's last window."""
 
 
 class Perturbations:
-    """Antithetic perturbations of φ for P pairs of learners, each pair at its own point of its own life.
+    """Antithetic perturbations of φ for P pairs of learners, each pair at its own point of its own run.
 
     A pair runs φ + σ ε and φ − σ ε side by side with the same tasks and random numbers. After each
-    window of a life, with losses L⁺ and L⁻ over that window, the estimate is
+    window of a run, with losses L⁺ and L⁻ over that window, the estimate is
 
         (L⁺ − L⁻) / (2 σ²) · σ ξ,
 
-    where ξ is ε itself if one perturbation lasts a whole life (ES-Single, Vicol 2023; noise-reuse
-    ES, Li et al. 2023), or the sum of all ε of this life so far if each window draws a new one
-    (persistent ES, Vicol et al. 2021). Both add up over a life to an unbiased estimate of the
+    where ξ is ε itself if one perturbation lasts a whole run (ES-Single, Vicol 2023; noise-reuse
+    ES, Li et al. 2023), or the sum of all ε of this run so far if each window draws a new one
+    (persistent ES, Vicol et al. 2021). Both add up over a run to an unbiased estimate of the
     gradient of its whole loss, smoothed by σ, though no window looks beyond its end. For example,
     with two windows and persistent ES, the second window's loss is credited to ε_1 + ε_2, for the
     first perturbation still shows in the state that the second window starts from.
@@ -64,14 +64,14 @@ class Perturbations:
         self.carried = {name: value.clone() for name, value in self.current.items()}
 
     def renew(self, ended: Tensor) -> None:
-        """New perturbations for the pairs marked in `ended` (P, bool), whose lives are over."""
+        """New perturbations for the pairs marked in `ended` (P, bool), whose runs are over."""
         for name, drawn in self._draw().items():
             rows = ended.view(-1, *([1] * (drawn.dim() - 1)))
             self.current[name] = torch.where(rows, drawn, self.current[name])
             self.carried[name] = torch.where(rows, drawn, self.carried[name])
 
     def next_window(self, alive: Tensor) -> None:
-        """Before the next window of the pairs marked in `alive` (P, bool), whose lives go on."""
+        """Before the next window of the pairs marked in `alive` (P, bool), whose runs go on."""
         if not self.persistent:
             return
         for name, drawn in self._draw().items():
@@ -165,11 +165,11 @@ class PES(ES):
 
 
 class EvolutionGroup(LearnerGroup):
-    """Pairs of learners under perturbed rules, judged by their returns in each window of their lives.
+    """Pairs of learners under perturbed rules, judged by their returns in each window of their runs.
 
     A window's return is the reward of all its rollouts over the number of episodes that ended there:
-    many more episodes than one could query anew, and none of them extra. A life's last window counts
-    `FINAL` times, for how a life ends matters beyond its own window.
+    many more episodes than one could query anew, and none of them extra. a run's last window counts
+    `FINAL` times, for how a run ends matters beyond its own window.
     """
 
     replicas = 2
