@@ -6,10 +6,12 @@ Optional: without a C compiler the package installs all the same and runs the sa
 import os
 import platform
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_py import build_py
 
 FLAGS = ["-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
 THREADS = ["-fopenmp"] if sys.platform == "linux" else []
@@ -27,7 +29,19 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 # The folders tasks/ and analysis/ are installed inside learned_opt: users have modules of these names.
 INSIDE = ("tasks", "analysis")
 
+
+class FreshBuild(build_py):
+    """Copies modules to an empty folder: kinds are found by their files, and an earlier one left its own."""
+
+    def run(self) -> None:
+        """Build."""
+        if not self.editable_mode:
+            shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+
+
 setup(
+    cmdclass={"build_py": FreshBuild},
     packages=[
         *find_packages(include=["learned_opt", "learned_opt.*"]),
         *(

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,20 @@ def call(command, folder, environment):
     done = subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_a_wheel_holds_nothing_of_an_earlier_build(source, tmp_path):
+    for folder in ("lib", f"lib.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"):
+        stale = source / "build" / folder / "learned_opt" / "rules" / "stale.py"
+        stale.parent.mkdir(parents=True)
+        stale.write_text("raise RuntimeError")
+    build = "import sys, setuptools.build_meta as made; print(made.build_wheel(sys.argv[1]))"
+    wheel = call([sys.executable, "-c", build, str(tmp_path)], source, {**os.environ, "CC": "false"}).split()[
+        -1
+    ]
+    names = zipfile.ZipFile(tmp_path / wheel).namelist()
+    assert "learned_opt/rules/lstm.py" in names
+    assert not [name for name in names if "stale" in name]
 
 
 def held(folder, without=()):
