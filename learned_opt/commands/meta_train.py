@@ -44,6 +44,8 @@ class Choices:
     """Kinds of inner algorithms for the batches of a family to take in turn."""
     estimator: str | None = None
     """Kind of the meta-gradient's estimator: tbptt, es, pes, reptile, or module:Class."""
+    max_episode_steps: int | None = None
+    """Steps after which episodes are truncated: families that a file names may need it."""
     out: Path = Path()
     resume: bool = False
 
@@ -80,7 +82,8 @@ class Choices:
                 "--estimator is ambiguous, for the recipe has stages with estimators of their own: name "
                 "another --preset, such as backpropagation or evolved"
             )
-        return merged(data, self.kinds())
+        limit = {} if self.max_episode_steps is None else {"max_episode_steps": self.max_episode_steps}
+        return merged(merged(data, limit), self.kinds())
 
 
 @dataclass(frozen=True, kw_only=True)

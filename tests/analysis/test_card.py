@@ -14,7 +14,7 @@ STORY = {
     "meta_steps": 40,
     "lifetimes": [60, 200],
     "validation": {"all": 0.61},
-    "configuration": {"estimator": "es", "meta_steps": 100},
+    "configuration": {"estimator": {"kind": "es"}, "meta_steps": 100},
     "licence": "Apache-2.0",
 }
 
@@ -22,7 +22,7 @@ STORY = {
 @pytest.fixture
 def artifact(tmp_path):
     path = tmp_path / "learned.safetensors"
-    second = {**STORY, "configuration": {"estimator": "tbptt", "meta_steps": 50}, "started_from": STORY}
+    second = {**STORY, "configuration": {"estimator": {"kind": "tbptt"}, "meta_steps": 50}, "started_from": STORY}
     save_rule(CoordinatewiseLSTM(4), path, second)
     return load_artifact(path)
 

@@ -90,7 +90,7 @@ def test_an_id_with_its_module_takes_a_horizon_and_a_family_of_ones_own_does_not
         ["compare", "--families", "cartpole", "--max-episode-steps", 9],
         ["compare", "--families", "cartpole", "--reference-return", 9],
         ["compare", "--families", "cartpole", ENDLESS, "--max-episode-steps", 9],
-        ["meta-train", "--families", ENDLESS, "cartpole", "--horizon", 9],
+        ["meta-train", "--families", ENDLESS, "cartpole", "--max-episode-steps", 9],
         ["meta-train", "--preset", "rl2", "--family", "bandit", "--max-episode-steps", 9],
         ["probe", "--families", "cartpole", "--max-episode-steps", 9],
         ["compare", "--families", "ml10", "--max-episode-steps", 9],

@@ -4,7 +4,7 @@ from math import comb
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -16,6 +16,7 @@ from learned_opt.analysis.statistics.improvement import (
 )
 
 
+@settings(deadline=None)
 @given(data=st.data(), count=st.integers(1, 3000), confidence=st.sampled_from((0.8, 0.95, 0.99)))
 def test_the_interval_is_clopper_and_pearsons(data, count, confidence):
     wins = data.draw(st.integers(0, count))
@@ -23,6 +24,7 @@ def test_the_interval_is_clopper_and_pearsons(data, count, confidence):
     assert share_interval(wins / count, count, confidence) == pytest.approx(theirs, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(share=st.floats(0, 1), count=st.floats(1, 1e6))
 def test_an_interval_holds_its_share_and_has_a_width(share, count):
     low, high = share_interval(share, count)
