@@ -26,12 +26,10 @@ SIDE_BY_SIDE = Interval(1, max(256, 8 * (os.cpu_count() or 1)))
 """Threads and processes: many more than there are processors only wait for each other."""
 RANGES = {
     "seed": SEED,
-    "tuning_seed": SEED,
     "meta_steps": Interval(0, LENGTH.high),
     **dict.fromkeys(
-        ("updates", "tuning_updates", "env_steps", "queries", "episodes", "adaptation_steps"), LENGTH
+        ("num_updates", "env_steps", "max_episode_steps", "episodes", "adaptation_steps"), LENGTH
     ),
-    "meta_lr": RATE,
     "adam_lr": RATE,
     "threads": SIDE_BY_SIDE,
     "processes": SIDE_BY_SIDE,

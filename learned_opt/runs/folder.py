@@ -29,6 +29,15 @@ _PART = re.compile(rf"({STAGE}|{SEED})\d+")
 Settings = dict[str, Any]
 
 
+def _is_plain(value: object) -> bool:
+    """Whether a value is made of what a file of settings can hold; a checkpoint may hold tensors instead."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(each) for key, each in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
 class RunFolder:
     """The folder of one run.
 
@@ -56,7 +65,7 @@ class RunFolder:
         self._known = checkpoints(self.path)
         saved = load_checkpoint(self.path, device) if self._known else None
         theirs = read(self.path / CONFIG) if saved is None else saved.get("config")
-        if not isinstance(theirs, dict):
+        if not (isinstance(theirs, dict) and _is_plain(theirs)):
             raise ValueError(f"{self._known[0]} is damaged: it names no settings")
         ours, theirs = flat(self._settings), flat(theirs)
         changed = [

@@ -22,7 +22,11 @@ STORY = {
 @pytest.fixture
 def artifact(tmp_path):
     path = tmp_path / "learned.safetensors"
-    second = {**STORY, "configuration": {"estimator": {"kind": "tbptt"}, "meta_steps": 50}, "started_from": STORY}
+    second = {
+        **STORY,
+        "configuration": {"estimator": {"kind": "tbptt"}, "meta_steps": 50},
+        "started_from": STORY,
+    }
     save_rule(CoordinatewiseLSTM(4), path, second)
     return load_artifact(path)
 

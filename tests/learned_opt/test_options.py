@@ -52,7 +52,7 @@ def test_a_number_that_an_option_cannot_mean_is_refused_before_any_work(
     ran = []
     monkeypatch.setattr(COMMANDS[name], "run", lambda self: ran.append(getattr(self, field)) or 0)
     option = f"--{field.replace('_', '-')}"
-    whole = "int" in str(COMMANDS[name].__annotations__[field])
+    whole = "int" in next(str(each.type) for each in dataclasses.fields(COMMANDS[name]) if each.name == field)
     low, high, above = RANGES.get(field, COUNT if whole else FINITE)
     wrong = ["nan", "inf", "-inf", "1e400", "", "x"]
     wrong += [value for value in ("-1", "-0.5", "0") if float(value) < low or (above and float(value) <= low)]
@@ -77,7 +77,7 @@ def test_every_number_has_a_range_and_switches_have_none():
     with pytest.raises(ValueError, match=r"count must be positive \(at least 1\), got 0"):
         check_numbers(Given())
     check_numbers(Given(count=1))
-    assert len(NUMBERS) > 40
+    assert len(NUMBERS) > 30
 
 
 def test_a_comparison_takes_at_least_one_process():
@@ -191,7 +191,10 @@ def test_a_page_without_a_folder_is_refused_before_anything_is_read(name, tmp_pa
             ["plot", "r", "--sed", "3"],
             "Unrecognized options: --sed, 3; similar: --seed; see learned-opt --help",
         ),
-        (["meta-train", "--out", "x", "--meta-lr", "abc"], "Error parsing --meta-lr: no type matching "),
+        (
+            ["meta-train", "--out", "x", "--meta-batch-size", "abc"],
+            "Error parsing --meta-batch-size: invalid literal for int() with base 10: 'abc'",
+        ),
         (
             ["compare", "--out", "x", "--tuning", "foo"],
             "invalid choice 'foo' for argument '--tuning'. ",

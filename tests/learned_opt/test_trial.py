@@ -1,7 +1,5 @@
 """Trials of n episodes: each of them ends, and training, validation and `trial` count the same reward."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,7 @@ from hypothesis import strategies as st
 
 from learned_opt.analysis.comparison.runs import Budget, draw_problem, run_policy
 from learned_opt.analysis.result_file import read_results
-from learned_opt.analysis.rl2.trials import plot_trials, run_trials
+from learned_opt.analysis.rl2.trials import KIND, plot_trials, run_trials
 from learned_opt.cli import main
 from learned_opt.meta.trainer import columns
 from learned_opt.rl2.config import InContextConfig, TrialValidation
@@ -252,7 +250,7 @@ def test_steps_after_a_trials_end_count_nowhere_in_training(tmp_path):
 
 
 def test_value_reaches_back_to_no_step_from_beyond_a_trials_end(tmp_path):
-    trainer = trained(Chancy.name, tmp_path, discount=0.9, trace=0.8)
+    trainer = trained(Chancy.name, tmp_path, gamma=0.9, gae_lambda=0.8)
     policy, noise = trainer.learned, derive_noise(4, "trial")
     trial = play(policy, policy.distribution.family.sample_tasks(6, noise), None, noise, episodes=2)
     values = torch.randn(6, trial.valid.shape[1] + 1, generator=noise.generator)
@@ -281,9 +279,9 @@ def test_training_learns_when_every_step_pays_the_same(family, at_birth, reached
     assert outcome.verdict.best > reached
 
 
-@pytest.mark.parametrize("algorithm", ["rl2", "context"])
-def test_validation_and_shown_trials_measure_the_same_number(algorithm, tmp_path):
-    trainer = trained(Lever.name, tmp_path, algorithm=algorithm, episodes=3)
+@pytest.mark.parametrize("kind", ["rl2", "context"])
+def test_validation_and_shown_trials_measure_the_same_number(kind, tmp_path):
+    trainer = trained(Lever.name, tmp_path, kind=kind, episodes=3)
     trainer.assess()
     noise = derive_noise(0, "validation")
     tasks = trainer.learned.distribution.family.sample_tasks(128, noise)
@@ -300,18 +298,20 @@ def test_validation_and_shown_trials_measure_the_same_number(algorithm, tmp_path
 
 
 def test_trials_are_shown_where_no_optimum_is_known(tmp_path):
-    without = run_trials({"mine": RecurrentPolicy(Lever.name, 4)}, Lever.name, tasks=4, episodes=2, seed=0)
+    without = run_trials(
+        {"mine": RecurrentPolicy(Lever.name, 4)}, Lever.name, num_tasks=4, episodes=2, seed=0
+    )
     assert set(without.table()) == {"mine", "random"}
     stored = run_trials(
-        {"mine": RecurrentPolicy("mountain_car", 4)}, "mountain_car", tasks=4, episodes=2, seed=0
+        {"mine": RecurrentPolicy("mountain_car", 4)}, "mountain_car", num_tasks=4, episodes=2, seed=0
     )
     assert set(stored.table()) == {"mine", "reference", "random"}
     assert stored.table()["reference"].value > stored.table()["random"].value
     for name, results in (("without", without), ("stored", stored)):
-        results.save(tmp_path / f"{name}.json")
+        results.save(tmp_path / f"{name}.json.gz")
         plot_trials(results, tmp_path / f"{name}.png")
-        saved = json.loads((tmp_path / f"{name}.json").read_text())
-        assert saved["tasks"] == 4
+        saved = read_results(tmp_path / f"{name}.json.gz", KIND)
+        assert saved["num_tasks"] == 4
         assert set(saved["totals"]) == set(results.table())
 
 
@@ -319,7 +319,7 @@ def test_trials_are_shown_where_no_optimum_is_known(tmp_path):
 def test_in_comparisons_a_memory_stays_as_it_is_once_the_trial_is_over(kind, monkeypatch):
     policy = kind("cartpole", 4, generator=torch.Generator().manual_seed(3))
     problem = draw_problem("cartpole", "shown tasks", 3, seed=0)
-    budget = Budget(updates=4, queries=3, query_episodes=2, seed=0, device="cpu")
+    budget = Budget(num_updates=4, num_evals=3, eval_episodes=2, seed=0, device="cpu")
     seen, whole = [], []
 
     def spy(*arguments, **options):
@@ -355,7 +355,7 @@ def test_comparisons_judge_whole_episodes_where_a_task_is_longer_than_its_family
 
     monkeypatch.setattr("learned_opt.analysis.comparison.runs.play", spy)
     object.__setattr__(problem, "tasks", longer)
-    run_policy(problem, policy, 10, Budget(updates=1, queries=2, query_episodes=1, seed=0, device="cpu"))
+    run_policy(problem, policy, 10, Budget(num_updates=1, num_evals=2, eval_episodes=1, seed=0, device="cpu"))
     assert lengths == [[2 * problem.family.horizon]] * 4
 
 

@@ -246,7 +246,8 @@ def kinds(folder):
         artifact = load_artifact(path)
         artifact.rule.identity()
         run_of(artifact)
-        learner_of({"a": artifact})
+        if artifact.rule.initialization:
+            learner_of({"a": artifact})
         artifact.rule.config()
         json.dumps(artifact.header)
 
