@@ -17,8 +17,8 @@ PICTURE = re.compile(r'<img alt="[^"]*" src="([^"]+)"\s*/?>')
 PUBLIC = re.compile(r"<!-- public: ([\w.]+) -->")
 
 
-def on_config(config: Any) -> Any:
-    """Link the packages as they are installed: `tasks` and `analysis` inside `learned_opt`."""
+def on_startup(**_: Any) -> None:
+    """Link the packages as they are installed, `tasks` and `analysis` inside `learned_opt`, before griffe looks."""
     package = TREE / "learned_opt"
     package.mkdir(parents=True, exist_ok=True)
     for old in package.iterdir():
@@ -26,7 +26,6 @@ def on_config(config: Any) -> Any:
     for source in (*(ROOT / "learned_opt").iterdir(), ROOT / "tasks", ROOT / "analysis"):
         if source.suffix in ("", ".py"):
             (package / source.name).symlink_to(source)
-    return config
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
