@@ -63,7 +63,7 @@ def report(options: Options, estimator: Estimator, learners: int) -> None:
             torch.cuda.synchronize()
             if turn >= 3:  # the first two run as they are, the third is recorded
                 seconds[name].append(time.perf_counter() - start)
-    updates = learners * recorded.config.unroll
+    updates = learners * recorded.config.estimator.unroll_length
     speeds = {name: updates / sorted(times)[len(times) // 2] for name, times in seconds.items()}
     peak = torch.cuda.max_memory_allocated() / 2**30
     print(

@@ -58,21 +58,21 @@ def main(options: Options) -> None:
     group.advance(rule)
     seconds = sorted(elapsed(lambda: group.advance(rule)) for _ in range(options.windows))
     window = seconds[options.windows // 2]
-    updates = config.learners * config.unroll
+    updates = config.meta_batch_size * config.estimator.unroll_length
 
     spent = parts(group, rule)
-    per_update = 1e3 / config.unroll
+    per_update = 1e3 / config.estimator.unroll_length
     other = spent.pop("window") - sum(spent.values())
     print(f"{options.family}: {group.layout.size} parameters a learner, {options.threads} threads")
     print(f"one inner update of 16 learners: {window * per_update:.1f} ms, of which (instrumented run)")
     for name, value in (*spent.items(), ("rule backward and rest", other)):
         print(f"  {name:<28}{value * per_update:6.1f} ms")
 
-    coordinates = config.learners * group.layout.size
-    multiply_adds = coordinates * 4 * config.hidden * (FEATURES + config.hidden)
+    coordinates = config.meta_batch_size * group.layout.size
+    multiply_adds = coordinates * 4 * config.rule.hidden_size * (FEATURES + config.rule.hidden_size)
     passes = 4  # forward, its recomputation, and two products in the backward pass
     speed = matrix_speed()
-    floor = passes * multiply_adds * config.unroll / speed
+    floor = passes * multiply_adds * config.estimator.unroll_length / speed
     print(f"matrix speed {2 * speed / 1e9:.0f} GFLOP/s; the cell's products alone at that speed:")
     print(f"  {updates / floor:.0f} learner-updates/s, of which this run reaches {floor / window:.0%}")
     print(f"learner-updates/s: {updates / window:.0f}")
