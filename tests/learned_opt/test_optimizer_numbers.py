@@ -40,7 +40,7 @@ NOT_NUMBERS = [
     [1e-3],
     {},
     Decimal("0.1"),
-    object(),
+    Ellipsis,
     b"1",
 ]
 SEVERAL = [np.ones(2), np.ones((1, 2)), np.ones(0), torch.ones(2), torch.ones(0)]
