@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -22,3 +24,14 @@ def pytest_sessionstart() -> None:
         raise pytest.UsageError(f"compiled code is expected to serve. {'; '.join(missing)}")
     if expected == "torch" and native.selected() != "torch":
         raise pytest.UsageError(f"the engine torch is expected: set {native.VARIABLE}=torch")
+
+
+@pytest.fixture(autouse=True)
+def modules_of_temporary_folders_are_forgotten(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A module that a test wrote and imported is not what the next test of that name finds."""
+    before = set(sys.modules)
+    yield
+    temporary = str(tmp_path_factory.getbasetemp())
+    for name in sys.modules.keys() - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(temporary):
+            del sys.modules[name]
