@@ -69,7 +69,12 @@ class CompareConfig(Settings):
         for name in self.families:
             self.made(name)
         for name in self.baselines:
-            make_baseline(name)
+            served = make_baseline(name).algorithms
+            if served and self.inner.kind not in served:
+                raise ValueError(
+                    f"{name} goes by rollouts that serve several updates: compare it under "
+                    f"{', '.join(served)}, not {self.inner.kind}"
+                )
         if not 2 <= self.evals() <= self.num_updates + 1:
             raise ValueError(
                 f"num_evals must be from 2 to num_updates + 1 = {self.num_updates + 1}, got {self.num_evals}"

@@ -16,6 +16,8 @@ from learned_opt.analysis.results import GridScores, Setting
 from learned_opt.analysis.statistics.intervals import ROUNDING
 from learned_opt.analysis.statistics.scores import score
 from learned_opt.rules import SGD, Adam, RMSprop
+from learned_opt.rules.adam_variants import AdamKL, AdamRel, Ano
+from learned_opt.rules.muon import Muon
 
 TUNING_EVALS = 6
 """Evaluations of a run while tuning."""
@@ -42,6 +44,7 @@ class Baseline:
     decays: whether the learning rate falls linearly to 0.
     options: values of further hyper-parameters, by name.
     usual: torch.optim's own default learning rate, one of `lrs`.
+    algorithms: kinds of the inner algorithms that tell it what it goes by; () is all.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Baseline:
     decays: tuple[bool, ...] = (False, True)
     options: tuple[dict[str, float], ...] = ({},)
     usual: float = 1e-3
+    algorithms: tuple[str, ...] = ()
 
     def grid(self) -> list[Setting]:
         """Every setting."""
@@ -60,6 +64,8 @@ class Baseline:
         return Setting(self.usual, False, dict(self.options[0]))
 
 
+_REUSING = ("ppo",)
+"""Inner algorithms whose rollouts serve several updates."""
 _BETA2 = ({"beta2": 0.999}, {"beta2": 0.99})
 
 BASELINES: dict[str, Baseline] = {
@@ -80,9 +86,14 @@ BASELINES: dict[str, Baseline] = {
             half_decades(1e-4, 1e-1),
             options=_BETA2,
         ),
+        Baseline("adam-rel", lambda _: AdamRel(), half_decades(1e-4, 1e-1), algorithms=_REUSING),
+        Baseline("adam-kl", lambda _: AdamKL(), half_decades(1e-4, 1e-1), algorithms=_REUSING),
+        Baseline("ano", lambda _: Ano(), half_decades(1e-5, 1e-2), usual=1e-4),
+        Baseline("muon", lambda _: Muon(), half_decades(1e-4, 1e-1)),
     )
 }
-"""SGD with momentum 0.9, RMSprop, Adam and AdamW, each with decay off and on."""
+"""SGD with momentum 0.9, RMSprop, Adam and AdamW, and what policies are trained with today besides; each with
+decay off and on."""
 
 
 def make_baseline(name: str) -> Baseline:

@@ -34,6 +34,8 @@ class GradientSample(NamedTuple):
     metrics: numbers for people, (B,) each.
     active: whether a learner takes this update at all, (B, bool), if some may not: PPO's early stop.
     trajectories: if they were asked for, see `ReinforceLearner.trajectory_gradient`.
+    new_rollout: whether the gradients are the first from a new rollout, (B, bool), if it serves several.
+    kl: how far the policy is from the one that collected the rollout, (B,), likewise.
     """
 
     inner: Tensor
@@ -41,6 +43,8 @@ class GradientSample(NamedTuple):
     metrics: dict[str, Tensor]
     active: Tensor | None = None
     trajectories: Trajectories | None = None
+    new_rollout: Tensor | None = None
+    kl: Tensor | None = None
 
 
 class GradientFunction(Protocol):

@@ -57,7 +57,8 @@ def inner_step(
         second_order: whether what the rule is shown of θ_t stays connected to θ_t's graph.
     """
     seen = state.parameters if second_order else state.parameters.detach()
-    given = StepInput(sample.inner, seen, lr, layout, total_steps), state.rule_state
+    told = (None if fact is None else fact.unsqueeze(1) for fact in (sample.new_rollout, sample.kl))
+    given = StepInput(sample.inner, seen, lr, layout, total_steps, *told), state.rule_state
     update, rule_state = rule(*given) if phi is None else functional_call(rule, dict(phi), given)
     if sample.active is not None:
         update = torch.where(sample.active.unsqueeze(1), update, 0.0)

@@ -109,6 +109,7 @@ class PPOLearner(ActorCriticLearner):
 
     def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
         """Both gradients at θ (B, N) from the next part of the rollout, which is new after the last part."""
+        new_rollout = torch.full_like(self.going, self.phase == 0)
         if self.phase == 0:
             self._gather(parameters)
         part, divergences = self._part(), list[Tensor]()
@@ -119,6 +120,7 @@ class PPOLearner(ActorCriticLearner):
             return inner_loss.sum(), self._outer_loss(theta).sum() if self.outer_num_envs else None
 
         sample = self.both_gradients(losses, parameters, self.metrics, second_order=second_order)
+        sample = sample._replace(new_rollout=new_rollout, kl=divergences[0])
         if not self.config.target_kl:
             return sample
         self.going = self.going & (divergences[0] <= KL_MARGIN * self.config.target_kl)

@@ -28,6 +28,8 @@ class StepInput(NamedTuple):
     lr: learning rate, absolute, in Adam's units: float or (B, 1).
     layout: which coordinates form which tensor.
     total_steps: planned number of steps, (B, 1); infinite or None where nobody knows.
+    new_rollout: whether the gradient is the first from a new rollout, (B, 1) bool; None where nobody knows.
+    kl: how far the policy at θ_t is from the one that collected the rollout, (B, 1); None likewise.
     """
 
     gradient: Tensor
@@ -35,6 +37,8 @@ class StepInput(NamedTuple):
     lr: Scalar
     layout: ParameterLayout
     total_steps: Tensor | None = None
+    new_rollout: Tensor | None = None
+    kl: Tensor | None = None
 
 
 class TensorsInput(NamedTuple):

@@ -147,7 +147,7 @@ class CoordinatewiseLSTM(UpdateRule):
 
     def update(self, x: StepInput, state: RuleState) -> tuple[Tensor, RuleState]:
         """One step of the rule; see the class for the equation."""
-        gradient, parameters, lr, layout, total_steps = x
+        gradient, parameters, lr, layout, total_steps, *_ = x
         if self._fusible:
             facts = layout.facts(torch.device("cpu"), torch.float32)
             tensors = {"gradient": gradient, "parameters": parameters, **state}
