@@ -1,4 +1,4 @@
-"""Results on disk: gzipped JSON that says what it holds, in which format, and what computed it."""
+"""Results on disk: gzipped JSON that says what it holds, in which format; by cattrs as dataclasses."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import math
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args, get_origin
 
+import cattrs
 import numpy as np
+from cattrs.errors import CattrsError
 from numpy.typing import NDArray
 
 from learned_opt.files import write_atomically
@@ -22,70 +24,64 @@ LARGEST = 64 * 2**20
 """Files that hold more bytes of JSON than this are refused."""
 UNREADABLE = (OSError, EOFError, ValueError, RecursionError, zlib.error)
 """What reading a file may raise that is missing, damaged or hostile."""
-
 Array = NDArray[np.float64]
-
-
-class RepeatedKeyError(ValueError):
-    """A JSON file that says something twice."""
+T = TypeVar("T")
 
 
 def write_results(path: str | Path, kind: str, content: Mapping[str, Any]) -> None:
     """Write results of a kind, such as "comparison", atomically; the folder must exist.
 
-    The same content gives the same bytes.
+    The same content, which may hold dataclasses and arrays, gives the same bytes.
     """
-    text = json.dumps({KIND: kind, VERSION: FORMAT, **content}, allow_nan=False, separators=(",", ":"))
+    data = {KIND: kind, VERSION: FORMAT, **plain(content)}
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     write_atomically(Path(path), gzip.compress(text.encode(), 9, mtime=0))
 
 
 def read_results(path: str | Path, kind: str) -> dict[str, Any]:
-    """What `write_results` wrote of this kind.
+    """The content that `write_results` wrote of this kind.
 
     Raises:
         ValueError: the file is missing, damaged, of another format, or holds something else.
     """
     try:
         with gzip.open(path, "rb") as file:
-            data = parse_json(file.read(LARGEST + 1))
-    except RepeatedKeyError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+            text = file.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise ValueError(f"more than {LARGEST} bytes")
+        data = json.loads(text.decode())
     except UNREADABLE as error:
         reason = type(error).__name__
         raise ValueError(f"{path} is missing, too large, or no gzipped JSON file ({reason})") from error
-    if not isinstance(data, dict) or data.get(KIND) != kind:
+    if not isinstance(data, dict) or data.pop(KIND, None) != kind:
         raise ValueError(f"{path} holds no {kind} of learned_opt")
-    if data.get(VERSION) != FORMAT:
-        raise ValueError(
-            f"{path} has format {data.get(VERSION)!r}, and this version reads {FORMAT}: make it again"
-        )
+    version = data.pop(VERSION, None)
+    if version != FORMAT:
+        raise ValueError(f"{path} has format {version!r}, and this version reads {FORMAT}: make it again")
     return data
 
 
-def parse_json(data: bytes) -> Any:
-    """JSON of at most `LARGEST` bytes.
+def plain(value: Any) -> Any:
+    """Dataclasses, mappings and arrays as JSON: see `encode`."""
+    return _converter.unstructure(value)
+
+
+def structured(data: Any, form: type[T]) -> T:
+    """What `plain` gave of a dataclass with typed fields, as such again.
 
     Raises:
-        ValueError: it is too large, no JSON, or has a key twice in one mapping.
-        RecursionError: it is nested too deeply.
+        ValueError: it is of another form.
     """
-    if len(data) > LARGEST:
-        raise ValueError(f"more than {LARGEST} bytes")
-    return json.loads(data.decode(), object_pairs_hook=_once_each)
-
-
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON mapping, of whose keys Python would let the last one win."""
-    mapping = dict(pairs)
-    if len(mapping) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise RepeatedKeyError(f"the key {twice!r} stands twice in one mapping")
-    return mapping
+    try:
+        return _converter.structure(data, form)
+    except (ArithmeticError, AttributeError, CattrsError, LookupError, TypeError, *UNREADABLE) as error:
+        raise ValueError(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
 
 
 def encode(array: NDArray[Any]) -> Any:
-    """Nested lists of float32 numbers in their fewest digits, with null where one is not finite."""
+    """Nested lists of integers, booleans, or float32 numbers in their fewest digits, null if not finite."""
+    if array.dtype.kind in "bi":
+        return array.tolist()
     if array.ndim:
         return [encode(row) for row in array]
     number = float(str(np.float32(array)))
@@ -94,37 +90,26 @@ def encode(array: NDArray[Any]) -> Any:
     return int(number) if number.is_integer() else number
 
 
-def decode(rows: Any, axes: int) -> Array:
-    """The array of `axes` axes that `encode` wrote, null becoming NaN.
+def decode(rows: Any, form: Any = Array) -> NDArray[Any]:
+    """The array that `encode` wrote, null becoming NaN.
 
     Raises:
-        ValueError: ragged rows, another number of axes, or entries that are not numbers.
+        ValueError: ragged rows, or entries that are no numbers of that type.
     """
-    array = np.array(rows, dtype=object)
-    require(array.ndim == axes, f"expected an array of {axes} axes, found {array.ndim}")
-    require(all(x is None or is_number(x) for x in array.flat), "an array holds no numbers")
-    return array.astype(np.float32).astype(np.float64)
-
-
-def decode_flags(rows: Any) -> NDArray[np.bool_]:
-    """A list of booleans as an array (n,).
-
-    Raises:
-        ValueError: anything else.
-    """
-    require(
-        isinstance(rows, list) and all(isinstance(x, bool) for x in rows), "expected a list of true and false"
-    )
-    return np.array(rows, dtype=np.bool_)
-
-
-def is_number(value: object) -> bool:
-    """Whether it is a finite int or float, and no bool."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value)  # type: ignore[arg-type]
+    wanted = np.dtype(get_args(get_args(form)[1])[0])
+    if wanted.kind == "f":
+        return np.array(rows, np.float32).astype(wanted)
+    array = np.array(rows)
+    require(array.dtype.kind == wanted.kind, f"expected an array of {wanted}, found {array.dtype}")
+    return array.astype(wanted)
 
 
 def require(holds: bool, otherwise: str) -> None:
     """Raise a ValueError that says `otherwise` unless the condition holds."""
     if not holds:
         raise ValueError(otherwise)
+
+
+_converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
+_converter.register_unstructure_hook_func(lambda form: np.ndarray in (form, get_origin(form)), encode)
+_converter.register_structure_hook_func(lambda form: get_origin(form) is np.ndarray, decode)

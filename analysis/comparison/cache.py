@@ -9,7 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from learned_opt.analysis.result_file import UNREADABLE, read_results, write_results
+from learned_opt.analysis.result_file import (
+    UNREADABLE,
+    plain,
+    read_results,
+    structured,
+    write_results,
+)
 from learned_opt.provenance import environment
 
 KIND = "job"
@@ -31,23 +37,15 @@ class Cache:
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
 
-    def get_or_run(
-        self,
-        name: str,
-        identity: Mapping[str, Any],
-        run: Callable[[], T],
-        encode: Callable[[T], Any],
-        decode: Callable[[Any], T],
-    ) -> T:
+    def get_or_run(self, name: str, identity: Mapping[str, Any], form: type[T], run: Callable[[], T]) -> T:
         """The value, found or else run and kept.
 
         Args:
             name: for the file's name.
             identity: everything that decides the value beside the environment, JSON-compatible; a file with
                 another one, or a damaged one, is run anew and replaced.
+            form: of the value, a dataclass of numbers, texts and arrays.
             run: computes the value.
-            encode: the value as JSON.
-            decode: the value from JSON; may raise ValueError, TypeError or LookupError.
         """
         if self.folder is None:
             return run()
@@ -58,12 +56,12 @@ class Cache:
             if stored["checksum"] != _digest(stored["value"]):
                 raise ValueError("another checksum")
             if stored["key"] == _digest(key):
-                return decode(stored["value"])
-        except (*UNREADABLE, ArithmeticError, AttributeError, LookupError, TypeError) as error:
+                return structured(stored["value"], form)
+        except (*UNREADABLE, LookupError, TypeError) as error:
             if path.exists():
                 log.warning("%s is damaged (%s) and is run anew", path, type(error).__name__)
         value = run()
-        encoded = json.loads(json.dumps(encode(value), allow_nan=False))
+        encoded = plain(value)
         content = {**key, "key": _digest(key), "checksum": _digest(encoded), "value": encoded}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from learned_opt.analysis.comparison.jobs import Job, OnUpdate
 from learned_opt.analysis.comparison.method import Method
 from learned_opt.analysis.comparison.runs import Budget, Problem, SettingRuns, run_policy, run_settings
-from learned_opt.analysis.result_file import decode, decode_flags, encode, is_number, require
 from learned_opt.analysis.results import Setting
 from learned_opt.rl2.policies import InContextPolicy
 from learned_opt.rules import UpdateRule
@@ -20,6 +17,7 @@ from learned_opt.rules import UpdateRule
 class EvaluationJob(Job[SettingRuns]):
     """The runs of one setting of a method, G = 1, on the n tasks of a problem."""
 
+    form = SettingRuns
     label: str
     method: Method
     setting: Setting
@@ -63,28 +61,3 @@ class EvaluationJob(Job[SettingRuns]):
             on_update,
             horizon_known=self.horizon_known,
         )
-
-    def encode(self, value: SettingRuns) -> dict[str, Any]:
-        """Plain lists."""
-        return {
-            "updates": value.updates.tolist(),
-            "returns": encode(value.returns[0]),
-            "deterministic_returns": encode(value.deterministic_returns[0]),
-            "diverged": value.diverged[0].tolist(),
-            "steps_per_update": value.steps_per_update,
-        }
-
-    def decode(self, data: Any) -> SettingRuns:
-        """From plain lists of the right shapes."""
-        evals, tasks = self.budget.num_evals, self.problem.count
-        require(is_number(data["steps_per_update"]), "the steps are no number")
-        runs = SettingRuns(
-            decode(data["updates"], 1).astype(np.int64),
-            decode(data["returns"], 2)[None],
-            decode(data["deterministic_returns"], 2)[None],
-            decode_flags(data["diverged"])[None],
-            data["steps_per_update"],
-        )
-        fits = runs.returns.shape == runs.deterministic_returns.shape == (1, evals, tasks)
-        require(fits and runs.diverged.shape == (1, tasks), "the shapes do not fit")
-        return runs

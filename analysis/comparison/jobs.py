@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 
@@ -23,7 +23,12 @@ Progress = Callable[[int, int, str], None]
 
 
 class Job(ABC, Generic[T]):
-    """A piece of work whose value follows from its identity, in one environment of computation."""
+    """A piece of work whose value follows from its identity, in one environment of computation.
+
+    form: the dataclass that its value is, of numbers, texts and arrays.
+    """
+
+    form: ClassVar[type[Any]]
 
     @property
     @abstractmethod
@@ -43,19 +48,9 @@ class Job(ABC, Generic[T]):
     def run(self, on_update: OnUpdate) -> T:
         """Compute the value."""
 
-    @abstractmethod
-    def encode(self, value: T) -> Any:
-        """The value as JSON."""
-
-    @abstractmethod
-    def decode(self, data: Any) -> T:
-        """The value from JSON; may raise ValueError, TypeError or LookupError."""
-
     def value(self, cache: Cache, on_update: OnUpdate) -> T:
         """What the cache has of it, or else what running it gives, which the cache then has."""
-        return cache.get_or_run(
-            self.name, self.identity(), lambda: self.run(on_update), self.encode, self.decode
-        )
+        return cache.get_or_run(self.name, self.identity(), self.form, lambda: self.run(on_update))
 
 
 class Clock:

@@ -143,6 +143,7 @@ class TuningJob(Job[GridScores]):
     These are always of the training distribution, never the shown ones.
     """
 
+    form = GridScores
     baseline: str
     problem: Problem
     budget: Budget
@@ -172,15 +173,7 @@ class TuningJob(Job[GridScores]):
         rule = make_baseline(self.baseline)
         runs = run_settings(self.problem, rule.make, rule.grid(), self.budget, on_update)
         auc = score(runs.returns, runs.diverged, self.problem.random, self.problem.reference).auc
-        return self.decode(auc.mean(1).tolist())
-
-    def encode(self, value: GridScores) -> list[float]:
-        """The scores."""
-        return value.scores
-
-    def decode(self, data: Any) -> GridScores:
-        """From the scores."""
-        return GridScores(self.baseline, self.problem.family.name, make_baseline(self.baseline).grid(), data)
+        return GridScores(self.baseline, self.problem.family.name, rule.grid(), auc.mean(1).tolist())
 
 
 def choose(baseline: Baseline, grids: Sequence[GridScores]) -> Tuned:

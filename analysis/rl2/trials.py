@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from learned_opt.analysis.reporting.curves import method_styles
 from learned_opt.analysis.reporting.figures import Entry, as_it_is, legend_below, new_figure, save_figure
-from learned_opt.analysis.result_file import encode, write_results
+from learned_opt.analysis.result_file import write_results
 from learned_opt.analysis.rl2.reference_learners import REFERENCES
 from learned_opt.analysis.statistics.intervals import Interval, mean_interval
 from learned_opt.provenance import environment
@@ -75,9 +75,7 @@ class TrialResults:
             "artifacts": dict(artifacts or {}),
             "environment": environment(),
             "totals": {label: total.as_dict() for label, total in self.table().items()},
-            "mean_return_of_episode": {
-                label: encode(values.mean(0)) for label, values in self.returns.items()
-            },
+            "mean_return_of_episode": {label: values.mean(0) for label, values in self.returns.items()},
         }
         write_results(path, KIND, content)
 

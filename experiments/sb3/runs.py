@@ -13,12 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from experiments.sb3.settings import hyperparameters
 from learned_opt.analysis.comparison.cache import KIND as JOB
 from learned_opt.analysis.comparison.jobs import Job, OnUpdate
-from learned_opt.analysis.result_file import decode, encode, read_results, write_results
+from learned_opt.analysis.result_file import read_results, structured, write_results
 
 KIND, RUNS = "sb3 runs", "runs.json.gz"
 """What the file beside a page holds, and its name."""
@@ -62,7 +60,7 @@ class FinishedRun:
     """What a run gave.
 
     run: what was run.
-    curve: MOMENTS mean returns of an episode; none if the run diverged before any episode ended.
+    curve: MOMENTS mean returns of an episode, none if the run diverged before any ended.
     diverged: whether parameters, returns or action distributions became non-finite.
     seconds: of training.
     hyperparameters: that it had.
@@ -81,20 +79,6 @@ class FinishedRun:
         if not complete or not all(map(math.isfinite, self.curve)):
             raise ValueError(f"a curve needs {MOMENTS} finite returns")
 
-    def content(self) -> dict[str, Any]:
-        """As JSON; the curve has float32's digits."""
-        return {**asdict(self), "curve": encode(np.array(self.curve)), "seconds": round(self.seconds, 1)}
-
-
-def finished_run(content: dict[str, Any]) -> FinishedRun:
-    """From what `FinishedRun.content` gave.
-
-    Raises:
-        ValueError, TypeError or LookupError: it is something else.
-    """
-    curve = tuple(decode(content["curve"], 1).tolist())
-    return FinishedRun(**{**content, "run": Run(**content["run"]), "curve": curve})
-
 
 @dataclass(frozen=True)
 class TrainingJob(Job[FinishedRun]):
@@ -104,6 +88,7 @@ class TrainingJob(Job[FinishedRun]):
     versions: of the packages, which decide the run, too.
     """
 
+    form = FinishedRun
     run_of: Run
     rule: str
     versions: tuple[tuple[str, str], ...]
@@ -130,18 +115,10 @@ class TrainingJob(Job[FinishedRun]):
 
         return train(self.run_of, self.rule, dict(self.versions))
 
-    def encode(self, value: FinishedRun) -> dict[str, Any]:
-        """Plain data."""
-        return value.content()
-
-    def decode(self, data: Any) -> FinishedRun:
-        """From plain data."""
-        return finished_run(data)
-
 
 def write_runs(path: Path, runs: Iterable[FinishedRun]) -> None:
     """Write one file of them all, atomically; the folder must exist."""
-    write_results(path, KIND, {"runs": [run.content() for run in runs]})
+    write_results(path, KIND, {"runs": list(runs)})
 
 
 def gather_runs(paths: Iterable[Path]) -> list[FinishedRun]:
@@ -156,9 +133,9 @@ def gather_runs(paths: Iterable[Path]) -> list[FinishedRun]:
             raise ValueError(f"there is nothing at {path}: train first, or name another --runs")
         for each in _cached(path) if path.is_dir() else read_results(path, KIND)["runs"]:
             try:
-                finished = finished_run(each)
-            except (TypeError, LookupError, ValueError) as error:
-                raise ValueError(f"{path} is damaged ({' '.join(str(error).split())[:200]})") from error
+                finished = structured(each, FinishedRun)
+            except ValueError as error:
+                raise ValueError(f"{path} is damaged ({error})") from error
             if finished.hyperparameters != finished.run.hyperparameters():
                 raise ValueError(f"{finished.run} had other hyper-parameters than today's: train it again")
             found.setdefault(finished.run, finished)

@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from experiments.sb3.runs import MOMENTS, FinishedRun, Run
 from experiments.sb3.settings import Hyperparameters, hyperparameters, library_seed
 from learned_opt import LearnedOptimizer
+from learned_opt.analysis.result_file import encode
 from learned_opt.artifacts import load_artifact
 
 ALGORITHMS: dict[str, type[PPO] | type[A2C]] = {"ppo": PPO, "a2c": A2C}
@@ -53,8 +54,8 @@ def train(run: Run, rule: str, versions: dict[str, str]) -> FinishedRun:
     diverged |= len(finite) < len(episodes.ended)
     if not finite and not diverged:
         raise ValueError(f"no episode of {run.environment} ended within {run.steps} steps: give more --steps")
-    curve = learning_curve(finite, run.steps) if finite else ()
-    return FinishedRun(run, curve, diverged, seconds, run.hyperparameters(), versions)
+    curve = tuple(encode(np.array(learning_curve(finite, run.steps)))) if finite else ()
+    return FinishedRun(run, curve, diverged, round(seconds, 1), run.hyperparameters(), versions)
 
 
 def build(run: Run, rule: str) -> BaseAlgorithm:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from learned_opt.analysis.interpret.probe import Response, Trace, navigation_paths, response, trace
+from learned_opt.analysis.interpret.probe import navigation_paths, response, trace
 from learned_opt.analysis.interpret.probe_plots import plot_paths, plot_probe
-from learned_opt.analysis.result_file import encode, read_results, write_results
+from learned_opt.analysis.result_file import read_results, write_results
 from learned_opt.artifacts import load_artifact
 from learned_opt.commands.outputs import check_folder, make_folder
 from learned_opt.commands.session import set_threads
@@ -93,8 +93,8 @@ class Probe:
             "artifact": artifact.digest,
             "seed": self.seed,
             "max_episode_steps": self.max_episode_steps,
-            "responses": {name: _response(each) for name, each in responses.items()},
-            "traces": [_trace(each) for each in traces],
+            "responses": responses,
+            "traces": traces,
         }
         write_results(self.out / PROBE, KIND, content)
         plot_probe(responses, traces, self.out / "probe.png")
@@ -123,20 +123,3 @@ class Probe:
 def _command_line() -> str:
     """What a user typed to get here."""
     return shlex.join(["learned-opt", *sys.argv[1:]])
-
-
-def _response(each: Response) -> dict[str, object]:
-    return {
-        "unit_edges": each.unit_edges.tolist(),
-        "momentum_edges": each.momentum_edges.tolist(),
-        "update": encode(each.update),
-    }
-
-
-def _trace(each: Trace) -> dict[str, object]:
-    return {
-        "family": each.family,
-        "tensors": list(each.tensors),
-        "rates": encode(each.rates),
-        "alignment": encode(each.alignment),
-    }

@@ -14,7 +14,7 @@ from learned_opt.analysis.comparison.compare import ONCE, UNTUNED_ONCE, Method, 
 from learned_opt.analysis.comparison.config import CompareConfig
 from learned_opt.analysis.comparison.tuning import make_baseline
 from learned_opt.analysis.reporting.table import render_table
-from learned_opt.analysis.results import Setting
+from learned_opt.analysis.results import GridScores, Setting
 from learned_opt.artifacts import load_artifact
 from learned_opt.commands.rule_conditions import conditions_left
 from learned_opt.provenance import environment
@@ -290,9 +290,12 @@ def test_rules_that_do_not_know_the_horizon_move_otherwise(tmp_path):
 
 
 def test_a_baseline_that_could_not_be_tuned_is_named_so(monkeypatch):
+    def untuned(job, grid):
+        return GridScores(job.baseline, job.problem.family.name, grid, [0.0] * len(grid))
+
     monkeypatch.setattr(
         "learned_opt.analysis.comparison.tuning.TuningJob.run",
-        lambda job, tick: job.decode([0.0] * len(make_baseline(job.baseline).grid())),
+        lambda job, tick: untuned(job, make_baseline(job.baseline).grid()),
     )
     config = dataclasses.replace(CONFIG, families=("bandit",), baselines=("adam",), tuning="both")
     results = compare(config, {})

@@ -47,7 +47,7 @@ def test_a_damaged_file_is_an_error_of_the_page(tmp_path, finished_run):
     ("change", "message"),
     [
         ({"curve": [1.0, 2.0]}, "a curve needs 100 finite returns"),
-        ({"more": 1}, "unexpected keyword argument 'more'"),
+        ({"more": 1}, "Extra fields in constructor for FinishedRun: more"),
         ({"hyperparameters": {"num_envs": 7}}, "other hyper-parameters than today's: train it again"),
     ],
 )

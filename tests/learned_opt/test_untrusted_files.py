@@ -228,7 +228,7 @@ def kinds(folder):
     payload = checkpoint[len(MAGIC) + 32 :]
     cell = folder / "cells"
     store = Cache(cell)
-    arguments = "cell", {"kind": "shown"}, lambda: [1.0, 2.0], lambda x: x, lambda x: [float(y) for y in x]
+    arguments = "cell", {"kind": "shown"}, list[float], lambda: [1.0, 2.0]
     store.get_or_run(*arguments)
     (stored,) = cell.iterdir()
     numbered = folder / checkpoint_name(2)
