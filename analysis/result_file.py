@@ -111,5 +111,12 @@ def require(holds: bool, otherwise: str) -> None:
 
 
 _converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
-_converter.register_unstructure_hook_func(lambda form: np.ndarray in (form, get_origin(form)), encode)
-_converter.register_structure_hook_func(lambda form: get_origin(form) is np.ndarray, decode)
+
+
+def _is_array(form: Any) -> bool:
+    origin: Any = get_origin(form)
+    return np.ndarray in (form, origin)
+
+
+_converter.register_unstructure_hook_func(_is_array, encode)
+_converter.register_structure_hook_func(_is_array, decode)

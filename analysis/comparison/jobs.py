@@ -50,7 +50,8 @@ class Job(ABC, Generic[T]):
 
     def value(self, cache: Cache, on_update: OnUpdate) -> T:
         """What the cache has of it, or else what running it gives, which the cache then has."""
-        return cache.get_or_run(self.name, self.identity(), self.form, lambda: self.run(on_update))
+        form: type[T] = self.form
+        return cache.get_or_run(self.name, self.identity(), form, lambda: self.run(on_update))
 
 
 class Clock:
