@@ -19,6 +19,7 @@ from learned_opt.analysis.statistics.improvement import mean_share
 from learned_opt.analysis.statistics.intervals import Interval, mean_interval
 from learned_opt.provenance import environment
 from learned_opt.rules import UpdateRule
+from learned_opt.settings import Count, Length, Settings
 from learned_opt.tasks import MetaWorldFamily, Tasks
 from learned_opt.tasks.metaworld import BENCHMARK_SEED
 from learned_opt.tasks.metaworld_env import SPLITS
@@ -49,24 +50,19 @@ CAVEAT = (
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Protocol(Settings):
     """What happens on each test goal; the defaults are those of `metaworld.evaluation` (3.1.1)."""
 
-    adaptation_steps: int = 1
-    """Updates of the policy."""
-    adaptation_episodes: int = 10
+    adaptation_steps: Length = 1
+    """Updates of the policy on each goal."""
+    adaptation_episodes: Count = 10
     """Episodes before each update."""
-    evaluation_episodes: int = 3
-    """Episodes after the last one."""
-    goals: int = 50
+    evaluation_episodes: Count = 3
+    """Episodes that count, after the last update and before the first."""
+    goals: Count = 50
     """Goals of each environment, from the first on."""
-    together: int = 10
-    """Goals on which learners practise side by side; random numbers depend on it."""
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+    together: Count = 10
+    """Goals practised side by side: more need more memory. Random numbers depend on it."""
 
 
 @dataclass(frozen=True, eq=False)

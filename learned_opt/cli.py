@@ -22,7 +22,6 @@ from learned_opt.commands.doctor import Doctor
 from learned_opt.commands.listing import List
 from learned_opt.commands.meta_train import MetaTrain, meta_train
 from learned_opt.commands.metaworld import MetaWorld
-from learned_opt.commands.options import check_numbers
 from learned_opt.commands.probe import Probe
 from learned_opt.commands.report import Report
 from learned_opt.commands.terminal import abandon_outputs, open_outputs
@@ -30,6 +29,7 @@ from learned_opt.commands.trial import Trial
 from learned_opt.runs.allocator import settle
 from learned_opt.runs.distributed import refuse_torchrun
 from learned_opt.runs.divergence import DivergenceError
+from learned_opt.settings import check_settings
 from learned_opt.tasks import EnvironmentFailedError
 
 COMMANDS: dict[str, type] = {
@@ -50,12 +50,8 @@ COMMANDS: dict[str, type] = {
 LOOKING_FIRST: dict[str, Callable[[Sequence[str]], Any]] = {"meta-train": meta_train, "compare": comparison}
 """Commands of which some options decide what other options there are: made from those."""
 
-_TITLE = re.compile(r"╭─ (.*?) ─*╮")
-_RULE = re.compile(r"[╭╰]?[─-]{3,}[╮╯]?")
-_OPTION = re.compile(r"--[\w-]+")
 _ALLOCATION = re.compile("allocate memory|out of memory")
 _INNER = re.compile(r"^(?:Value error: )?Error parsing __\S*: ")
-_SIZE = re.compile(r"tried to allocate (\d+(?:\.\d+)? \w+)", re.IGNORECASE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         command = _parse(arguments)
-        check_numbers(command)
+        check_settings(command)
         if not getattr(command, "for_torchrun", False):
             refuse_torchrun()
         code: int = command.run()
@@ -79,9 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not _ALLOCATION.search(str(error)):
             raise
-        asked = _SIZE.search(str(error))
-        size = f" for another {asked.group(1)}" if asked else ""
-        return _refuse(f"there is not enough memory{size}: ask for less at once")
+        return _refuse("there is not enough memory: ask for less at once")
     except KeyboardInterrupt:
         return _refuse("interrupted; finished parts are kept", 130)
     return code
@@ -126,31 +120,16 @@ def _commands(arguments: Sequence[str]) -> Any:
 
 
 def _complaint(text: str) -> str:
-    """What the parser says in its frame, as one sentence."""
-    sections: list[list[str]] = [[]]
-    for framed in _TITLE.sub("\\1\n---", text).splitlines():
-        line = framed.strip("│ ")
-        if _RULE.fullmatch(line):
-            sections.append([])
-        elif line:
-            sections[-1].append(line)
-    filled: list[list[str]] = [*filter(None, sections), [], []]
-    title, said, others = filled[0], filled[1], filled[2:]
-    what = " ".join(said).partition("Got errors:")[0].strip()
-    what = _INNER.sub("", what).removeprefix("Value error: ")
-    if what.startswith("Missing from"):
-        what = f"{said[0]} {', '.join(line for line in said if _OPTION.match(line) or line.isupper())}"
-    elif not what.startswith(("Unrecognized", "Error", "invalid", "Missing")):
-        what = f"{' '.join(title)}: {what}"
-    similar: list[str] = []
-    for lines in filter(None, others):
-        if lines[0].startswith("Available"):
-            what += f"; {' '.join(lines)}"
-        elif not lines[0].startswith(("For full", "Argument helptext")):
-            similar += [found.group() for line in lines if (found := _OPTION.match(line))]
-    if similar:
-        what += f"; similar: {', '.join(dict.fromkeys(similar))}"
-    return f"{what.rstrip('.')}; see learned-opt --help"
+    """What the parser says in its frame, as one line: its title, what is wrong, and what there is instead."""
+    parts = (" ".join(part.split()) for part in re.split("─+|-{9,}", re.sub("[╭╮╰╯│]", " ", text)))
+    title, said, *more = filter(None, parts)
+    said = _INNER.sub("", said).removeprefix("Value error: ").partition(" Got errors:")[0].rstrip(".")
+    if title != "Value error" and not said.casefold().startswith(title.casefold()):
+        said = f"{title}: {said}"
+    instead = [
+        each.partition(" in learned-opt ")[0] for each in more if each.startswith(("Avail", "Perhaps"))
+    ]
+    return "; ".join((said, *instead, "see learned-opt --help"))
 
 
 def _reason(error: Exception) -> str:

@@ -53,6 +53,20 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.close(folder)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, if need be, before the work whose results it shall hold.
+
+    Raises:
+        OSError: it cannot be made, or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"cannot make {folder} ({error.strerror}): choose another --out") from error
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"cannot write to {folder}: choose another --out, or make it writable")
+
+
 def is_leftover(name: str) -> bool:
     """Whether a file of this name is, or was, being written by `write_atomically`."""
     return PARTIAL.fullmatch(name) is not None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,11 +14,11 @@ from rich.progress import (
 from learned_opt.verbatim import console, visible
 
 
-class WorkBar:
+class WorkBar(Progress):
     """A progress bar over units of work; `what` says which part is running."""
 
     def __init__(self, title: str, unit: str) -> None:
-        self._progress = Progress(
+        super().__init__(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
@@ -31,27 +29,15 @@ class WorkBar:
             console=console(stderr=True),
             refresh_per_second=2,
         )
-        self._task = self._progress.add_task(title, total=None, note="")
+        self._task = self.add_task(title, total=None, note="")
 
-    def update(self, done: int, total: int, note: str) -> None:
+    def show(self, done: int, total: int, note: str) -> None:
         """`done` of `total` units are behind us."""
-        self._progress.update(self._task, completed=done, total=total, note=visible(note))
+        self.update(self._task, completed=done, total=total, note=visible(note))
 
     def say(self, line: str) -> None:
         """A line above the bar."""
-        self._progress.console.print(visible(line), soft_wrap=True)
-
-    def __enter__(self) -> WorkBar:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
+        self.console.print(visible(line), soft_wrap=True)
 
 
 class MetaProgress:
@@ -69,7 +55,7 @@ class MetaProgress:
     def stepped(self, step: int, rate: float, diverged: int) -> None:
         """A meta-step ended."""
         restarts = f", {diverged} diverged and restarted" if diverged else ""
-        self._bar.update(step, self._total, f"{rate:.0f} {self._unit}{restarts}")
+        self._bar.show(step, self._total, f"{rate:.0f} {self._unit}{restarts}")
 
     def validated(self, step: int, scores: dict[str, float]) -> None:
         """A validation ended."""

@@ -41,13 +41,15 @@ class Within:
             raise ValueError(f"{name} must be {f'above {self.low:g}' if self.above else least}, got {value}")
         if value > self.high or (self.below and value == self.high):
             most = "below" if self.below else "at most"
-            raise ValueError(f"{name} must be {most} {self.high:g}, got {shown(value)}")
+            raise ValueError(f"{name} must be {most} {self.high:g}, got {reprlib.repr(value)}")
 
 
 Count = Annotated[int, Within(1, 10**6)]
 """Of what is held in memory side by side: no machine holds more."""
 Length = Annotated[int, Within(1, 10**9)]
 """Of what comes one after the other: nobody waits for more."""
+Steps = Annotated[int, Within(0, 10**9)]
+"""Of what may also not take place at all."""
 Seed = Annotated[int, Within(0, 10**15)]
 Positive = Annotated[float, Within(0, 1e15, above=True)]
 NotNegative = Annotated[float, Within(0, 1e15)]
@@ -95,7 +97,7 @@ def _check(name: str, value: Any, hint: Any) -> None:
     origin, inner = get_origin(plain), get_args(plain)
     if origin is Literal:
         if value not in inner:
-            raise ValueError(f"{name} must be one of {', '.join(map(str, inner))}, got {shown(value)}")
+            raise ValueError(f"{name} must be one of {', '.join(map(str, inner))}, got {reprlib.repr(value)}")
     elif origin in (Union, UnionType):
         if not (value is None and type(None) in inner):
             (rest,) = (each for each in inner if each is not type(None))
@@ -104,7 +106,7 @@ def _check(name: str, value: Any, hint: Any) -> None:
         for each in value:
             _check(name, each, inner[0])
     elif not _fits(value, origin or plain):
-        raise ValueError(f"{name} must be {_wanted(origin or plain)}, got {shown(value)}")
+        raise ValueError(f"{name} must be {_wanted(origin or plain)}, got {reprlib.repr(value)}")
     elif plain in (int, float):
         for each in ranges or [Within()]:
             each.check(name, value)
@@ -121,11 +123,3 @@ def _fits(value: Any, kind: type) -> bool:
 def _wanted(kind: type) -> str:
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "a list"}
     return words.get(kind, f"of the kind {kind.__name__}")
-
-
-def shown(value: object) -> str:
-    """A value from a file, in a few words however large it is."""
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # an integer of more digits than Python writes
-        return "a huge number"

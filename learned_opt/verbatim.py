@@ -6,9 +6,11 @@ import html
 import re
 import sys
 import unicodedata
+from collections.abc import Iterable
 from typing import IO
 
 from rich.console import Console
+from rich.table import Table
 
 UNBOUNDED = 100_000
 """Columns of a console that nobody looks at: a pipe or a file, whose lines are not to be broken."""
@@ -59,6 +61,16 @@ def _longer_than(text: str, least: int) -> str:
 def escape(text: str) -> str:
     """The text for HTML, in an element or a quoted attribute."""
     return html.escape(visible(text))
+
+
+def table(title: str, headings: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    """A table for a console: what does not fit is broken, but for what is in the first column."""
+    made = Table(title=title, title_justify="left")
+    for number, heading in enumerate(headings):
+        made.add_column(heading, overflow="fold", no_wrap=number == 0)
+    for row in rows:
+        made.add_row(*row)
+    return made
 
 
 class _Console(Console):

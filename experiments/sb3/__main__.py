@@ -152,7 +152,7 @@ def perform(runs: Sequence[Run], folder: Path, *, rule: str, processes: int) -> 
     jobs = [TrainingJob(run, rule, versions) for run in dict.fromkeys(runs)]
     failures = []
     with WorkBar("Stable-Baselines3", "steps") as bar:
-        clock = Clock(sum(job.work for job in jobs), bar.update)
+        clock = Clock(sum(job.work for job in jobs), bar.show)
         for place, value in finished(jobs, Cache(folder), clock, processes):
             if isinstance(value, Exception):
                 failures.append(f"{jobs[place].run_of}, failed: {value}")

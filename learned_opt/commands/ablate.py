@@ -7,25 +7,28 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
-from learned_opt.analysis import CompareConfig, Method
+from learned_opt.analysis import CompareConfig
+from learned_opt.analysis.results import RESULTS
 from learned_opt.artifacts import load_artifact
-from learned_opt.commands.compare import run_comparison, stopped_results
+from learned_opt.commands.compare import BEFORE_RESULTS, method_of, run_comparison
 from learned_opt.commands.outputs import check_folder
-from learned_opt.commands.rule_conditions import trained_families
-from learned_opt.commands.session import check_device, set_threads
+from learned_opt.commands.session import Session
 from learned_opt.commands.training import train_once
 from learned_opt.meta.stages import load_variants
 from learned_opt.meta.trainer import ARTIFACT
 from learned_opt.runs.divergence import DivergenceError
-from learned_opt.runs.verdict import improvements
+from learned_opt.runs.verdict import improved
+from learned_opt.settings import Count, Length
 from learned_opt.tasks import check_family
 
+VARIANTS = "variants"
+"""The folder of the variants' runs."""
 LONGEST = 60
 """Characters of a variant's folder."""
 
 
-@dataclass(frozen=True)
-class Ablate:
+@dataclass(frozen=True, kw_only=True)
+class Ablate(Session):
     """Meta-train variants of a recipe and compare them; finished variants are kept and not run again.
 
     If it was stopped, the same command goes on where it was.
@@ -39,21 +42,14 @@ class Ablate:
     """Names of variants; all by default."""
     families: tuple[str, ...] = ()
     """Task families to compare on; the training families of the first variant by default."""
-    num_tasks: int = 32
+    num_tasks: Count = 32
     """Held-out tasks a family."""
-    num_updates: int = 150
+    num_updates: Length = 150
     """Updates of a run."""
-    seed: int = 0
-    """Seed of everything random."""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, ..."""
-    threads: int | None = None
-    """CPU threads; torch's choice by default."""
 
     def run(self) -> int:
         """Train what is missing, then compare."""
-        check_device(self.device)
-        set_threads(self.threads)
+        self.begin(self.device)
         variants = load_variants(self.config)
         unknown = [name for name in self.only if name not in variants]
         if unknown:
@@ -72,7 +68,7 @@ class Ablate:
         for name, other in combinations(names, 2):
             if folders[name].casefold() == folders[other].casefold():
                 raise ValueError(f"variants {name!r} and {other!r} would share a folder: rename one")
-        check_folder(self.out, "ablate", *(["compare"] if (self.out / "variants").exists() else []))
+        check_folder(self.out, RESULTS, VARIANTS, *BEFORE_RESULTS)
         config = CompareConfig(
             families=self.families or families,
             max_episode_steps=horizon,
@@ -88,12 +84,11 @@ class Ablate:
         clash = sorted(set(names) & set(config.baselines))
         if clash:
             raise ValueError(f"{', '.join(clash)} names both a variant and a baseline: rename the variant")
-        stopped_results(self.out, config.families)
         methods = {}
-        idle: list[str] = []
+        idle = []
         for name in names:
             recipe = tuple(replace(stage, seed=self.seed, device=self.device) for stage in variants[name])
-            folder = self.out / "variants" / folders[name]
+            folder = self.out / VARIANTS / folders[name]
             print(f"variant {name!r}")
             try:
                 finished = train_once(recipe, folder)
@@ -104,12 +99,9 @@ class Ablate:
                 print("interrupted; the same command goes on")
                 return 130
             artifact = load_artifact(folder / ARTIFACT)
-            told = list(improvements(artifact.header["provenance"]))
-            if told and not any(told):
+            methods[name] = method_of(artifact)
+            if not improved(artifact.header["provenance"]):
                 idle.append(name)
-            methods[name] = Method(
-                artifact.rule, artifact=artifact.digest, trained_on=trained_families(artifact)
-            )
         if not methods:
             raise DivergenceError("every variant diverged, and there is nothing to compare")
         run_comparison(config, methods, self.out)

@@ -14,6 +14,7 @@ from learned_opt.meta.config import run_config
 from learned_opt.runs.config_file import read
 from learned_opt.runs.folder import STAGE
 from learned_opt.runs.metrics import read_rows
+from learned_opt.settings import Seed
 from learned_opt.tasks.random import derive_noise
 
 
@@ -31,7 +32,7 @@ class Card:
     """The method that is this rule; the rule's name by default."""
     run_folder: Path | None = None
     """The folder that meta-train wrote, for the time that training took."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the bootstrap behind intervals."""
 
     def run(self) -> int:

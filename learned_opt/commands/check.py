@@ -10,6 +10,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from learned_opt.settings import Length, Seed
 from learned_opt.tasks import BatchedFamily, TaskFamily, make_family
 from learned_opt.tasks.inspection import Finding, inspect
 from learned_opt.tasks.promises import sampled_tasks
@@ -31,9 +32,9 @@ class Check:
 
     family: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FAMILY")]
     """A name of `learned-opt list`, a gymnasium id, a benchmark of Meta-World, or module:attribute."""
-    max_episode_steps: int | None = None
+    max_episode_steps: Length | None = None
     """Steps after which episodes of a gymnasium id are truncated; its own limit by default."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything random."""
 
     def run(self) -> int:

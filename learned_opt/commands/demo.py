@@ -5,36 +5,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from learned_opt.analysis import CompareConfig, Method
+from learned_opt.analysis import CompareConfig
 from learned_opt.analysis.results import RESULTS
 from learned_opt.artifacts import load_artifact
 from learned_opt.commands.compare import (
-    CACHE,
+    BEFORE_RESULTS,
     CURVES,
+    method_of,
     run_comparison,
-    stopped_results,
     untrained_method,
 )
+from learned_opt.commands.outputs import check_folder
 from learned_opt.commands.rule_conditions import trained_families
-from learned_opt.commands.session import check_device, set_threads
+from learned_opt.commands.session import Session
 from learned_opt.commands.training import train_once
-from learned_opt.files import is_leftover
 from learned_opt.meta.stages import load_recipe
 from learned_opt.meta.trainer import ARTIFACT
 from learned_opt.runs.config_file import changed
-from learned_opt.runs.lock import LOCK
-from learned_opt.runs.verdict import improvements
+from learned_opt.runs.verdict import improved
+from learned_opt.settings import Count, Length, Steps
 
 UNSEEN = ("lqr", "acrobot", "catch")
 """Families that neither the demo's rule nor the shipped one was trained on."""
 TRAINING = "meta-training"
 """The folder of the demo's rule, within the demo's own."""
-OWN = {TRAINING, CACHE, RESULTS, CURVES, LOCK}
-"""What a demo that was stopped may have left in its folder."""
 
 
-@dataclass(frozen=True)
-class Demo:
+@dataclass(frozen=True, kw_only=True)
+class Demo(Session):
     """Meta-train a rule by the shipped one's recipe; compare both with SGD and Adam; draw curves.
 
     If it was stopped, the same command goes on where it was.
@@ -42,28 +40,21 @@ class Demo:
 
     out: Path = Path("runs/demo")
     """Folder for rule, results and curves; must be new, empty, or an unfinished demo's."""
-    meta_steps: int = 80
+    meta_steps: Steps = 80
     """Meta-updates of the rule by truncated backpropagation, and as many by evolution strategies."""
-    validation_tasks: int = 10
+    validation_tasks: Count = 10
     """Tasks a family in each validation of the meta-training."""
-    num_tasks: int = 16
+    num_tasks: Count = 16
     """Held-out tasks a family in the comparison."""
-    num_tuning_tasks: int = 8
+    num_tuning_tasks: Count = 8
     """Tuning tasks a family for the baselines; never the ones shown."""
-    num_updates: int = 100
+    num_updates: Length = 100
     """Updates of a run in the comparison."""
-    seed: int = 0
-    """Seed of everything random."""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, ..."""
-    threads: int | None = None
-    """CPU threads; torch's choice by default."""
 
     def run(self) -> int:
         """Meta-train, compare, draw, and say where everything lies."""
-        check_device(self.device)
-        set_threads(self.threads)
-        self._check_folder()
+        self.begin(self.device)
+        check_folder(self.out, RESULTS, TRAINING, *BEFORE_RESULTS)
         shipped = load_artifact("default")
         seen = set(trained_families(shipped)) & set(UNSEEN)
         if seen:
@@ -98,31 +89,16 @@ class Demo:
             return 130
         trained = load_artifact(training / ARTIFACT)
         print(f"2/2 comparing on held-out tasks, and on {', '.join(UNSEEN)}, which no rule was trained on")
-        entries: dict[str, Method] = {
-            "trained here": Method(
-                trained.rule, artifact=trained.digest, trained_on=trained_families(trained)
-            ),
-            "default": Method(shipped.rule, artifact=shipped.digest, trained_on=trained_families(shipped)),
+        methods = {
+            "trained here": method_of(trained),
+            "default": method_of(shipped),
             "untrained": untrained_method(stages[0]),
         }
-        run_comparison(comparison, entries, self.out)
+        run_comparison(comparison, methods, self.out)
         print(f"\nlearning curves: {self.out / CURVES}")
         print(f"results:           {self.out / RESULTS}")
         print(f"rule trained here: {training / ARTIFACT}")
         print(f"metrics:           {training}/stage-* (metrics.csv; TensorBoard)")
-        told = list(improvements(load_artifact(training / ARTIFACT).header["provenance"]))
-        if told and not any(told):
+        if not improved(trained.header["provenance"]):
             print("meta-training did NOT improve the rule in either stage: it is compared as it began")
         return 0
-
-    def _check_folder(self) -> None:
-        """See that the folder is free, or an unfinished demo's.
-
-        Raises:
-            FileExistsError: it is not.
-        """
-        found = [path.name for path in self.out.iterdir()] if self.out.exists() else []
-        rest = [name for name in found if not is_leftover(name)]
-        if not OWN.issuperset(rest) or (set(rest) - {LOCK} and TRAINING not in rest):
-            raise FileExistsError(f"{self.out} already holds other files than a demo's; choose another --out")
-        stopped_results(self.out, load_recipe("demo")[0].families + UNSEEN)

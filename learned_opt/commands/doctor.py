@@ -6,14 +6,12 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rich.table import Table
-
 from learned_opt.kernels import native
 from learned_opt.provenance import environment
 from learned_opt.tasks import FAMILIES, make_family
 from learned_opt.tasks.batched import BatchedFamily
 from learned_opt.tracing.verify import why_in_torch
-from learned_opt.verbatim import console
+from learned_opt.verbatim import console, table
 
 SERVES = {
     "lstm_step": "the step of LSTM rules, and its derivatives",
@@ -36,26 +34,15 @@ class Doctor:
         printer.print(f"engine: {told['engine']}, {native.ENGINES[told['engine']]} ({native.VARIABLE})")
         printer.print(f"instruction set: {told['instructions']}; threads: {told['threads']}")
         missing = {name: reason for name in native.LIBRARIES if (reason := native.why_not(name)) is not None}
-        libraries = _table("Compiled code", ("library", "what it computes", "here"))
-        for name in native.LIBRARIES:
-            libraries.add_row(name, SERVES[name], told["compiled"].get(name, "torch computes"))
-        printer.print(libraries)
-        families = _table("Families' dynamics", ("family", "here"))
-        for name, here in _families():
-            families.add_row(name, here)
-        printer.print(families)
+        here = told["compiled"]
+        rows = ((name, SERVES[name], here.get(name, "torch computes")) for name in native.LIBRARIES)
+        printer.print(table("Compiled code", ("library", "what it computes", "here"), rows))
+        printer.print(table("Families' dynamics", ("family", "here"), _families()))
         for reason in dict.fromkeys(missing.values()):
             printer.print(f"Not compiled, {', '.join(n for n in missing if missing[n] == reason)}: {reason}")
         if not missing:
             printer.print("Everything that can run compiled does.")
         return int(bool(missing) and told["engine"] == "auto")
-
-
-def _table(title: str, headings: tuple[str, ...]) -> Table:
-    made = Table(title=title, title_justify="left")
-    for heading in headings:
-        made.add_column(heading, overflow="fold")
-    return made
 
 
 def _families() -> Iterator[tuple[str, str]]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from gymnasium import spaces
-from rich.table import Table
 
 from learned_opt.algorithms.config import InnerAlgorithm
 from learned_opt.analysis import BASELINES
@@ -18,7 +16,7 @@ from learned_opt.registry import kinds
 from learned_opt.rules import UpdateRule
 from learned_opt.tasks import FAMILIES
 from learned_opt.tasks.batched import BatchedFamily
-from learned_opt.verbatim import console
+from learned_opt.verbatim import console, table
 
 
 @dataclass(frozen=True)
@@ -29,32 +27,23 @@ class List:
         """Print what there is to choose from."""
         printer = console()
         headings = ("name", "what", "observation", "actions", "horizon", "varied")
-        printer.print(_table("Task families", headings, map(_family, FAMILIES.items())))
+        printer.print(table("Task families", headings, map(_family, FAMILIES.items())))
         printer.print(
             "Meta-World (extra metaworld): ml10, ml45, ml1-reach-v3 and ml1- with its other environments"
         )
         rows = ((name, _first_comment(path)) for name, path in presets().items())
-        printer.print(_table("Presets of meta-train (--preset)", ("name", "what"), rows))
+        printer.print(table("Presets of meta-train (--preset)", ("name", "what"), rows))
         for title, found in (
             ("Rules (--rule)", kinds(UpdateRule)),
             ("Inner algorithms (--inner)", kinds(InnerAlgorithm)),
             ("Estimators of meta-gradients (--estimator)", kinds(Estimator)),
         ):
             rows = ((name, _what(kind)) for name, kind in found.items())
-            printer.print(_table(title, ("kind", "what"), rows))
+            printer.print(table(title, ("kind", "what"), rows))
         printer.print(f"Baselines: {', '.join(BASELINES)}")
         headings = ("name", "kind", "learning rate", "trained on", "meta-steps", "SHA-256")
-        printer.print(_table("Shipped rules", headings, map(_rule, shipped_rules())))
+        printer.print(table("Shipped rules", headings, map(_rule, shipped_rules())))
         return 0
-
-
-def _table(title: str, headings: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for heading in headings:
-        table.add_column(heading, overflow="fold", no_wrap=heading in ("name", "kind"))
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def _what(kind: type) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 
 import tyro
 
-from learned_opt.commands.session import check_device, first_look, set_threads
+from learned_opt.commands.session import Computing, first_look
 from learned_opt.commands.training import APART, train_recipe, train_seeds
 from learned_opt.meta.config import RunConfig
 from learned_opt.meta.presets import load_preset
@@ -20,20 +20,29 @@ from learned_opt.rl2.config import InContextConfig
 from learned_opt.rl2.trainer import InContextTrainer
 from learned_opt.runs.config_file import Table, differing, merged, plain, read, structured
 from learned_opt.runs.distributed import Ranks, joined, launched_by_torchrun
-from learned_opt.runs.folder import CONFIG, FREE, SEED, STAGE, begun, refuse_foreign
+from learned_opt.runs.folder import CONFIG, FREE, SEED, STAGE, begun, is_occupied
 from learned_opt.runs.loop import Outcome
-
-Flat = Annotated[Any, tyro.conf.arg(name="")]
+from learned_opt.settings import Count
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices:
-    """What decides which settings there are."""
+class Source:
+    """Where settings come from."""
 
     preset: str | None = None
     """A recipe that ships, as `learned-opt list` names them; the shipped rule's by default."""
     config: Path | None = None
     """TOML file of settings, or of several stages; it takes precedence over --preset."""
+    resume: bool = False
+    """Go on from the checkpoint in --out, exactly as if never stopped; given with the run's settings where
+    none was begun yet, begin. So it may be given from the start, and the restarts that torchrun's
+    --max-restarts allows then go on too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kinds:
+    """Which pieces a run is made of."""
+
     rule: str | None = None
     """Kind of the rule: lstm, classic, sgd, adam, meta-sgd, meta-lstm, or module:Class for one's own."""
     init_from: str | None = None
@@ -44,14 +53,15 @@ class Choices:
     """Kinds of inner algorithms for the batches of a family to take in turn."""
     estimator: str | None = None
     """Kind of the meta-gradient's estimator: tbptt, es, pes, reptile, or module:Class."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices(Kinds, Source):
+    """What decides which settings there are."""
+
+    out: Path = Path()
     max_episode_steps: int | None = None
     """Steps after which episodes are truncated: families that a file names may need it."""
-    out: Path = Path()
-    resume: bool = False
-
-    def named(self) -> bool:
-        """Whether any is given."""
-        return bool(self.preset or self.config or self.kinds())
 
     def kinds(self) -> Table:
         """The pieces whose kind is chosen."""
@@ -87,7 +97,7 @@ class Choices:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class Training(Source, Computing):
     """What meta-training from the command line has in common."""
 
     for_torchrun: ClassVar[bool] = True
@@ -95,16 +105,6 @@ class Training:
 
     out: Path
     """Folder of the run; must be new or empty, except with --resume."""
-    preset: str | None = None
-    """A recipe that ships, as `learned-opt list` names them; the shipped rule's by default."""
-    config: Path | None = None
-    """TOML file of settings, or of several stages; it takes precedence over --preset."""
-    resume: bool = False
-    """Go on from the checkpoint in --out, exactly as if never stopped; given with the run's settings where
-    none was begun yet, begin. So it may be given from the start, and the restarts that torchrun's
-    --max-restarts allows then go on too."""
-    threads: int | None = None
-    """CPU threads; torch's choice by default."""
 
     def _is_begun(self, *, named: bool) -> bool:
         """Whether there is a run to go on with, or it begins here, killed maybe before it wrote anything.
@@ -115,31 +115,22 @@ class Training:
         """
         if begun(self.out):
             return True
-        refuse_foreign(self.out)
+        if is_occupied(self.out):
+            raise FileExistsError(f"{self.out} holds other files, and no run to resume: choose another --out")
         if not (launched_by_torchrun() or named):
             raise ValueError(f"{self.out} holds no run to resume: give its settings to begin one there")
         return False
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetaTrain(Training):
+class MetaTrain(Kinds, Training):
     """Meta-train an update rule: --out receives config, metrics, checkpoints and rule.safetensors.
 
     Without further options it is the shipped rule's recipe. Each setting is an option, which counts for all
     stages of a recipe; --stages.2.OPTION sets the second alone.
     """
 
-    rule: str | None = None
-    """Kind of the rule: lstm, classic, sgd, adam, meta-sgd, meta-lstm, or module:Class for one's own."""
-    init_from: str | None = None
-    """A shipped rule or a rule file to start from, instead of --rule."""
-    inner: str | None = None
-    """Kind of the inner algorithm: a2c, ppo, reinforce, dqn, or module:Class."""
-    inner_mixture: tuple[str, ...] = ()
-    """Kinds of inner algorithms for the batches of a family to take in turn."""
-    estimator: str | None = None
-    """Kind of the meta-gradient's estimator: tbptt, es, pes, reptile, or module:Class."""
-    meta_seeds: int = 1
+    meta_seeds: Count = 1
     """Train from as many meta-seeds, seed, seed + 1, ..., and keep the best on further tasks."""
     run_config: Annotated[RunConfig, tyro.conf.arg(name="")] = RunConfig()
     stages: dict[str, RunConfig] = field(default_factory=dict)
@@ -149,6 +140,7 @@ class MetaTrain(Training):
 
     def run(self) -> int:
         """Train, and say where the rule lies."""
+        self.begin()
         with joined() as ranks:
             return self._run(ranks)
 
@@ -174,8 +166,7 @@ class MetaTrain(Training):
         named = named or recipe != self.given
         resume = self.resume and ranks.agree(partial(self._is_begun, named=named))
         if self.meta_seeds > 1:
-            train = partial(train_seeds, resume=resume, threads=self.threads, ranks=ranks)
-            done = train(recipe, self.out, self.meta_seeds)
+            done = train_seeds(recipe, self.out, self.meta_seeds, resume=resume, ranks=ranks)
             if not done and ranks.first:
                 print("interrupted; go on with the same command and --resume")
             return 0 if done else 130
@@ -185,7 +176,7 @@ class MetaTrain(Training):
             raise ValueError(
                 f"{self.out} holds a run of several stages: resume it with its --config or --preset"
             )
-        outcome = train_recipe(recipe, self.out, resume=resume, threads=self.threads, ranks=ranks)
+        outcome = train_recipe(recipe, self.out, resume=resume, ranks=ranks)
         if ranks.first:
             print(f"{outcome.step} meta-steps; {outcome.diverged} learners diverged and were restarted")
             return tell(outcome, "rule")
@@ -205,8 +196,7 @@ class TrainPolicy(Training):
             if ranks.shard.count > 1:
                 raise ValueError("in-context policies are trained by one process: leave torchrun out")
         resume = self.resume and self._is_begun(named=self.preset is not None or self.config is not None)
-        check_device(config.device)
-        set_threads(self.threads)
+        self.begin(config.device)
         trainer = InContextTrainer(config, self.out, resume=resume)
         print(APART.format(config.family))
         with WorkBar("meta-training", "iterations") as bar:

@@ -1,53 +1,35 @@
-"""Where commands may write: over nothing, and not into a folder of another command."""
+"""Where commands may write: over nothing, and not among other files."""
 
 from __future__ import annotations
 
 import os
+from fnmatch import fnmatch
 from pathlib import Path
 
-MARKS = {
-    "meta-train": ("config.toml", "*.safetensors", "metrics.csv", "*.ckpt", "stage-*", "seed-*"),
-    "demo": ("meta-training",),
-    "ablate": ("variants",),
-    "compare": ("cache", "results.json.gz", "curves.png"),
-    "probe": ("probe.json.gz", "probe.png"),
-    "trial": ("trials.json.gz", "trials.png"),
-}
-"""What a command's folder is known by: names or patterns. metaworld's is known to itself."""
+from learned_opt.files import is_leftover
+from learned_opt.runs.lock import LOCK
 
 
-def check_folder(folder: Path, *own: str) -> None:
-    """Refuse what is no folder, or the folder of another command.
+def check_folder(folder: Path, result: str, *before: str) -> None:
+    """Refuse a folder that holds a command's result, or anything but what it leaves when it is stopped.
+
+    Every command writes its result last, so that it can be repeated until then.
 
     Args:
         folder: need not be there.
-        own: commands whose folder it may be.
+        result: the file that a finished command leaves.
+        before: names, or patterns of names, of what it makes before that.
 
     Raises:
-        FileExistsError: it holds something of another command, or is a file.
+        FileExistsError: it holds the result, or other files.
+        NotADirectoryError: it is a file.
     """
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file and no folder; choose another --out")
-    for command, marks in MARKS.items():
-        found = [path.name for mark in marks for path in sorted(folder.glob(mark))]
-        if command not in own and found:
-            raise FileExistsError(
-                f"{folder} already holds {found[0]}, as {command} leaves it; choose another --out"
-            )
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder, if need be, before the work whose results it shall hold.
-
-    Raises:
-        OSError: it cannot be made, or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"cannot make {folder} ({error.strerror}): choose another --out") from error
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"cannot write to {folder}: choose another --out, or make it writable")
+    found = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    if result in found:
+        raise FileExistsError(f"{folder} already holds results; choose another --out")
+    for name in found:
+        if not is_leftover(name) and not any(fnmatch(name, each) for each in (*before, LOCK)):
+            raise FileExistsError(f"{folder} already holds {name}; choose another --out")
 
 
 def check_file(path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,21 +9,24 @@ import numpy as np
 
 from learned_opt.analysis.interpret.probe import navigation_paths, response, trace
 from learned_opt.analysis.interpret.probe_plots import plot_paths, plot_probe
-from learned_opt.analysis.result_file import read_results, write_results
+from learned_opt.analysis.result_file import write_results
 from learned_opt.artifacts import load_artifact
-from learned_opt.commands.outputs import check_folder, make_folder
-from learned_opt.commands.session import set_threads
-from learned_opt.files import is_leftover
+from learned_opt.commands.outputs import check_folder
+from learned_opt.commands.session import Computing, command_line
+from learned_opt.files import make_folder
 from learned_opt.provenance import environment
 from learned_opt.rules import Adam
+from learned_opt.settings import Count, Length, Positive, Seed
 from learned_opt.tasks import make_family
 
 KIND, PROBE = "probe", "probe.json.gz"
 """What the file holds, and its name."""
+DRAWN = ("probe.png", "navigation.png")
+"""The figures."""
 
 
-@dataclass(frozen=True)
-class Probe:
+@dataclass(frozen=True, kw_only=True)
+class Probe(Computing):
     """Show what a rule has learned: responses, effective learning rates, walks before and after."""
 
     out: Path
@@ -34,29 +35,25 @@ class Probe:
     """A shipped rule's name, or a file."""
     families: tuple[str, ...] = ("cartpole", "navigation2d", "gridworld")
     """Task families whose runs are watched."""
-    max_episode_steps: int | None = None
+    max_episode_steps: Length | None = None
     """Steps after which episodes of gymnasium ids are truncated, if all tasks are such."""
-    num_updates: int = 150
+    num_updates: Length = 150
     """Updates of a run."""
-    num_tasks: int = 16
+    num_tasks: Count = 16
     """Tasks a family."""
-    adam_lr: float = 0.01
+    adam_lr: Positive = 0.01
     """Learning rate of the Adam beside it."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything random."""
-    threads: int | None = None
-    """CPU threads; torch's choice by default."""
 
     def run(self) -> int:
         """Probe, save, draw."""
-        set_threads(self.threads)
-        check_folder(self.out, "probe")
-        if self._is_occupied():
-            raise FileExistsError(f"{self.out} is not empty; choose another --out")
+        self.begin()
+        check_folder(self.out, PROBE, *DRAWN)
         for name in self.families:
             make_family(name, self.max_episode_steps)
-        if min(self.num_updates, self.num_tasks) < 1 or not self.families:
-            raise ValueError("probing needs at least one family, one task and one update")
+        if not self.families:
+            raise ValueError("probing needs at least one family")
         artifact = load_artifact(self.rule)
         if artifact.rule.initialization:
             raise ValueError(
@@ -85,9 +82,10 @@ class Probe:
                 adam, moments=moments, seed=self.seed, lr=self.adam_lr
             ),
         }
-        self.out.mkdir(parents=True, exist_ok=True)
+        plot_probe(responses, traces, self.out / DRAWN[0])
+        plot_paths(walks, self.out / DRAWN[1])
         content = {
-            "command": _command_line(),
+            "command": command_line(),
             "environment": environment(),
             "rule": self.rule,
             "artifact": artifact.digest,
@@ -97,8 +95,6 @@ class Probe:
             "traces": traces,
         }
         write_results(self.out / PROBE, KIND, content)
-        plot_probe(responses, traces, self.out / "probe.png")
-        plot_paths(walks, self.out / "navigation.png")
         for each in traces:
             first, last = (
                 np.exp(np.log(rows.clip(1e-12)).mean()) for rows in (each.rates[:5], each.rates[-5:])
@@ -106,20 +102,3 @@ class Probe:
             print(f"{each.family}: effective learning rate {first:.2g} at first, {last:.2g} in the end")
         print(f"probe: {self.out}")
         return 0
-
-    def _is_occupied(self) -> bool:
-        """Whether the folder holds anything but what this very command left when it was stopped."""
-        found = {path.name for path in self.out.iterdir()} if self.out.exists() else set()
-        found = {name for name in found if not is_leftover(name)}
-        if not found <= {PROBE, "probe.png"} or PROBE not in found:
-            return bool(found)
-        try:
-            stored = read_results(self.out / PROBE, KIND)
-            return stored.get("command") != _command_line()
-        except ValueError:
-            return True
-
-
-def _command_line() -> str:
-    """What a user typed to get here."""
-    return shlex.join(["learned-opt", *sys.argv[1:]])

@@ -9,12 +9,13 @@ import tyro
 
 from learned_opt.analysis import load_results
 from learned_opt.analysis.reporting.html import Picture, Section, page, validation_picture
-from learned_opt.analysis.reporting.training_curves import validation_curve
+from learned_opt.analysis.reporting.training_curves import SCORE
 from learned_opt.analysis.results import RESULTS
 from learned_opt.commands.outputs import check_file
 from learned_opt.files import write_atomically
 from learned_opt.runs.metrics import VALIDATIONS, read_rows
-from learned_opt.runs.verdict import ALIKE, Verdict
+from learned_opt.runs.verdict import Verdict
+from learned_opt.settings import Seed
 
 PROBES = {
     "probe.png": (
@@ -35,7 +36,7 @@ class Report:
     """The page."""
     title: str = "A learned update rule"
     """Its heading."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the bootstrap behind intervals."""
 
     def run(self) -> int:
@@ -66,24 +67,17 @@ def section_of(folder: Path) -> Section:
     ]
     if pictures:
         return Section(f"{folder.name}: what the rule does", pictures=tuple(pictures))
-    if (folder / VALIDATIONS).exists():
-        rows = read_rows(folder / VALIDATIONS)
-        curve = validation_curve(folder)
-        if curve:
-            total = "mean total reward of a trial"
-            picture = validation_picture(list(curve), {"policy": list(curve.values())}, total)
-            return Section(f"{folder.name}: meta-training", pictures=(picture,))
-        if rows:
-            steps = [int(row["meta_step"]) for row in rows]
-            scores: dict[str, list[float]] = {
-                name: [float(row[name]) for row in rows] for name in rows[0] if name != "meta_step"
-            }
-            mean = scores["all"]
-            best = max(range(len(mean)), key=lambda place: (mean[place] - mean[0] > ALIKE, mean[place]))
-            verdict = Verdict(steps[best], mean[best], mean[0], mean[-1], min(mean))
-            return Section(
-                f"{folder.name}: meta-training",
-                pictures=(validation_picture(steps, scores),),
-                notes=(verdict.sentence(),) if verdict.sentence() else (),
-            )
+    if rows := read_rows(folder / VALIDATIONS):
+        steps = [int(row["meta_step"]) for row in rows]
+        scores = {name: [float(row[name]) for row in rows] for name in rows[0] if name != "meta_step"}
+        what = "policy" if SCORE in scores else "rule"
+        if what == "policy":
+            picture = validation_picture(steps, {what: scores[SCORE]}, "mean total reward of a trial")
+        else:
+            picture = validation_picture(steps, scores)
+        verdict = Verdict()
+        for step, score in zip(steps, scores[SCORE if what == "policy" else "all"], strict=True):
+            verdict = verdict.after(step, score)
+        notes = (verdict.sentence(what),) if verdict.sentence(what) else ()
+        return Section(f"{folder.name}: meta-training", pictures=(picture,), notes=notes)
     raise ValueError(f"{folder} holds no {RESULTS}, probe.png or {VALIDATIONS}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from learned_opt.algorithms import InnerAlgorithm
@@ -63,15 +62,15 @@ def learner_of(artifacts: dict[str, Artifact]) -> InnerAlgorithm:
 
 
 def conditions_left(
-    artifacts: Mapping[str, Artifact | PolicyArtifact],
+    artifact: Artifact | PolicyArtifact,
     learner: InnerAlgorithm,
     updates: int,
     horizon: int | None = None,
 ) -> tuple[str, ...]:
-    """Settings in which lives leave those that some rule was trained on, as far as headers tell.
+    """Settings in which lives leave those that a rule was trained on, as far as its header tells.
 
     Args:
-        artifacts: the rules; in-context policies have no such settings, and leave none.
+        artifact: the rule; in-context policies have no such settings, and leave none.
         learner: whose lives are to be shown.
         updates: their length.
         horizon: that gymnasium ids are given.
@@ -80,18 +79,14 @@ def conditions_left(
         Names of fields of `InnerAlgorithm`, "updates" where lives are longer than any in training, and
         "horizon" where it is another.
     """
-    left: dict[str, None] = {}
-    for artifact in artifacts.values():
-        provenance = artifact.header["provenance"]
-        settings = provenance.get("configuration", {})
-        try:
-            theirs = plain(structured(InnerAlgorithm, settings["inner"], "the header", importing=False))  # type: ignore[type-abstract]
-            longest = float(provenance["lifetimes"][1])
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-            continue  # nothing that could be compared with
-        left |= dict.fromkeys(name for name, value in plain(learner).items() if theirs.get(name) != value)
-        if updates > longest:
-            left["updates"] = None
-        if settings.get("max_episode_steps") != horizon:
-            left["horizon"] = None
+    provenance = artifact.header["provenance"]
+    settings = provenance.get("configuration", {})
+    try:
+        theirs = plain(structured(InnerAlgorithm, settings["inner"], "the header", importing=False))  # type: ignore[type-abstract]
+        longest = float(provenance["lifetimes"][1])
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return ()  # nothing that could be compared with
+    left = [name for name, value in plain(learner).items() if theirs.get(name) != value]
+    left += ["updates"] * (updates > longest)
+    left += ["horizon"] * (settings.get("max_episode_steps") != horizon)
     return tuple(left)

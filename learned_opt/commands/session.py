@@ -1,38 +1,52 @@
-"""What commands have in common: a seed, a device, threads; and a first look at their options."""
+"""What commands have in common: threads, a device, a seed; and a first look at their options."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import os
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import torch
 import tyro
 
+from learned_opt.settings import Seed, Within
+
+SideBySide = Annotated[int, Within(1, max(256, 8 * (os.cpu_count() or 1)))]
+"""Of threads and processes: many more than there are processors only wait for each other."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Session:
-    """Where a command computes, and from which seed."""
+class Computing:
+    """What a command computes with."""
 
-    seed: int = 0
-    """Seed of everything random."""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, ..."""
-    threads: int | None = None
+    threads: SideBySide | None = None
     """CPU threads; torch's choice by default."""
 
-    def begin(self) -> None:
+    def begin(self, device: str = "cpu") -> None:
         """Check the device, and use the threads.
 
         Raises:
             ValueError: torch cannot use the device.
         """
-        check_device(self.device)
-        set_threads(self.threads)
+        check_device(device)
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session(Computing):
+    """Where a command computes, and from which seed."""
+
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, ..."""
+    seed: Seed = 0
+    """Seed of everything random."""
 
 
 def check_device(device: str) -> None:
@@ -49,12 +63,9 @@ def check_device(device: str) -> None:
         raise ValueError(f"device {device!r} cannot be used: {reason}") from error
 
 
-def set_threads(threads: int | None) -> None:
-    """Use this many CPU threads from here on, if a number is given."""
-    if threads is not None:
-        if threads < 1:
-            raise ValueError(f"threads must be at least 1, got {threads}")
-        torch.set_num_threads(threads)
+def command_line() -> str:
+    """What a user typed to get here."""
+    return shlex.join(["learned-opt", *sys.argv[1:]])
 
 
 def first_look(kind: type[T], arguments: Sequence[str]) -> T:

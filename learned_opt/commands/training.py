@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,26 +10,26 @@ from functools import partial
 from pathlib import Path
 
 from learned_opt.artifacts import load_artifact, save_rule
-from learned_opt.commands.session import check_device, set_threads
+from learned_opt.commands.session import check_device
 from learned_opt.files import write_atomically
-from learned_opt.meta.config import METRICS, RunConfig, run_config
+from learned_opt.meta.config import METRICS, RunConfig
 from learned_opt.meta.initial_rule import new_rule
 from learned_opt.meta.stages import following
 from learned_opt.meta.trainer import ARTIFACT, MetaTrainer
 from learned_opt.meta.validation import Validator
 from learned_opt.progress import MetaProgress, WorkBar
-from learned_opt.runs.config_file import read
+from learned_opt.runs.config_file import plain
 from learned_opt.runs.distributed import ALONE, Ranks, claim_device
 from learned_opt.runs.divergence import DivergenceError
-from learned_opt.runs.folder import CONFIG, SEED, STAGE, holds_run, is_occupied, refuse_occupied
+from learned_opt.runs.folder import SEED, STAGE, holds_run, is_occupied, refuse_occupied
 from learned_opt.runs.loop import Outcome
-from learned_opt.runs.verdict import improvements
+from learned_opt.runs.verdict import improved
 from learned_opt.tasks import FAMILIES
 from learned_opt.tasks.metaworld import is_benchmark
 
 APART = "tasks of {}; those of validation, and those that compare and trial show, are drawn apart"
 DONE = "done"
-"""Marks the folder of a recipe that was trained to its end."""
+"""Tells the settings of a recipe that was trained to its end, in its folder."""
 JUDGES = "births"
 """Names the tasks that meta-seeds are judged on: another name would draw others."""
 JUDGED = 3
@@ -40,7 +41,6 @@ def train_recipe(
     out: Path,
     *,
     resume: bool = False,
-    threads: int | None = None,
     ranks: Ranks = ALONE,
 ) -> Outcome:
     """Train stage after stage, each from the rule of the one before, in folders of their own.
@@ -50,7 +50,7 @@ def train_recipe(
     begun, or killed before their settings were written, begin.
     """
     if len(stages) == 1:
-        return train(stages[0], out, resume=resume, threads=threads, ranks=ranks)
+        return train(stages[0], out, resume=resume, ranks=ranks)
     if not resume:
         ranks.agree(partial(refuse_occupied, out))
     rule: str | None = None
@@ -59,7 +59,7 @@ def train_recipe(
         if ranks.first:
             print(f"stage {number} of {len(stages)}: {stage.estimator.kind}, {stage.meta_steps} meta-steps")
         given = stage if rule is None else following(stage, rule)
-        outcome = train(given, folder, resume=resume, threads=threads, ranks=ranks)
+        outcome = train(given, folder, resume=resume, ranks=ranks)
         if outcome.interrupted:
             break
         sentence = outcome.verdict.sentence()
@@ -71,9 +71,7 @@ def train_recipe(
     return replace(outcome, path=path)
 
 
-def train_once(
-    stages: Sequence[RunConfig], folder: Path, *, threads: int | None = None, ranks: Ranks = ALONE
-) -> bool:
+def train_once(stages: Sequence[RunConfig], folder: Path, *, ranks: Ranks = ALONE) -> bool:
     """Train a recipe to its end unless that was done before; what was interrupted goes on.
 
     Returns:
@@ -82,24 +80,13 @@ def train_once(
     Raises:
         ValueError: what was begun or done before had other settings.
     """
-    done = folder / DONE
-    if ranks.agree(lambda: done.exists() and _as_before(stages, folder)):
+    done, settings = folder / DONE, json.dumps([plain(stage) for stage in stages]).encode()
+    if ranks.agree(lambda: done.exists() and done.read_bytes() == settings):
         return True
     begun = ranks.agree(lambda: is_occupied(folder))
-    if train_recipe(stages, folder, resume=begun, threads=threads, ranks=ranks).interrupted:
+    if train_recipe(stages, folder, resume=begun, ranks=ranks).interrupted:
         return False
-    ranks.agree(done.touch)
-    return True
-
-
-def _as_before(stages: Sequence[RunConfig], folder: Path) -> bool:
-    """Whether a recipe that was trained in a folder had these settings, as far as the folder tells."""
-    for number, stage in enumerate(stages, 1):
-        path = (folder / f"{STAGE}{number}" if len(stages) > 1 else folder) / CONFIG
-        if path.exists():
-            before = run_config(read(path), str(path))
-            if (before if number == 1 else replace(before, rule=stage.rule)) != stage:
-                return False
+    ranks.agree(lambda: write_atomically(done, settings))
     return True
 
 
@@ -109,7 +96,6 @@ def train_seeds(
     count: int,
     *,
     resume: bool = False,
-    threads: int | None = None,
     ranks: Ranks = ALONE,
 ) -> bool:
     """Train a recipe from several meta-seeds, one after the other, and keep the best of the rules they give.
@@ -135,7 +121,7 @@ def train_seeds(
             print(f"meta-seed {seed}, {number} of {count}")
         try:
             recipe = [replace(stage, seed=seed) for stage in stages]
-            if not train_once(recipe, folder, threads=threads, ranks=ranks):
+            if not train_once(recipe, folder, ranks=ranks):
                 return False
         except DivergenceError as error:
             if ranks.first:
@@ -147,7 +133,6 @@ def train_seeds(
     last, metric = stages[-1], stages[-1].validation.metric
     claim_device(last.device, ranks)
     check_device(last.device)
-    set_threads(threads)
     tasks = JUDGED * last.validation.num_tasks
     wider = replace(last, validation=replace(last.validation, num_tasks=tasks))
     judge = Validator(wider, JUDGES, ranks=ranks, reference_rule=new_rule(stages[0]).to(last.device))
@@ -169,8 +154,7 @@ def train_seeds(
             print(f"meta-seed {seed}: {METRICS[metric]} {score:.3f} on {tasks} further tasks a family")
         none = f"all meta-seeds score the same, so that none is the best; the first is kept: {out / ARTIFACT}"
         print(f"the best of {count} meta-seeds: {out / ARTIFACT}" if apart else none)
-        improved = list(improvements(best.header["provenance"]))
-        if improved and not any(improved):
+        if not improved(best.header["provenance"]):
             print(
                 "meta-training did NOT improve the rule: from the meta-seed that is kept none validated "
                 "better than the one that it began with"
@@ -183,7 +167,6 @@ def train(
     out: Path,
     *,
     resume: bool = False,
-    threads: int | None = None,
     ranks: Ranks = ALONE,
 ) -> Outcome:
     """Run a meta-training; the first rank draws a progress bar.
@@ -192,7 +175,6 @@ def train(
     """
     claim_device(config.device, ranks)
     check_device(config.device)
-    set_threads(threads)
     begun = ranks.agree(partial(holds_run, out))
     trainer = MetaTrainer(config, out, resume=resume and begun, ranks=ranks)
     if not ranks.first:

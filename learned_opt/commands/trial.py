@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.table import Table
-
 from learned_opt.analysis.reporting.training_curves import Curve, plot_training, validation_curve
 from learned_opt.analysis.rl2.trials import TRIALS, plot_trials, run_trials
-from learned_opt.commands.outputs import check_folder, make_folder
-from learned_opt.commands.session import check_device, set_threads
+from learned_opt.commands.outputs import check_folder
+from learned_opt.commands.session import Session, command_line
+from learned_opt.files import make_folder
 from learned_opt.rl2.artifact import PolicyArtifact, load_policy
 from learned_opt.rl2.config import InContextConfig
-from learned_opt.verbatim import console, visible
+from learned_opt.settings import Count, Length
+from learned_opt.verbatim import console, table, visible
+
+DRAWN = ("trials.png", "training.png")
+"""The figures, of trials and of how the policies were learned."""
 
 
-@dataclass(frozen=True)
-class Trial:
+@dataclass(frozen=True, kw_only=True)
+class Trial(Session):
     """Total reward of in-context policies over whole trials, beside what is known of the family.
 
     That is UCB1, Thompson sampling, posterior sampling and the optimum, or a long-tuned policy's return.
@@ -29,30 +30,18 @@ class Trial:
     out: Path
     """Folder for trials.json.gz, trials.png and training.png."""
     policy: tuple[Path, ...]
-    """Files that meta-train --algorithm rl2 or context wrote, all of one family."""
-    episodes: int | None = None
+    """Files that meta-train --preset rl2 or context wrote, all of one family."""
+    episodes: Length | None = None
     """Episodes of a trial; as many as the first policy was trained on by default."""
-    num_tasks: int = 512
+    num_tasks: Count = 512
     """New tasks."""
-    seed: int = 0
-    """Seed of everything random."""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, ..."""
-    threads: int | None = None
-    """CPU threads; torch's choice by default."""
 
     def run(self) -> int:
         """Play, save, draw, print."""
-        check_device(self.device)
-        set_threads(self.threads)
-        if (self.out / TRIALS).exists():
-            raise FileExistsError(f"{self.out} already holds results; choose another --out")
-        check_folder(self.out, "trial")
+        self.begin(self.device)
+        check_folder(self.out, TRIALS, *DRAWN)
         if not self.policy:
             raise ValueError("--policy needs at least one file")
-        for name, value in (("num_tasks", self.num_tasks), ("episodes", self.episodes)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
         loaded = {path.resolve().parent.name: load_policy(path) for path in self.policy}
         if len(loaded) < len(self.policy):
             raise ValueError("two policies lie in folders of the same name, which names them: rename one")
@@ -65,22 +54,16 @@ class Trial:
             episodes=first.training().trial_episodes() if self.episodes is None else self.episodes,
             seed=self.seed,
             device=self.device,
-            command=shlex.join(["learned-opt", *sys.argv[1:]]),
+            command=command_line(),
         )
-        self.out.mkdir(parents=True, exist_ok=True)
-        plot_trials(results, self.out / "trials.png")
+        plot_trials(results, self.out / DRAWN[0])
         drawn = self._draw_training(loaded)
-        # Last, for it is what refuses another run: one that is stopped before can be repeated.
         results.save(self.out / TRIALS, {label: each.digest for label, each in loaded.items()})
-        table = Table(
-            title=f"{visible(results.family)}: {results.episodes} episodes, {self.num_tasks} held-out tasks"
-        )
-        for heading in ("", "mean total reward", "95 % interval"):
-            table.add_column(heading, overflow="fold")
-        for label, total in results.table().items():
-            table.add_row(visible(label), f"{total.value:.1f}", total.bounds(".1f"))
-        console().print(table)
-        print(f"curves: {self.out / 'trials.png'}" + (f", {drawn}" if drawn else ""))
+        title = f"{visible(results.family)}: {results.episodes} episodes, {self.num_tasks} held-out tasks"
+        totals = results.table().items()
+        rows = ((visible(label), f"{total.value:.1f}", total.bounds(".1f")) for label, total in totals)
+        console().print(table(title, ("", "mean total reward", "95 % interval"), rows))
+        print(f"curves: {self.out / DRAWN[0]}" + (f", {drawn}" if drawn else ""))
         return 0
 
     def _draw_training(self, loaded: dict[str, PolicyArtifact]) -> Path | None:
@@ -94,7 +77,7 @@ class Trial:
             return None
         names = [config.kind for config in groups]
         unique = [name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names, 1)]
-        target = self.out / "training.png"
+        target = self.out / DRAWN[1]
         family = next(iter(loaded.values())).policy.family
         plot_training(dict(zip(unique, groups.values(), strict=True)), family, target)
         return target

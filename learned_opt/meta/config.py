@@ -12,9 +12,9 @@ from learned_opt.meta.estimators.tbptt import TBPTT
 from learned_opt.meta.horizon import Horizon
 from learned_opt.rules.config import RuleConfig
 from learned_opt.rules.lstm import LSTMConfig
-from learned_opt.runs.checkpoint import CheckpointSchedule
 from learned_opt.runs.config_file import merged, plain, structured
-from learned_opt.settings import Count, Fraction, Length, NotNegative, Positive, Seed, Settings, Within
+from learned_opt.runs.loop import TrainingSettings, ValidationSchedule
+from learned_opt.settings import Count, Length, NotNegative, Positive, Settings, Steps, Within
 from learned_opt.tasks import TaskFamily, check_family, make_family
 
 METRICS = {
@@ -50,25 +50,19 @@ class MetaAdamW(Settings):
 
 
 @dataclass(frozen=True)
-class Validation(Settings):
+class Validation(ValidationSchedule):
     """Whole runs on fixed tasks of the training families, never met in training; the best rule is kept."""
 
-    every: Length = 100
-    """Meta-steps between validations."""
-    num_tasks: Count = 10
-    """Tasks a family."""
     num_updates: Length = 150
     """Length of a run."""
     metric: Literal["auc", "win_rate"] = "auc"
     """What decides: auc, the mean normalized area under the learning curve; win_rate, the share of tasks on
     which it is larger than with the rule that the run began with, so that every task counts alike, however
     much there is to gain in its family; ties count half."""
-    early_stop_score: float | None = None
-    """Stop once a validation reaches this."""
 
 
 @dataclass(frozen=True)
-class RunConfig(Settings):
+class RunConfig(TrainingSettings):
     """A meta-training run, or a stage of one."""
 
     families: tuple[str, ...] = ("cartpole", "gridworld", "lqr", "navigation2d", "pendulum")
@@ -96,20 +90,12 @@ class RunConfig(Settings):
     batches_per_family: Count = 2
     """Batches of learners a family; if several, half are told which tensors are actor and critic. The rule
     sees the critic's tensors after the actor's in half of all batches, and before them in the others."""
-    meta_steps: Annotated[int, Within(0, 10**9)] = 1100
+    meta_steps: Steps = 1100
     """Number of meta-updates of the rule."""
     meta_optimizer: MetaAdamW = MetaAdamW()
     """How the meta-gradient moves the rule."""
     validation: Validation = Validation()
     """Which rule is kept."""
-    checkpoint: CheckpointSchedule = CheckpointSchedule()
-    """From where an interrupted run resumes."""
-    max_diverged: Fraction = 0.5
-    """The run stops once more than this share of its learners diverged, of late; at 1 it never does."""
-    seed: Seed = 0
-    """Meta-seed: of everything random."""
-    device: str = "cpu"
-    """Where it runs: cpu, cuda, cuda:1, ..."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -23,7 +23,6 @@ from learned_opt.meta.validation import Validator
 from learned_opt.policies.base import Policies, check_names
 from learned_opt.rules.base import UpdateRule
 from learned_opt.runs.checkpoint import check_fits, load_optimizer
-from learned_opt.runs.config_file import plain
 from learned_opt.runs.distributed import ALONE, Ranks
 from learned_opt.runs.loop import MetaStep, TrainingRun
 from learned_opt.runs.lr_schedule import cosine
@@ -60,6 +59,7 @@ class MetaTrainer(TrainingRun[UpdateRule]):
 
     artifact, product, criterion, work = ARTIFACT, "rule", "all", "learner_updates"
     write, scattered = staticmethod(save_rule), "groups"
+    config: RunConfig
 
     def __init__(
         self,
@@ -73,20 +73,14 @@ class MetaTrainer(TrainingRun[UpdateRule]):
         check_names(policies, config.families)
         optimizer = config.meta_optimizer
         super().__init__(
-            plain(config),
+            config,
             folder,
-            meta_steps=config.meta_steps,
-            validate_every=config.validation.every,
-            early_stop_score=config.validation.early_stop_score,
-            checkpoint=config.checkpoint,
             learners=config.meta_batch_size,
-            max_diverged=config.max_diverged,
             remedy=f"lower meta_lr (now {optimizer.meta_lr:g}) or the rule's learning_rate",
-            device=config.device,
             resume=resume,
             ranks=ranks,
         )
-        self.config, self.policies = config, policies
+        self.policies = policies
         source = config.rule.source()
         self.origin = None if source is None else load_artifact(source)
         self.rule = new_rule(config, policies).to(config.device)

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from learned_opt.runs.checkpoint import CheckpointSchedule
-from learned_opt.settings import Count, Fraction, Length, NotNegative, Positive, Seed, Settings, Within
+from learned_opt.runs.loop import TrainingSettings, ValidationSchedule
+from learned_opt.settings import Count, Fraction, Length, NotNegative, Positive, Steps, Within
 from learned_opt.tasks import make_family
 
 
 @dataclass(frozen=True)
-class TrialValidation(Settings):
+class TrialValidation(ValidationSchedule):
     """Trials on fixed tasks, never met in training; the best policy is kept."""
 
     every: Length = 50
@@ -23,7 +24,7 @@ class TrialValidation(Settings):
 
 
 @dataclass(frozen=True)
-class InContextConfig(Settings):
+class InContextConfig(TrainingSettings):
     """The training of a policy that adapts in context, by PPO on trials of several episodes."""
 
     kind: Literal["rl2", "context"] = "rl2"
@@ -38,7 +39,7 @@ class InContextConfig(Settings):
     """Units of memory and heads."""
     num_trials: Count = 128
     """Trials an iteration, each on a task of its own."""
-    meta_steps: Annotated[int, Within(0, 10**9)] = 600
+    meta_steps: Steps = 600
     """Iterations: trials are played, and the policy takes `update_epochs` gradient steps on them."""
     update_epochs: Count = 4
     """Gradient steps on the same trials."""
@@ -61,12 +62,6 @@ class InContextConfig(Settings):
     """Which policy is kept."""
     checkpoint: CheckpointSchedule = CheckpointSchedule(every=50)
     """From where an interrupted run resumes."""
-    max_diverged: Fraction = 0.5
-    """The run stops once more than this share of its trials held no usable numbers, of late; at 1 never."""
-    seed: Seed = 0
-    """Of everything random."""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, ..."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -40,22 +40,16 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
 
     artifact, product, criterion, work = ARTIFACT, "policy", "mean_total_reward", "trials"
     write = staticmethod(save_policy)
+    config: InContextConfig
 
     def __init__(self, config: InContextConfig, folder: Path, *, resume: bool = False) -> None:
         super().__init__(
-            plain(config),
+            config,
             folder,
-            meta_steps=config.meta_steps,
-            validate_every=config.validation.every,
-            early_stop_score=config.validation.early_stop_score,
-            checkpoint=config.checkpoint,
             learners=config.num_trials,
-            max_diverged=config.max_diverged,
             remedy=f"lower meta_lr (now {config.meta_lr:g})",
-            device=config.device,
             resume=resume,
         )
-        self.config = config
         generator = torch.Generator().manual_seed(derive_seed(config.seed, "policy"))
         kind = POLICIES[config.kind]
         policy = kind(

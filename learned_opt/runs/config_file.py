@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import reprlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import cattrs
 import tomli_w
@@ -17,7 +17,7 @@ from cattrs.errors import ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn
 
 from learned_opt.registry import find, name_of
-from learned_opt.settings import Choice, shown
+from learned_opt.settings import Choice
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,15 +40,14 @@ def read(path: Path) -> Table:
     try:
         with open(path, "rb") as file:
             data = file.read(LARGEST + 1)
-        if len(data) > LARGEST:
-            raise ValueError(f"{path} is larger than any configuration ({LARGEST} bytes)")
-        table: Table = tomllib.loads(data.decode())
-        return table
     except OSError as error:
         raise ValueError(f"cannot read the configuration {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"cannot read the configuration {path}: it is not UTF-8 ({error.reason})") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    if len(data) > LARGEST:
+        raise ValueError(f"{path} is larger than any configuration ({LARGEST} bytes)")
+    try:
+        table: Table = tomllib.loads(data.decode())
+        return table
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not TOML: {' '.join(str(error).split())[:300]}") from error
 
 
@@ -137,7 +136,7 @@ def structured(kind: type[T], data: object, source: str, *, importing: bool = Tr
         return _converter(importing).structure(data, kind)
     except ForbiddenExtraKeysError as error:
         known = ", ".join(field.name for field in fields(error.cl))
-        unknown = ", ".join(shown(name) for name in sorted(error.extra_fields))
+        unknown = ", ".join(reprlib.repr(name) for name in sorted(error.extra_fields))
         raise ValueError(
             f"{source}: unknown setting {unknown} of {error.cl.__name__}; it has {known}"
         ) from error
@@ -154,10 +153,6 @@ def _converter(importing: bool) -> cattrs.Converter:
     made.register_structure_hook(float, lambda value, _: float(value) if type(value) is int else value)
     made.register_structure_hook_func(lambda hint: _origin(hint) is Literal, lambda value, _: value)
 
-    def optional(value: Any, hint: Any) -> Any:
-        (rest,) = (each for each in get_args(hint) if each is not type(None))
-        return None if value is None else made.structure(value, rest)
-
     def several(value: Any, hint: Any) -> Any:
         if not isinstance(value, (list, tuple)):
             return value
@@ -170,26 +165,23 @@ def _converter(importing: bool) -> cattrs.Converter:
 
         def checked(value: Any, _: Any) -> Any:
             if not isinstance(value, Mapping):
-                raise ValueError(f"{kind.__name__} must be a table of settings, got {shown(value)}")
+                raise ValueError(f"{kind.__name__} must be a table of settings, got {reprlib.repr(value)}")
             return structure(value, kind)
 
         return checked
 
     def choice(value: Any, base: type[Choice]) -> Any:
         if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
-            raise ValueError(f"{base.__name__} must be a table that names its kind, got {shown(value)}")
+            raise ValueError(
+                f"{base.__name__} must be a table that names its kind, got {reprlib.repr(value)}"
+            )
         chosen = find(base, value["kind"], importing=importing)
         return table(chosen)({name: each for name, each in value.items() if name != "kind"}, chosen)
 
     def is_choice(hint: Any) -> bool:
         return inspect.isclass(hint) and issubclass(hint, Choice)
 
-    made.register_structure_hook_func(lambda hint: _origin(hint) in (Union, UnionType), optional)
     made.register_structure_hook_func(lambda hint: _origin(hint) is tuple, several)
-    made.register_structure_hook_func(
-        lambda hint: _origin(hint) is Annotated,
-        lambda value, hint: made.structure(value, get_args(hint)[0]),
-    )
     made.register_structure_hook_factory(
         lambda hint: hasattr(hint, "__dataclass_fields__") and not is_choice(hint), table
     )

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from learned_opt.files import clear_leftovers, is_leftover, write_atomically
+from learned_opt.files import clear_leftovers, is_leftover, make_folder, write_atomically
 from learned_opt.provenance import environment
-from learned_opt.runs.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from learned_opt.runs.checkpoint import checkpoints, fitting, load_checkpoint, save_checkpoint
 from learned_opt.runs.config_file import flat, read, written
 from learned_opt.runs.lock import LOCK, exclusive
 
@@ -27,15 +27,6 @@ STAGE, SEED = "stage-", "seed-"
 _PART = re.compile(rf"({STAGE}|{SEED})\d+")
 
 Settings = dict[str, Any]
-
-
-def _is_plain(value: object) -> bool:
-    """Whether a value is made of what a file of settings can hold; a checkpoint may hold tensors instead."""
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(each) for key, each in value.items())
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str))
 
 
 class RunFolder:
@@ -64,15 +55,11 @@ class RunFolder:
             raise ValueError(f"{self.path} holds no run to resume: leave --resume out to begin one there")
         self._known = checkpoints(self.path)
         saved = load_checkpoint(self.path, device) if self._known else None
-        theirs = read(self.path / CONFIG) if saved is None else saved.get("config")
-        if not (isinstance(theirs, dict) and _is_plain(theirs)):
-            raise ValueError(f"{self._known[0]} is damaged: it names no settings")
-        ours, theirs = flat(self._settings), flat(theirs)
-        changed = [
-            name
-            for name in dict.fromkeys((*ours, *theirs))
-            if name not in FREE and ours.get(name) != theirs.get(name)
-        ]
+        with fitting(self.path):
+            ours = flat(self._settings)
+            theirs = flat(read(self.path / CONFIG) if saved is None else saved["config"])
+            names = [name for name in dict.fromkeys((*ours, *theirs)) if name not in FREE]
+            changed = [name for name in names if ours.get(name) != theirs.get(name)]
         if changed:
             raise ValueError(
                 f"{self.path} was trained with other settings for {', '.join(changed)}; "
@@ -109,10 +96,7 @@ class RunFolder:
             FileExistsError: another run is at work there, or was since this one read its checkpoint.
             OSError: the folder cannot be written.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(f"cannot make {self.path} ({error.strerror}): choose another --out") from error
+        make_folder(self.path)
         with exclusive(self.path):
             if checkpoints(self.path) != self._known:
                 raise FileExistsError(f"another run has been at work in {self.path} meanwhile: resume it")
@@ -140,16 +124,6 @@ def refuse_occupied(folder: Path) -> None:
         raise FileExistsError(
             f"{folder} already holds a run; choose another --out, or add --resume to continue it"
         )
-
-
-def refuse_foreign(folder: Path) -> None:
-    """A run that shall begin where there is none to be resumed needs a folder of its own as well.
-
-    Raises:
-        FileExistsError: the path already holds something.
-    """
-    if is_occupied(folder):
-        raise FileExistsError(f"{folder} holds other files, and no run to resume: choose another --out")
 
 
 def begun(folder: Path) -> bool:

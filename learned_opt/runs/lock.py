@@ -34,9 +34,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         ) from error
     except (NotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in _UNSUPPORTED:
-            raise OSError(
-                f"cannot write to {folder} ({error.strerror}): choose another --out, or make it writable"
-            ) from error
+            raise
         log.warning("the file system of %s has no locks: start no second run there", folder)
     try:
         yield

@@ -17,16 +17,48 @@ from torch import Tensor, nn
 
 from learned_opt.provenance import environment
 from learned_opt.runs.checkpoint import CheckpointSchedule, check_fits, fitting
+from learned_opt.runs.config_file import plain
 from learned_opt.runs.distributed import ALONE, Ranks
 from learned_opt.runs.divergence import DivergenceError, DivergenceMonitor
 from learned_opt.runs.folder import RunFolder
 from learned_opt.runs.interrupts import interrupts
 from learned_opt.runs.metrics import MetricsLog
 from learned_opt.runs.verdict import Verdict
+from learned_opt.settings import Count, Fraction, Length, Seed, Settings, Steps
 
 log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class ValidationSchedule(Settings):
+    """When a run validates, and on how much."""
+
+    every: Length = 100
+    """Meta-steps between validations."""
+    num_tasks: Count = 10
+    """Tasks a family."""
+    early_stop_score: float | None = None
+    """Stop once a validation reaches this."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings(Settings):
+    """What every training run is told."""
+
+    meta_steps: Steps = 1000
+    """Number of meta-updates."""
+    validation: ValidationSchedule = ValidationSchedule()
+    """What is kept."""
+    checkpoint: CheckpointSchedule = CheckpointSchedule()
+    """From where an interrupted run resumes."""
+    max_diverged: Fraction = 0.5
+    """The run stops once more than this share of its learners diverged, of late; at 1 it never does."""
+    seed: Seed = 0
+    """Meta-seed: of everything random."""
+    device: str = "cpu"
+    """Where it runs: cpu, cuda, cuda:1, ..."""
 
 
 class Observer(Protocol):
@@ -80,16 +112,10 @@ class TrainingRun(ABC, Generic[M]):
     A subclass calls this constructor first, makes what it trains, and then calls `open`.
 
     Args:
-        settings: of the run, as its folder shall hold them.
+        config: of the run, as its folder shall hold it.
         folder: where settings, metrics, checkpoints and the artifact go.
-        meta_steps: at most so many.
-        validate_every: meta-steps between validations.
-        early_stop_score: a validation that reaches it ends the run; None never does.
-        checkpoint: when checkpoints are written.
         learners: that a meta-step advances.
-        max_diverged: the greatest share of them that may diverge, of late.
-        remedy: what to change where more do.
-        device: where checkpoints are loaded to.
+        remedy: what to change where too many of them diverge.
         resume: go on from the folder's checkpoint.
         ranks: the processes that share the run; one by default.
 
@@ -117,29 +143,21 @@ class TrainingRun(ABC, Generic[M]):
 
     def __init__(
         self,
-        settings: dict[str, Any],
+        config: TrainingSettings,
         folder: Path,
         *,
-        meta_steps: int,
-        validate_every: int,
-        early_stop_score: float | None,
-        checkpoint: CheckpointSchedule,
         learners: int,
-        max_diverged: float,
         remedy: str,
-        device: str,
         resume: bool,
         ranks: Ranks = ALONE,
     ) -> None:
-        self.folder, self.ranks, self.remedy, self._resumed = folder, ranks, remedy, resume
-        self.meta_steps, self.validate_every = meta_steps, validate_every
-        self.enough = math.inf if early_stop_score is None else early_stop_score
-        self.schedule = checkpoint
-        self._run = RunFolder(folder, settings)
+        self.config, self.folder, self.ranks = config, folder, ranks
+        self.remedy, self._resumed = remedy, resume
+        self._run = RunFolder(folder, plain(config))
         own: dict[str, Any] = {}
 
         def earlier() -> dict[str, Any] | None:
-            content = self._run.earlier(device, resume=resume)
+            content = self._run.earlier(config.device, resume=resume)
             if content is not None and self.scattered in content:
                 own[self.scattered] = content.pop(self.scattered)
             return content
@@ -150,7 +168,7 @@ class TrainingRun(ABC, Generic[M]):
         self.seconds = 0.0
         self.best: dict[str, float] = {}
         self.verdict = Verdict()
-        self.monitor = DivergenceMonitor(learners, max_diverged)
+        self.monitor = DivergenceMonitor(learners, config.max_diverged)
 
     def open(self) -> None:
         """Take over what the folder's checkpoint holds, and claim the folder."""
@@ -220,19 +238,21 @@ class TrainingRun(ABC, Generic[M]):
 
     def _train(self, stop: Callable[[], bool], metrics: MetricsLog | None, observer: Observer | None) -> bool:
         """Take meta-steps to the end; whether the user stopped them."""
-        saved = time.monotonic()
+        config, saved = self.config, time.monotonic()
+        score = config.validation.early_stop_score
+        enough = math.inf if score is None else score
         if not self.best:
             self.assess(metrics, observer)
         self._check(metrics)  # a resumed run that was stopped for its divergence stays so
-        while self.step < self.meta_steps and not self.best[self.criterion] >= self.enough:
+        while self.step < config.meta_steps and not self.best[self.criterion] >= enough:
             if self.ranks.any(stop()):
                 return True
             self.take_step(metrics, observer)
-            if self.step % self.validate_every == 0 or self.step == self.meta_steps:
+            if self.step % config.validation.every == 0 or self.step == config.meta_steps:
                 self.assess(metrics, observer)
             self._check(metrics)
-            late = self.ranks.any(time.monotonic() - saved >= 60 * self.schedule.minutes)
-            if late or self.step % self.schedule.every == 0:
+            late = self.ranks.any(time.monotonic() - saved >= 60 * config.checkpoint.minutes)
+            if late or self.step % config.checkpoint.every == 0:
                 if metrics is not None:
                     metrics.flush()
                 _attempt(self._save)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,11 +65,13 @@ class Verdict:
         )
 
 
-def improvements(provenance: Mapping[str, Any]) -> Iterator[bool]:
-    """Of each stage behind an artifact, the last one first, whether it improved; older ones do not tell."""
-    told = provenance.get("improvement")
-    if isinstance(told, dict) and "improved" in told:
-        yield bool(told["improved"])
-    earlier = provenance.get("started_from")
-    if isinstance(earlier, dict):
-        yield from improvements(earlier)
+def improved(provenance: Mapping[str, Any]) -> bool:
+    """Whether some stage behind an artifact improved its rule; so it is taken where none tells."""
+    told: list[bool] = []
+    stage: Any = provenance
+    while isinstance(stage, dict):
+        verdict = stage.get("improvement")
+        if isinstance(verdict, dict) and "improved" in verdict:
+            told.append(bool(verdict["improved"]))
+        stage = stage.get("started_from")
+    return any(told) or not told

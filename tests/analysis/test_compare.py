@@ -109,7 +109,7 @@ def test_ood_tasks_are_other_tasks_tuned_on_the_same_grid():
 def test_lives_in_other_conditions_than_those_of_training_are_called_so(changes, updates, left, split):
     """The shipped rule was trained on lives of up to 200 updates of the standard learner."""
     learner = dataclasses.replace(inner(changes.get("kind", "a2c")), **_without_kind(changes))
-    found = conditions_left({"default": load_artifact("default")}, learner, updates)
+    found = conditions_left(load_artifact("default"), learner, updates)
     assert set(left) <= set(found)
     assert bool(found) == bool(left)
     method = Method(Adam(), trained_on=("bandit",), left=found)
@@ -124,7 +124,7 @@ def test_lives_in_other_conditions_than_those_of_training_are_called_so(changes,
 def test_headers_that_tell_no_conditions_leave_none(story):
     artifact = load_artifact("default")
     artifact.header["provenance"] = {"lifetimes": [60, 200], **story}
-    assert conditions_left({"default": artifact}, A2C(hidden_size=7), 1000) == ()
+    assert conditions_left(artifact, A2C(hidden_size=7), 1000) == ()
 
 
 def _without_kind(changes):

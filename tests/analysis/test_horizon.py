@@ -197,8 +197,8 @@ def test_meta_training_records_its_horizon_and_resumes_with_it(tmp_path, capsys)
     artifact = load_artifact(run / "rule.safetensors")
     assert artifact.header["provenance"]["configuration"]["max_episode_steps"] == 9
     lives = A2C(**LEARNER)
-    assert "horizon" not in conditions_left({"a": artifact}, lives, 8, 9)
-    assert "horizon" in conditions_left({"a": artifact}, lives, 8, 10)
+    assert "horizon" not in conditions_left(artifact, lives, 8, 9)
+    assert "horizon" in conditions_left(artifact, lives, 8, 10)
     assert "--reference" in refusal(
         capsys, "meta-train", "--config", path, "--max-episode-steps", 9, "--out", tmp_path / "b"
     )

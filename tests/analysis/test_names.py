@@ -197,7 +197,7 @@ def test_progress_shows_any_name(names):
         warnings.simplefilter("error")
         with WorkBar("comparing", "updates") as bar:
             for number, name in enumerate(names):
-                bar.update(number, len(names), name)
+                bar.show(number, len(names), name)
                 bar.say(name)
 
 

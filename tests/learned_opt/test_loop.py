@@ -3,6 +3,7 @@
 import csv
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from learned_opt.runs.checkpoint import CheckpointSchedule, checkpoints, load_checkpoint
 from learned_opt.runs.divergence import DivergenceError
-from learned_opt.runs.loop import MetaStep, TrainingRun
+from learned_opt.runs.loop import MetaStep, TrainingRun, TrainingSettings, ValidationSchedule
 
 
 class Weight(nn.Module):
@@ -28,10 +29,9 @@ class Counting(TrainingRun[Weight]):
     write = staticmethod(written)
 
     def __init__(self, folder, *, resume=False, diverged=0.0, scores=None, **changes):
-        common = {"meta_steps": 10, "validate_every": 4, "early_stop_score": None}
-        common |= {"checkpoint": CheckpointSchedule(every=3), "learners": 2, "max_diverged": 0.5} | changes
-        common["remedy"] = "count on your fingers"
-        super().__init__({"seed": 0}, folder, **common, device="cpu", resume=resume)
+        config = TrainingSettings(10, ValidationSchedule(every=4), CheckpointSchedule(every=3))
+        config = replace(config, **changes)
+        super().__init__(config, folder, learners=2, remedy="count on your fingers", resume=resume)
         self.learned, self.generator = Weight(), torch.Generator().manual_seed(0)
         self.sick, self.scores = diverged, scores
         self.open()
@@ -111,7 +111,7 @@ def test_an_interrupted_run_ends_as_one_that_never_stopped(tmp_path):
 
 
 def test_a_score_that_is_reached_ends_a_run(tmp_path):
-    assert Counting(tmp_path, early_stop_score=0.0).run().step == 0
+    assert Counting(tmp_path, validation=ValidationSchedule(early_stop_score=0.0)).run().step == 0
 
 
 def test_checkpoints_come_by_the_step_and_by_the_clock(tmp_path):

@@ -15,7 +15,7 @@ from learned_opt.meta.validation import Validator
 from learned_opt.rl2.trainer import InContextTrainer
 from learned_opt.runs.config_file import changed, plain, written
 from learned_opt.runs.divergence import DivergenceError
-from learned_opt.runs.verdict import Verdict, improvements
+from learned_opt.runs.verdict import Verdict, improved
 
 TINY = run_config(
     {
@@ -143,7 +143,7 @@ def test_each_stage_says_so(tmp_path, validations, capsys):
     assert "stage 1 of 2: meta-training did NOT improve the rule" in said
     assert "did NOT improve the rule" in said.strip().splitlines()[-1]
     artifact = load_artifact(str(tmp_path / "run" / "rule.safetensors"))
-    assert list(improvements(artifact.header["provenance"])) == [False, False]
+    assert not improved(artifact.header["provenance"])
     card = model_card(artifact, {}, label="mine")
     assert card.count("none of 2 meta-steps validated better than the rule that they began with") == 2
 
