@@ -68,7 +68,7 @@ class Cache:
             write_results(path, KIND, content)
         except OSError as error:
             log.warning("%s; the work goes on, and this part would have to run again", error)
-        return value
+        return structured(encoded, form)  # as it will be found
 
 
 def file_name(name: str, key: Mapping[str, Any]) -> str:
