@@ -21,18 +21,12 @@ typedef struct {
     float *new_exp_avg, *new_exp_avg_slow, *new_exp_avg_sq, *new_step, *new_hidden, *new_cell, *update;
     const float *cell_weight, *head; /* (4H, FEATURES + H) and (3, H + FEATURES), or (3, H + 1) without skip */
     int64_t size, stride, new_stride; /* coordinates; floats between rows of hidden and cell */
-    float facts[FACTS], share, known, lr, rho, skip;
+    float facts[FACTS], share, known, lr, rho, skip, in_place; /* whether the update is added to what is there */
     float correction[3], shared[SHARED], inverse_square, inverse_size; /* filled by observe */
 } segment;
 
 static const float FAST = 0.9f, SLOW = 0.99f, SQUARE = 0.999f, EPS = 1e-8f, LIMIT = 5.0f, LARGEST = 1e15f;
 static const float TINY = 1.17549435e-38f;
-
-/* The same as load_up_to, and fetch what the next block will load: rows are too many for the processor to foresee. */
-static inline vector load_ahead(const float *p, int64_t count) {
-    __builtin_prefetch(p + BLOCK);
-    return load_up_to(p, count);
-}
 
 /* As is_usable of base.py. */
 static inline mask is_usable(vector gradient, vector parameter) {
@@ -48,20 +42,33 @@ typedef struct {
 } view;
 
 static inline view look(const segment *s, moments m) {
-    const vector root = root_of(at_least(m.square * s->correction[2], TINY)), inverse = 1.0f / (root + EPS);
+    const vector root = root_of(at_least(m.square * s->correction[2], TINY)), inverse = reciprocal(root + EPS);
     return (view){root, inverse, m.fast * s->correction[0] * inverse, m.slow * s->correction[1] * inverse};
 }
 
-/* Moments of one segment, and the features that its coordinates share. */
-static void observe(segment *s) {
+/* Coordinates of one segment that a thread works on at a time; what it reads of them twice stays in its second-level
+   cache. */
+#define PIECE 8192
+typedef struct {
+    segment *owner;
+    int64_t start, stop;
+    double gradient, square, parameters, adam, slow; /* sums of squares over the piece, but of "square" itself */
+} piece;
+
+static void begin(segment *s) {
     const float step = *s->step + 1;
     s->correction[0] = 1 / (1 - powf(FAST, step));
     s->correction[1] = 1 / (1 - powf(SLOW, step));
     s->correction[2] = 1 / (1 - powf(SQUARE, step));
     *s->new_step = step;
-    double of_gradient = 0, of_square = 0, of_parameters = 0, of_adam = 0, of_slow = 0;
-    for (int64_t start = 0; start < s->size; start += 1024) {
-        const int64_t stop = start + 1024 < s->size ? start + 1024 : s->size;
+}
+
+/* Update the moments of a piece, and add up what its tensor's features are made of. */
+static void observe(piece *all_of) {
+    const segment *s = all_of->owner;
+    piece sums = {.owner = all_of->owner, .start = all_of->start, .stop = all_of->stop};
+    for (int64_t start = sums.start; start < sums.stop; start += 1024) {
+        const int64_t stop = start + 1024 < sums.stop ? start + 1024 : sums.stop;
         vector sum_gradient = {0}, sum_square = {0}, sum_parameters = {0}, sum_adam = {0}, sum_slow = {0};
         for (int64_t i = start; i < stop; i += LANES) {
             const int64_t count = stop - i;
@@ -85,14 +92,26 @@ static void observe(segment *s) {
             store_up_to(s->new_exp_avg_slow + i, choose(usable, new.slow, old.slow), count);
             store_up_to(s->new_exp_avg_sq + i, choose(usable, new.square, old.square), count);
         }
-        of_gradient += total(sum_gradient), of_square += total(sum_square);
-        of_parameters += total(sum_parameters), of_adam += total(sum_adam), of_slow += total(sum_slow);
+        sums.gradient += total(sum_gradient), sums.square += total(sum_square);
+        sums.parameters += total(sum_parameters), sums.adam += total(sum_adam), sums.slow += total(sum_slow);
     }
-    const float n = s->size, square = fmaxf(of_square / n, TINY), size = of_parameters / n;
-    const float surprise = logf(fmaxf(of_gradient / n, TINY) / square);
+    *all_of = sums;
+}
+
+/* The features that the coordinates of a segment share, of the sums over its pieces. */
+static void describe(const piece *pieces, int64_t count) {
+    segment *s = pieces->owner;
+    piece sums = *pieces;
+    for (const piece *p = pieces + 1; p < pieces + count; p++) {
+        sums.gradient += p->gradient, sums.square += p->square, sums.parameters += p->parameters;
+        sums.adam += p->adam, sums.slow += p->slow;
+    }
+    const float n = s->size, step = *s->new_step;
+    const float square = fmaxf(sums.square / n, TINY), size = sums.parameters / n;
+    const float surprise = logf(fmaxf(sums.gradient / n, TINY) / square);
     const float shared[SHARED] = {
-        logf(of_adam / n + 1e-4f) / 4 + 0.5f,
-        logf(of_slow / n + 1e-4f) / 4 + 1,
+        logf(sums.adam / n + 1e-4f) / 4 + 0.5f,
+        logf(sums.slow / n + 1e-4f) / 4 + 1,
         fminf(fmaxf(surprise, -5), 5) / 2,
         logf(size + 1e-6f) / 8,
         logf(step) / 6,
@@ -107,100 +126,137 @@ static void observe(segment *s) {
     s->inverse_size = 1 / sqrtf(size + 1e-6f);
 }
 
-/* The cell's weights in the order in which they are read: for each unit and input, its four gates. */
+/* The weights in the order in which they are read: for each unit and input, its four gates, and for each of the head's
+   inputs its outputs. Inputs are the features of a coordinate, then the hidden units. Those of the gates come times
+   SCALE, as powers of two make sigmoids and the candidate's hyperbolic tangent. */
+static const float SCALE[4] = {-1.44269504f, -1.44269504f, -1.44269504f, -2.88539008f};
 typedef struct {
+    const float *cell_weight, *of_head; /* whose they are */
     float weight[MAX_HIDDEN * (OWN + MAX_HIDDEN) * 4], bias[MAX_HIDDEN * 4];
-    float head[OUTPUTS][MAX_HIDDEN + OWN], head_bias[OUTPUTS]; /* of the hidden units, then of the features */
+    float head[(OWN + MAX_HIDDEN) * OUTPUTS], head_bias[OUTPUTS];
 } packed;
 
+/* The biases of a segment, and the weights unless they are there; `out` begins as zeros. */
 static void pack(const segment *s, int hidden, packed *out) {
     const int columns = FEATURES + hidden, inputs = OWN + hidden;
+    const int anew = out->cell_weight != s->cell_weight || out->of_head != s->head;
+    out->cell_weight = s->cell_weight, out->of_head = s->head;
     for (int unit = 0; unit < hidden; unit++) {
         for (int gate = 0; gate < 4; gate++) {
             const float *row = s->cell_weight + (int64_t)(gate * hidden + unit) * columns;
             float bias = 0;
             for (int k = 0; k < SHARED; k++) bias += row[OWN + k] * s->shared[k];
-            out->bias[4 * unit + gate] = bias;
+            out->bias[4 * unit + gate] = SCALE[gate] * bias;
             float *target = out->weight + (int64_t)unit * inputs * 4 + gate;
-            for (int k = 0; k < OWN; k++) target[4 * k] = row[k];
-            for (int k = 0; k < hidden; k++) target[4 * (OWN + k)] = row[FEATURES + k];
+            for (int k = 0; anew && k < OWN; k++) target[4 * k] = SCALE[gate] * row[k];
+            for (int k = 0; anew && k < hidden; k++) target[4 * (OWN + k)] = SCALE[gate] * row[FEATURES + k];
         }
     }
     for (int output = 0; output < OUTPUTS; output++) {
         const float *row = s->head + output * (hidden + (s->skip ? FEATURES : 1)), *direct = row + hidden;
-        float bias = s->skip ? 0 : *direct;
+        float bias = s->skip ? 0 : *direct, *target = out->head + output;
         for (int k = 0; s->skip && k < SHARED; k++) bias += direct[OWN + k] * s->shared[k];
-        for (int k = 0; k < OWN; k++) out->head[output][hidden + k] = s->skip ? direct[k] : 0;
-        memcpy(out->head[output], row, sizeof(float) * hidden);
+        for (int k = 0; anew && k < OWN; k++) target[OUTPUTS * k] = s->skip ? direct[k] : 0;
+        for (int k = 0; anew && k < hidden; k++) target[OUTPUTS * (OWN + k)] = row[k];
         out->head_bias[output] = bias;
     }
 }
 
-/* c' = f c + i g and h' = o tanh c', with e^-x of the gates and e^-2x of the candidate over one denominator each.
-   Clamped at 28, where a gate is closed to float precision, the products stay finite. */
-static inline void gates(const vector x[4], vector old, vector *cell, vector *hidden) {
-    const vector i = 1.0f + exponential(clamp(-x[0], 28)), f = 1.0f + exponential(clamp(-x[1], 28));
-    const vector o = 1.0f + exponential(clamp(-x[2], 28)), g = exponential(clamp(-2.0f * x[3], 28));
-    const vector ig = i * (1.0f + g), c = (old * ig + (1.0f - g) * f) * reciprocal(ig * f);
-    const vector t = exponential(clamp(-2.0f * c, 28));
-    *cell = c;
-    *hidden = (1.0f - t) * reciprocal(o * (1.0f + t));
-}
+/* Coordinates go through each stage SPAN at a time: what stands between the stages stays in the first-level cache,
+   and within a stage no coordinate waits for another. */
+#define SPAN 64
+#define WIDE (SPAN / LANES)
 
-/* Up to BLOCK coordinates of a segment: where they are, and what the rule sees of them. */
+typedef vector row[WIDE];
+
+/* Up to SPAN coordinates of a segment, in whole pairs of vectors; lanes beyond the end have no effect. */
 typedef struct {
-    int64_t at[VECTORS], count[VECTORS];
-    mask usable[VECTORS];
-    vector unit[VECTORS];
-    view seen[VECTORS];
+    int64_t first, size;
+    int vectors;
+    mask usable[WIDE];
+    row unit, adam, slow_unit, inputs[OWN + MAX_HIDDEN], shown[MAX_HIDDEN]; /* shown: h' */
 } block;
 
-/* Features of coordinates, then their hidden units, as inputs of the gates. Here and below `size` coordinates take
-   `vectors` vectors, both known where a block is whole. */
-INLINE void read_block(const segment *s, int hidden, int64_t first, int64_t size, const int vectors, block *b,
-                       vector *inputs) {
-    for (int v = 0; v < vectors; v++) {
-        const int64_t count = b->count[v] = size - v * LANES;
-        const int64_t i = b->at[v] = count > 0 ? first + v * LANES : first; /* lanes beyond the end have no effect */
-        const vector raw = load_up_to(s->gradient + i, count), raw_p = load_up_to(s->parameters + i, count);
+/* Loads and stores of the v-th vector of a block's coordinates. */
+INLINE vector get(const block *b, const float *p, int v) {
+    __builtin_prefetch(p + b->first + SPAN + v * LANES); /* rows are too many for the processor to foresee */
+    return load_up_to(p + b->first + v * LANES, b->size - v * LANES);
+}
+INLINE void put(const block *b, float *p, int v, vector x) {
+    store_up_to(p + b->first + v * LANES, x, b->size - v * LANES);
+}
+
+/* Features of the coordinates from the given one on, then their hidden units, as inputs of the gates. */
+INLINE void read_block(const segment *s, int hidden, int64_t first, int64_t stop, block *b) {
+    b->first = first, b->size = stop - first < SPAN ? stop - first : SPAN;
+    b->vectors = (b->size + 2 * LANES - 1) / (2 * LANES) * 2;
+    for (int v = 0; v < b->vectors; v++) {
+        const vector raw = get(b, s->gradient, v), raw_p = get(b, s->parameters, v);
         const mask usable = b->usable[v] = is_usable(raw, raw_p);
         const vector g = choose(usable, raw, all(0)), p = choose(usable, raw_p, all(0));
-        const moments now = {.fast = load_up_to(s->new_exp_avg + i, count),
-                             .slow = load_up_to(s->new_exp_avg_slow + i, count),
-                             .square = load_up_to(s->new_exp_avg_sq + i, count)};
-        const view seen = b->seen[v] = look(s, now);
-        const vector unit = b->unit[v] = clamp(g * seen.inverse, LIMIT);
+        const moments now = {.fast = get(b, s->new_exp_avg, v),
+                             .slow = get(b, s->new_exp_avg_slow, v),
+                             .square = get(b, s->new_exp_avg_sq, v)};
+        const view seen = look(s, now);
+        const vector unit = clamp(g * seen.inverse, LIMIT);
+        b->unit[v] = unit, b->adam[v] = seen.adam, b->slow_unit[v] = seen.slow_unit;
         const vector own[OWN] = {
             magnitude(unit),
             magnitude(seen.adam),
             seen.adam * seen.slow_unit,
-            logarithm(magnitude(seen.slow_unit) + 1e-3f) / 3.0f + 0.5f,
+            logarithm(magnitude(seen.slow_unit) + 1e-3f) * (1 / 3.0f) + 0.5f,
             clamp(unit * seen.adam, LIMIT),
-            logarithm(seen.root * s->inverse_square + 1e-3f) / 3.0f,
+            logarithm(seen.root * s->inverse_square + 1e-3f) * (1 / 3.0f),
             clamp(p * s->inverse_size, LIMIT) * seen.adam,
         };
-        for (int k = 0; k < OWN; k++) inputs[k * VECTORS + v] = own[k];
-        for (int k = 0; k < hidden; k++) inputs[(OWN + k) * VECTORS + v] = load_ahead(s->hidden + k * s->stride + i, count);
+        for (int k = 0; k < OWN; k++) b->inputs[k][v] = own[k];
+    }
+    for (int k = 0; k < hidden; k++)
+        for (int v = 0; v < b->vectors; v++) b->inputs[OWN + k][v] = get(b, s->hidden + k * s->stride, v);
+}
+
+/* Sums of products of weights, `rows` an input, and inputs; they begin at `bias`, or go on. */
+INLINE void multiply(const block *b, const float *weights, const float *bias, const int rows, const row *inputs, int count,
+                     row *sums) {
+    for (int v = 0; v < b->vectors; v += 2) {
+        vector sum[4][2];
+        const float *weight = weights;
+        for (int r = 0; r < rows; r++)
+            for (int i = 0; i < 2; i++) sum[r][i] = bias ? all(bias[r]) : sums[r][v + i];
+#pragma GCC unroll 1 /* unrolled, it would not keep its sums in registers */
+        for (int k = 0; k < count; k++, weight += rows)
+            for (int r = 0; r < rows; r++)
+                for (int i = 0; i < 2; i++) sum[r][i] += weight[r] * inputs[k][v + i];
+        for (int r = 0; r < rows; r++)
+            for (int i = 0; i < 2; i++) sums[r][v + i] = sum[r][i];
     }
 }
 
-/* What the head makes of the features alone. */
-INLINE void begin_head(const packed *w, int hidden, const int vectors, const vector *inputs, vector outputs[][OUTPUTS]) {
-    for (int v = 0; v < vectors; v++)
-        for (int row = 0; row < OUTPUTS; row++) {
-            outputs[v][row] = all(w->head_bias[row]);
-            for (int k = 0; k < OWN; k++) outputs[v][row] += w->head[row][hidden + k] * inputs[k * VECTORS + v];
-        }
+/* The four gates of a unit before their nonlinearities, times SCALE. */
+INLINE void gates_of(const packed *w, int hidden, int unit, const block *b, row x[4]) {
+    multiply(b, w->weight + (int64_t)unit * (OWN + hidden) * 4, w->bias + 4 * unit, 4, b->inputs, OWN + hidden, x);
 }
 
-/* The four gates of a unit before their nonlinearities. */
-INLINE void gates_of(const packed *w, int hidden, int unit, const int vectors, const vector *inputs, vector x[][4]) {
-    for (int gate = 0; gate < 4; gate++)
-        for (int v = 0; v < vectors; v++) x[v][gate] = all(w->bias[4 * unit + gate]);
-    const float *weight = w->weight + (int64_t)unit * (OWN + hidden) * 4;
-    for (int k = 0; k < OWN + hidden; k++, weight += 4)
-        for (int gate = 0; gate < 4; gate++)
-            for (int v = 0; v < vectors; v++) x[v][gate] += weight[gate] * inputs[k * VECTORS + v];
+INLINE void head_of(const packed *w, int hidden, const block *b, row outputs[OUTPUTS]) {
+    multiply(b, w->head, w->head_bias, OUTPUTS, b->inputs, OWN, outputs);
+    multiply(b, w->head + OWN * OUTPUTS, NULL, OUTPUTS, b->shown, hidden, outputs);
+}
+
+/* 1 + e^-x of a gate, whose inverse is how far it is open; e^-2x of the candidate or the cell. At 2^40 a gate is closed to
+   float precision, and products of three stay finite. */
+static inline vector power(vector x) { return power_of_two(clamp(x, 40)); }
+
+/* c' = f c + i g over one denominator, and 1 / o. */
+static inline vector next_cell(const row x[4], int v, vector old, vector *inverse_output) {
+    const vector i = 1.0f + power(x[0][v]), f = 1.0f + power(x[1][v]), g = power(x[3][v]), ig = i * (1.0f + g);
+    *inverse_output = 1.0f + power(x[2][v]);
+    return (old * ig + (1.0f - g) * f) * reciprocal(ig * f);
+}
+
+/* h' = o tanh c'. */
+static inline vector next_hidden(vector cell, vector inverse_output) {
+    const vector t = power(SCALE[3] * cell);
+    return (1.0f - t) * reciprocal(inverse_output * (1.0f + t));
 }
 
 /* The head's outputs as the update uses them. */
@@ -209,62 +265,45 @@ typedef struct {
     vector direction;
 } decision;
 
-static inline decision decide(const segment *s, const block *b, int v, const vector outputs[OUTPUTS]) {
-    const vector adam = b->seen[v].adam, bounded = hyperbolic_tangent(outputs[0] / s->rho);
-    const vector now = hyperbolic_tangent(outputs[1]), lasting = hyperbolic_tangent(outputs[2]);
-    const vector direction = adam + now * (b->unit[v] - adam) + lasting * (b->seen[v].slow_unit - adam);
+static inline decision decide(const segment *s, const block *b, int v, const row outputs[OUTPUTS]) {
+    const vector adam = b->adam[v], bounded = hyperbolic_tangent(outputs[0][v] * (1 / s->rho));
+    const vector now = hyperbolic_tangent(outputs[1][v]), lasting = hyperbolic_tangent(outputs[2][v]);
+    const vector direction = adam + now * (b->unit[v] - adam) + lasting * (b->slow_unit[v] - adam);
     return (decision){bounded, -s->lr * exponential(s->rho * bounded), now, lasting, direction};
 }
 
-/* Cell, head and update of `size` coordinates, up to BLOCK, from the given one on. */
-INLINE void advance_some(const segment *s, int hidden, const packed *w, int64_t first, const int64_t size,
-                         const int vectors) {
-    vector inputs[(OWN + MAX_HIDDEN) * VECTORS], outputs[VECTORS][OUTPUTS];
+/* Cell, head and update of the coordinates of a piece. */
+INLINE void advance_piece(const piece *p, int hidden, const packed *w) {
+    const segment *s = p->owner;
     block b;
-    read_block(s, hidden, first, size, vectors, &b, inputs);
-    begin_head(w, hidden, vectors, inputs, outputs);
-    for (int unit = 0; unit < hidden; unit++) {
-        vector x[VECTORS][4];
-        gates_of(w, hidden, unit, vectors, inputs, x);
-        for (int v = 0; v < vectors; v++) {
-            vector cell, output, old = load_ahead(s->cell + unit * s->stride + b.at[v], b.count[v]);
-            gates(x[v], old, &cell, &output);
-            for (int row = 0; row < OUTPUTS; row++) outputs[v][row] += w->head[row][unit] * output;
-            const int64_t j = unit * s->new_stride + b.at[v];
-            const vector before = inputs[(OWN + unit) * VECTORS + v];
-            store_up_to(s->new_cell + j, choose(b.usable[v], cell, old), b.count[v]);
-            store_up_to(s->new_hidden + j, choose(b.usable[v], output, before), b.count[v]);
+    for (int64_t first = p->start; first < p->stop; first += SPAN) {
+        read_block(s, hidden, first, p->stop, &b);
+        for (int unit = 0; unit < hidden; unit++) {
+            row x[4], cells, inverse;
+            gates_of(w, hidden, unit, &b, x);
+            for (int v = 0; v < b.vectors; v++) {
+                const vector old = get(&b, s->cell + unit * s->stride, v);
+                cells[v] = next_cell(x, v, old, &inverse[v]);
+                put(&b, s->new_cell + unit * s->new_stride, v, choose(b.usable[v], cells[v], old));
+            }
+            for (int v = 0; v < b.vectors; v++) {
+                const vector h = b.shown[unit][v] = next_hidden(cells[v], inverse[v]);
+                put(&b, s->new_hidden + unit * s->new_stride, v, choose(b.usable[v], h, b.inputs[OWN + unit][v]));
+            }
         }
-    }
-    for (int v = 0; v < vectors; v++) {
-        const decision made = decide(s, &b, v, outputs[v]);
-        store_up_to(s->update + b.at[v], choose(b.usable[v], made.scale * made.direction, all(0)), b.count[v]);
+        row outputs[OUTPUTS];
+        head_of(w, hidden, &b, outputs);
+        for (int v = 0; v < b.vectors; v++) {
+            const decision made = decide(s, &b, v, outputs);
+            const vector change = choose(b.usable[v], made.scale * made.direction, all(0));
+            put(&b, s->update, v, s->in_place ? get(&b, s->update, v) + change : change);
+        }
     }
 }
 
-/* Do something with up to BLOCK of `size` coordinates: that a block is whole spares every load and store its question,
-   and a short one is not worked on as if it were whole. `some` is how many, in `vectors`. */
-#define IN_VECTORS(size, something)                                               \
-    do {                                                                          \
-        const int64_t some = size;                                                \
-        if (some >= BLOCK) {                                                      \
-            const int64_t some = BLOCK;                                           \
-            const int vectors = VECTORS;                                          \
-            something;                                                            \
-        } else if (some > 2 * LANES) {                                            \
-            const int vectors = VECTORS;                                          \
-            something;                                                            \
-        } else if (some > LANES) {                                                \
-            const int vectors = 2;                                                \
-            something;                                                            \
-        } else {                                                                  \
-            const int vectors = 1;                                                \
-            something;                                                            \
-        }                                                                         \
-    } while (0)
-
-static void advance_block(const segment *s, int hidden, const packed *w, int64_t first, int64_t size) {
-    IN_VECTORS(size, advance_some(s, hidden, w, first, some, vectors));
+static void advance(const piece *p, int hidden, packed *w) {
+    pack(p->owner, hidden, w);
+    advance_piece(p, hidden, w);
 }
 
 /* Derivatives of one segment's step: given by update, h and c; wanted by h' and c'. */
@@ -274,134 +313,153 @@ typedef struct {
 } slopes;
 
 /* What the backward pass of one thread works with. Sums over coordinates are kept lane by lane: those by the cell's
-   weights, in their packed order, and by the head's over all of a parameter vector, those by the biases over a
-   segment. Products by weights are added up for CHUNK blocks at a time. */
+   weights and by the head's, in their packed order, over all of a parameter vector, those by the biases over a
+   segment. */
 typedef struct {
     vector weight[MAX_HIDDEN * (OWN + MAX_HIDDEN) * 4], bias[MAX_HIDDEN * 4];
-    vector head[OUTPUTS][MAX_HIDDEN + OWN], head_bias[OUTPUTS];
-    vector inputs[CHUNK][(OWN + MAX_HIDDEN) * VECTORS], gates[CHUNK][MAX_HIDDEN * 4 * VECTORS];
-    int vectors[CHUNK]; /* of each block, VECTORS where it is whole */
+    vector head[(OWN + MAX_HIDDEN) * OUTPUTS], head_bias[OUTPUTS];
+    row gates[MAX_HIDDEN * 4];
     packed packed;
+    block block;
 } workspace;
 
-/* Derivatives by h' of a few units, of those by all gates. */
-INLINE void return_to_hidden(const segment *s, const slopes *d, int hidden, const workspace *w, const block *b,
-                             const int vectors, const vector *by_gates, int first, const int units) {
-    vector sum[4][VECTORS];
-    for (int k = 0; k < units; k++)
-        for (int v = 0; v < vectors; v++) sum[k][v] = all(0);
-    for (int row = 0; row < 4 * hidden; row++) {
-        const float *weight = w->packed.weight + ((int64_t)(row / 4) * (OWN + hidden) + OWN + first) * 4 + row % 4;
-        for (int k = 0; k < units; k++)
-            for (int v = 0; v < vectors; v++) sum[k][v] += weight[4 * k] * by_gates[row * VECTORS + v];
-    }
-    for (int k = 0; k < units; k++)
-        for (int v = 0; v < vectors; v++) {
-            const int64_t i = (first + k) * s->stride + b->at[v];
-            const vector kept = load_up_to(d->by_hidden + i, b->count[v]);
-            store_up_to(d->by_old_hidden + i, choose(b->usable[v], sum[k][v], kept), b->count[v]);
-        }
+/* Add the products of `rows` rows and each of some inputs, lane by lane, to sums that lie in the packed order. */
+INLINE void add_products(const block *b, const row *slopes, const int rows, const row *inputs, int count, vector *sums) {
+#define ADD_PRODUCTS(many)                                                                         \
+    do {                                                                                           \
+        vector sum[2][4];                                                                          \
+        for (int i = 0; i < many; i++)                                                             \
+            for (int r = 0; r < rows; r++) sum[i][r] = sums[i * rows + r];                         \
+        for (int v = 0; v < b->vectors; v++)                                                       \
+            for (int i = 0; i < many; i++)                                                         \
+                for (int r = 0; r < rows; r++) sum[i][r] += slopes[r][v] * inputs[i][v];           \
+        for (int i = 0; i < many; i++)                                                             \
+            for (int r = 0; r < rows; r++) sums[i * rows + r] = sum[i][r];                         \
+        inputs += many, count -= many, sums += many * rows;                                        \
+    } while (0)
+    while (count >= 2) ADD_PRODUCTS(2);
+    while (count) ADD_PRODUCTS(1);
+#undef ADD_PRODUCTS
 }
 
-/* Derivatives by the gates of up to BLOCK coordinates, into the workspace's given place, and what follows
-   from them for each coordinate. */
-INLINE void return_some(const segment *s, const slopes *d, int hidden, workspace *w, int64_t first, const int64_t size,
-                        const int vectors, int place) {
-    vector *inputs = w->inputs[place], *into_gates = w->gates[place], outputs[VECTORS][OUTPUTS];
-    const packed *p = &w->packed;
-    block b;
-    w->vectors[place] = vectors;
-    read_block(s, hidden, first, size, vectors, &b, inputs);
-    begin_head(p, hidden, vectors, inputs, outputs);
-    for (int unit = 0; unit < hidden; unit++)
-        for (int v = 0; v < vectors; v++) {
-            const vector h = load_ahead(s->new_hidden + unit * s->new_stride + b.at[v], b.count[v]);
-            for (int row = 0; row < OUTPUTS; row++) outputs[v][row] += p->head[row][unit] * h;
-        }
-    for (int v = 0; v < vectors; v++) {
-        const decision made = decide(s, &b, v, outputs[v]);
-        const vector adam = b.seen[v].adam;
-        const vector given = choose(b.usable[v], load_up_to(d->by_update + b.at[v], b.count[v]), all(0)) * made.scale;
-        outputs[v][0] = given * made.direction * (1.0f - made.bounded * made.bounded);
-        outputs[v][1] = given * (b.unit[v] - adam) * (1.0f - made.now * made.now);
-        outputs[v][2] = given * (b.seen[v].slow_unit - adam) * (1.0f - made.lasting * made.lasting);
-        for (int row = 0; row < OUTPUTS; row++) {
-            w->head_bias[row] += outputs[v][row];
-            for (int k = 0; k < OWN; k++) w->head[row][hidden + k] += outputs[v][row] * inputs[k * VECTORS + v];
-        }
-    }
-    for (int unit = 0; unit < hidden; unit++) {
-        vector x[VECTORS][4];
-        gates_of(p, hidden, unit, vectors, inputs, x);
-        for (int v = 0; v < vectors; v++) {
-            const int64_t i = unit * s->stride + b.at[v], count = b.count[v];
-            const mask usable = b.usable[v];
-            const vector old = load_ahead(s->cell + i, count), raw_by_cell = load_ahead(d->by_cell + i, count);
-            const vector h = load_up_to(s->new_hidden + unit * s->new_stride + b.at[v], count);
-            vector by_hidden = choose(usable, load_ahead(d->by_hidden + i, count), all(0));
-            for (int row = 0; row < OUTPUTS; row++) {
-                by_hidden += p->head[row][unit] * outputs[v][row];
-                w->head[row][unit] += h * outputs[v][row];
+/* Derivatives by h' of a unit and the next, or of it alone, of those by all gates. */
+INLINE void return_to_hidden(const segment *s, const slopes *d, int hidden, const workspace *w, int first,
+                             const int units) {
+    const block *b = &w->block;
+    for (int v = 0; v < b->vectors; v += 2) {
+        vector sum[2][2];
+        for (int k = 0; k < units; k++)
+            for (int i = 0; i < 2; i++) sum[k][i] = all(0);
+        const float *weight = w->packed.weight + (OWN + first) * 4;
+#pragma GCC unroll 1
+        for (int unit = 0; unit < hidden; unit++, weight += 4 * (OWN + hidden))
+            for (int gate = 0; gate < 4; gate++)
+                for (int k = 0; k < units; k++)
+                    for (int i = 0; i < 2; i++) sum[k][i] += weight[4 * k + gate] * w->gates[4 * unit + gate][v + i];
+        for (int k = 0; k < units; k++)
+            for (int i = 0; i < 2; i++) {
+                const int64_t at = (first + k) * s->stride;
+                const vector kept = get(b, d->by_hidden + at, v + i);
+                put(b, d->by_old_hidden + at, v + i, choose(b->usable[v + i], sum[k][i], kept));
             }
-            const vector in = reciprocal(1.0f + exponential(clamp(-x[v][0], 28)));
-            const vector keep = reciprocal(1.0f + exponential(clamp(-x[v][1], 28)));
-            const vector show = reciprocal(1.0f + exponential(clamp(-x[v][2], 28)));
-            const vector new = 2.0f * reciprocal(1.0f + exponential(clamp(-2.0f * x[v][3], 28))) - 1.0f;
-            const vector cell = keep * old + in * new;
-            const vector tanh_c = 2.0f * reciprocal(1.0f + exponential(clamp(-2.0f * cell, 28))) - 1.0f;
+    }
+}
+
+/* Derivatives by the gates, times SCALE as they are, of up to SPAN coordinates, and what follows from them. */
+INLINE void return_block(const segment *s, const slopes *d, int hidden, workspace *w, int64_t first) {
+    const packed *p = &w->packed;
+    block *b = &w->block;
+    row outputs[OUTPUTS];
+    read_block(s, hidden, first, s->size, b);
+    for (int unit = 0; unit < hidden; unit++)
+        for (int v = 0; v < b->vectors; v++) b->shown[unit][v] = get(b, s->new_hidden + unit * s->new_stride, v);
+    head_of(p, hidden, b, outputs);
+    for (int v = 0; v < b->vectors; v++) {
+        const decision made = decide(s, b, v, outputs);
+        const vector adam = b->adam[v];
+        const vector given = choose(b->usable[v], get(b, d->by_update, v), all(0)) * made.scale;
+        outputs[0][v] = given * made.direction * (1.0f - made.bounded * made.bounded);
+        outputs[1][v] = given * (b->unit[v] - adam) * (1.0f - made.now * made.now);
+        outputs[2][v] = given * (b->slow_unit[v] - adam) * (1.0f - made.lasting * made.lasting);
+        for (int r = 0; r < OUTPUTS; r++) w->head_bias[r] += outputs[r][v];
+    }
+    add_products(b, outputs, OUTPUTS, b->inputs, OWN, w->head);
+    add_products(b, outputs, OUTPUTS, b->shown, hidden, w->head + OWN * OUTPUTS);
+    for (int unit = 0; unit < hidden; unit++) {
+        const float *head = p->head + (OWN + unit) * OUTPUTS;
+        row x[4], *by_gates = w->gates + 4 * unit;
+        vector bias[4];
+        gates_of(p, hidden, unit, b, x);
+        for (int gate = 0; gate < 4; gate++) bias[gate] = w->bias[4 * unit + gate];
+        for (int v = 0; v < b->vectors; v++) {
+            const int64_t at = unit * s->stride;
+            const mask usable = b->usable[v];
+            const vector old = get(b, s->cell + at, v), raw_by_cell = get(b, d->by_cell + at, v);
+            vector by_hidden = choose(usable, get(b, d->by_hidden + at, v), all(0));
+            for (int r = 0; r < OUTPUTS; r++) by_hidden += head[r] * outputs[r][v];
+            const vector in = reciprocal(1.0f + power(x[0][v])), keep = reciprocal(1.0f + power(x[1][v]));
+            const vector show = reciprocal(1.0f + power(x[2][v]));
+            const vector new = 2.0f * reciprocal(1.0f + power(x[3][v])) - 1.0f, cell = keep * old + in * new;
+            const vector tanh_c = 2.0f * reciprocal(1.0f + power(SCALE[3] * cell)) - 1.0f;
             const vector by_cell =
                 choose(usable, raw_by_cell, all(0)) + by_hidden * show * (1.0f - tanh_c * tanh_c);
-            const vector by_gates[4] = {by_cell * new * in * (1.0f - in), by_cell * old * keep * (1.0f - keep),
-                                        by_hidden * tanh_c * show * (1.0f - show), by_cell * in * (1.0f - new * new)};
-            for (int gate = 0; gate < 4; gate++) {
-                into_gates[(4 * unit + gate) * VECTORS + v] = by_gates[gate];
-                w->bias[4 * unit + gate] += by_gates[gate];
-            }
-            store_up_to(d->by_old_cell + i, choose(usable, by_cell * keep, raw_by_cell), count);
+            const vector scaled = by_cell * (1 / SCALE[0]);
+            by_gates[0][v] = scaled * new * in * (1.0f - in);
+            by_gates[1][v] = scaled * old * keep * (1.0f - keep);
+            by_gates[2][v] = by_hidden * (1 / SCALE[0]) * tanh_c * show * (1.0f - show);
+            by_gates[3][v] = scaled * 0.5f * in * (1.0f - new * new);
+            for (int gate = 0; gate < 4; gate++) bias[gate] += by_gates[gate][v];
+            put(b, d->by_old_cell + at, v, choose(usable, by_cell * keep, raw_by_cell));
+        }
+        for (int gate = 0; gate < 4; gate++) w->bias[4 * unit + gate] = bias[gate];
+        add_products(b, by_gates, 4, b->inputs, OWN + hidden, w->weight + (int64_t)unit * (OWN + hidden) * 4);
+    }
+    int unit = 0;
+    for (; unit + 2 <= hidden; unit += 2) return_to_hidden(s, d, hidden, w, unit, 2);
+    if (unit < hidden) return_to_hidden(s, d, hidden, w, unit, 1);
+}
+
+static int64_t pieces_of(const segment *s) { return (s->size + PIECE - 1) / PIECE; }
+
+/* Step some segments; all threads come here. What one piece holds is stepped as soon as it is observed, larger segments
+   when all of their pieces are, the last ones first, which the cache may still have. */
+static void step_together(piece *pieces, int64_t n, int hidden, packed *w) {
+#pragma omp for schedule(dynamic)
+    for (int64_t i = 0; i < n; i++) {
+        observe(pieces + i);
+        if (pieces[i].owner->size <= PIECE) describe(pieces + i, 1), advance(pieces + i, hidden, w);
+    }
+#pragma omp single
+    for (int64_t i = 0; i < n; i += pieces_of(pieces[i].owner))
+        if (pieces[i].owner->size > PIECE) describe(pieces + i, pieces_of(pieces[i].owner));
+#pragma omp for schedule(dynamic)
+    for (int64_t i = n - 1; i >= 0; i--)
+        if (pieces[i].owner->size > PIECE) advance(pieces + i, hidden, w);
+}
+
+/* Step all segments. Threads are OpenMP's, torch's own pool, and change no result; without OpenMP there is one, which
+   steps one segment after the other, while the cache has it. Returns 1 where memory lacks. */
+EXPORT int32_t learned_opt_step(segment *segments, int64_t count, int32_t hidden, int32_t threads) {
+    int64_t total = 0, n = 0;
+    for (int64_t i = 0; i < count; i++) total += pieces_of(segments + i);
+    piece *pieces = malloc(sizeof(piece) * (total + 1));
+    if (pieces == NULL) return 1;
+    for (segment *s = segments; s < segments + count; s++) {
+        begin(s);
+        for (int64_t start = 0; start < s->size; start += PIECE)
+            pieces[n++] = (piece){.owner = s, .start = start, .stop = start + PIECE < s->size ? start + PIECE : s->size};
+    }
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        packed w;
+        w.cell_weight = NULL;
+        for (int64_t i = 0, some; i < total; i += some) {
+            some = threads > 1 ? total : pieces_of(pieces[i].owner);
+            step_together(pieces + i, some, hidden, &w);
         }
     }
-    BY_FOURS(unit, hidden, return_to_hidden(s, d, hidden, w, &b, vectors, into_gates, unit, many));
-}
-
-static void return_block(const segment *s, const slopes *d, int hidden, workspace *w, int64_t first, int64_t size,
-                         int place) {
-    IN_VECTORS(size, return_some(s, d, hidden, w, first, some, vectors, place));
-}
-
-/* Add the products of all units' gates' derivatives and of all inputs, over the blocks that the workspace holds. */
-static void add_products(int hidden, workspace *w, int blocks) {
-    const int64_t of_gates = sizeof w->gates[0] / sizeof(vector), of_inputs = sizeof w->inputs[0] / sizeof(vector);
-    for (int unit = 0; unit < hidden; unit++) {
-        const vector *gates = w->gates[0] + 4 * unit * VECTORS;
-        vector *into = w->weight + (int64_t)unit * (OWN + hidden) * 4;
-        BY_FOURS(k, OWN + hidden, add_outer(gates, of_gates, w->inputs[0] + k * VECTORS, of_inputs, blocks, w->vectors,
-                                            into + 4 * k, 1, 4, 4, many));
-    }
-}
-
-/* Update the moments of all segments and describe their tensors: before any learned_opt_advance. */
-EXPORT void learned_opt_observe(segment *segments, int64_t count) {
-    for (int64_t i = 0; i < count; i++) observe(segments + i);
-}
-
-/* Step the coordinates [start, stop), counted through all segments. */
-static void advance_range(const segment *segments, int64_t count, int32_t hidden, int64_t start, int64_t stop) {
-    packed w;
-    for (const segment *s = segments; s < segments + count && stop > 0; start -= s->size, stop -= s->size, s++) {
-        const int64_t first = start > 0 ? start : 0, last = stop < s->size ? stop : s->size;
-        if (first >= last) continue;
-        pack(s, hidden, &w);
-        for (int64_t i = first; i < last; i += BLOCK) advance_block(s, hidden, &w, i, last - i);
-    }
-}
-
-/* Step all coordinates. Threads are OpenMP's, torch's own pool, and change no result; without OpenMP there is one. */
-EXPORT void learned_opt_advance(const segment *segments, int64_t count, int32_t hidden, int32_t threads) {
-    int64_t size = 0;
-    for (int64_t i = 0; i < count; i++) size += segments[i].size;
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int32_t i = 0; i < threads; i++)
-        advance_range(segments, count, hidden, size * i / threads, size * (i + 1) / threads);
+    free(pieces);
+    return 0;
 }
 
 /* Derivatives of the step of one parameter vector of some segments, by its own copies of the weights, too. */
@@ -410,6 +468,7 @@ static void return_vector(const segment *segments, const slopes *given, int64_t 
     const int columns = FEATURES + hidden, inputs = OWN + hidden, direct = segments->skip ? FEATURES : 1;
     memset(by_cell_weight, 0, sizeof(float) * 4 * hidden * columns);
     memset(by_head, 0, sizeof(float) * OUTPUTS * (hidden + direct));
+    w->packed.cell_weight = NULL;
     memset(w->weight, 0, sizeof(vector) * hidden * inputs * 4);
     memset(w->head, 0, sizeof w->head);
     for (const segment *s = segments; s < segments + tensors; s++, given++) {
@@ -417,14 +476,9 @@ static void return_vector(const segment *segments, const slopes *given, int64_t 
         memset(w->bias, 0, sizeof(vector) * 4 * hidden);
         memset(w->head_bias, 0, sizeof w->head_bias);
         pack(s, hidden, &w->packed);
-        for (int64_t at = 0; at < s->size;) {
-            int blocks = 0;
-            for (; at < s->size && blocks < CHUNK; at += BLOCK, blocks++)
-                return_block(s, given, hidden, w, at, s->size - at, blocks);
-            add_products(hidden, w, blocks);
-        }
+        for (int64_t at = 0; at < s->size; at += SPAN) return_block(s, given, hidden, w, at);
         for (int row = 0; row < 4 * hidden; row++) {
-            const float sum = total(w->bias[row / hidden + row % hidden * 4]);
+            const float sum = SCALE[row / hidden] * total(w->bias[row / hidden + row % hidden * 4]);
             for (int k = 0; k < SHARED; k++) by_cell_weight[row * columns + OWN + k] += sum * s->shared[k];
         }
         for (int row = 0; row < OUTPUTS; row++) {
@@ -438,12 +492,15 @@ static void return_vector(const segment *segments, const slopes *given, int64_t 
         for (int gate = 0; gate < 4; gate++) {
             float *target = by_cell_weight + (int64_t)(gate * hidden + unit) * columns;
             const vector *sums = w->weight + (int64_t)unit * inputs * 4 + gate;
-            for (int k = 0; k < OWN; k++) target[k] = total(sums[4 * k]);
-            for (int k = 0; k < hidden; k++) target[FEATURES + k] = total(sums[4 * (OWN + k)]);
+            for (int k = 0; k < OWN; k++) target[k] = SCALE[gate] * total(sums[4 * k]);
+            for (int k = 0; k < hidden; k++) target[FEATURES + k] = SCALE[gate] * total(sums[4 * (OWN + k)]);
         }
-    for (int row = 0; row < OUTPUTS; row++)
-        for (int k = 0; k < hidden + (segments->skip ? OWN : 0); k++)
-            by_head[row * (hidden + direct) + k] = total(w->head[row][k]);
+    for (int row = 0; row < OUTPUTS; row++) {
+        float *target = by_head + row * (hidden + direct);
+        const vector *sums = w->head + row;
+        for (int k = 0; k < hidden; k++) target[k] = total(sums[OUTPUTS * (OWN + k)]);
+        for (int k = 0; segments->skip && k < OWN; k++) target[hidden + k] = total(sums[OUTPUTS * k]);
+    }
 }
 
 /* Derivatives of the step of parameter vectors, `tensors` segments each, as learned_opt_advance left them: by their

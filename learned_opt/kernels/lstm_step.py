@@ -327,6 +327,8 @@ class Segments:
     sizes: list[int]
     records: np.ndarray
     update: Tensor
+    updates: np.ndarray
+    """Where the update of each tensor is."""
 
     def holds(self, hidden: int, entries: list[Tensor]) -> bool:
         """Whether the state is still in the tensors that were checked, and they in the same memory."""
@@ -339,6 +341,12 @@ class Segments:
             and all(map(Tensor.is_contiguous, entries))
             and all(entry.dtype is torch.float32 for entry in entries)
         )
+
+    def parameters_are_apart(self) -> bool:
+        """Whether no two of the parameters share memory, so that none is read after another was changed."""
+        places = self.records[:, [_COLUMN["parameters"], _WORD["size"]]]
+        starts, sizes = places[np.argsort(places[:, 0])].T
+        return bool((starts[:-1] + _FLOAT_BYTES * sizes[:-1] <= starts[1:]).all())
 
 
 def segments(
@@ -396,23 +404,25 @@ def segments(
         records[:, _LENGTHS] = np.array(sizes)[:, None]
         records.view(np.float32)[:, _FACTS] = facts().T.numpy()
         update = torch.empty(sum(sizes), dtype=torch.float32, device="cpu")
-        offsets = _FLOAT_BYTES * np.cumsum((0, *sizes[:-1]))
-        records[:, _COLUMN["update"]] = offsets + address("update", update, update.shape)
-        kept = scratch["segments"] = Segments(hidden, entries, addresses, counts, records, update)
+        updates = _FLOAT_BYTES * np.cumsum((0, *sizes[:-1])) + address("update", update, update.shape)
+        kept = scratch["segments"] = Segments(hidden, entries, addresses, counts, records, update, updates)
     for name, found in given.items():
         kept.records[:, _COLUMN[name]] = found
     return kept
 
 
-def step_tensors(kept: Segments, phi: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> Tensor:
+def step_tensors(
+    kept: Segments, phi: Mapping[str, Tensor], numbers: Mapping[str, Any], *, in_place: bool
+) -> Tensor | None:
     """One step of one parameter vector whose tensors lie apart; changes the state in place.
 
-    The update is written where the one before was.
+    The update is added to the parameters and not returned, or else written where the one before was.
 
     Args:
         kept: as `segments` has just given it.
         phi: "cell_weight" and "head".
         numbers: lr, rho, skip, share, known: each for all, or (L,).
+        in_place: whether the parameters may be changed; they are, unless two of them share memory.
 
     Raises:
         ValueError: the state was made for another number of hidden units.
@@ -422,8 +432,11 @@ def step_tensors(kept: Segments, phi: Mapping[str, Tensor], numbers: Mapping[str
         kept.records[:, _COLUMN[name]] = address(name, phi[name], shape)
     for name, value in numbers.items():
         floats[:, _FLOAT[name]] = value.detach().numpy() if isinstance(value, Tensor) else value
+    in_place = in_place and kept.parameters_are_apart()
+    floats[:, _FLOAT["in_place"]] = in_place
+    kept.records[:, _COLUMN["update"]] = kept.records[:, _COLUMN["parameters"]] if in_place else kept.updates
     run(kept.records, kept.hidden)
-    return kept.update
+    return None if in_place else kept.update
 
 
 def run(records: np.ndarray, hidden: int) -> None:
@@ -431,11 +444,11 @@ def run(records: np.ndarray, hidden: int) -> None:
 
     Raises:
         ValueError: they are no records, or C has no room for so many hidden units.
+        MemoryError: there is no room for the sums over tensors.
     """
     fused, first = _checked(records, records.shape[:1], hidden)
-    if len(records):
-        fused.learned_opt_observe(first, len(records))
-        fused.learned_opt_advance(first, len(records), hidden, _threads(records))
+    if fused.learned_opt_step(first, len(records), hidden, _threads(records)):
+        raise MemoryError("no memory for the step of the learned rule")
 
 
 def run_backward(records: np.ndarray, slopes: np.ndarray, hidden: int, by_phi: Sequence[Tensor]) -> None:

@@ -29,8 +29,7 @@ _POINTER, _INTEGER, _SHORT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 _PERCEPTRON = [_POINTER, _POINTER, _INTEGER, _INTEGER, _POINTER, _SHORT]
 LIBRARIES: dict[str, dict[str, list[Any]]] = {
     "lstm_step": {
-        "learned_opt_observe": [_POINTER, _INTEGER],
-        "learned_opt_advance": [_POINTER, _INTEGER, _SHORT, _SHORT],
+        "learned_opt_step": [_POINTER, _INTEGER, _SHORT, _SHORT],
         "learned_opt_return": [_POINTER, _POINTER, _INTEGER, _INTEGER, _SHORT, _POINTER, _POINTER, _SHORT],
     },
     "mlp": {"learned_opt_perceptron": _PERCEPTRON, "learned_opt_perceptron_return": _PERCEPTRON},

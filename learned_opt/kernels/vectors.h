@@ -90,7 +90,13 @@ INLINE void add_outer(const vector *row, int64_t row_pitch, const vector *column
         for (int c = 0; c < columns; c++) into[r * row_step + c * column_step] = sum[r][c];
 }
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+static inline vector choose(mask m, vector yes, vector no) {
+    return (vector)_mm256_blendv_ps((__m256)no, (__m256)yes, (__m256)m);
+}
+#else
 static inline vector choose(mask m, vector yes, vector no) { return (vector)(((mask)yes & m) | ((mask)no & ~m)); }
+#endif
 /* NaN stays NaN in both: of x86's minimum and maximum, NaN yields the second operand. */
 #if defined(__AVX512F__)
 static inline vector at_most(vector x, float high) { return (vector)_mm512_min_ps((__m512)all(high), (__m512)x); }
@@ -124,6 +130,18 @@ static inline vector exponential(vector x) {
     return e * (vector)((mask)rounded << 23);
 }
 
+/* 2^x for |x| < 120, as `exponential`. */
+static inline vector power_of_two(vector x) {
+    const float shift = 12582912.0f;
+    const vector rounded = x + shift, y = x - (rounded - shift);
+    vector e = y * 0.001326470365f + 0.009671524344f;
+    e = e * y + 0.05550734011f;
+    e = e * y + 0.2402224183f;
+    e = e * y + 0.6931469795f;
+    e = e * y + 1.0f;
+    return (vector)((mask)e + ((mask)rounded << 23));
+}
+
 /* log x for normal x > 0: x = 2^k m with m in [sqrt(1/2), sqrt 2), log m = 2 artanh((m - 1) / (m + 1)). */
 static inline vector logarithm(vector x) {
     mask bits = (mask)x;
@@ -137,7 +155,7 @@ static inline vector logarithm(vector x) {
     return 2.0f * s * series + __builtin_convertvector(k, vector) * 0.693147181f;
 }
 
-/* 1 / x for 1 <= x < 2^126, to the last bit or two: the processor's estimate and one Newton step, which take a
+/* 1 / x for 2^-126 < x < 2^126, to the last bit or two: the processor's estimate and one Newton step, which take a
    quarter of the time of its division. */
 static inline vector reciprocal(vector x) {
 #if defined(__AVX512F__)
@@ -153,7 +171,7 @@ static inline vector reciprocal(vector x) {
 }
 
 static inline vector hyperbolic_tangent(vector x) {
-    return 1.0f - 2.0f / (1.0f + exponential(clamp(2.0f * x, 28.0f)));
+    return 1.0f - 2.0f * reciprocal(1.0f + exponential(clamp(2.0f * x, 28.0f)));
 }
 
 #endif

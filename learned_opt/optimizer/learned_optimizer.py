@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any, overload
 
@@ -198,8 +199,11 @@ class LearnedOptimizer(KeptStates):
         layout, scratch = self._layout_of([(indices[i], parameters[i]) for i in together])
         with torch.autocast(seen[0].device.type, enabled=False):
             total = None if total is None else seen[0].new_full((1, 1), float(total))
-            x = TensorsInput(slopes, seen, lr, layout, total)
+            in_place = not (decay or group["differentiable"]) and all(map(operator.is_, seen, targets))
+            x = TensorsInput(slopes, seen, lr, layout, total, in_place)
             update = self._rules.on(group["rule"], seen[0].device).step_tensors(x, states, scratch)
+        if update is None:
+            return
         updates = pieces(update, seen, scratch)
         if decay:
             kept = [

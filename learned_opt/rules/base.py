@@ -49,6 +49,7 @@ class TensorsInput(NamedTuple):
     lr: float, or a tensor of one element.
     layout: of these L tensors.
     total_steps: (1, 1).
+    in_place: whether the rule may add the updates to the parameters itself.
     """
 
     gradients: Sequence[Tensor]
@@ -56,6 +57,7 @@ class TensorsInput(NamedTuple):
     lr: Scalar
     layout: ParameterLayout
     total_steps: Tensor | None = None
+    in_place: bool = False
 
 
 class UpdateRule(nn.Module, ABC):
@@ -144,7 +146,7 @@ class UpdateRule(nn.Module, ABC):
 
     def step_tensors(
         self, x: TensorsInput, states: Sequence[RuleState], scratch: dict[str, Any] | None = None
-    ) -> Tensor:
+    ) -> Tensor | None:
         """`update` for one parameter vector whose L tensors lie apart.
 
         Args:
@@ -157,7 +159,7 @@ class UpdateRule(nn.Module, ABC):
 
         Returns:
             The updates of all tensors in the layout's order, (N,); valid until the next step with the
-            same scratch.
+            same scratch. None where they have been added to the parameters.
 
         Raises:
             ValueError: a state was made for tensors of other sizes.

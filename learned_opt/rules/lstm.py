@@ -194,7 +194,7 @@ class CoordinatewiseLSTM(UpdateRule):
 
     def step_tensors(
         self, x: TensorsInput, states: Sequence[RuleState], scratch: dict[str, Any] | None = None
-    ) -> Tensor:
+    ) -> Tensor | None:
         """See `UpdateRule`; on the CPU without copying the state."""
         kept = None
         if self._fusible:
@@ -216,7 +216,11 @@ class CoordinatewiseLSTM(UpdateRule):
         if x.total_steps is not None:
             step = torch.stack([state["step"] for state in states])
             numbers |= _time(step, x.total_steps.view(1))
-        return lstm_step.step_tensors(kept, self._phi, numbers)
+        update = lstm_step.step_tensors(kept, self._phi, numbers, in_place=x.in_place)
+        if update is None:
+            for parameter in x.parameters:
+                torch.autograd.graph.increment_version(parameter)
+        return update
 
     @property
     def _phi(self) -> dict[str, Tensor]:

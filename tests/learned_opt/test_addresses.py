@@ -165,7 +165,7 @@ def of_updates(batch=B, hidden=3, skip=True):
         by = torch.autograd.grad(loss, [x[name] for name in ("hidden", "cell", *own)])
         return [*(value.detach() for value in new.values()), *by]
 
-    symbols = ("learned_opt_observe", "learned_opt_advance", "learned_opt_return")
+    symbols = ("learned_opt_step", "learned_opt_return")
     return Entry(symbols, {**vectors, **state, **phi}, call)
 
 
@@ -206,9 +206,9 @@ def of_steps(hidden=3, skip=False):
         )
         if kept is None:
             return None
-        return [lstm_step.step_tensors(kept, weights, numbers)]
+        return [lstm_step.step_tensors(kept, weights, numbers, in_place=False)]
 
-    return Entry(("learned_opt_observe", "learned_opt_advance"), {**arguments, **phi}, call)
+    return Entry(("learned_opt_step",), {**arguments, **phi}, call)
 
 
 ENTRIES = {
@@ -287,7 +287,7 @@ def may_stand_for(entry, name, shape):
 def test_every_function_of_c_is_tried_here():
     text = "".join(path.read_text() for path in SOURCES.rglob("*.c"))
     exported = re.findall(r"EXPORT (?:void|int32_t) (learned_opt_\w+)\((?!void\))", text)
-    assert len(exported) == 7
+    assert len(exported) == 6
     assert {symbol for entry in ENTRIES.values() for symbol in entry.symbols} == set(exported)
 
 
