@@ -30,7 +30,7 @@ class Dropped(UpdateRule):
         return {}
 
     def update(self, x, state):
-        gradient, parameters, _, layout, total_steps = x
+        gradient, parameters, _, layout, total_steps, *_ = x
         before = layout.split(parameters)
         if self.optimizers is None:
             self.tensors = [
