@@ -20,7 +20,9 @@ SANITIZERS = ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize
 SANITIZED = [*SANITIZERS, "-O1", "-g"] if os.environ.get("LEARNED_OPT_SANITIZE") else []
 VARIANTS = {"generic": []}
 KERNELS = Path("learned_opt/kernels")
-SOURCES = ("lstm_step", "actor_critic", "mlp", "rollout")
+SOURCES = ("lstm_step", "actor_critic", "mlp", "rollout", "philox")
+# Random numbers are the same bits in torch, which rounds each operation.
+ROUNDED = {"philox": ["-ffp-contract=off"]}
 checksum = runpy.run_path("learned_opt/kernels/sources.py")["checksum"]
 if platform.machine().lower() in ("x86_64", "amd64"):
     VARIANTS["avx2"] = ["-mavx2", "-mfma"]
@@ -57,7 +59,7 @@ setup(
             [str(KERNELS / f"{source}.c")],
             depends=[str(KERNELS / "vectors.h"), str(KERNELS / "mlp.h")],
             extra_compile_args=[
-                *(*FLAGS, *THREADS, *flags, *SANITIZED),
+                *(*FLAGS, *THREADS, *flags, *SANITIZED, *ROUNDED.get(source, [])),
                 f"-DSOURCE={checksum(KERNELS / f'{source}.c')}",
             ],
             extra_link_args=[*THREADS, *SANITIZED],

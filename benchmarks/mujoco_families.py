@@ -34,7 +34,7 @@ REPEATS = 3
 
 def ours(name: str) -> Callable[[], int]:
     """Plays STEPS steps of TASKS × COPIES environments; says how many environment steps those are."""
-    family, noise = make_family(name), Noise(torch.Generator().manual_seed(0))
+    family, noise = make_family(name), Noise(0)
     environments = family.environments(family.sample_tasks(TASKS, noise), COPIES, noise)
     actions = 2 * torch.rand(STEPS, TASKS, COPIES, family.action_space.shape[0]) - 1
 

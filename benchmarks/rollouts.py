@@ -74,7 +74,7 @@ def _without_rollouts(name: str) -> ctypes.CDLL | None:
 
 def rollout_of(name: str, learners: int) -> Callable[[], object]:
     """Collects one rollout after another."""
-    family, noise = make_family(name), Noise(torch.Generator().manual_seed(0))
+    family, noise = make_family(name), Noise(0)
     environments = family.environments(
         family.sample_tasks(learners, noise), ENVIRONMENTS, noise, staggered=True
     )

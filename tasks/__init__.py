@@ -2,7 +2,7 @@
 
 >>> import torch
 >>> from learned_opt.tasks import BatchedEnvironments, Noise, make_family
->>> noise = Noise(torch.Generator().manual_seed(0))
+>>> noise = Noise(0)
 >>> family = make_family("cartpole")
 >>> environments = BatchedEnvironments(family, family.sample_tasks(8, noise), 16, noise)
 >>> environments.observation.shape

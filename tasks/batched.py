@@ -158,12 +158,17 @@ class BatchedEnvironments:
 
     @torch.no_grad()
     def replace_tasks(self, rows: Tensor, tasks: Tasks) -> None:
-        """Give the learners marked in `rows` (B, bool) the same rows of `tasks`, and reset them."""
+        """Give the learners marked in `rows` (B, bool) the same rows of `tasks`, and reset them.
+
+        The others keep the start states that were drawn for their next episodes.
+        """
         self._contract.check_tasks(tasks)
         self._adopt({key: where_rows(rows, tasks[key], old) for key, old in self.tasks.items()})
         fresh = self._contract.initial_state(self.constants, self.environments, self.noise)
         self.state = where_rows(rows, fresh, self.state)
         self.elapsed = where_rows(rows, self._first_counts(), self.elapsed)
+        if self._unused:
+            self._prepare(where_rows(rows, self._drawn_starts(), self._starts), len(self._unused))
         self.observation = self._observed(self.state)
 
     def state_dict(self) -> dict[str, Any]:
@@ -182,8 +187,7 @@ class BatchedEnvironments:
         self._adopt(saved["tasks"])
         self.state, self.elapsed = saved["state"], saved["elapsed"]
         self.observation = saved["observation"]
-        self._starts = saved["starts"].contiguous()
-        self._unused = list(self._starts.unbind(1))[: saved["unused"]]
+        self._prepare(saved["starts"], saved["unused"])
 
     def derived(self) -> Tasks:
         """What steps read of the tasks' constants, beside what `state_dict` holds."""
@@ -195,7 +199,6 @@ class BatchedEnvironments:
         self.constants = self._contract.constants(tasks)
         self.horizon = tasks.get("horizon", self.family.horizon)
         self._one = constant(1.0, self.noise.device, self.noise.dtype)
-        self._unused = []  # start states of other tasks
 
     @property
     def horizon(self) -> int | Tensor:
@@ -219,10 +222,17 @@ class BatchedEnvironments:
     def _next_start(self) -> Tensor:
         """A start state of every environment, (B, E, S); those of some steps are drawn at once."""
         if not self._unused:
-            drawn = self._contract.initial_state(self.constants, AHEAD * self.environments, self.noise)
-            self._starts = drawn.reshape(self._starts.shape).contiguous()
-            self._unused = list(self._starts.unbind(1))
+            self._prepare(self._drawn_starts(), AHEAD)
         return self._unused.pop()
+
+    def _drawn_starts(self) -> Tensor:
+        drawn = self._contract.initial_state(self.constants, AHEAD * self.environments, self.noise)
+        return drawn.reshape(self._starts.shape)
+
+    def _prepare(self, starts: Tensor, unused: int) -> None:
+        """Have start states (B, AHEAD, E, S), of which so many are not used yet."""
+        self._starts = starts.contiguous()
+        self._unused = list(self._starts.unbind(1))[:unused]
 
     def _first_counts(self) -> Tensor:
         shape = (self.batch, self.environments)

@@ -140,8 +140,7 @@ class Contract:
                 arguments.
         """
         here = self.noise
-        generator = torch.Generator(here.device).manual_seed(0)
-        noise = Noise(generator, replicas=here.replicas, dtype=here.dtype, shard=here.shard)
+        noise = Noise(0, replicas=here.replicas, dtype=here.dtype, shard=here.shard, device=here.device)
         action = random_action(self.family.action_space, (self.batch, self.environments), noise)
         self.observe(constants, state, closely=True)
         made = self.transition(constants, state, action, noise, closely=True)

@@ -273,7 +273,7 @@ def _batched(family: str | BatchedFamily) -> BatchedFamily:
 
 
 def _noise(np_random: np.random.Generator) -> Noise:
-    return Noise(torch.Generator().manual_seed(int(np_random.integers(2**63 - 1))))
+    return Noise(int(np_random.integers(2**63 - 1)))
 
 
 def _observations(observation: Tensor) -> Observations:

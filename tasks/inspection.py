@@ -81,7 +81,7 @@ def _trial(
 
     Without `spaces` that hold there is nothing to see or to do.
     """
-    noise = Noise(torch.Generator().manual_seed(seed))
+    noise = Noise(seed)
     contract = Contract(family, batch, environments, noise, finite="all")
     found: dict[str, list[str]] = {}
 
@@ -135,7 +135,7 @@ def _episode(family: BatchedFamily, seed: int) -> tuple[tuple[str, ...], tuple[s
     space = family.observation_space
     low, high = (torch.as_tensor(side) for side in (space.low, space.high))
     try:
-        once, again = (played(Noise(torch.Generator().manual_seed(seed))) for _ in range(2))
+        once, again = (played(Noise(seed)) for _ in range(2))
         for number, (one, other) in enumerate(zip(once, again, strict=True)):
             step = (number + 1) // 2
             if not torch.equal(one.nan_to_num(), other.nan_to_num()):
@@ -154,7 +154,7 @@ def _episode(family: BatchedFamily, seed: int) -> tuple[tuple[str, ...], tuple[s
 
 def _of_returns(family: TaskFamily, seed: int) -> Iterator[Finding]:
     """What the family says of returns, for each number of tasks."""
-    noise = Noise(torch.Generator().manual_seed(seed))
+    noise = Noise(seed)
     for method in ("reference_returns", "random_returns"):
         found = None
         for batch, _ in SIZES:
@@ -176,7 +176,7 @@ def _of_returns(family: TaskFamily, seed: int) -> Iterator[Finding]:
 def _of_environments(family: TaskFamily, seed: int) -> Iterable[Finding]:
     """Tasks and some steps of a family that makes environments of its own."""
     batch, copies = 2, 2
-    noise = Noise(torch.Generator().manual_seed(seed))
+    noise = Noise(seed)
     tasks, told = _attempt("sample_tasks", sampled_tasks, family, batch, noise)
     yield Finding("sample_tasks", tuple(told))
     if tasks is None:

@@ -116,14 +116,15 @@ def random_returns(family: TaskFamily, tasks: Tasks, noise: Noise, episodes: int
         recorded = family.random_returns(tasks, noise)
     if recorded is not None:
         return held_returns(family, "random_returns", recorded, tasks, noise)
-    environments = family.environments(tasks, episodes, noise)
-    shape = environments.batch, episodes
-    total = torch.zeros(shape, device=noise.device, dtype=noise.dtype)
-    running = torch.ones_like(total, dtype=torch.bool)
-    while bool(running.any()):
-        step = environments.step(random_action(family.action_space, shape, noise))
-        total += step.reward * running
-        running &= ~(step.terminated | step.truncated)
+    with noise.scope():
+        environments = family.environments(tasks, episodes, noise)
+        shape = environments.batch, episodes
+        total = torch.zeros(shape, device=noise.device, dtype=noise.dtype)
+        running = torch.ones_like(total, dtype=torch.bool)
+        while bool(running.any()):
+            step = environments.step(random_action(family.action_space, shape, noise))
+            total += step.reward * running
+            running &= ~(step.terminated | step.truncated)
     return total.mean(1)
 
 

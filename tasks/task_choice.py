@@ -25,7 +25,7 @@ class TaskChoice:
         self.count = count
         self.tasks: Tasks | None = None
         self.follows_seed = not family.defaults and given is None
-        unseeded = Noise(torch.Generator())
+        unseeded = Noise(0)
         if given is not None:
             self.tasks = self._given(given, unseeded)
         elif family.defaults:

@@ -282,7 +282,7 @@ def registered_families():
 def noise_of(seed):
     from learned_opt.tasks import Noise
 
-    return Noise(torch.Generator().manual_seed(seed))
+    return Noise(seed)
 
 
 def tasks_of(family, seed, shifted):
@@ -825,5 +825,8 @@ def test_families_that_are_frozen_are_there():
 
 
 if __name__ == "__main__":
+    from oracles.generator_noise import draw_as_before
+
     sys.path.pop(0)  # the folder of this file
+    draw_as_before()
     write(Path(sys.argv[1]), sys.argv[2:])

@@ -11,6 +11,9 @@ from learned_opt.tasks import Noise, Tasks
 from learned_opt.tasks.families.bandit import Bandit
 from learned_opt.tasks.families.tabular_mdp import TabularMDP, optimum
 
+TRIES = 16
+"""At an accepted number of a gamma distribution; all but 10⁻²⁰ of them need no more."""
+
 Player = Callable[[Tasks, int, Noise], Tensor]
 """(B tasks, number of episodes, randomness) to the return of each episode, (B, episodes)."""
 
@@ -103,4 +106,14 @@ def _beta(a: Tensor, b: Tensor, noise: Noise) -> Tensor:
 
 
 def _gamma(shape: Tensor, noise: Noise) -> Tensor:
-    return torch._standard_gamma(shape, generator=noise.generator)
+    """Gamma(a) numbers for shapes a >= 1 (B, ...), by rejection (Marsaglia and Tsang 2000).
+
+    All tries are drawn at once; one fails with a probability below 0.05, and after the last it is accepted.
+    """
+    tries = (*shape.shape, TRIES)
+    normal, uniform = noise.normal(*tries), noise.uniform(*tries)
+    d = shape.unsqueeze(-1) - 1 / 3
+    v = (1 + normal / (9 * d).sqrt()) ** 3
+    accepted = (v > 0) & (uniform.log() < normal.square() / 2 + d * (1 - v + v.clamp_min(1e-30).log()))
+    first = accepted.long().argmax(-1, keepdim=True)
+    return (d * v).gather(-1, first).squeeze(-1)

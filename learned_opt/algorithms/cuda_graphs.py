@@ -105,7 +105,6 @@ def _record(learner: RLLearner, function: Callable[..., Any], inputs: Any) -> _T
     given = _standing(learner, own_inputs)
     device = learner.noise.device
     graph = torch.cuda.CUDAGraph()
-    graph.register_generator_state(learner.noise.generator)
     owner, stream = _pool_owner(device), _stream(device)
     with (
         _without_collecting(),

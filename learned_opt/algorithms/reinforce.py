@@ -130,9 +130,10 @@ class ReinforceLearner(ActingLearner):
         return self._sampled(parameters, second_order=second_order, curvature=False)
 
     def _sampled(self, parameters: Tensor, *, second_order: bool, curvature: bool) -> GradientSample:
-        self.environments.reset()
-        self.memory = self.policy.initial_memory(self.environments.observation)
-        rollout, _ = self.experience(parameters, self.num_steps)
+        with self.noise.scope():  # other learners' horizons say how many steps there are
+            self.environments.reset()
+            self.memory = self.policy.initial_memory(self.environments.observation)
+            rollout, _ = self.experience(parameters, self.num_steps)
         ended = rollout.terminated | rollout.truncated
         alive = (ended.long().cumsum(1) - ended.long() == 0).to(rollout.rewards.dtype)
         advantages, scale = self._advantages(rollout, ended, alive)

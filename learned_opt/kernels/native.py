@@ -26,6 +26,7 @@ VARIABLE = "LEARNED_OPT_ENGINE"
 """Environment variable that chooses the engine of a process and of those that it starts."""
 FOLDER = Path(__file__).parent
 _POINTER, _INTEGER, _SHORT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+_KEY = ctypes.c_uint64
 _PERCEPTRON = [_POINTER, _POINTER, _INTEGER, _INTEGER, _POINTER, _SHORT]
 LIBRARIES: dict[str, dict[str, list[Any]]] = {
     "lstm_step": {
@@ -35,6 +36,9 @@ LIBRARIES: dict[str, dict[str, list[Any]]] = {
     "mlp": {"learned_opt_perceptron": _PERCEPTRON, "learned_opt_perceptron_return": _PERCEPTRON},
     "actor_critic": {"learned_opt_actor_critic": [_POINTER, _SHORT]},
     "rollout": {"learned_opt_rollout": [_POINTER, _POINTER, _SHORT]},
+    "philox": {
+        "learned_opt_random": [_KEY, _POINTER, _SHORT, _INTEGER, _INTEGER, _INTEGER, _SHORT, _POINTER]
+    },
 }
 """Functions of each library and types of their arguments; all return a 32-bit integer or nothing of use."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from learned_opt.kernels.addresses import address_of_array
 from learned_opt.kernels.records import enumeration, filled
-from learned_opt.tasks import Noise, Tasks
 
 LARGEST = 4096
 """Operations, or numbers of a task, that a program has at most; it is meant for small ones."""
@@ -23,6 +22,16 @@ CODES = enumeration("rollout.c", "ADD")
 
 class UntraceableError(Exception):
     """A function does what is no list of elementary operations; the message says what."""
+
+
+class Source(Protocol):
+    """Of random numbers, as `tasks.Noise` is."""
+
+    def uniform(self, *shape: int) -> Tensor:
+        """In [0, 1)."""
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal ones."""
 
 
 class Draw(NamedTuple):
@@ -64,7 +73,7 @@ class Program:
     draws: tuple[Draw, ...]
     slots: int
     shapes: dict[str, tuple[int, ...]]
-    fixed: Tasks
+    fixed: dict[str, Tensor]
 
     def __post_init__(self) -> None:
         known = self.states + self.actions + self.numbers + len(self.columns) + len(self.literals)
@@ -91,7 +100,7 @@ class Program:
         """Columns of `packed`; one if nothing is read."""
         return max(1, sum(map(math.prod, self.shapes.values())))
 
-    def packed(self, constants: Tasks, batch: int) -> Tensor:
+    def packed(self, constants: dict[str, Tensor], batch: int) -> Tensor:
         """What the program reads of B = `batch` tasks, (B, columns).
 
         Raises:
@@ -118,7 +127,7 @@ class Program:
         """Random numbers of an environment's step."""
         return sum(math.prod(shape) for _, shape in self.draws)
 
-    def drawn(self, noise: Noise, batch: int, steps: int, environments: int) -> Tensor | None:
+    def drawn(self, noise: Source, batch: int, steps: int, environments: int) -> Tensor | None:
         """Random numbers of T steps, (B, T, E, ·), if there are any."""
         columns = []
         for normal, shape in self.draws:

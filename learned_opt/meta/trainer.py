@@ -162,12 +162,12 @@ class MetaTrainer(TrainingRun[UpdateRule]):
         )
 
     def replicated(self) -> Iterator[Tensor]:
-        """The rule, its running average, the meta-optimizer, and all random generators."""
+        """The rule, its running average, the meta-optimizer, and the counts of draws."""
         yield from (*self.rule.parameters(), *self.learned.parameters())
         for entries in self.optimizer.state.values():
             yield from entries.values()
         for group in self.groups:
-            yield group.noise.generator.get_state()
+            yield group.noise.drawn
 
     def state_dict(self) -> dict[str, Any]:
         """The rule, its running average, the meta-optimizer, and all learners."""
@@ -209,15 +209,13 @@ def columns(metrics: dict[str, float]) -> dict[str, float | None]:
 def whole_state(group: LearnerGroup) -> dict[str, Any]:
     """The state of a group's learners on all ranks, on the first one."""
     state = group.state_dict()
-    generator = state.pop("generator")
-    return {"generator": generator, **(group.ranks.join_rows(state, group.rows) or {})}
+    return group.ranks.join_rows(state, group.rows) or {}
 
 
 def own_state(group: LearnerGroup, state: dict[str, Any] | None) -> dict[str, Any]:
     """The inverse of `whole_state`, whatever the number of ranks: each gets its part."""
-    generator = group.ranks.agree(lambda: (state or {}).pop("generator"))
     own: dict[str, Any] = group.ranks.split_rows(state, group.rows, group.problems.device)
-    return {"generator": generator, **own}
+    return own
 
 
 def contained(window: Window, learners: int) -> Window:

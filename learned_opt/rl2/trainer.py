@@ -87,7 +87,8 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
         """
         config, policy = self.config, self.learned
         tasks = sampled_tasks(policy.distribution.family, config.num_trials, self.noise)
-        trial = play(policy, tasks, None, self.noise, episodes=config.trial_episodes())
+        with self.noise.scope():
+            trial = play(policy, tasks, None, self.noise, episodes=config.trial_episodes())
         usable = torch.cat((trial.rows, trial.last), 1).isfinite().all(2).all(1)
         usable &= trial.rewards.isfinite().all(1)
         lost = int((~usable).sum())
@@ -158,12 +159,12 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """The policy, its optimizer, the scale of returns, and the random generator."""
+        """The policy, its optimizer, the scale of returns, and the count of draws."""
         return {
             "policy": self.learned.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scale": self.scale.state(),
-            "generator": self.noise.generator.get_state(),
+            "drawn": self.noise.drawn.clone(),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -172,7 +173,7 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
         load_optimizer(self.optimizer, saved["optimizer"])
         check_fits(self.scale.state(), saved["scale"], "scale")
         self.scale = ReturnScale(*saved["scale"])
-        self.noise.generator.set_state(saved["generator"].cpu())
+        self.noise.drawn.copy_(saved["drawn"])
 
 
 def _counted(valid: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:

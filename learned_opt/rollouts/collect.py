@@ -199,30 +199,31 @@ def play_episodes(
     `deterministic` takes the most probable action, or the Gaussian's mean, instead of a sample.
     """
     tensors = policy.layout().split(parameters)
-    environments = policy.family.environments(tasks, episodes, noise)
-    returns = torch.zeros(environments.batch, episodes, device=parameters.device, dtype=parameters.dtype)
-    alive = torch.ones_like(returns)
-    success: Tensor | None = None
-    steps = longest(environments.horizon)
-    memory = None
-    for first in range(0, steps, AT_ONCE):
-        rollout = collect(
-            policy,
-            tensors,
-            environments,
-            min(AT_ONCE, steps - first),
-            noise,
-            memory,
-            view=view,
-            deterministic=deterministic,
-        )
-        for t, reward in enumerate(rollout.rewards.unbind(1)):
-            returns = torch.addcmul(returns, alive, reward)
-            if rollout.success is not None:
-                done = rollout.success[:, t] & (alive > 0)
-                success = done if success is None else success | done
-            alive = alive.masked_fill(rollout.terminated[:, t] | rollout.truncated[:, t], 0.0)
-        memory = rollout.left(policy)
-        if not bool(alive.any()):
-            break
+    with noise.scope():
+        environments = policy.family.environments(tasks, episodes, noise)
+        returns = torch.zeros(environments.batch, episodes, device=parameters.device, dtype=parameters.dtype)
+        alive = torch.ones_like(returns)
+        success: Tensor | None = None
+        steps = longest(environments.horizon)
+        memory = None
+        for first in range(0, steps, AT_ONCE):
+            rollout = collect(
+                policy,
+                tensors,
+                environments,
+                min(AT_ONCE, steps - first),
+                noise,
+                memory,
+                view=view,
+                deterministic=deterministic,
+            )
+            for t, reward in enumerate(rollout.rewards.unbind(1)):
+                returns = torch.addcmul(returns, alive, reward)
+                if rollout.success is not None:
+                    done = rollout.success[:, t] & (alive > 0)
+                    success = done if success is None else success | done
+                alive = alive.masked_fill(rollout.terminated[:, t] | rollout.truncated[:, t], 0.0)
+            memory = rollout.left(policy)
+            if not bool(alive.any()):
+                break
     return Episodes(returns, success)

@@ -108,7 +108,8 @@ class Ranks:
         """Nested state of all ranks' learners, on the first rank; None on the others.
 
         Args:
-            state: dictionaries and lists of None and of tensors whose first axis is copies × rows.
+            state: dictionaries and lists of None, of tensors whose first axis is copies × rows, and of
+                tensors without axes that are the same on all ranks.
             rows: this rank's share of the learners that differ; replicas of them are copies.
         """
         if self.shard.count == 1:
@@ -118,7 +119,12 @@ class Ranks:
         if not self.first:
             return None
         return mapped(
-            lambda *pieces: torch.cat([_by_copy(piece, rows) for piece in pieces], 1).flatten(0, 1), *parts
+            lambda *pieces: (
+                torch.cat([_by_copy(piece, rows) for piece in pieces], 1).flatten(0, 1)
+                if pieces[0].dim()
+                else pieces[0]
+            ),
+            *parts,
         )
 
     def split_rows(self, state: Any, rows: int, device: str) -> Any:
@@ -129,7 +135,10 @@ class Ranks:
 
         def part(index: int) -> Any:
             own = slice(index * rows, (index + 1) * rows)
-            return mapped(lambda all_: _by_copy(all_, rows * count)[:, own].flatten(0, 1).cpu(), state)
+            return mapped(
+                lambda all_: _by_copy(all_, rows * count)[:, own].flatten(0, 1).cpu() if all_.dim() else all_,
+                state,
+            )
 
         received: list[Any] = [None]
         dist.scatter_object_list(received, [part(i) for i in range(count)] if self.first else None)

@@ -50,7 +50,7 @@ def trace(distribution: ActionDistribution, family: BatchedFamily, tasks: Tasks)
     given = {
         key: named_inputs("constant", key, value) if key in own else value for key, value in constants.items()
     }
-    state = family.initial_state(constants, 1, Noise(torch.Generator().manual_seed(0))).clone()
+    state = family.initial_state(constants, 1, Noise(0)).clone()
     if state.dtype is not torch.float32:
         raise UntraceableError(f"their state is of type {state.dtype}")
     action = torch.zeros(1, 1, dtype=torch.int64)
@@ -76,25 +76,22 @@ def trace(distribution: ActionDistribution, family: BatchedFamily, tasks: Tasks)
 
 
 class _TracedNoise(Noise):
-    """Notes which numbers are asked for; its own generator is for nobody."""
+    """Notes which numbers are asked for, and gives none."""
 
     def __init__(self) -> None:
-        super().__init__(torch.Generator().manual_seed(0))
+        super().__init__(0)
         self.draws: list[Draw] = []
         self.count = 0
-        self._before = self._states()
+        self._before = torch.random.get_rng_state()
 
     def check(self) -> None:
         """Refuse functions that drew numbers past this.
 
         Raises:
-            UntraceableError: a generator has moved on.
+            UntraceableError: torch's generator has moved on.
         """
-        if not all(map(torch.equal, self._before, self._states())):
-            raise UntraceableError("they draw random numbers of a generator, not of the noise")
-
-    def _states(self) -> tuple[Tensor, Tensor]:
-        return self.generator.get_state(), torch.random.get_rng_state()
+        if not torch.equal(self._before, torch.random.get_rng_state()):
+            raise UntraceableError("they draw random numbers of torch's generator, not of the noise")
 
     def uniform(self, *shape: int) -> Tensor:
         return self._noted(normal=False, shape=shape)

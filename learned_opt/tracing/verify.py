@@ -63,7 +63,7 @@ def why_in_torch(family: BatchedFamily) -> str | None:
     """What keeps a family's dynamics from being run compiled, or None: they are."""
     if (reason := native.why_not("rollout")) is not None:
         return reason
-    noise = Noise(torch.Generator().manual_seed(0))
+    noise = Noise(0)
     environments = family.environments(sampled_tasks(family, 2, noise), 2, noise)
     if type(environments) is not BatchedEnvironments:
         return "its environments are no BatchedEnvironments"
@@ -140,7 +140,7 @@ def _check(program: Program, distribution: ActionDistribution, family: BatchedFa
     some = {key: torch.cat((value, value))[:TRIAL_TASKS] for key, value in tasks.items()}
     batch = len(next(iter(some.values())))
     copies = TRIAL_ROWS // batch
-    noise = Noise(torch.Generator().manual_seed(0))
+    noise = Noise(0)
     contract = Contract(family, batch, copies, noise, finite="none")
     constants = contract.constants(some)
     packed = program.packed(constants, batch)
@@ -215,7 +215,7 @@ class _Told(Noise):
     """Gives out numbers that were drawn before, in the order of a program's draws."""
 
     def __init__(self, program: Program, numbers: Tensor | None) -> None:
-        super().__init__(torch.Generator())
+        super().__init__(0)
         sizes = [math.prod(draw.shape) for draw in program.draws]
         self._left = [] if numbers is None else list(torch.split_with_sizes(numbers[:, 0], sizes, -1))
 

@@ -104,7 +104,7 @@ def of_gradients(family, batch=B, steps=T, inner=3, outer=1):
 
 def of_rollouts(family, batch=B, steps=T, environments=E, **limit):
     family = make_family(family)
-    distribution, source = ActionDistribution(family), Noise(torch.Generator().manual_seed(0))
+    distribution, source = ActionDistribution(family), Noise(0)
     tasks = family.sample_tasks(batch, source)
     program = trace(distribution, family, tasks)
     policy, constants = ActorCritic(family, 6, 1), family.constants(tasks)
@@ -427,7 +427,7 @@ def test_a_rule_whose_weights_were_replaced_by_others_is_refused_by_its_optimize
 
 def test_learners_live_on_the_cpu_whatever_the_default_device_is():
     """What is made for C is made where C can reach it."""
-    source, config = Noise(torch.Generator().manual_seed(0)), A2C(num_envs=2, num_steps=4)
+    source, config = Noise(0), A2C(num_envs=2, num_steps=4)
     learner = config.learner(make_family("cartpole"), 2, source)
     parameters = learner.initial_parameters()
     with torch.device("meta"):

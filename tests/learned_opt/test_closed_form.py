@@ -24,7 +24,7 @@ def gradients(family, monkeypatch, *, by_c, batch=3, updates=3, change=None, out
             return made[-1]
 
         patch.setattr(a2c, "gradients", told)
-        noise = Noise(torch.Generator().manual_seed(0))
+        noise = Noise(0)
         sizes = {"num_envs": 7, "num_steps": 45, "ent_coef": 0.03}
         learner = A2C(**{**sizes, **config}).learner(make_family(family), batch, noise, outer_num_envs=outer)
         shape = learner.initial_parameters().shape
@@ -80,7 +80,7 @@ def test_every_coordinate_has_its_own_tensors_gradient(monkeypatch):
     """Relative to each tensor's own largest, so that small ones count."""
     config = {"max_grad_norm": 1e9}
     ours, theirs = (gradients("pendulum", monkeypatch, by_c=by_c, **config) for by_c in (True, False))
-    noise = Noise(torch.Generator().manual_seed(0))
+    noise = Noise(0)
     layout = A2C().learner(make_family("pendulum"), 3, noise).layout
     for mine, yours in zip(ours[:2], theirs[:2], strict=True):
         for name, tensor in layout.split(yours).items():
@@ -130,7 +130,7 @@ def test_what_is_not_finite_stays_with_its_learner(monkeypatch):
 @needs_compiled
 def test_second_order_and_own_policies_are_left_to_autograd(monkeypatch):
     monkeypatch.setattr(a2c_gradients, "actor_critic", None)  # not to be called
-    noise = Noise(torch.Generator().manual_seed(0))
+    noise = Noise(0)
     learner = A2C().learner(make_family("cartpole"), 2, noise, outer_num_envs=2)
     parameters = learner.initial_parameters().requires_grad_()
     sample = learner.gradient(parameters, second_order=True)

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def noise(seed=0):
-    return Noise(torch.Generator().manual_seed(seed))
+    return Noise(seed)
 
 
 def both_ways(run):

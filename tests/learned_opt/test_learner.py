@@ -343,7 +343,7 @@ def test_the_critics_output_begins_with_the_gain_that_was_asked_for():
     tensors = []
     for gain in (0.01, 1.0):
         policy = ActorCritic(family, value_gain=gain)
-        noise = Noise(torch.Generator().manual_seed(0))
+        noise = Noise(0)
         tensors.append(policy.layout().split(policy.initial_parameters(3, noise)))
     small, large = tensors
     torch.testing.assert_close(large["critic.2.weight"].norm(dim=(1, 2)), torch.ones(3))

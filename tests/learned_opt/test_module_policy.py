@@ -15,7 +15,7 @@ from learned_opt.rollouts.collect import play_episodes
 from learned_opt.rules.base import StepInput
 from learned_opt.tasks import Noise, make_family
 from learned_opt.tasks.families.catch import Catch
-from learned_opt.tasks.random import derive_noise
+from learned_opt.tasks.random import derive_noise, derive_seed
 
 SETTINGS = {
     "a2c": A2C(hidden_size=8, num_envs=3, num_steps=12),
@@ -72,8 +72,7 @@ def separate(family):
 
 def exact(seed, *path, replicas=1):
     """Random numbers in double precision."""
-    generator = derive_noise(seed, *path).generator
-    return Noise(generator, replicas=replicas, dtype=torch.float64)
+    return Noise(derive_seed(seed, *path), replicas=replicas, dtype=torch.float64)
 
 
 def as_stacked(name):

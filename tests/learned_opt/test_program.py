@@ -41,7 +41,7 @@ DRAWING = ["bandit", "catch", "gridworld", "gridworld_sparse", "lqr", "tabular_m
 
 
 def noise(seed=0):
-    return Noise(torch.Generator().manual_seed(seed))
+    return Noise(seed)
 
 
 def environments_of(family, batch=3, copies=20, seed=0):
@@ -533,7 +533,7 @@ def test_parameters_that_are_not_finite_reach_no_memory_but_their_own():
 
 def test_float64_stays_in_torch():
     family = make_family("cartpole")
-    source = Noise(torch.Generator().manual_seed(0), dtype=torch.float64)
+    source = Noise(0, dtype=torch.float64)
     environments = family.environments(family.sample_tasks(2, source), 3, source)
     assert dynamics_of(environments) is None
 
@@ -744,7 +744,7 @@ def test_constants_whose_shape_follows_the_tasks_run_in_torch():
 def test_random_numbers_of_dynamics_are_the_environments_own():
     """Replicas of a task meet the same numbers, whatever their policies draw."""
     family = make_family("bandit")
-    source = Noise(torch.Generator().manual_seed(0), replicas=2)
+    source = Noise(0, replicas=2)
     environments = family.environments(family.sample_tasks(4, source), 6, source)
     policy = ActorCritic(family, 8)
     tensors = policy.layout().split(policy.initial_parameters(4, noise()))

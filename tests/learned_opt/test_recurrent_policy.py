@@ -140,7 +140,7 @@ def test_cells_written_out_equal_torchs(cell, given):
 def exact_learner(make=TwoMemories, family=None, **settings):
     """In double precision."""
     family = family or Recall()
-    noise = Noise(derive_noise(0, "exact").generator, dtype=torch.float64)
+    noise = Noise(0, dtype=torch.float64)
     config = A2C(**{"num_envs": 3, "num_steps": 6, **settings})
     return config.learner(family, 2, noise, policy=ModulePolicy(family, make), outer_num_envs=2)
 
@@ -271,7 +271,7 @@ def test_learners_go_on_exactly_from_their_state_and_new_tasks_begin_with_a_blan
     for _ in range(3):
         learner.gradient(theta)
     again.load_state_dict(learner.state_dict())
-    again.noise.generator.set_state(learner.noise.generator.get_state())
+    again.noise.drawn.copy_(learner.noise.drawn)
     assert torch.equal(learner.gradient(theta).inner, again.gradient(theta).inner)
     learner.gradient(theta)
     blank = learner.policy.initial_memory(learner.environments.observation)

@@ -72,7 +72,7 @@ def learner(bribe, kind="a2c", outer=0, **changes):
     steps = {} if kind == "reinforce" else {"num_steps": 8}
     small = {"hidden_size": 4, "num_layers": 1, "num_envs": 2, **steps}
     config = replace(inner(kind), **{**small, **changes})
-    return config.learner(family, 1, Noise(torch.Generator().manual_seed(0)), outer_num_envs=outer)
+    return config.learner(family, 1, Noise(0), outer_num_envs=outer)
 
 
 BOTH = {"normalize_observations": True, "normalize_rewards": True}
@@ -119,7 +119,7 @@ def test_metrics_and_moments_are_those_of_the_steps_taken():
 
 def test_judged_episodes_are_paid_for_their_own_steps_alone():
     made = learner(100.0)
-    played = made.evaluate(made.initial_parameters(), 3, Noise(torch.Generator().manual_seed(1)))
+    played = made.evaluate(made.initial_parameters(), 3, Noise(1))
     assert played.returns.tolist() == [[LENGTH * PAID] * 3]
 
 

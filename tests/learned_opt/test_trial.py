@@ -226,7 +226,7 @@ def test_steps_after_a_trials_end_count_nowhere_in_training(tmp_path):
     trial = play(policy, policy.distribution.family.sample_tasks(16, noise), None, noise, episodes=2)
     over = ~trial.valid
     assert 20 < int(over.sum()) < over.numel() - 20
-    units = torch.randn(16, over.shape[1] + 1, generator=noise.generator)
+    units = noise.normal(16, over.shape[1] + 1)
     rubbish = trial._replace(
         rows=torch.where(over.unsqueeze(-1), 7.0, trial.rows),
         actions=torch.where(over.unsqueeze(-1), 100.0, trial.actions),
@@ -253,7 +253,7 @@ def test_value_reaches_back_to_no_step_from_beyond_a_trials_end(tmp_path):
     trainer = trained(Chancy.name, tmp_path, gamma=0.9, gae_lambda=0.8)
     policy, noise = trainer.learned, derive_noise(4, "trial")
     trial = play(policy, policy.distribution.family.sample_tasks(6, noise), None, noise, episodes=2)
-    values = torch.randn(6, trial.valid.shape[1] + 1, generator=noise.generator)
+    values = noise.normal(6, trial.valid.shape[1] + 1)
     _, targets = trainer._advantages(trial, values)
     expected = []
     for r, length in enumerate(trial.steps.tolist()):

@@ -97,7 +97,7 @@ def set_up(name, varied, dtype):
     family, oracle = make_family(name), ORACLES[name]
     task = {**family.defaults, **(oracle.variant if varied else {})}
     constants = family.constants({key: torch.tensor([[v]], dtype=dtype) for key, v in task.items()})
-    noise = Noise(torch.Generator().manual_seed(0), dtype=dtype)
+    noise = Noise(0, dtype=dtype)
     return family, constants, partial(oracle.make, task), noise
 
 
@@ -168,7 +168,7 @@ def test_single_steps_from_anywhere_are_those_of_gymnasium(name, varied, dtype):
 
 @pytest.mark.parametrize("name", ORACLES)
 def test_a_batch_of_different_tasks_is_each_task_on_its_own(name):
-    family, noise = make_family(name), Noise(torch.Generator().manual_seed(3))
+    family, noise = make_family(name), Noise(3)
     tasks = family.sample_tasks(5, noise)
     state = family.initial_state(family.constants(tasks), 3, noise)
     discrete = isinstance(family.action_space, gymnasium.spaces.Discrete)

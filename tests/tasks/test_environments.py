@@ -36,7 +36,7 @@ class Countdown(BatchedFamily):
 
 
 def noise_of(seed, **kwargs):
-    return Noise(torch.Generator().manual_seed(seed), **kwargs)
+    return Noise(seed, **kwargs)
 
 
 def countdown(environments=1, **tasks):

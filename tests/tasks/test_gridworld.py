@@ -11,7 +11,7 @@ UP, DOWN, LEFT, RIGHT = range(4)
 
 
 def make_noise(dtype=torch.float32):
-    return Noise(torch.Generator().manual_seed(0), dtype=dtype)
+    return Noise(0, dtype=dtype)
 
 
 def hand_built(objects, horizon=50, start=(0, 0), walls=(), dtype=torch.float64):

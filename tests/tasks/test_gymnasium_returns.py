@@ -24,7 +24,7 @@ SAYS = {"reset": None, "step": None}
 
 
 def noise(seed=0):
-    return Noise(torch.Generator().manual_seed(seed))
+    return Noise(seed)
 
 
 class Says(gymnasium.Env):

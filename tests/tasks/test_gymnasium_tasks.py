@@ -17,7 +17,7 @@ from learned_opt.tasks import EnvironmentFailedError, GymnasiumFamily, Noise, ma
 
 
 def noise(seed=0):
-    return Noise(torch.Generator().manual_seed(seed))
+    return Noise(seed)
 
 
 class Counter(gymnasium.Env):

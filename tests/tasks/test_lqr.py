@@ -7,7 +7,7 @@ from learned_opt.tasks.random import Noise
 
 
 def make_noise(dtype=torch.float32, seed=0):
-    return Noise(torch.Generator().manual_seed(seed), dtype=dtype)
+    return Noise(seed, dtype=dtype)
 
 
 def optimal_gains(tasks, horizon):

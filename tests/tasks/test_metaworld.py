@@ -26,7 +26,7 @@ REACH = "ml1-reach-v3"
 
 
 def noise(seed=0):
-    return Noise(torch.Generator().manual_seed(seed))
+    return Noise(seed)
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ BODIES = {
 
 
 def noise(seed=0):
-    return Noise(torch.Generator().manual_seed(seed))
+    return Noise(seed)
 
 
 def lined_up(name, steps, seed=0):

@@ -95,8 +95,7 @@ class LearnerGroup(ABC):
         self.unroll_length = estimator.unroll_length
         self.batch = self._part(problems.batch_size)
         device = torch.device(problems.device)
-        generator = torch.Generator(device).manual_seed(seed)
-        self.noise = Noise(generator, replicas=self.replicas, shard=ranks.shard)
+        self.noise = Noise(seed, replicas=self.replicas, shard=ranks.shard, device=device)
         family, inner = problems.family, problems.inner
         tasks = self._replicated(sampled_tasks(family, self.batch, self.noise))
         policy = policy_for(family, policies)
@@ -108,11 +107,6 @@ class LearnerGroup(ABC):
             policy=policy,
             outer_num_envs=estimator.outer_envs(inner),
         )
-        horizons = isinstance(self.learner.environments.horizon, Tensor)
-        if ranks.shard.count > 1 and inner.whole_episodes and horizons:
-            raise ValueError(
-                f"REINFORCE on {problems.name}, whose horizons vary, needs one process: leave torchrun out"
-            )
         self.layout = presentation.of(self.learner.layout)
         parameters, age = self._start(rule), torch.zeros(self.batch, 1, device=device)
         horizon, known = self._draw_horizons()
@@ -153,7 +147,8 @@ class LearnerGroup(ABC):
     def ready(self) -> GradientSample:
         """The gradients at the window's start, measured where they are missing."""
         sample = self.runs.sample
-        return self.learner.gradient(self.runs.parameters) if sample is None else sample
+        with self.noise.scope():
+            return self.learner.gradient(self.runs.parameters) if sample is None else sample
 
     @torch.no_grad()
     def train(
@@ -208,8 +203,9 @@ class LearnerGroup(ABC):
         self.runs = self.runs._replace(
             parameters=state.parameters, rule_state=state.rule_state, sample=sample, age=age
         )
-        if self.ranks.any(ended.any()):
-            self.runs = self._renewed(rule, ended)
+        with self.noise.scope():
+            if self.ranks.any(ended.any()):
+                self.runs = self._renewed(rule, ended)
         return ended
 
     def window(self, gradient: Phi, metrics: Mapping[str, Tensor], sound: Tensor) -> Window:
@@ -275,11 +271,12 @@ class LearnerGroup(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes, for checkpoints: tensors and plain data only.
 
-        Tensors but the generator's state have this rank's learners as their first axis.
+        Tensors but counts of draws, which have no axes and are the same on all ranks, have this rank's
+        learners as their first axis.
         """
         sample = self.runs.sample
         return {
-            "generator": self.noise.generator.get_state(),
+            "drawn": self.noise.drawn.clone(),
             "learner": self.learner.state_dict(),
             **self.runs._asdict(),
             "sample": None if sample is None else list(sample),
@@ -305,4 +302,4 @@ class LearnerGroup(ABC):
         self.runs = Runs(**{**{name: saved[name] for name in Runs._fields}, "sample": sample})
         if sample is not None:
             check_fits([self.runs.parameters] * 2, list(sample[:2]), "gradient")
-        self.noise.generator.set_state(saved["generator"].cpu())
+        self.noise.drawn.copy_(saved["drawn"])

@@ -100,13 +100,14 @@ class Perturbations:
             name: scale * self._noise.normal(self.pairs, *scale.shape) for name, scale in self._scales.items()
         }
 
-    def state_dict(self) -> dict[str, Phi]:
+    def state_dict(self) -> dict[str, Any]:
         """What changes, for checkpoints."""
-        return {"current": self.current, "carried": self.carried}
+        return {"current": self.current, "carried": self.carried, "drawn": self._noise.drawn.clone()}
 
-    def load_state_dict(self, saved: Mapping[str, Phi]) -> None:
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.current, self.carried = dict(saved["current"]), dict(saved["carried"])
+        self._noise.drawn.copy_(saved["drawn"])
 
 
 def sign_scores(difference: Tensor) -> Tensor:
@@ -183,7 +184,7 @@ class EvolutionGroup(LearnerGroup):
             self.rows,
             estimator.std,
             persistent=estimator.persistent,
-            noise=Noise(self.noise.generator, shard=self.ranks.shard),
+            noise=self.noise.branch("perturbations"),
         )
 
     def advance(self, rule: UpdateRule) -> Window:
