@@ -33,7 +33,7 @@ TINY = run_config(
         "inner": A2C(hidden_size=4, num_envs=2, num_steps=6),
     }
 )
-PAIRS = 40_000
+PAIRS = 640_000
 WINDOWS = 5
 
 

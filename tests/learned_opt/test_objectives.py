@@ -79,7 +79,7 @@ def q_learner(outer=0, **changes):
 
 
 def test_q_learning_finds_the_values_of_bandits():
-    learner = q_learner(max_grad_norm=100.0)
+    learner = q_learner(max_grad_norm=100.0, buffer_size=8192)
     rule: UpdateRule = Adam()
     theta = learner.initial_parameters()
     state = rule.init_state(learner.layout, 2)
