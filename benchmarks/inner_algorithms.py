@@ -35,7 +35,8 @@ from learned_opt.rules import UpdateRule
 from learned_opt.rules.handcrafted import Adam, AdamConfig
 from learned_opt.rules.lstm import LSTMConfig
 from learned_opt.runs.allocator import settle
-from learned_opt.tasks import Noise, make_family
+from learned_opt.tasks import make_family
+from learned_opt.tasks.random import derive_noise
 
 LEARNERS, UPDATES = 16, 20
 OF_STABLE_BASELINES3 = PPO(
@@ -171,7 +172,7 @@ def training(inner: InnerAlgorithm, family: str, name: str, unroll: int, way: st
 
 def comparison(inner: InnerAlgorithm, family: str, name: str, updates: int) -> Callable[[], None]:
     """What `train` does of whole runs, but for the evaluations."""
-    learner = inner.learner(make_family(family), LEARNERS, Noise(torch.Generator().manual_seed(0)))
+    learner = inner.learner(make_family(family), LEARNERS, derive_noise(0, "benchmark"))
     rule = Adam() if name == "adam" else new_rule(RunConfig(rule=LSTM, families=(family,), inner=inner))
     layout = learner.layout.without_roles()
     parameters = learner.initial_parameters()

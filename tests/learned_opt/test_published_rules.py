@@ -119,7 +119,7 @@ def test_orthogonalized_matrices_have_singular_values_near_one():
 
 @pytest.mark.parametrize("rule", [AdamRel(), AdamKL(), Ano(), Muon()])
 def test_ppo_tells_them_what_they_go_by(rule):
-    noise = Noise(torch.Generator().manual_seed(0))
+    noise = Noise(0)
     inner = PPO(num_envs=4, num_steps=16, update_epochs=2, num_minibatches=2)
     learner = inner.learner(make_family("cartpole"), 2, noise)
     run = train(learner, rule, updates=8, num_evals=2, eval_seed=0, lr=1e-2)
@@ -128,7 +128,7 @@ def test_ppo_tells_them_what_they_go_by(rule):
 
 
 def test_a_rollout_is_new_once_in_all_of_its_epochs():
-    noise = Noise(torch.Generator().manual_seed(0))
+    noise = Noise(0)
     inner = PPO(num_envs=4, num_steps=16, update_epochs=2, num_minibatches=2)
     learner = inner.learner(make_family("cartpole"), 2, noise)
     theta = learner.initial_parameters()
