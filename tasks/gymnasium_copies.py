@@ -12,7 +12,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from learned_opt.tasks.gymnasium_failures import named
-from learned_opt.tasks.gymnasium_spaces import actions_of, check_vector, observations_of
+from learned_opt.tasks.gymnasium_spaces import check_vector, flattened
 from learned_opt.tasks.variation import Apply, VariedEnv
 
 Vectorization = Literal["sync", "async", "vector_entry_point"]
@@ -32,8 +32,6 @@ class Copies:
     Args:
         environment, wrappers, vectorization, apply, options: see `GymnasiumFamily`.
         name: of the family.
-
-    counts: whether environments made here may know no time limit, so that whoever steps them counts.
     """
 
     def __init__(
@@ -52,7 +50,6 @@ class Copies:
             raise ValueError("wrappers go around single environments: take sync or async vectorization")
         self.environment, self.wrappers, self.vectorization = environment, wrappers, vectorization
         self.apply, self.name, self.options = apply, name, options
-        self.counts = True
         self._idle: dict[int, list[VectorEnv[Any, Any, Any]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -71,15 +68,11 @@ class Copies:
         spec = gymnasium.spec(own.id) if known and own else self.environment
         assert isinstance(spec, EnvSpec)
         self._spec, self._vector_spec = spec, self.environment
-        self._observation_space = observations_of(self.name, single.observation_space)
-        self._action_space = actions_of(self.name, single.action_space)
+        self._spaces = single.observation_space, single.action_space
         self._told = {} if max_episode_steps is None else {LIMIT: max_episode_steps}
-        if self.vectorization == "vector_entry_point":
-            names, more = _parameters(spec)
-            self.counts = LIMIT not in names
-            if self.counts and not more:
-                self._told, self._vector_spec = {}, copy.deepcopy(spec)
-                self._vector_spec.max_episode_steps = None
+        if self.vectorization == "vector_entry_point" and not _takes_limit(spec):
+            self._told, self._vector_spec = {}, copy.deepcopy(spec)
+            self._vector_spec.max_episode_steps = None
         return spec
 
     def entry_point(self) -> Any:
@@ -90,12 +83,12 @@ class Copies:
     def single(self, **options: Any) -> VariedEnv:
         """One environment, with its wrappers; further options are those of `gymnasium.make`."""
         # Time limits are counted outside, where first episodes can begin at any count.
-        made = bare = gymnasium.make(
-            self.environment, max_episode_steps=-1, disable_env_checker=True, **self.options, **options
-        )
-        for wrap in self.wrappers:
-            made = wrap(made)
-        return VariedEnv(made, self.apply, self.name, bare)
+        given = {"max_episode_steps": -1, "disable_env_checker": True, **self.options, **options}
+        with named(self.name, "cannot be made"):
+            made = bare = gymnasium.make(self.environment, **given)
+            for wrap in self.wrappers:
+                made = wrap(made)
+        return VariedEnv(flattened(self.name, made), self.apply, self.name, bare)
 
     def borrow(self, environments: int) -> VectorEnv[Any, Any, Any]:
         """E = `environments` copies, made or taken from those given back."""
@@ -104,8 +97,8 @@ class Copies:
             return idle.pop()
         with named(self.name, "cannot be made"):
             made = self._vector(environments)
-            check_vector(self.name, made, environments, self._observation_space, self._action_space)
-            return made
+        check_vector(self.name, made, environments, *self._spaces)
+        return made
 
     def give_back(self, vectors: Sequence[VectorEnv[Any, Any, Any]]) -> None:
         """Environments that nobody uses any more; wrapped ones are closed, for wrappers may remember."""
@@ -135,12 +128,12 @@ class Copies:
         return kind([self.single] * environments, autoreset_mode=AutoresetMode.DISABLED)
 
 
-def _parameters(spec: EnvSpec) -> tuple[set[str], bool]:
-    """Names of what the vector version takes, and whether it takes more than it names."""
+def _takes_limit(spec: EnvSpec) -> bool:
+    """Whether the vector version has an argument for its time limit."""
     entry = spec.vector_entry_point
+    made = load_env_creator(entry) if isinstance(entry, str) else entry
     try:
-        made = load_env_creator(entry) if isinstance(entry, str) else entry
-        parameters = inspect.signature(made).parameters.values()  # type: ignore[arg-type]
-    except (ImportError, AttributeError, TypeError, ValueError):
-        return {LIMIT}, True  # make_vec says what is wrong with it
-    return {each.name for each in parameters}, any(each.kind is each.VAR_KEYWORD for each in parameters)
+        parameters = inspect.signature(made).parameters  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return True  # make_vec says what is wrong with it
+    return LIMIT in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 from weakref import finalize
@@ -15,16 +15,9 @@ from torch import Tensor
 
 from learned_opt.tasks.base import Step, TaskFamily, Tasks, batch_of, first_counts, where_rows
 from learned_opt.tasks.gymnasium_copies import Copies
-from learned_opt.tasks.gymnasium_failures import EnvironmentFailedError, WrongReturnError, named
-from learned_opt.tasks.gymnasium_returns import (
-    Returned,
-    flags,
-    numbers,
-    reset_of,
-    step_of,
-    successes_of,
-)
+from learned_opt.tasks.gymnasium_failures import EnvironmentFailedError, named
 from learned_opt.tasks.gymnasium_spaces import native
+from learned_opt.tasks.gymnasium_success import successes_of
 from learned_opt.tasks.random import Noise
 from learned_opt.tasks.variation import Apply
 
@@ -38,11 +31,8 @@ class GymnasiumEnvironments:
     Scalar environments are stepped without autoreset and reset here, in the step that ends an
     episode. An environment's own vector version is taken as it is: under SAME_STEP final observations
     come from its infos; under NEXT_STEP the step that resets an environment ignores the action, and is
-    marked as not valid. Where it takes no time limit, or goes on after the one it was told, steps are
-    counted here, and it must be able to reset some of its environments by a "reset_mask". Observations
-    may have any shape.
-
-    What environments return is held against shapes and types at every step.
+    marked as not valid. Where it goes on after the time limit, for it was told none or takes none, it must
+    be able to reset some of its environments by a "reset_mask". Observations may have any shape.
 
     Gymnasium cannot save an environment: after `load_state_dict` the same tasks begin new episodes.
 
@@ -97,33 +87,32 @@ class GymnasiumEnvironments:
                 if isinstance(vector, AsyncVectorEnv):
                     vector.step_async(part)
             results = [
-                step_of(vector.step_wait() if isinstance(vector, AsyncVectorEnv) else vector.step(part))
+                vector.step_wait() if isinstance(vector, AsyncVectorEnv) else vector.step(part)
                 for vector, part in zip(self._vectors, actions, strict=True)
             ]
-            shape = (self.environments,)
-            seen = np.stack([self._seen(result.observation) for result in results])
-            reward = np.stack([numbers(result.reward, shape, "rewards") for result in results])
-            terminated = np.stack([flags(result.terminated, shape, "terminated") for result in results])
-            truncated = np.stack([flags(result.truncated, shape, "truncated") for result in results])
+            seen, reward, terminated, truncated, infos = zip(*results, strict=True)
+            seen = np.stack([self._seen(each) for each in seen])
+            reward = np.stack([self._numbers(each, "rewards") for each in reward])
+            terminated = np.stack([self._numbers(each, "terminated", np.bool_) for each in terminated])
+            truncated = np.stack([self._numbers(each, "truncated", np.bool_) for each in truncated])
             truncated &= ~terminated
             own = terminated | truncated
-            final = _final(seen, results, own) if self._mode == AutoresetMode.SAME_STEP else seen
-            paid = self._tensor(np.where(ignored, 0, reward)).to(self.noise.dtype)
-            self._check(paid.cpu().numpy(), "a reward")
+            final = self._final(seen, infos, own)
+            paid = np.where(ignored, 0, reward)
+            self._check(paid, "a reward")
             self._check(final, "an observation")
-            over = self._over(own | ignored)
+            over = (self.elapsed + 1 >= self.horizon).cpu().numpy() & ~(own | ignored)
             truncated |= over
             seen = self._renew(over | own if self._mode == AutoresetMode.DISABLED else over, seen)
-            if seen is not final:
-                self._check(seen, "an observation")
-            success = self._successes([result.info for result in results], own)
+            self._check(seen, "an observation")
+            success = self._successes(infos, own)
         if self._mode == AutoresetMode.NEXT_STEP:
             self._resetting = own
         self.elapsed = torch.where(self._tensor(own | over | ignored), 0.0, self.elapsed + 1)
         self.observation = self._tensor(seen).to(self.noise.dtype)
         return Step(
             self.observation,
-            paid,
+            self._tensor(paid).to(self.noise.dtype),
             self._tensor(terminated),
             self._tensor(truncated),
             self._tensor(final).to(self.noise.dtype),
@@ -170,26 +159,37 @@ class GymnasiumEnvironments:
                 if task:
                     _give_task(vector, task, self.copies.apply)
                 scalar = isinstance(vector, (SyncVectorEnv, AsyncVectorEnv))
-                first, _ = reset_of(vector.reset(seed=seeds[row] if scalar else seeds[row][0]))
+                first, _ = vector.reset(seed=seeds[row] if scalar else seeds[row][0])
                 seen[row] = self._seen(first)
                 self._resetting[row] = False
             self._check(seen, "an observation")
         self.observation = self._tensor(seen).to(self.noise.dtype)
 
-    def _seen(self, observations: Any) -> NDArray[np.float32]:
+    def _seen(self, observations: Any) -> NDArray[Any]:
         """Observations of E environments as float32, (E, *O)."""
-        shape = (self.environments, *self.family.observation_space.shape)
+        return self._numbers(observations, "observations", shape=self.family.observation_space.shape)
+
+    def _numbers(
+        self, given: Any, what: str, kind: type[Any] = np.float32, shape: tuple[int, ...] = ()
+    ) -> NDArray[Any]:
+        """What E environments returned, as an array (E, *shape)."""
         with np.errstate(over="ignore"):  # what is infinite then is named
-            return numbers(observations, shape, "observations").astype(np.float32)
+            array = np.asarray(given, kind)
+        if array.shape != (self.environments, *shape):
+            asked = (self.environments, *shape)
+            raise ValueError(f"it returned {what} of shape {array.shape}, and {asked} was asked for")
+        return array
 
-    def _over(self, gone: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Where the time limit, as it is counted here, ends an episode that has not ended by itself.
-
-        A vector version that was told the limit has ended its episodes there, or does not know it.
-        """
-        last = self.horizon if self.copies.counts else self.horizon + 1
-        over: NDArray[np.bool_] = (self.elapsed + 1 >= last).cpu().numpy() & ~gone
-        return over
+    def _final(
+        self, seen: NDArray[Any], infos: Sequence[Any], ended: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
+        """What the last actions led to: SAME_STEP has put first observations in its place."""
+        if self._mode != AutoresetMode.SAME_STEP:
+            return seen
+        final = seen.copy()
+        for row, column in np.argwhere(ended).tolist():
+            final[row, column] = infos[row]["final_obs"][column]
+        return final
 
     def _renew(self, ended: NDArray[np.bool_], seen: NDArray[Any]) -> NDArray[Any]:
         """Observations with those of new episodes where old ones ended."""
@@ -199,9 +199,9 @@ class GymnasiumEnvironments:
         for row in np.flatnonzero(ended.any(1)):
             with self._watched("cannot be reset"):
                 mask = ended[row].copy()
-                first = self._seen(reset_of(self._vectors[row].reset(options={"reset_mask": mask}))[0])
-                if not np.array_equal(first[~mask], seen[row][~mask], equal_nan=True):
-                    raise WrongReturnError(
+                first = self._seen(self._vectors[row].reset(options={"reset_mask": mask})[0])
+                if not np.array_equal(first[~mask], seen[row][~mask]):
+                    raise ValueError(
                         "its vector version resets other environments than those a 'reset_mask' asks for: "
                         "take sync or async vectorization"
                     )
@@ -213,8 +213,8 @@ class GymnasiumEnvironments:
         found = np.zeros((self.batch, self.environments), dtype=bool)
         told = False
         for row, info in enumerate(infos):
-            last = info.get("final_info") if isinstance(info, Mapping) else None
-            last = last if self._mode == AutoresetMode.SAME_STEP and isinstance(last, Mapping) else {}
+            # Where SAME_STEP has reset an environment, its own info is of the episode that begins.
+            last = info.get("final_info", {}) if self._mode == AutoresetMode.SAME_STEP else {}
             for source, where in ((info, ~ended[row] if last else True), (last, ended[row])):
                 said = successes_of(source, self.environments, self.family.name)
                 if said is not None:
@@ -262,23 +262,3 @@ def _give_task(vector: VectorEnv[Any, Any, Any], task: dict[str, float], apply: 
         vector.call("apply_task", task)
     else:
         apply(vector.unwrapped, task)
-
-
-def _final(seen: NDArray[Any], results: Sequence[Returned], ended: NDArray[np.bool_]) -> NDArray[Any]:
-    """What the last actions led to, where SAME_STEP has put first observations in their place."""
-    final: NDArray[Any] = seen.copy()
-    for row, column in np.argwhere(ended).tolist():
-        info = results[row].info
-        if not isinstance(info, Mapping) or "final_obs" not in info:
-            raise WrongReturnError(
-                "its vector version resets episodes in the step that ends them, and its infos have no "
-                "'final_obs' of them"
-            )
-        last = info["final_obs"]
-        try:
-            last = last[column]
-        except (IndexError, KeyError, TypeError) as error:
-            raise WrongReturnError(f"its infos have no 'final_obs' of environment {column}") from error
-        with np.errstate(over="ignore"):
-            final[row, column] = numbers(last, seen.shape[2:], "a final observation").astype(np.float32)
-    return final

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,7 +18,7 @@ from learned_opt.tasks.base import Range, TaskFamily, Tasks, batch_of, check_ran
 from learned_opt.tasks.gymnasium_copies import Copies, Vectorization, Wrap, id_of
 from learned_opt.tasks.gymnasium_environments import GymnasiumEnvironments
 from learned_opt.tasks.gymnasium_failures import named
-from learned_opt.tasks.gymnasium_spaces import actions_of, native, observations_of
+from learned_opt.tasks.gymnasium_spaces import actions_of, native
 from learned_opt.tasks.random import Noise
 from learned_opt.tasks.thresholds import check_statistics, misfit
 from learned_opt.tasks.variation import Apply, apply_variation
@@ -75,8 +76,8 @@ class GymnasiumFamily(TaskFamily):
         self.copies = Copies(
             environment, tuple(wrappers), vectorization, apply, self.name, dict(options or {})
         )
-        with named(known_as, "cannot be made"):
-            single = self.copies.single()
+        single = self.copies.single()
+        self.action_space = actions_of(known_as, single.action_space)
         spec = self.copies.tell_limit(single, max_episode_steps)
         limit = max_episode_steps or spec.max_episode_steps
         if limit is None:
@@ -91,13 +92,14 @@ class GymnasiumFamily(TaskFamily):
         self.reference_return = threshold if reference_return is None else reference_return
         if not self.off_record and name not in (None, spec.id):
             self.off_record = f"those on record under this name are not of {spec.id}"
-        if vectorization == "vector_entry_point" and single.flattened:
+        if vectorization == "vector_entry_point" and not isinstance(
+            single.bare.observation_space, spaces.Box
+        ):
             raise ValueError(
                 f"{known_as} has observations that are no Box, and they are flattened in single environments "
                 "alone: take sync or async vectorization"
             )
-        self.observation_space = observations_of(known_as, single.observation_space)
-        self.action_space = actions_of(known_as, single.action_space)
+        self.observation_space = single.observation_space
         try:
             self.defaults = single.known(self.train_range)  # type: ignore[misc]
         finally:

@@ -7,10 +7,10 @@ from numbers import Real
 from typing import Any
 
 import gymnasium
+import numpy as np
 from numpy.typing import NDArray
 
-from learned_opt.tasks.gymnasium_returns import flags, flattened, numbers, observed, reset_of, step_of, told
-from learned_opt.tasks.gymnasium_spaces import actions_of, observations_of
+from learned_opt.tasks.gymnasium_success import SUCCESS, successes_of
 
 Apply = Callable[[Any, Mapping[str, float]], None]
 """Gives an environment, unwrapped, the properties of a task."""
@@ -28,60 +28,41 @@ MUJOCO: dict[str, tuple[str, ...]] = {
 class VariedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     """An environment that takes the properties of a task; vector environments call it in their processes.
 
-    What it returns is held against its spaces, and flattened to vectors where observations are no Box.
-    Of infos it passes on what they say of success.
+    Of infos it passes on what they say of success: what else is in them serves nobody here.
 
     Args:
         env: the environment, with its wrappers.
         apply: gives it the properties of a task.
         name: of the environment, for people.
         bare: as gymnasium made it, without wrappers.
-
-    Raises:
-        ValueError: it has spaces that are not supported.
-        WrongReturnError: it returned something else than its spaces promise.
     """
 
     def __init__(
-        self,
-        env: gymnasium.Env[Any, Any],
-        apply: Apply,
-        name: str,
-        bare: gymnasium.Env[Any, Any] | None = None,
+        self, env: gymnasium.Env[Any, Any], apply: Apply, name: str, bare: gymnasium.Env[Any, Any]
     ) -> None:
         super().__init__(env)
-        self.apply, self.name, self._own = apply, name, env.observation_space
-        self.bare = env if bare is None else bare
-        self._box = self.observation_space = observations_of(name, self._own)
-        actions_of(name, env.action_space)
-
-    @property
-    def flattened(self) -> bool:
-        """Whether observations are no Box by themselves."""
-        return self._own is not self._box
+        self.apply, self.name, self.bare = apply, name, bare
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[Any], dict[str, Any]]:
         """As the environment's own."""
-        observation, info = reset_of(self.env.reset(seed=seed, options=options))
-        return self._observed(observation), told(info, self.name)
+        observation, _ = self.env.reset(seed=seed, options=options)
+        return self._shaped(observation), {}
 
     def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
         """As the environment's own."""
-        step = step_of(self.env.step(action))
-        return (
-            self._observed(step.observation),
-            float(numbers(step.reward, (), "a reward")),
-            bool(flags(step.terminated, (), "terminated")),
-            bool(flags(step.truncated, (), "truncated")),
-            told(step.info, self.name),
-        )
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        success = successes_of(info, 1, self.name)
+        told = {} if success is None else {SUCCESS[0]: bool(success[0])}
+        return self._shaped(observation), reward, terminated, truncated, told
 
-    def _observed(self, observation: Any) -> NDArray[Any]:
-        if self._own is self._box:
-            return observed(self._box, observation)
-        return flattened(self._own, self._box, observation)
+    def _shaped(self, observation: Any) -> NDArray[Any]:
+        """An observation of the shape of its space: in another process, shorter ones would be repeated."""
+        given, asked = np.shape(observation), self.observation_space.shape
+        if given != asked:
+            raise ValueError(f"it returned an observation of shape {given}, and {asked} was asked for")
+        return np.asarray(observation)
 
     def apply_task(self, task: Mapping[str, float]) -> None:
         """Take the properties of `task`, numbers by name."""
