@@ -16,9 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import Tensor
 
 from learned_opt.tasks.random import Noise
@@ -147,6 +149,9 @@ class Environments(Protocol):
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
 
+    def derived(self) -> Tasks:
+        """What steps read of the tasks beside what `state_dict` holds."""
+
 
 class Transition(NamedTuple):
     """What one step of the dynamics returns; each tensor has leading axes (B tasks, E environments)."""
@@ -173,6 +178,8 @@ class TaskFamily(ABC):
             family draws tasks itself, it varies what `defaults` names, or the horizon.
         ood_range: wider interval per property; ood tasks are drawn from it outside train_range.
         defaults: value per property of the standard task.
+        batched: whether its steps are torch functions of all states at once, so that learners run side by
+            side; else each of them runs by itself.
         listed: whether training tasks come from a list that training goes through, so that fresh ones
             are none but those out of distribution.
         finite: whether there are so few tasks that training meets them all, so that none is new.
@@ -188,6 +195,7 @@ class TaskFamily(ABC):
     train_range: ClassVar[dict[str, Range]] = {}
     ood_range: ClassVar[dict[str, Range]] = {}
     defaults: ClassVar[dict[str, float]] = {}
+    batched: ClassVar[bool] = False
     listed: ClassVar[bool] = False
     finite: ClassVar[bool] = False
     off_record: str = ""
@@ -229,6 +237,18 @@ class TaskFamily(ABC):
     def identity(self) -> dict[str, object]:
         """Everything about the family that decides what happens in its tasks, JSON-compatible."""
         return {"family": self.name, "code": source_digest(type(self))}
+
+    def filmed(self, tasks: Tasks, row: int) -> gymnasium.Env[Any, Any]:
+        """A single environment of task `row` whose `render` gives pictures, (height, width, 3) of uint8.
+
+        Raises:
+            ValueError: there are no pictures of it.
+        """
+        raise ValueError(f"{self.name} has no pictures: --render is for gymnasium environments")
+
+    def native(self, action: Tensor) -> NDArray[Any]:
+        """Actions as the filmed environment has them."""
+        return action.detach().cpu().numpy()
 
     def check_declaration(self) -> None:
         """Refuse a family without a name; batched families look at more, others at what they are made of.

@@ -7,7 +7,7 @@ environments advance in one call, checkpoints are trivial and nothing is hidden.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -31,6 +31,8 @@ class BatchedFamily(TaskFamily):
     what is converted. A family that breaks its promise is refused with a ValueError that names it
     and the method.
     """
+
+    batched = True
 
     def check_declaration(self) -> None:
         """Refuse a name, spaces, a horizon or ranges that cannot be worked with.
@@ -79,6 +81,17 @@ class BatchedFamily(TaskFamily):
             state (B, E, S) of the type that `initial_state` has, reward (B, E) and terminated (B, E, bool).
             Time limits are not the dynamics' business: they truncate, and never appear in `terminated`.
         """
+
+
+def with_dynamics(family: TaskFamily) -> BatchedFamily:
+    """The family itself, where it has dynamics in torch.
+
+    Raises:
+        ValueError: it is made of gymnasium environments.
+    """
+    if not family.batched:
+        raise ValueError(f"{family.name} is made of gymnasium environments already: use gymnasium.make")
+    return cast("BatchedFamily", family)
 
 
 class BatchedEnvironments:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import gymnasium
+from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from learned_opt.tasks.gymnasium_failures import named
-from learned_opt.tasks.gymnasium_spaces import check_vector, flattened
+from learned_opt.tasks.gymnasium_spaces import check_vector
 from learned_opt.tasks.variation import Apply, VariedEnv
 
 Vectorization = Literal["sync", "async", "vector_entry_point"]
@@ -56,11 +57,14 @@ class Copies:
         """Without environments: another process makes its own."""
         return {**self.__dict__, "_idle": {}}
 
-    def tell_limit(self, single: VariedEnv, max_episode_steps: int | None) -> EnvSpec:
+    def tell_limit(
+        self, single: VariedEnv, actions: spaces.Discrete | spaces.Box, max_episode_steps: int | None
+    ) -> EnvSpec:
         """Find the environment's specification, and how a vector version is told its time limit.
 
         Args:
-            single: an environment as `single` makes it, whose spaces vectors are held to.
+            single: an environment as `single` makes it, whose observations vectors are held to.
+            actions: the space of actions, likewise.
             max_episode_steps: what is to be told in place of the specification's own.
         """
         # By the id that gymnasium made of it: a name may lack its version, or name a module to import.
@@ -68,7 +72,7 @@ class Copies:
         spec = gymnasium.spec(own.id) if known and own else self.environment
         assert isinstance(spec, EnvSpec)
         self._spec, self._vector_spec = spec, self.environment
-        self._spaces = single.observation_space, single.action_space
+        self._spaces = single.box, actions
         self._told = {} if max_episode_steps is None else {LIMIT: max_episode_steps}
         if self.vectorization == "vector_entry_point" and not _takes_limit(spec):
             self._told, self._vector_spec = {}, copy.deepcopy(spec)
@@ -88,7 +92,7 @@ class Copies:
             made = bare = gymnasium.make(self.environment, **given)
             for wrap in self.wrappers:
                 made = wrap(made)
-        return VariedEnv(flattened(self.name, made), self.apply, self.name, bare)
+        return VariedEnv(made, self.apply, self.name, bare)
 
     def borrow(self, environments: int) -> VectorEnv[Any, Any, Any]:
         """E = `environments` copies, made or taken from those given back."""

@@ -15,8 +15,8 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learned_opt.tasks.base import TaskFamily, where_rows
-from learned_opt.tasks.batched import BatchedEnvironments, BatchedFamily
+from learned_opt.tasks.base import where_rows
+from learned_opt.tasks.batched import BatchedEnvironments, BatchedFamily, with_dynamics
 from learned_opt.tasks.contract import Contract
 from learned_opt.tasks.random import Noise
 from learned_opt.tasks.registry import FAMILIES, make_family
@@ -265,9 +265,7 @@ def environment_id(name: str) -> str:
 
 
 def _batched(family: str | BatchedFamily) -> BatchedFamily:
-    made: TaskFamily = make_family(family) if isinstance(family, str) else family
-    if not isinstance(made, BatchedFamily):
-        raise ValueError(f"{made.name} is made of gymnasium environments already: use gymnasium.make")
+    made = with_dynamics(make_family(family) if isinstance(family, str) else family)
     made.check_declaration()
     return made
 

@@ -90,11 +90,11 @@ class GymnasiumEnvironments:
                 vector.step_wait() if isinstance(vector, AsyncVectorEnv) else vector.step(part)
                 for vector, part in zip(self._vectors, actions, strict=True)
             ]
-            seen, reward, terminated, truncated, infos = zip(*results, strict=True)
-            seen = np.stack([self._seen(each) for each in seen])
-            reward = np.stack([self._numbers(each, "rewards") for each in reward])
-            terminated = np.stack([self._numbers(each, "terminated", np.bool_) for each in terminated])
-            truncated = np.stack([self._numbers(each, "truncated", np.bool_) for each in truncated])
+            observations, rewards, terminations, truncations, infos = zip(*results, strict=True)
+            seen = np.stack([self._seen(each) for each in observations])
+            reward = np.stack([self._numbers(each, "rewards") for each in rewards])
+            terminated = np.stack([self._numbers(each, "terminated", np.bool_) for each in terminations])
+            truncated = np.stack([self._numbers(each, "truncated", np.bool_) for each in truncations])
             truncated &= ~terminated
             own = terminated | truncated
             final = self._final(seen, infos, own)
@@ -136,6 +136,10 @@ class GymnasiumEnvironments:
         self.tasks = saved["tasks"]
         self.horizon = self._horizon_of(self.tasks)
         self.reset()
+
+    def derived(self) -> Tasks:
+        """Nothing: gymnasium's environments keep what they derive."""
+        return {}
 
     def _horizon_of(self, tasks: Tasks) -> int | Tensor:
         """Steps after which episodes are truncated here, a number or (B, 1)."""
@@ -186,7 +190,7 @@ class GymnasiumEnvironments:
         """What the last actions led to: SAME_STEP has put first observations in its place."""
         if self._mode != AutoresetMode.SAME_STEP:
             return seen
-        final = seen.copy()
+        final: NDArray[np.float32] = seen.copy()
         for row, column in np.argwhere(ended).tolist():
             final[row, column] = infos[row]["final_obs"][column]
         return final

@@ -78,7 +78,7 @@ class GymnasiumFamily(TaskFamily):
         )
         single = self.copies.single()
         self.action_space = actions_of(known_as, single.action_space)
-        spec = self.copies.tell_limit(single, max_episode_steps)
+        spec = self.copies.tell_limit(single, self.action_space, max_episode_steps)
         limit = max_episode_steps or spec.max_episode_steps
         if limit is None:
             raise ValueError(
@@ -99,7 +99,7 @@ class GymnasiumFamily(TaskFamily):
                 f"{known_as} has observations that are no Box, and they are flattened in single environments "
                 "alone: take sync or async vectorization"
             )
-        self.observation_space = single.observation_space
+        self.observation_space = single.box
         try:
             self.defaults = single.known(self.train_range)  # type: ignore[misc]
         finally:
@@ -158,11 +158,7 @@ class GymnasiumFamily(TaskFamily):
         self.copies.close()
 
     def filmed(self, tasks: Tasks, row: int) -> gymnasium.Env[Any, Any]:
-        """A single environment of task `row` whose `render` gives pictures, (height, width, 3) of uint8.
-
-        Raises:
-            ValueError: the environment cannot draw itself here.
-        """
+        """As every family's; refused where the environment cannot draw itself here."""
         with named(self.name, "cannot be drawn"):
             made = self.copies.single(render_mode="rgb_array")
             task = {key: float(tasks[key][row]) for key in self.train_range}

@@ -13,12 +13,13 @@ from gymnasium.wrappers import FlattenObservation
 from numpy.typing import NDArray
 from torch import Tensor
 
+Environment = gymnasium.Env[Any, Any]
 FLAT = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 """Spaces that gymnasium flattens to numbers that can be learned from."""
 
 
-def flattened(name: str, environment: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
-    """An environment whose observations are a Box of one axis or more, flattened where they are none.
+def flattened(name: str, environment: Environment) -> tuple[Environment, spaces.Box]:
+    """The environment with observations in a Box of one axis or more, flattened if need be; and that Box.
 
     Raises:
         ValueError: they cannot be flattened, or are no numbers along an axis.
@@ -33,9 +34,10 @@ def flattened(name: str, environment: gymnasium.Env[Any, Any]) -> gymnasium.Env[
     if not isinstance(environment.observation_space, spaces.Box):
         environment = FlattenObservation(environment)
     space = environment.observation_space
+    assert isinstance(space, spaces.Box)
     if not space.shape:
         raise ValueError(f"{name} has observations of shape (): wrap it so that they have shape (O,)")
-    return environment
+    return environment, space
 
 
 def _parts(space: Any) -> Iterator[Any]:

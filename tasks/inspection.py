@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.tasks.base import TaskFamily, Tasks
-from learned_opt.tasks.batched import AHEAD, BatchedFamily
+from learned_opt.tasks.batched import AHEAD, BatchedFamily, with_dynamics
 from learned_opt.tasks.contract import Contract
 from learned_opt.tasks.declaration import about_declaration
 from learned_opt.tasks.promises import BrokenPromiseError, failure, sampled_tasks
@@ -45,8 +45,9 @@ def inspect(family: TaskFamily, seed: int = 0) -> list[Finding]:
         family: of any kind; of one that makes environments of its own, these are tried.
         seed: of all random numbers.
     """
-    if not isinstance(family, BatchedFamily):
+    if not family.batched:
         return [*_of_environments(family, seed)]
+    family = with_dynamics(family)
     declared = Finding("declaration", tuple(about_declaration(family)))
     findings = {method: Finding(method, skipped=True) for method in METHODS}
     spaces = not any("_space" in line for line in declared.broken)

@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from learned_opt.tasks.gymnasium_spaces import flattened
 from learned_opt.tasks.gymnasium_success import SUCCESS, successes_of
 
 Apply = Callable[[Any, Mapping[str, float]], None]
@@ -35,11 +36,15 @@ class VariedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         apply: gives it the properties of a task.
         name: of the environment, for people.
         bare: as gymnasium made it, without wrappers.
+
+    Raises:
+        ValueError: observations cannot be flattened to numbers.
     """
 
     def __init__(
         self, env: gymnasium.Env[Any, Any], apply: Apply, name: str, bare: gymnasium.Env[Any, Any]
     ) -> None:
+        env, self.box = flattened(name, env)
         super().__init__(env)
         self.apply, self.name, self.bare = apply, name, bare
 
@@ -55,11 +60,11 @@ class VariedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         observation, reward, terminated, truncated, info = self.env.step(action)
         success = successes_of(info, 1, self.name)
         told = {} if success is None else {SUCCESS[0]: bool(success[0])}
-        return self._shaped(observation), reward, terminated, truncated, told
+        return self._shaped(observation), float(reward), terminated, truncated, told
 
     def _shaped(self, observation: Any) -> NDArray[Any]:
         """An observation of the shape of its space: in another process, shorter ones would be repeated."""
-        given, asked = np.shape(observation), self.observation_space.shape
+        given, asked = np.shape(observation), self.box.shape
         if given != asked:
             raise ValueError(f"it returned an observation of shape {given}, and {asked} was asked for")
         return np.asarray(observation)

@@ -19,7 +19,7 @@ from learned_opt.rl2.policies import InContextPolicy
 from learned_opt.rl2.trial import play
 from learned_opt.rules import UpdateRule
 from learned_opt.rules.base import Scalar
-from learned_opt.tasks import BatchedFamily, TaskFamily, Tasks, make_family
+from learned_opt.tasks import TaskFamily, Tasks, make_family
 from learned_opt.tasks.promises import sampled_tasks
 from learned_opt.tasks.random import derive_noise, derive_seed
 from learned_opt.tasks.references import (
@@ -125,13 +125,13 @@ def draw_problem(
         try:
             reference = reference_returns(family, tasks, anchors, ood=ood)
         except NoReferenceError:
-            if isinstance(family, BatchedFamily):
+            if family.batched:
                 raise
             reference = torch.full_like(floor, torch.nan)
         low, high = (returns.double().cpu().numpy() for returns in (floor, reference))
         return Problem(family, purpose, tasks, count, low, high, policy=policy, ood=ood)
 
-    if isinstance(family, BatchedFamily):
+    if family.batched:
         problem = drawn(purpose, count, MANY)
     else:
         alone = tuple(drawn(f"{purpose} {i}", 1, FEW) for i in range(count))

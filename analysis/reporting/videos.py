@@ -20,7 +20,7 @@ from learned_opt.analysis.comparison.runs import draw_problem
 from learned_opt.files import write_atomically
 from learned_opt.rollouts.collect import ObservationTransform
 from learned_opt.rules import UpdateRule
-from learned_opt.tasks import GymnasiumFamily, make_family
+from learned_opt.tasks import make_family
 from learned_opt.tasks.random import derive_noise, derive_seed
 
 FRAMES_PER_SECOND = 30
@@ -105,7 +105,6 @@ def video_paths(names: Sequence[str], folder: Path) -> list[Path]:
 def _episode(learner: RLLearner, parameters: Tensor, view: ObservationTransform | None) -> Frames:
     """Pictures of one episode at θ (1, N), which sees observations through `view`."""
     family, policy = learner.family, learner.policy
-    assert isinstance(family, GymnasiumFamily)
     environment = family.filmed(learner.environments.tasks, 0)
     actor = policy.network(policy.layout().split(parameters), "actor")
     frames: Frames = []
@@ -131,6 +130,4 @@ def _picture(environment: Any) -> NDArray[np.uint8]:
 
 def _filmed(name: str, horizon: int | None) -> None:
     family = make_family(name, horizon)
-    if not isinstance(family, GymnasiumFamily):
-        raise ValueError(f"{name} has no pictures: --render is for gymnasium environments")
     family.filmed(family.sample_tasks(1, derive_noise(0)), 0).close()

@@ -20,7 +20,7 @@ from learned_opt.analysis.statistics.intervals import Interval, mean_interval
 from learned_opt.provenance import environment
 from learned_opt.rl2.policies import InContextPolicy
 from learned_opt.rl2.trial import play
-from learned_opt.tasks import BatchedFamily, Noise, TaskFamily, Tasks, make_family
+from learned_opt.tasks import Noise, TaskFamily, Tasks, make_family
 from learned_opt.tasks.promises import sampled_tasks
 from learned_opt.tasks.random import derive_noise
 from learned_opt.tasks.references import held_returns, random_returns, reference_returns, stored_references
@@ -156,7 +156,7 @@ def _anchors(family: TaskFamily, tasks: Tasks, noise: Noise) -> dict[str, torch.
     known = family.reference_returns(tasks, noise)
     if known is not None:
         known = held_returns(family, "reference_returns", known, tasks, noise)
-        return {"optimum" if isinstance(family, BatchedFamily) else "reference": known}
+        return {"optimum" if family.batched else "reference": known}
     if "train" in stored_references().get(family.name, {}):
         return {"reference": reference_returns(family, tasks, noise)}
     return {}

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from learned_opt.algorithms.base import RLLearner
-from learned_opt.tasks import BatchedEnvironments
 from learned_opt.trees import leaves, mapped
 
 MOST_TAPES = 16
@@ -40,7 +39,7 @@ class Recorder:
 
     def __init__(self, learner: RLLearner, *, active: bool = True) -> None:
         self._learner = learner
-        suited = learner.recordable and isinstance(learner.environments, BatchedEnvironments)
+        suited = learner.recordable and learner.family.batched
         self._possible = active and suited and learner.noise.device.type == "cuda"
         self._met: Counter[Hashable] = Counter()
         self._tapes: dict[Hashable, _Tape] = {}
@@ -118,9 +117,7 @@ def _record(learner: RLLearner, function: Callable[..., Any], inputs: Any) -> _T
 
 def _standing(learner: RLLearner, inputs: Any) -> Any:
     """All that the function may read: inputs, the learner's state, what its environments derive from it."""
-    environments = learner.environments
-    assert isinstance(environments, BatchedEnvironments)
-    return inputs, learner.state_dict(), environments.derived()
+    return inputs, learner.state_dict(), learner.environments.derived()
 
 
 @contextmanager

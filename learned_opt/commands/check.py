@@ -11,7 +11,8 @@ import tyro
 from torch import Tensor
 
 from learned_opt.settings import Length, Seed
-from learned_opt.tasks import BatchedFamily, TaskFamily, make_family
+from learned_opt.tasks import TaskFamily, make_family
+from learned_opt.tasks.batched import with_dynamics
 from learned_opt.tasks.inspection import Finding, inspect
 from learned_opt.tasks.promises import sampled_tasks
 from learned_opt.tasks.random import derive_noise
@@ -89,7 +90,7 @@ def _attributes(family: TaskFamily) -> Iterator[tuple[str, str]]:
 
 def _worth(family: TaskFamily, seed: int) -> Iterator[tuple[str, str]]:
     """What tasks hold, and random and reference returns, the anchors of scores."""
-    batched = isinstance(family, BatchedFamily)
+    batched = family.batched
     count, episodes = (TASKS, EPISODES) if batched else (FEW, FEW)
     noise = derive_noise(seed, "check", family.name)
     tasks = sampled_tasks(family, count, noise)
@@ -117,7 +118,7 @@ def _shape(value: Tensor) -> str:
 
 def _engine(family: TaskFamily) -> str:
     """What steps the environments, and why it is torch if it is."""
-    if not isinstance(family, BatchedFamily):
+    if not family.batched:
         return "as gymnasium steps them"
-    reason = why_in_torch(family)
+    reason = why_in_torch(with_dynamics(family))
     return "compiled" if reason is None else f"in torch: {reason}"

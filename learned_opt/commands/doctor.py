@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from learned_opt.kernels import native
 from learned_opt.provenance import environment
 from learned_opt.tasks import FAMILIES, make_family
-from learned_opt.tasks.batched import BatchedFamily
+from learned_opt.tasks.batched import with_dynamics
 from learned_opt.tracing.verify import why_in_torch
 from learned_opt.verbatim import console, table
 
@@ -49,9 +49,7 @@ def _families() -> Iterator[tuple[str, str]]:
     """Where the dynamics of each shipped family run, and why not compiled."""
     for name in sorted(FAMILIES):
         try:
-            family = make_family(name)
-            assert isinstance(family, BatchedFamily)
-            reason = why_in_torch(family)
+            reason = why_in_torch(with_dynamics(make_family(name)))
         except ValueError as error:  # its simulator is not installed
             yield name, f"not here: {error}"
             continue
