@@ -18,6 +18,7 @@ from learned_opt.files import write_atomically
 from learned_opt.provenance import environment
 from learned_opt.registry import find, name_of
 from learned_opt.rules.base import UpdateRule
+from learned_opt.runs.checkpoint import fitting
 from learned_opt.trees import leaves
 
 FORMAT = 3
@@ -180,7 +181,7 @@ def _rebuild(header: dict[str, Any], tensors: dict[str, torch.Tensor], path: Pat
         raise ArtifactError(f"{path} names no rule and its configuration")
     # The tensors bound the sizes, so that a forged header cannot ask for more memory than the file has.
     held = sum(tensor.numel() for tensor in tensors.values())
-    try:
+    with fitting(f"{path}: header and tensors disagree", ArtifactError):
         kind = find(UpdateRule, name, importing=False)  # type: ignore[type-abstract]
         if any(type(n) is int and not 0 <= n <= held for n in leaves(config)) or (
             kind.count_weights(config) > held
@@ -188,9 +189,6 @@ def _rebuild(header: dict[str, Any], tensors: dict[str, torch.Tensor], path: Pat
             raise ValueError("the header's sizes do not fit the tensors")
         rule = kind.from_config(config)
         rule.load_state_dict(tensors)
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ArtifactError(f"{path}: header and tensors disagree ({reason})") from error
     return rule.requires_grad_(False).eval()
 
 

@@ -18,11 +18,11 @@ from learned_opt.meta.estimators.base import LearnerGroup, Window
 from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.initial_rule import new_rule
 from learned_opt.meta.lr_calibration import CALIBRATION, calibrate
-from learned_opt.meta.provenance import provenance
 from learned_opt.meta.validation import Validator
 from learned_opt.policies.base import Policies, check_names
 from learned_opt.rules.base import UpdateRule
 from learned_opt.runs.checkpoint import check_fits, load_optimizer
+from learned_opt.runs.config_file import merged, plain
 from learned_opt.runs.distributed import ALONE, Ranks
 from learned_opt.runs.loop import MetaStep, TrainingRun
 from learned_opt.runs.lr_schedule import cosine
@@ -155,11 +155,25 @@ class MetaTrainer(TrainingRun[UpdateRule]):
         )
         return {"calibration": calibrate(learned, self._validator(wider, "calibration"))}
 
-    def provenance(self, step: int, scores: dict[str, float]) -> dict[str, Any]:
-        """Families, settings, scores, and where the rule comes from."""
-        return provenance(
-            self.config, self.groups, step=step, scores=scores, policies=self.policies, origin=self.origin
-        )
+    def provenance(self) -> dict[str, Any]:
+        """Families, lengths of runs, tensors of one's own policies, and where the rule comes from."""
+        config, began = self.config, {} if self.origin is None else self.origin.header["provenance"]
+        horizons = [group.problems.horizon for group in self.groups]
+        facts: dict[str, Any] = {
+            "families": list(dict.fromkeys((*config.families, *began.get("families", [])))),
+            "lifetimes": [min(each.min for each in horizons), max(each.max for each in horizons)],
+        }
+        if self.policies:
+            facts["policies"] = {
+                group.family: {spec.name: list(spec.shape) for spec in group.learner.layout.specs}
+                for group in self.groups
+                if group.family in self.policies
+            }
+        if self.origin is not None:
+            # A path says nothing elsewhere; the file's hash and its own story do.
+            facts["configuration"] = merged(plain(config), {"rule": {"init_from": self.origin.digest}})
+            facts["started_from"] = began
+        return facts
 
     def replicated(self) -> Iterator[Tensor]:
         """The rule, its running average, the meta-optimizer, and the counts of draws."""

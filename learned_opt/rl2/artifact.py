@@ -11,6 +11,7 @@ from learned_opt.artifacts import FORMAT, ArtifactError, read_tensors, write_ten
 from learned_opt.provenance import environment
 from learned_opt.rl2.config import InContextConfig
 from learned_opt.rl2.policies import POLICIES, InContextPolicy
+from learned_opt.runs.checkpoint import fitting
 from learned_opt.runs.config_file import structured
 from learned_opt.tasks import needs_import
 
@@ -30,15 +31,12 @@ class PolicyArtifact:
             ArtifactError: the header does not, or not legibly.
         """
         settings = self.header["provenance"].get("configuration")
-        try:
+        with fitting("the policy's header holds no readable configuration", ArtifactError):
             if settings["family"] != self.policy.family:
                 raise ValueError("it is of another family than the policy")
             if settings.get("max_episode_steps") != self.policy.horizon:
                 raise ValueError("it is of another horizon than the policy")
             return structured(InContextConfig, settings, "the header", importing=False)
-        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ArtifactError(f"the policy's header holds no readable configuration ({reason})") from error
 
 
 def save_policy(
@@ -68,19 +66,14 @@ def load_policy(path: str | Path) -> PolicyArtifact:
     if not path.is_file():
         raise ArtifactError(f"no policy {str(path)!r}: give a file of meta-train --preset rl2 or context")
     header, tensors, digest = read_tensors(path)
-    kind, config = header.get("policy"), header.get("config")
-    if not isinstance(kind, str) or kind not in POLICIES or not isinstance(config, dict):
+    if header.get("policy") not in list(POLICIES):
         raise ArtifactError(f"{path} holds no in-context policy; rules go to --rule")
-    hidden, elements = config.get("hidden"), sum(tensor.numel() for tensor in tensors.values())
-    if type(hidden) is not int or hidden * hidden > elements:
-        raise ArtifactError(f"{path}: the header's sizes do not fit the tensors")
-    family = config.get("family")
-    if not isinstance(family, str) or needs_import(family):
-        raise ArtifactError(f"{path} is of the family {family!r:.100}: files import no code, do that first")
-    try:
-        policy = POLICIES[kind](**config)
+    with fitting(f"{path}: header and tensors disagree", ArtifactError):
+        config, elements = header["config"], sum(tensor.numel() for tensor in tensors.values())
+        if config["hidden"] ** 2 > elements:
+            raise ValueError("the header's sizes do not fit the tensors")
+        if needs_import(config["family"]):
+            raise ValueError(f"{config['family']!r:.100}: files import no code, do that first")
+        policy = POLICIES[header["policy"]](**config)
         policy.load_state_dict(tensors)
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ArtifactError(f"{path}: header and tensors disagree ({reason})") from error
     return PolicyArtifact(policy.requires_grad_(False).eval(), header, digest)

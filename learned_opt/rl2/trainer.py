@@ -15,7 +15,6 @@ from learned_opt.rl2.config import InContextConfig
 from learned_opt.rl2.policies import POLICIES, InContextPolicy
 from learned_opt.rl2.trial import Trial, play
 from learned_opt.runs.checkpoint import check_fits, load_optimizer
-from learned_opt.runs.config_file import plain
 from learned_opt.runs.loop import MetaStep, TrainingRun
 from learned_opt.runs.lr_schedule import cosine
 from learned_opt.tasks.promises import sampled_tasks
@@ -147,16 +146,9 @@ class InContextTrainer(TrainingRun[InContextPolicy]):
         center, scale = self.scale.center_and_scale()
         return normalized(advantages.reshape(1, -1)).view_as(advantages), (returns - center) / scale
 
-    def provenance(self, step: int, scores: dict[str, float]) -> dict[str, Any]:
-        """Family, settings and scores."""
-        return {
-            "families": [self.config.family],
-            "seed": self.config.seed,
-            "meta_steps": step,
-            "validation": {name: round(score, 6) for name, score in scores.items()},
-            "configuration": plain(self.config),
-            "licence": "Apache-2.0",
-        }
+    def provenance(self) -> dict[str, Any]:
+        """The family."""
+        return {"families": [self.config.family]}
 
     def state_dict(self) -> dict[str, Any]:
         """The policy, its optimizer, the scale of returns, and the count of draws."""

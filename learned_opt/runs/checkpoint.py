@@ -159,17 +159,17 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
 
 
 @contextmanager
-def fitting(folder: Path) -> Iterator[None]:
-    """Turn whatever loading foreign state raises into one sentence.
+def fitting(complaint: str, refusal: type[ValueError] = ValueError) -> Iterator[None]:
+    """Turn whatever loading foreign state raises into one sentence: the complaint, and the reason.
 
     Raises:
-        ValueError: the sentence.
+        ValueError: the sentence; `refusal` is its class.
     """
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"the checkpoint in {folder} does not fit this run ({reason})") from error
+        raise refusal(f"{complaint} ({reason})") from error
 
 
 def _check_sizes(data: bytes) -> None:

@@ -55,7 +55,7 @@ class RunFolder:
             raise ValueError(f"{self.path} holds no run to resume: leave --resume out to begin one there")
         self._known = checkpoints(self.path)
         saved = load_checkpoint(self.path, device) if self._known else None
-        with fitting(self.path):
+        with fitting(f"the checkpoint in {self.path} does not fit this run"):
             ours = flat(self._settings)
             theirs = flat(read(self.path / CONFIG) if saved is None else saved["config"])
             names = [name for name in dict.fromkeys((*ours, *theirs)) if name not in FREE]

@@ -174,7 +174,7 @@ class TrainingRun(ABC, Generic[M]):
         """Take over what the folder's checkpoint holds, and claim the folder."""
         self.best_state = self._snapshot()
         if self._saved is not None:
-            with fitting(self.folder):
+            with fitting(f"the checkpoint in {self.folder} does not fit this run"):
                 self._load(self._saved)
         self._saved = None
         self.ranks.agree(lambda: self._run.begin(resume=self._resumed))
@@ -188,8 +188,8 @@ class TrainingRun(ABC, Generic[M]):
         """Scores of what was learned so far, `criterion` among them."""
 
     @abstractmethod
-    def provenance(self, step: int, scores: dict[str, float]) -> dict[str, Any]:
-        """What the artifact tells of itself after so many meta-steps."""
+    def provenance(self) -> dict[str, Any]:
+        """What the artifact tells of itself beside settings and scores, `families` among it."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -228,7 +228,7 @@ class TrainingRun(ABC, Generic[M]):
             self._save()
             learned = copy.deepcopy(self.learned)
             if interrupted:
-                provenance = self.provenance(self.step, {})
+                provenance = self._provenance(self.step, {})
             else:
                 learned.load_state_dict(self.best_state)
                 provenance = {**self._provenance_of_best(), **self.finish(learned)}
@@ -318,8 +318,18 @@ class TrainingRun(ABC, Generic[M]):
     def _snapshot(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.learned.named_parameters()}
 
+    def _provenance(self, step: int, scores: Mapping[str, float]) -> dict[str, Any]:
+        return {
+            "seed": self.config.seed,
+            "meta_steps": step,
+            "validation": {name: round(score, 6) for name, score in scores.items()},
+            "configuration": plain(self.config),
+            "licence": "Apache-2.0",
+            **self.provenance(),
+        }
+
     def _provenance_of_best(self) -> dict[str, Any]:
-        made = self.provenance(self.verdict.best_step, self.best)
+        made = self._provenance(self.verdict.best_step, self.best)
         return {**made, "improvement": self.verdict.facts()}
 
     def _counters(self) -> dict[str, Any]:

@@ -189,7 +189,7 @@ def test_divergence_is_in_the_metrics_and_the_progress_line(tmp_path, monkeypatc
     notes = []
 
     class Bar:
-        def update(self, done, total, note):
+        def show(self, done, total, note):
             poison.on = done < 3
             notes.append(note)
 

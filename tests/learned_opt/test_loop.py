@@ -45,8 +45,8 @@ class Counting(TrainingRun[Weight]):
         height = self.learned.weight.sum().item() if self.scores is None else self.scores[self.step]
         return {"width": 1.0, "height": height}
 
-    def provenance(self, step, scores):
-        return {"step": step, "scores": scores}
+    def provenance(self):
+        return {"families": ["addition"]}
 
     def state_dict(self):
         return {"learned": self.learned.state_dict(), "generator": self.generator.get_state()}
@@ -91,7 +91,7 @@ def test_a_run_steps_validates_and_keeps_what_scored_best(tmp_path):
     assert [step for step, _ in observer.told] == [0, 4, 8, 10]
     assert (outcome.step, outcome.interrupted, outcome.best["height"]) == (10, False, 2.0)
     kept = torch.load(outcome.path)
-    assert kept["step"] == 4
+    assert (kept["meta_steps"], kept["validation"]["height"]) == (4, 2.0)
     assert kept["improvement"] == {
         "improved": True, "told_apart": True, "at_first": 0.0, "best": 2.0, "last": 0.5,
     }  # fmt: skip
