@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,12 @@ from learned_opt.algorithms.base import GradientSample
 from learned_opt.algorithms.config import Stepwise
 from learned_opt.algorithms.on_environments import ActingLearner
 from learned_opt.algorithms.policy_gradient import shares
+from learned_opt.kernels import native
+from learned_opt.kernels.addresses import plain, transformed
+from learned_opt.kernels.mlp import WIDEST
+from learned_opt.kernels.q_learning import q_learning
 from learned_opt.policies.base import EpsilonGreedy, Policy
+from learned_opt.policies.mlp import ActorCritic
 from learned_opt.rollouts.collect import Rollout
 from learned_opt.settings import Count, Fraction
 from learned_opt.tasks import Noise, TaskFamily, Tasks
@@ -79,6 +85,9 @@ class QLearner(ActingLearner):
             "terminated": torch.zeros(shape, device=device, dtype=torch.bool),
             "weight": torch.zeros(shape, device=device, dtype=noise.dtype),
         }
+        copies = torch.arange(self.environments.environments, device=device)
+        outer = (copies >= config.num_envs).expand(config.num_steps, -1).flatten().nonzero().squeeze(1)
+        self._outer = outer.expand(batch, -1).contiguous()
         self.stored = torch.zeros(batch, 1, device=device, dtype=torch.long)
         self.target = torch.zeros(batch, self._layout.size, device=device, dtype=noise.dtype)
 
@@ -105,15 +114,21 @@ class QLearner(ActingLearner):
         rate = torch.where(self.stored > 0, self.config.tau, 1.0).to(theta.dtype)
         self.target = torch.lerp(self.target, theta, rate)
         rollout, metrics = self.unscaled_experience(theta, self.num_steps)
+        fresh = _transitions(rollout)
         self._store(_transitions(rollout.columns(slice(0, self.config.num_envs))))
-        fresh = rollout.columns(slice(self.config.num_envs, None))
-        remembered = self._scaled(self._draw())
+        drawn = self._draw()
+        if not second_order and (inner := self._in_closed_form(theta, self.replay, drawn)) is not None:
+            outer = self._in_closed_form(theta, fresh, self._outer) if self.outer_num_envs else None
+            inner, norm = self.clipped(inner)
+            outer = torch.zeros_like(inner) if outer is None else outer
+            return GradientSample(inner, outer, {**metrics, "gradient_norm": norm})
+        remembered = self._scaled(_gathered(self.replay, drawn))
 
         def losses(theta: Tensor) -> tuple[Tensor, Tensor | None]:
             inner_loss = self._loss(theta, remembered).sum()
             if not self.outer_num_envs:
                 return inner_loss, None
-            return inner_loss, self._loss(theta, self._scaled(_transitions(fresh))).sum()
+            return inner_loss, self._loss(theta, self._scaled(_gathered(fresh, self._outer))).sum()
 
         return self.both_gradients(losses, parameters, metrics, second_order=second_order)
 
@@ -129,7 +144,10 @@ class QLearner(ActingLearner):
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         super().load_state_dict(saved)
-        self.replay, self.stored, self.target = saved["replay"], saved["stored"], saved["target"]
+        self.stored = saved["stored"]
+        # It changes in place, and what was saved may be another learner's.
+        self.replay = {name: value.clone() for name, value in saved["replay"].items()}
+        self.target = saved["target"]
 
     def _loss(self, parameters: Tensor, seen: Transitions) -> Tensor:
         """Huber loss (B,) of the temporal-difference errors."""
@@ -147,15 +165,50 @@ class QLearner(ActingLearner):
         places = (self.stored + torch.arange(count, device=self.stored.device)) % self.config.buffer_size
         for name, old in self.replay.items():
             index = places.view(*places.shape, *[1] * (old.dim() - 2)).expand(-1, -1, *old.shape[2:])
-            self.replay[name] = old.scatter(1, index, fresh[name])
+            old.scatter_(1, index, fresh[name])
         self.stored = self.stored + count
 
-    def _draw(self) -> Transitions:
-        """A minibatch, uniformly with replacement."""
+    def _draw(self) -> Tensor:
+        """Places (B, R) of a minibatch in the replay, uniformly with replacement."""
         held = self.stored.clamp(max=self.config.buffer_size)
-        places = (self.noise.uniform(self._batch, self.config.batch_size) * held).long().clamp(max=held - 1)
-        rows = torch.arange(self._batch, device=places.device).unsqueeze(1)
-        return {name: value[rows, places] for name, value in self.replay.items()}
+        places = (self.noise.uniform(self._batch, self.config.batch_size) * held).long()
+        return torch.minimum(places, held - 1)
+
+    def _in_closed_form(self, parameters: Tensor, kept: Transitions, places: Tensor) -> Tensor | None:
+        """What the sum of `_loss`, of those at `places` (B, R), is differentiated to; None where torch must."""
+        policy = self.policy.policy if isinstance(self.policy, EpsilonGreedy) else self.policy
+        if type(policy) is not ActorCritic or policy.width > WIDEST or native.library("q_learning") is None:
+            return None
+        if transformed() or not plain((parameters, self.target, kept["observation"], kept["following"])):
+            return None
+        shape, units, unit = kept["reward"].shape, self._units, None
+        if self.observation_normalizer is not None:
+            moments = self.observation_normalizer.moments
+            units = [x.flatten(1).contiguous() for x in (moments.mean, moments.deviation())]
+        if self.reward_normalizer is not None:
+            unit = self.reward_normalizer.moments.deviation()
+        return q_learning(  # type: ignore[no-any-return]
+            parameters,
+            self.target,
+            [self._layout.offsets[name] for name in policy.layers("actor")],
+            [self._units[0].numel(), *[policy.width] * policy.depth, policy.actions],
+            policy.activation,
+            units,
+            [
+                *(kept[name].view(*shape, -1) for name in ("observation", "following")),
+                *(kept[name] for name in ("action", "reward", "terminated")),
+            ],
+            kept["weight"],
+            places,
+            unit,
+            self.config.gamma,
+        )
+
+    @cached_property
+    def _units(self) -> list[Tensor]:
+        """Center and factor of observations, (S,) each."""
+        center, scale = self.policy.normalization(self.target)
+        return [center.flatten().contiguous(), scale.flatten().reciprocal().contiguous()]
 
     def _scaled(self, met: Transitions) -> Transitions:
         """Transitions normalized as the policy sees them now, which is not how it saw old ones."""
@@ -165,6 +218,12 @@ class QLearner(ActingLearner):
         if self.reward_normalizer is not None:
             met = {**met, "reward": self.reward_normalizer(met["reward"].unsqueeze(1)).squeeze(1)}
         return met
+
+
+def _gathered(kept: Transitions, places: Tensor) -> Transitions:
+    """Those at `places` (B, R)."""
+    rows = torch.arange(len(places), device=places.device).unsqueeze(1)
+    return {name: value[rows, places] for name, value in kept.items()}
 
 
 def _transitions(rollout: Rollout) -> Transitions:

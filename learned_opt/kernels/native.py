@@ -35,6 +35,7 @@ LIBRARIES: dict[str, dict[str, list[Any]]] = {
     },
     "mlp": {"learned_opt_perceptron": _PERCEPTRON, "learned_opt_perceptron_return": _PERCEPTRON},
     "actor_critic": {"learned_opt_actor_critic": [_POINTER, _SHORT]},
+    "q_learning": {"learned_opt_q_learning": [_POINTER, _SHORT]},
     "rollout": {"learned_opt_rollout": [_POINTER, _POINTER, _SHORT]},
     "philox": {
         "learned_opt_random": [_KEY, _POINTER, _SHORT, _INTEGER, _INTEGER, _INTEGER, _SHORT, _POINTER]
