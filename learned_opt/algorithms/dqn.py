@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -75,21 +76,16 @@ class QLearner(ActingLearner):
     def __init__(self, family: TaskFamily, batch: int, noise: Noise, config: DQN, **options: Any) -> None:
         rewards = config.normalize_rewards
         super().__init__(family, batch, noise, config, normalize_rewards=rewards, **options)
-        device, observation = noise.device, family.observation_space.shape
-        shape = (batch, config.buffer_size)
-        self.replay: Transitions = {
-            "observation": torch.zeros(*shape, *observation, device=device, dtype=noise.dtype),
-            "following": torch.zeros(*shape, *observation, device=device, dtype=noise.dtype),
-            "action": torch.zeros(shape, device=device, dtype=torch.long),
-            "reward": torch.zeros(shape, device=device, dtype=noise.dtype),
-            "terminated": torch.zeros(shape, device=device, dtype=torch.bool),
-            "weight": torch.zeros(shape, device=device, dtype=noise.dtype),
-        }
-        copies = torch.arange(self.environments.environments, device=device)
-        outer = (copies >= config.num_envs).expand(config.num_steps, -1).flatten().nonzero().squeeze(1)
-        self._outer = outer.expand(batch, -1).contiguous()
+        device, sees = noise.device, math.prod(family.observation_space.shape)
+        self.replay = torch.zeros(batch, config.buffer_size, 2 * sees + 4, device=device, dtype=noise.dtype)
+        """A ring of transitions, packed as `_packed` has them, in which all learners write at one place."""
+        self.written = 0
         self.stored = torch.zeros(batch, 1, device=device, dtype=torch.long)
+        """Transitions of each learner's run so far, the last of `written`."""
         self.target = torch.zeros(batch, self._layout.size, device=device, dtype=noise.dtype)
+        rows = torch.arange(config.num_steps * self.environments.environments, device=device)
+        outer = rows[rows % self.environments.environments >= config.num_envs]
+        self._outer = outer.expand(batch, -1).contiguous()
 
     @property
     def num_steps(self) -> int:
@@ -114,21 +110,21 @@ class QLearner(ActingLearner):
         rate = torch.where(self.stored > 0, self.config.tau, 1.0).to(theta.dtype)
         self.target = torch.lerp(self.target, theta, rate)
         rollout, metrics = self.unscaled_experience(theta, self.num_steps)
-        fresh = _transitions(rollout)
-        self._store(_transitions(rollout.columns(slice(0, self.config.num_envs))))
-        drawn = self._draw()
+        fresh = _packed(rollout)
+        self._store(fresh[:, :, : self.config.num_envs].flatten(1, 2))
+        fresh, drawn = fresh.flatten(1, 2), self._draw()
         if not second_order and (inner := self._in_closed_form(theta, self.replay, drawn)) is not None:
             outer = self._in_closed_form(theta, fresh, self._outer) if self.outer_num_envs else None
             inner, norm = self.clipped(inner)
             outer = torch.zeros_like(inner) if outer is None else outer
             return GradientSample(inner, outer, {**metrics, "gradient_norm": norm})
-        remembered = self._scaled(_gathered(self.replay, drawn))
+        remembered = self._scaled(self._unpacked(self.replay, drawn))
 
         def losses(theta: Tensor) -> tuple[Tensor, Tensor | None]:
             inner_loss = self._loss(theta, remembered).sum()
             if not self.outer_num_envs:
                 return inner_loss, None
-            return inner_loss, self._loss(theta, self._scaled(_gathered(fresh, self._outer))).sum()
+            return inner_loss, self._loss(theta, self._scaled(self._unpacked(fresh, self._outer))).sum()
 
         return self.both_gradients(losses, parameters, metrics, second_order=second_order)
 
@@ -137,6 +133,7 @@ class QLearner(ActingLearner):
         return {
             **super().state_dict(),
             "replay": self.replay,
+            "written": self.written,
             "stored": self.stored,
             "target": self.target,
         }
@@ -144,10 +141,8 @@ class QLearner(ActingLearner):
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         super().load_state_dict(saved)
-        self.stored = saved["stored"]
-        # It changes in place, and what was saved may be another learner's.
-        self.replay = {name: value.clone() for name, value in saved["replay"].items()}
-        self.target = saved["target"]
+        self.written, self.stored, self.target = saved["written"], saved["stored"], saved["target"]
+        self.replay = saved["replay"].clone()  # it changes in place, and this may be another learner's
 
     def _loss(self, parameters: Tensor, seen: Transitions) -> Tensor:
         """Huber loss (B,) of the temporal-difference errors."""
@@ -159,29 +154,30 @@ class QLearner(ActingLearner):
         losses = F.smooth_l1_loss(chosen, goal, reduction="none")
         return mean(losses, shares(seen["weight"]))
 
-    def _store(self, fresh: Transitions) -> None:
-        """Into the ring; the oldest are overwritten."""
-        count = fresh["reward"].shape[1]
-        places = (self.stored + torch.arange(count, device=self.stored.device)) % self.config.buffer_size
-        for name, old in self.replay.items():
-            index = places.view(*places.shape, *[1] * (old.dim() - 2)).expand(-1, -1, *old.shape[2:])
-            old.scatter_(1, index, fresh[name])
-        self.stored = self.stored + count
+    def _store(self, fresh: Tensor) -> None:
+        """Packed transitions (B, R, ·) into the ring; the oldest are overwritten."""
+        count, size = fresh.shape[1], self.config.buffer_size
+        first = self.written % size
+        before_end = min(count, size - first)
+        self.replay[:, first : first + before_end] = fresh[:, :before_end]
+        self.replay[:, : count - before_end] = fresh[:, before_end:]
+        self.written, self.stored = self.written + count, self.stored + count
 
     def _draw(self) -> Tensor:
-        """Places (B, R) of a minibatch in the replay, uniformly with replacement."""
-        held = self.stored.clamp(max=self.config.buffer_size)
-        places = (self.noise.uniform(self._batch, self.config.batch_size) * held).long()
-        return torch.minimum(places, held - 1)
+        """Places (B, R) of a minibatch in the ring, uniformly with replacement."""
+        size = self.config.buffer_size
+        held = self.stored.clamp(max=size)
+        drawn = (self.noise.uniform(self._batch, self.config.batch_size) * held).long()
+        return (self.written - self.stored + torch.minimum(drawn, held - 1)) % size
 
-    def _in_closed_form(self, parameters: Tensor, kept: Transitions, places: Tensor) -> Tensor | None:
-        """What the sum of `_loss`, of those at `places` (B, R), is differentiated to; None where torch must."""
+    def _in_closed_form(self, parameters: Tensor, kept: Tensor, places: Tensor) -> Tensor | None:
+        """What `_loss` of packed transitions at `places` is differentiated to; None where torch must."""
         policy = self.policy.policy if isinstance(self.policy, EpsilonGreedy) else self.policy
         if type(policy) is not ActorCritic or policy.width > WIDEST or native.library("q_learning") is None:
             return None
-        if transformed() or not plain((parameters, self.target, kept["observation"], kept["following"])):
+        if transformed() or not plain((parameters, self.target, kept)):
             return None
-        shape, units, unit = kept["reward"].shape, self._units, None
+        units, unit = self._units, None
         if self.observation_normalizer is not None:
             moments = self.observation_normalizer.moments
             units = [x.flatten(1).contiguous() for x in (moments.mean, moments.deviation())]
@@ -194,11 +190,7 @@ class QLearner(ActingLearner):
             [self._units[0].numel(), *[policy.width] * policy.depth, policy.actions],
             policy.activation,
             units,
-            [
-                *(kept[name].view(*shape, -1) for name in ("observation", "following")),
-                *(kept[name] for name in ("action", "reward", "terminated")),
-            ],
-            kept["weight"],
+            kept,
             places,
             unit,
             self.config.gamma,
@@ -210,6 +202,21 @@ class QLearner(ActingLearner):
         center, scale = self.policy.normalization(self.target)
         return [center.flatten().contiguous(), scale.flatten().reciprocal().contiguous()]
 
+    def _unpacked(self, kept: Tensor, places: Tensor) -> Transitions:
+        """Packed transitions (B, C, ·) at `places` (B, R)."""
+        rows = torch.arange(len(places), device=places.device).unsqueeze(1)
+        shape = self.family.observation_space.shape
+        sees, met = math.prod(shape), kept[rows, places]
+        action, reward, terminated, weight = met[..., 2 * sees :].unbind(-1)
+        return {
+            "observation": met[..., :sees].view(*places.shape, *shape),
+            "following": met[..., sees : 2 * sees].view(*places.shape, *shape),
+            "action": action.long(),
+            "reward": reward,
+            "terminated": terminated.bool(),
+            "weight": weight,
+        }
+
     def _scaled(self, met: Transitions) -> Transitions:
         """Transitions normalized as the policy sees them now, which is not how it saw old ones."""
         if self.observation_normalizer is not None:
@@ -220,20 +227,10 @@ class QLearner(ActingLearner):
         return met
 
 
-def _gathered(kept: Transitions, places: Tensor) -> Transitions:
-    """Those at `places` (B, R)."""
-    rows = torch.arange(len(places), device=places.device).unsqueeze(1)
-    return {name: value[rows, places] for name, value in kept.items()}
-
-
-def _transitions(rollout: Rollout) -> Transitions:
-    """What was met, before any normalization."""
-    rewards = rollout.rewards.flatten(1, 2)
-    return {
-        "observation": rollout.unscaled.flatten(1, 2),
-        "following": rollout.final_unscaled.flatten(1, 2),
-        "action": rollout.actions.flatten(1, 2),
-        "reward": rewards,
-        "terminated": rollout.terminated.flatten(1, 2),
-        "weight": torch.ones_like(rewards) if rollout.valid is None else rollout.valid.flatten(1).to(rewards),
-    }
+def _packed(rollout: Rollout) -> Tensor:
+    """Transitions (B, T, E, 2 S + 4) as they were met: both observations, action, reward, end and weight."""
+    rewards = rollout.rewards
+    weight = torch.ones_like(rewards) if rollout.valid is None else rollout.valid.to(rewards)
+    numbers = (rollout.actions.to(rewards), rewards, rollout.terminated.to(rewards), weight)
+    observations = (x.view(*rewards.shape, -1) for x in (rollout.unscaled, rollout.final_unscaled))
+    return torch.cat((*observations, torch.stack(numbers, -1)), -1)

@@ -17,6 +17,7 @@ SERVES = {
     "lstm_step": "the step of LSTM rules, and its derivatives",
     "mlp": "default policies, and their derivatives",
     "actor_critic": "inner and outer gradients of A2C",
+    "q_learning": "inner and outer gradients of DQN",
     "rollout": "rollouts in families whose dynamics can be traced",
 }
 """What each library does."""

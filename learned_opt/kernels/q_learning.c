@@ -9,14 +9,10 @@
 typedef struct {
     const network *values, *targets; /* the first tells where derivatives go */
     int64_t learners, rows, kept, choices;
-    const int64_t *places;                  /* of transitions among those kept, (B, R) */
-    const float *observations, *following;  /* (B, C, S) */
-    const int64_t *actions;                 /* (B, C) */
-    const float *rewards;                   /* (B, C) */
-    const uint8_t *terminated;              /* (B, C) */
-    const float *weights;                   /* (B, C), or NULL: all 1 */
-    const float *mean, *spread;             /* (B, S), by which observations are normalised, or NULL */
-    const float *unit;                      /* (B,), by which rewards are divided, or NULL */
+    const int64_t *places;      /* of transitions among those kept, (B, R) */
+    const float *transitions;   /* (B, C, 2 S + 4): observation, the following one, action, reward, end, weight */
+    const float *mean, *spread; /* (B, S), by which observations are normalised, or NULL */
+    const float *unit;          /* (B,), by which rewards are divided, or NULL */
     const float *discount;
 } lesson;
 
@@ -49,17 +45,21 @@ INLINE int64_t floats_of(const lesson *l) { return l->rows * (2 * l->values->lay
 
 /* The gradient of one learner. Returns 1 where a place is none. */
 static int32_t teach(const lesson *l, int64_t learner, float *floats, vector *room) {
-    const int64_t rows = l->rows, sees = l->values->layers->inputs, choices = l->choices;
+    const int64_t rows = l->rows, sees = l->values->layers->inputs, choices = l->choices, pitch = 2 * sees + 4;
+    const float *transitions = l->transitions + learner * l->kept * pitch;
+    const int64_t *places = l->places + learner * rows;
     float *seen = floats, *following = seen + rows * sees, *ahead = following + rows * sees;
-    float *shares = ahead + rows * choices, *actions = shares + rows, *goals = actions + rows;
-    float weight = 0;
+    float *shares = ahead + rows * choices, *actions = shares + rows, *goals = actions + rows, weight = 0;
     for (int64_t row = 0; row < rows; row++) {
-        const int64_t place = l->places[learner * rows + row], at = learner * l->kept + place;
-        if (place < 0 || place >= l->kept) return 1;
-        memcpy(seen + row * sees, l->observations + at * sees, sizeof(float) * sees);
-        memcpy(following + row * sees, l->following + at * sees, sizeof(float) * sees);
-        shares[row] = l->weights ? l->weights[at] : 1, weight += shares[row];
-        actions[row] = (float)l->actions[at];
+        if (places[row] < 0 || places[row] >= l->kept) return 1;
+        __builtin_prefetch(transitions + places[row] * pitch);
+    }
+    for (int64_t row = 0; row < rows; row++) {
+        const float *met = transitions + places[row] * pitch, *told = met + 2 * sees;
+        memcpy(seen + row * sees, met, sizeof(float) * sees);
+        memcpy(following + row * sees, met + sees, sizeof(float) * sees);
+        actions[row] = told[0], shares[row] = told[3], weight += told[3];
+        goals[row] = l->unit ? within(told[1] / l->unit[learner], MOST) : told[1];
     }
     for (int64_t row = 0; l->mean && row < 2 * rows; row++)
         for (int64_t k = 0; k < sees; k++) {
@@ -68,12 +68,10 @@ static int32_t teach(const lesson *l, int64_t learner, float *floats, vector *ro
         }
     forward_rows(l->targets, learner, following, rows, ahead, room);
     for (int64_t row = 0; row < rows; row++) {
-        const int64_t at = learner * l->kept + l->places[learner * rows + row];
-        const float *values = ahead + row * choices;
+        const float *values = ahead + row * choices, terminated = transitions[places[row] * pitch + 2 * sees + 2];
         float most = values[0];
         for (int64_t k = 1; k < choices; k++) most = values[k] > most || values[k] != values[k] ? values[k] : most;
-        goals[row] = l->unit ? within(l->rewards[at] / l->unit[learner], MOST) : l->rewards[at];
-        if (!l->terminated[at]) goals[row] += *l->discount * most;
+        if (!terminated) goals[row] += *l->discount * most;
         shares[row] /= fmaxf(weight, 1);
     }
     rows_told told = {shares, actions, goals, choices};

@@ -17,7 +17,7 @@ from learned_opt.kernels.records import filled
 
 @operator(
     "q_learning(Tensor parameters, Tensor target, int[] offsets, int[] widths, str activation, "
-    "Tensor[] units, Tensor[] kept, Tensor? weight, Tensor places, Tensor? unit, float gamma) -> Tensor",
+    "Tensor[] units, Tensor kept, Tensor places, Tensor? unit, float gamma) -> Tensor",
     lambda parameters, *rest: torch.empty_like(parameters),
 )
 def q_learning(
@@ -27,8 +27,7 @@ def q_learning(
     widths: Sequence[int],
     activation: str,
     units: Sequence[Tensor],
-    kept: Sequence[Tensor],
-    weight: Tensor | None,
+    kept: Tensor,
     places: Tensor,
     unit: Tensor | None,
     gamma: float,
@@ -43,9 +42,8 @@ def q_learning(
         activation: between layers.
         units: center and factor of observations, (S,) each; or mean and deviation of each learner's, (B, S)
             each, which clip what is normalised as `ObservationNormalizer` does.
-        kept: observation (B, C, S), what it led to (B, C, S), action (B, C, int64), reward (B, C) and whether
-            it ended the episode (B, C, bool).
-        weight: of each transition, (B, C); all 1 if None.
+        kept: transitions (B, C, 2 S + 4): observation, the one it led to, action, reward, whether that ended
+            the episode, and weight.
         places: of transitions among the C, (B, R, int64).
         unit: deviation (B,) that rewards are divided by, and then clipped.
         gamma: γ.
@@ -54,26 +52,22 @@ def q_learning(
         Gradients, zero where no tensor of the networks lies.
 
     Raises:
-        ValueError: something has another shape or type.
-        IndexError: a place is not among the C.
+        ValueError: something has another shape or type, or a place is not among the C.
         MemoryError: there is no room for what a thread works on.
     """
     batch, size = parameters.shape
-    (_, held, inputs), rows, choices = kept[0].shape, places.shape[1], widths[-1]
+    (held, rows), inputs, choices = (x.shape[1:2].numel() for x in (kept, places)), widths[0], widths[-1]
     gradient = torch.zeros_like(parameters)
     ours, theirs, into = (
         address(name, x, (batch, size))
         for name, x in (("parameters", parameters), ("target", target), ("gradient", gradient))
     )
-    shape, apart = (batch, held), units[0].dim() == 2
+    apart = units[0].dim() == 2
     told = [address("units", x, (batch, inputs) if apart else (inputs,)) for x in units]
     values, targets = (
         _networks(at, into, offsets, widths, activation, (batch, size), (0, 0) if apart else told)
         for at in (ours, theirs)
     )
-    names = ("observations", "following", "actions", "rewards", "terminated")
-    shapes = ((*shape, inputs), (*shape, inputs), shape, shape, shape)
-    kinds = (torch.float32, torch.float32, torch.int64, torch.float32, torch.bool)
     number = np.array((gamma,), np.float32)
     record = filled(
         "q_learning.c",
@@ -82,8 +76,7 @@ def q_learning(
         targets=targets.address,
         **{"learners": batch, "rows": rows, "kept": held, "choices": choices},
         places=address("places", places, (batch, rows), torch.int64),
-        **{n: address(n, x, s, k) for n, x, s, k in zip(names, kept, shapes, kinds, strict=True)},
-        weights=0 if weight is None else address("weight", weight, shape),
+        transitions=address("transitions", kept, (batch, held, 2 * inputs + 4)),
         **dict(zip(("mean", "spread"), told if apart else (0, 0), strict=True)),
         unit=0 if unit is None else address("unit of rewards", unit, (batch,)),
         discount=address_of_array("gamma", number, (1,), np.float32),
@@ -91,7 +84,7 @@ def q_learning(
     run, threads = native.needed("q_learning").learned_opt_q_learning, threads_for(2 * rows * values.work)
     failed = run(address_of_array("record", record, record.shape, np.int64), threads)
     if failed == 2:
-        raise IndexError(f"places must be in 0 to {held - 1}")
+        raise ValueError(f"places must be in 0 to {held - 1}")
     if failed:
         raise MemoryError("no memory for the gradients of Q-networks")
     return gradient
@@ -112,9 +105,13 @@ def _networks(
         ValueError: they lie beyond the vectors.
     """
     (batch, size), layers, work = shape, [], 0
-    for weight, bias, inputs, outputs in zip(offsets[::2], offsets[1::2], widths[:-1], widths[1:], strict=True):
+    for weight, bias, inputs, outputs in zip(
+        offsets[::2], offsets[1::2], widths[:-1], widths[1:], strict=True
+    ):
         if not (0 <= weight <= size - inputs * outputs and 0 <= bias <= size - outputs):
-            raise ValueError(f"a layer of {inputs} × {outputs} from {weight} and {bias} on leaves a vector of {size}")
+            raise ValueError(
+                f"a layer of {inputs} × {outputs} from {weight} and {bias} on leaves a vector of {size}"
+            )
         places = (at + 4 * weight, at + 4 * bias, into + 4 * weight, into + 4 * bias)
         layers.append((*places, *[size] * 4, inputs, outputs))
         work += batch * inputs * outputs

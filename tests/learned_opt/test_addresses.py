@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from learned_opt import CoordinatewiseLSTM, LearnedOptimizer, ParameterLayout
 from learned_opt.algorithms import A2C, a2c_gradients
 from learned_opt.algorithms.advantages import ReturnScale
-from learned_opt.kernels import lstm_step, native, rollout
+from learned_opt.kernels import lstm_step, native, q_learning, rollout
 from learned_opt.kernels.addresses import address, address_of_array, addresses_of_pieces, fits
 from learned_opt.kernels.mlp import Perceptron, perceptron, perceptron_backward
 from learned_opt.policies.distribution import ActionDistribution
@@ -100,6 +100,25 @@ def of_gradients(family, batch=B, steps=T, inner=3, outer=1):
         return None if made is None else [*made, scale.mean, scale.square, scale.weight]
 
     return Entry(("learned_opt_actor_critic",), arguments, call)
+
+
+def of_values(*, apart):
+    arguments = {
+        "parameters": drawn(B, 32),
+        "target": drawn(B, 32),
+        "center": drawn(*((B, 3) if apart else (3,))),
+        "factor": 1 + drawn(*((B, 3) if apart else (3,))),
+        "kept": drawn(B, R, 10),
+        "places": torch.arange(B * T).view(B, T) % R,
+        "unit": 1 + drawn(B),
+    }
+
+    def call(x):
+        units, rest = [x["center"], x["factor"]], (x["kept"], x["places"], x["unit"], 0.9)
+        widths, offsets = (3, 4, 2), (0, 12, 16, 24)
+        return [q_learning.q_learning(x["parameters"], x["target"], offsets, widths, "tanh", units, *rest)]
+
+    return Entry(("learned_opt_q_learning",), arguments, call)
 
 
 def of_rollouts(family, batch=B, steps=T, environments=E, **limit):
@@ -216,6 +235,8 @@ ENTRIES = {
     "derivatives": of_networks(back=True),
     "gradients": of_gradients("cartpole"),
     "gradients, continuous": of_gradients("pendulum"),
+    "values": of_values(apart=False),
+    "values, normalised": of_values(apart=True),
     "rollouts": of_rollouts("cartpole"),
     "rollouts, continuous": of_rollouts("lqr"),
     "updates": of_updates(),
@@ -271,13 +292,15 @@ def may_stand_for(entry, name, shape):
     """Whether this is an argument's shape, or another that has the same meaning.
 
     Limits and φ may be one for all or one for each, an optimizer's tensors have any shape with their
-    coordinates, and networks run on any number of rows.
+    coordinates, and networks run on any number of rows, of any number that are kept.
     """
     x = ENTRIES[entry].arguments[name]
     same = {
         "limit": shape.numel() == 1,
         "head": entry == "updates" and shape == x.shape[1:],
         "signal": entry == "outputs" and len(shape) == 3 and shape[::2] == x.shape[::2],
+        "kept": len(shape) == 3 and shape[::2] == x.shape[::2],
+        "places": len(shape) == 2 and shape[0] == B,
         "cell_weight": entry == "updates" and shape == (B, *x.shape),
     }
     any_shape = entry == "steps" and name not in same and shape.numel() == x.numel()
@@ -287,7 +310,7 @@ def may_stand_for(entry, name, shape):
 def test_every_function_of_c_is_tried_here():
     text = "".join(path.read_text() for path in SOURCES.rglob("*.c"))
     exported = re.findall(r"EXPORT (?:void|int32_t) (learned_opt_\w+)\((?!void\))", text)
-    assert len(exported) == 6
+    assert len(exported) == 7
     assert {symbol for entry in ENTRIES.values() for symbol in entry.symbols} == set(exported)
 
 

@@ -110,7 +110,8 @@ class Poison:
 
 def healthy_rows(group):
     """What the learners but the sick one have: parameters, rule state, scales and replay, by name."""
-    learner = {key: value for key, value in group.learner.state_dict().items() if key != "environments"}
+    saved = group.learner.state_dict().items()
+    learner = {key: value for key, value in saved if key not in ("environments", "written")}
     found = {"parameters": group.runs.parameters}
     for name, entry in {**group.runs.rule_state, **learner}.items():
         entries = entry if isinstance(entry, list) else entry.values() if isinstance(entry, dict) else [entry]

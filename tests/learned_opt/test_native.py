@@ -13,7 +13,7 @@ import torch
 
 import learned_opt
 from learned_opt import CoordinatewiseLSTM, ParameterLayout
-from learned_opt.kernels import actor_critic, lstm_step, mlp, native, records
+from learned_opt.kernels import actor_critic, lstm_step, mlp, native, q_learning, records
 from learned_opt.kernels.mlp import Perceptron
 from learned_opt.tasks import make_family
 from learned_opt.tracing.verify import why_in_torch
@@ -25,6 +25,7 @@ STRUCTURES = {
     "mlp.h": ("layer", "network"),
     "lstm_step.c": ("segment", "slopes"),
     "actor_critic.c": ("lesson",),
+    "q_learning.c": ("lesson",),
     "rollout.c": ("program", "journey"),
 }
 
@@ -173,6 +174,11 @@ def operator_calls():
         (tensors, critic, rest[0], rest[1:], [0, 12, 16, 24, 26, 29], 30, [*rollouts, *ends], None, scale,
          [0.9, 0.9, 0.95, 0.1, 0.5, 0.01], 2, False, False),
     )  # fmt: skip
+    theta, target, kept, places = *torch.randn(2, 2, 26), torch.rand(2, 5, 10), torch.tensor([[0, 4], [1, 1]])
+    yield (
+        q_learning.q_learning,
+        (theta, target, [0, 12, 16, 24], [3, 4, 2], "tanh", rest[1:], kept, places, torch.ones(2), 0.9),
+    )
 
 
 @needs_compiled
