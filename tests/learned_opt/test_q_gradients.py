@@ -7,7 +7,8 @@ import torch
 
 from learned_opt.algorithms import DQN, dqn
 from learned_opt.kernels import native
-from learned_opt.tasks import Noise, make_family
+from learned_opt.tasks import make_family
+from learned_opt.tasks.random import derive_noise
 
 needs_compiled = pytest.mark.skipif(
     native.library("q_learning") is None, reason="nothing runs compiled: see learned-opt doctor"
@@ -17,14 +18,14 @@ needs_compiled = pytest.mark.skipif(
 def learner_at(family, batch=3, outer=4, weights=False, **config):
     """A learner some updates into its run, whose rewards are noise around 1, and random parameters."""
     sizes = {"num_envs": 7, "buffer_size": 100, "max_grad_norm": 1e9}
-    noise = Noise(torch.Generator().manual_seed(0))
+    noise = derive_noise(0, "q")
     learner = DQN(**{**sizes, **config}).learner(make_family(family), batch, noise, outer_num_envs=outer)
     parameters = learner.initial_parameters()
     parameters = parameters + 0.1 * torch.randn(parameters.shape, generator=torch.Generator().manual_seed(1))
     for step in range(3):
         learner.gradient(parameters + 0.1 * step)
     rewards = learner.replay[..., -3]
-    rewards += 1 + torch.randn(rewards.shape, generator=torch.Generator().manual_seed(2))
+    rewards += 1 + 0.5 * torch.randn(rewards.shape, generator=torch.Generator().manual_seed(2))
     if weights:
         learner.replay[:, ::3, -1] = 0.0
     return learner, parameters
