@@ -9,18 +9,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
+from numpy.typing import NDArray
 
-from learned_opt.analysis.reporting.figures import (
-    Entry,
-    as_it_is,
-    legend_below,
-    new_figure,
-    save_figure,
-    tidy,
-)
+from learned_opt.analysis.reporting.figures import Entry, as_it_is, finish, new_figure, tidy
 from learned_opt.analysis.results import MIXED, FamilyResults, Results
-from learned_opt.analysis.statistics.intervals import Array, bootstrap_interval, interquartile_mean
+from learned_opt.analysis.statistics.intervals import Array, Interval, bootstrap_interval, interquartile_mean
 from learned_opt.analysis.statistics.scores import family_scores
 
 X = Literal["updates", "steps"]
@@ -123,10 +118,7 @@ def plot_curves(
         for key, (line, label) in drawn.items():
             told = legend.get(label, label) if key[0] == "method" else label
             entries.setdefault(key, (line, told))
-    higher = legend_below(figure, list(entries.values()), figure.get_figwidth(), most=2 * columns + 1)
-    figure.set_figheight(figure.get_figheight() + higher)
-    save_figure(figure, path)
-    return figure
+    return finish(figure, list(entries.values()), path, most=2 * columns + 1)
 
 
 def split_names(results: Results, names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -178,6 +170,22 @@ def _marker(number: int) -> str:
     return MARKERS[number] if number < len(MARKERS) else f"${number}$"
 
 
+def draw_curve(
+    axes: Axes,
+    moments: NDArray[Any],
+    curves: Array,
+    style: Style,
+    label: str,
+    depth: float,
+    generator: np.random.Generator,
+) -> tuple[Line2D, Interval]:
+    """The interquartile mean of curves (n, Q) over runs, in its 95 % band; of higher `depth` in front."""
+    band = bootstrap_interval([curves], generator=generator)
+    axes.fill_between(moments, band.low, band.high, color=style.color, alpha=0.15, linewidth=0, zorder=depth)
+    (line,) = axes.plot(moments, band.value, **style.line(), label=label, zorder=depth + 1)
+    return line, band
+
+
 def _panel(
     axes: Axes,
     family: FamilyResults,
@@ -194,16 +202,12 @@ def _panel(
     # Drawn back to front, so that the first method, usually the learned rule, ends on top.
     for depth, (label, runs) in enumerate(scores.items()):
         curves = (runs.returns if y == "returns" else runs.curves).T
-        middle = interquartile_mean(curves, axis=0)
-        band = bootstrap_interval([curves], generator=generator)
-        low, high = band.low, band.high
-        style = styles[label]
-        order = 3.0 - depth / len(scores)
-        axes.fill_between(moments, low, high, color=style.color, alpha=0.15, linewidth=0, zorder=order)
-        (line,) = axes.plot(moments, middle, **style.line(), label=label, zorder=order + 1)
+        line, band = draw_curve(
+            axes, moments, curves, styles[label], label, 3.0 - depth / len(scores), generator
+        )
         entries["method", label] = line, label
-        edges += [middle] if np.isnan(low).all() else [middle, low, high]
-    bottom, top = (float(f([f(edge) for edge in edges])) for f in (np.nanmin, np.nanmax))
+        edges += [band.value, band.low, band.high]
+    bottom, top = float(np.nanmin(edges)), float(np.nanmax(edges))
     margin = 0.08 * max(top - bottom, 1e-6 * max(1.0, abs(top)))
     raw = y == "returns"
     anchors = (

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib import font_manager
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -17,6 +16,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
 from matplotlib.textpath import TextToPath
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from learned_opt.files import write_atomically
@@ -42,6 +42,18 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def panel_alone(title: str, x: str, y: str) -> tuple[Figure, Axes]:
+    """A figure of one panel whose x are whole numbers, and that panel."""
+    figure = new_figure(5.0, 3.2)
+    axes = figure.subplots()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    as_it_is(axes.set_title(title), 4.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
 
 
 def tidy(axes: Axes) -> None:
@@ -81,6 +93,16 @@ def save_figure(figure: Figure, path: str | Path, dpi: float = 200) -> None:
     write_atomically(Path(path), _in_palette(buffer) if form == "png" else buffer.getvalue())
 
 
+def finish(
+    figure: Figure, entries: Sequence[Entry], path: str | Path, *, most: int, dpi: float = 200
+) -> Figure:
+    """A figure with the legend below it, for which it grows, written to its file; see `legend_below`."""
+    higher = legend_below(figure, entries, figure.get_figwidth(), most=most)
+    figure.set_figheight(figure.get_figheight() + higher)
+    save_figure(figure, path, dpi)
+    return figure
+
+
 def _in_palette(buffer: io.BytesIO) -> bytes:
     """A PNG of at most COLORS colors, which takes a third of the bytes."""
     small = io.BytesIO()
@@ -90,7 +112,7 @@ def _in_palette(buffer: io.BytesIO) -> bytes:
 
 
 def as_it_is(text: Text, inches: float | None = None) -> Text:
-    """Have a text drawn as its characters, none of which is mathematics or TeX, in fonts that have them.
+    """Have a text drawn as its characters, none of which is mathematics or TeX.
 
     Args:
         text: of a figure.
@@ -99,9 +121,6 @@ def as_it_is(text: Text, inches: float | None = None) -> Text:
     text.set_usetex(False)
     text.set_parse_math(False)
     text.set_text(visible(text.get_text(), keep="\n"))
-    lacking = _lacking(text.get_text(), text.get_fontproperties())
-    if lacking:
-        text.set_fontfamily([*text.get_fontfamily(), *_having(lacking)])
     if inches is not None:
         text.set_text(_broken(text.get_text(), text.get_fontproperties(), inches))
     return text
@@ -178,25 +197,3 @@ def _broken(text: str, font: FontProperties, inches: float) -> str:
         parts = (textwrap.wrap(line, longest, drop_whitespace=False, tabsize=1) or [""] for line in lines)
         broken = "\n".join(part for line in parts for part in line)
     return broken
-
-
-def _lacking(text: str, font: FontProperties) -> set[int]:
-    """The characters that a font does not have."""
-    known = font_manager.get_font(font_manager.findfont(font)).get_charmap()
-    return {ord(char) for char in text if char != "\n"} - set(known)
-
-
-def _having(characters: set[int]) -> list[str]:
-    """Installed fonts that have these characters, as far as there are any."""
-    found: list[str] = []
-    for entry in font_manager.fontManager.ttflist:
-        if not characters:
-            break
-        try:
-            known = font_manager.get_font(entry.fname).get_charmap()
-        except (OSError, RuntimeError):  # a font that was removed, or that FreeType cannot read
-            continue
-        if characters & set(known):
-            found.append(entry.name)
-            characters = characters - set(known)
-    return found

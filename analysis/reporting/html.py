@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from learned_opt.analysis.reporting.curves import method_styles, plot_curves
-from learned_opt.analysis.reporting.figures import Entry, legend_below, new_figure, save_figure, tidy
+from learned_opt.analysis.reporting.figures import Entry, finish, new_figure, tidy
 from learned_opt.analysis.reporting.summary import cautions, default_reference_method, summary_table
 from learned_opt.analysis.reporting.summary_plots import plot_heatmap, plot_profiles, plot_times
 from learned_opt.analysis.reporting.table import time_to_target
@@ -135,9 +135,8 @@ def validation_picture(
     axes.set_xlabel("meta-step", fontsize=8)
     axes.set_ylabel(measured, fontsize=8)
     tidy(axes)
-    figure.set_figheight(3 + legend_below(figure, entries, 6, most=4))
     return Picture(
-        _png(partial(save_figure, figure, dpi=160)),
+        _png(partial(finish, figure, entries, most=4, dpi=160)),
         f"Validation during meta-training: {measured} on fresh tasks of its families.",
     )
 

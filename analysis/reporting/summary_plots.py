@@ -11,6 +11,7 @@ from learned_opt.analysis.reporting.curves import method_styles, split_names
 from learned_opt.analysis.reporting.figures import (
     Entry,
     as_it_is,
+    finish,
     label_ticks,
     legend_below,
     new_figure,
@@ -66,10 +67,7 @@ def plot_profiles(results: Results, path: str | Path, *, seed: int = 0) -> Figur
         panel.set_xlim(LEVELS[0], LEVELS[-1])
         tidy(panel)
     axes[0].set_ylabel("share of runs above τ", fontsize=8)
-    higher = legend_below(figure, list(entries.values()), figure.get_figwidth(), most=4)
-    figure.set_figheight(figure.get_figheight() + higher)
-    save_figure(figure, path)
-    return figure
+    return finish(figure, list(entries.values()), path, most=4)
 
 
 def plot_heatmap(results: Results, path: str | Path) -> Figure:

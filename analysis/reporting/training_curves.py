@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from learned_opt.analysis.reporting.curves import method_styles
-from learned_opt.analysis.reporting.figures import Entry, as_it_is, legend_below, new_figure, save_figure
+from learned_opt.analysis.reporting.figures import Entry, finish, panel_alone
 from learned_opt.runs.metrics import VALIDATIONS, read_rows
 
 SCORE = "mean_total_reward"
@@ -37,8 +36,7 @@ def plot_training(curves: Mapping[str, Sequence[Curve]], title: str, path: Path)
     Raises:
         ValueError: a run without any validation.
     """
-    figure = new_figure(5.0, 3.2)
-    axes = figure.subplots()
+    figure, axes = panel_alone(title, "meta-step", "mean total reward of a trial")
     styles, entries = method_styles(list(curves)), list[Entry]()
     for name, runs in curves.items():
         if not all(runs):
@@ -55,11 +53,4 @@ def plot_training(curves: Mapping[str, Sequence[Curve]], title: str, path: Path)
             mean = [float(np.mean([run[step] for run in runs])) for step in shared]
             (line,) = axes.plot(shared, mean, color=color, lw=2.0)
             entries.append((line, f"{name}: mean of {len(runs)} meta-seeds"))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("meta-step")
-    axes.set_ylabel("mean total reward of a trial")
-    as_it_is(axes.set_title(title), 4.5)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.set_figheight(3.2 + legend_below(figure, entries, 5.0, most=2))
-    save_figure(figure, path, 150)
-    return figure
+    return finish(figure, entries, path, most=2, dpi=150)

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from learned_opt.analysis.reporting.curves import method_styles
-from learned_opt.analysis.reporting.figures import Entry, as_it_is, legend_below, new_figure, save_figure
+from learned_opt.analysis.reporting.figures import Entry, finish, panel_alone
 from learned_opt.analysis.result_file import write_results
 from learned_opt.analysis.rl2.reference_learners import REFERENCES
 from learned_opt.analysis.statistics.intervals import Interval, mean_interval
@@ -129,8 +128,7 @@ def run_trials(
 
 def plot_trials(results: TrialResults, path: Path) -> Figure:
     """Mean return of the episodes in their order, smoothed over a twentieth of the trial."""
-    figure = new_figure(5.0, 3.2)
-    axes = figure.subplots()
+    figure, axes = panel_alone(results.family, "episode of the trial", "mean return of an episode")
     width = max(1, results.episodes // 20)
     styles, entries = method_styles(list(results.returns)), list[Entry]()
     for label, values in results.returns.items():
@@ -141,14 +139,7 @@ def plot_trials(results: TrialResults, path: Path) -> Figure:
         dash = ":" if label == "random" else "--"
         line = axes.axhline(float(level.mean()), color="0.4", linestyle=dash, linewidth=1, label=label)
         entries.append((line, label))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("episode of the trial")
-    axes.set_ylabel("mean return of an episode")
-    as_it_is(axes.set_title(results.family), 4.5)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.set_figheight(3.2 + legend_below(figure, entries, 5.0, most=4))
-    save_figure(figure, path, 150)
-    return figure
+    return finish(figure, entries, path, most=4, dpi=150)
 
 
 def _anchors(family: TaskFamily, tasks: Tasks, noise: Noise) -> dict[str, torch.Tensor]:

@@ -34,7 +34,6 @@ def probability_of_improvement(
     *,
     generator: np.random.Generator,
     resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
 ) -> Interval:
     """Mean over families of P(X > Y) = U / (n · m), the Mann-Whitney statistic with ties one half.
 
@@ -49,7 +48,6 @@ def probability_of_improvement(
         pairs: per family, the scores (n_f,) of X and (m_f,) of Y.
         generator: source of the resamples.
         resamples: number of bootstrap resamples.
-        confidence: coverage of the interval.
 
     Raises:
         ValueError: no families, empty scores, or scores that are not finite.
@@ -65,7 +63,7 @@ def probability_of_improvement(
         count_x = generator.multinomial(len(x), np.full(len(x), 1 / len(x)), size=resamples)
         count_y = generator.multinomial(len(y), np.full(len(y), 1 / len(y)), size=resamples)
         drawn += ((count_x @ wins) * count_y).sum(1) / wins.size
-    return _of_shares(shares, drawn / len(pairs), confidence)
+    return _of_shares(shares, drawn / len(pairs))
 
 
 def paired_improvement(
@@ -73,7 +71,6 @@ def paired_improvement(
     *,
     generator: np.random.Generator,
     resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
 ) -> Interval:
     """Mean over families of the share of tasks on which X beats Y, ties one half.
 
@@ -85,7 +82,6 @@ def paired_improvement(
         pairs: per family, the scores (n_f,) of X and of Y on the same tasks, in the same order.
         generator: source of the resamples.
         resamples: number of bootstrap resamples.
-        confidence: coverage of the interval.
 
     Raises:
         ValueError: no families, empty scores, scores that are not finite, or not as many of X as of Y.
@@ -97,7 +93,7 @@ def paired_improvement(
         if len(x) != len(y):
             raise ValueError(f"{len(x)} scores cannot be paired with {len(y)}: give both on the same tasks")
         strata.append((np.sign(x - y) + 1) / 2)
-    return mean_share(strata, generator=generator, resamples=resamples, confidence=confidence)
+    return mean_share(strata, generator=generator, resamples=resamples)
 
 
 def mean_share(
@@ -105,7 +101,6 @@ def mean_share(
     *,
     generator: np.random.Generator,
     resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
 ) -> Interval:
     """Mean over families of the mean of scores between 0 and 1, such as wins, or successes.
 
@@ -119,7 +114,6 @@ def mean_share(
         strata: F arrays (n_f,).
         generator: source of the resamples.
         resamples: number of bootstrap resamples.
-        confidence: coverage of the interval.
 
     Raises:
         ValueError: no families, empty ones, or scores that are not finite.
@@ -132,7 +126,7 @@ def mean_share(
         shares.append(_Share(share, len(scores), float(np.square(scores - share).sum())))
         counts = generator.multinomial(len(scores), np.full(len(scores), 1 / len(scores)), size=resamples)
         drawn += counts @ scores / len(scores)
-    return _of_shares(shares, drawn / len(strata), confidence)
+    return _of_shares(shares, drawn / len(strata))
 
 
 class _Share(NamedTuple):
@@ -143,14 +137,14 @@ class _Share(NamedTuple):
     varied: float
 
 
-def _of_shares(shares: Sequence[_Share], drawn: Array, confidence: float) -> Interval:
+def _of_shares(shares: Sequence[_Share], drawn: Array) -> Interval:
     """The mean share of families, with the interval that `mean_share` tells."""
     middle = sum(each.share for each in shares) / len(shares)
-    low, high = map(float, percentiles(drawn, confidence))
+    low, high = map(float, percentiles(drawn))
     fewest = min(each.trials for each in shares)
     if fewest < FEWEST or sum(each.varied for each in shares) < VARIED:
         trials = len(shares) ** 2 / sum(1 / each.trials for each in shares)
-        low, high = share_interval(min(max(middle, 0.0), 1.0), trials, confidence)
+        low, high = share_interval(min(max(middle, 0.0), 1.0), trials)
     low, high = min(low, middle), max(high, middle)
     return Interval(middle, low, high, sum(each.trials for each in shares))
 
@@ -160,10 +154,10 @@ def _check_families(families: Sequence[object]) -> None:
         raise ValueError("a probability of improvement needs at least one family, got none")
 
 
-def share_interval(share: float, count: float, confidence: float = 0.95) -> tuple[float, float]:
+def share_interval(share: float, count: float) -> tuple[float, float]:
     """Ends of the exact interval of a share by Clopper and Pearson 1934: quantiles of two beta distributions.
 
-    It covers the true share in at least `confidence` of samples, whatever share and count, and never has
+    It covers the true share in at least CONFIDENCE of samples, whatever share and count, and never has
     width 0: of n wins in n it is [(α/2)^(1/n), 1], so that it takes six of six to lie above one half. A share
     may hold halves, for ties, or be a mean of scores between 0 and 1: these vary less than wins and losses
     with the same mean, and the interval is then wider than it need be.
@@ -171,7 +165,6 @@ def share_interval(share: float, count: float, confidence: float = 0.95) -> tupl
     Args:
         share: of successes, within [0, 1].
         count: independent trials behind it, at least 1; need not be a whole number.
-        confidence: coverage.
 
     Raises:
         ValueError: an argument out of its range.
@@ -180,9 +173,7 @@ def share_interval(share: float, count: float, confidence: float = 0.95) -> tupl
         raise ValueError(f"a share lies between 0 and 1, got {share}")
     if not 1 <= count < math.inf:
         raise ValueError(f"a share needs at least one trial behind it, got {count}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
-    tail, wins = (1 - confidence) / 2, share * count
+    tail, wins = (1 - CONFIDENCE) / 2, share * count
     losses = count - wins
     low = float(betaincinv(wins, losses + 1, tail)) if wins > 0 else 0.0
     high = float(betaincinv(wins + 1, losses, 1 - tail)) if losses > 0 else 1.0

@@ -20,6 +20,7 @@ Statistic = Callable[[Array, int], Array]
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+"""Coverage of every interval."""
 FEWEST = 6
 """Tasks, or runs of each method, below which there is no verdict: five wins of five have a two-sided
 p of 2 · ½⁵ = 0.06 by the sign test, six of six one of 0.03."""
@@ -94,7 +95,6 @@ def bootstrap_interval(
     *,
     generator: np.random.Generator,
     resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
 ) -> Interval:
     """Percentile bootstrap of a statistic of all runs, resampling runs within each stratum.
 
@@ -107,7 +107,6 @@ def bootstrap_interval(
         statistic: reduces the axis of all Σ n_f runs.
         generator: source of the resamples.
         resamples: number of bootstrap resamples R.
-        confidence: coverage, 0.95 for a 95 % interval.
 
     Returns:
         Of the trailing axes' shape.
@@ -127,7 +126,7 @@ def bootstrap_interval(
         )
         for first in range(0, resamples, size)
     ]
-    low, high = percentiles(np.concatenate(drawn), confidence)
+    low, high = percentiles(np.concatenate(drawn))
     middle = statistic(whole[None], 1)[0]
     low, high = np.minimum(low, middle), np.maximum(high, middle)
     unknown = high - low <= ROUNDING * np.maximum(1.0, np.abs(middle)) if len(whole) < FEWEST else False
@@ -147,17 +146,16 @@ def performance_profile(
     *,
     generator: np.random.Generator,
     resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
 ) -> Interval:
     """Share of all runs that score above each threshold: the run-score distribution of the source.
+
+    The band is pointwise, and NaN for fewer than FEWEST runs, or where a stratum has a single one.
 
     Args:
         strata: F arrays (n_f,) of scores.
         thresholds: (T,).
         generator: source of the resamples.
         resamples: number of bootstrap resamples.
-        confidence: pointwise coverage of the band, which is NaN for fewer than FEWEST runs, or where a
-            stratum has a single one.
 
     Raises:
         ValueError: no strata, empty ones, or scores that are not finite.
@@ -171,7 +169,7 @@ def performance_profile(
     held = np.zeros((resamples, len(levels)))
     for each in above:
         held += _counts(len(each), resamples, generator) @ each
-    low, high = percentiles(held / total, confidence)
+    low, high = percentiles(held / total)
     if total < FEWEST or min(map(len, above)) < 2:
         low, high = np.full_like(low, np.nan), np.full_like(high, np.nan)
     return Interval(np.asarray(np.concatenate(above).mean(0)), low, high)
@@ -184,11 +182,9 @@ def _counts(runs: int, resamples: int, generator: np.random.Generator) -> Array:
     return np.bincount(places.ravel(), minlength=resamples * runs).reshape(resamples, runs).astype(np.float64)
 
 
-def percentiles(drawn: Array, confidence: float) -> tuple[Array, Array]:
-    """Lower and upper end of the middle `confidence` of what was drawn, over the first axis."""
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
-    tail = 50 * (1 - confidence)
+def percentiles(drawn: Array) -> tuple[Array, Array]:
+    """Lower and upper end of the middle CONFIDENCE of what was drawn, over the first axis."""
+    tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(drawn, [tail, 100 - tail], axis=0)
     return np.asarray(low), np.asarray(high)
 

@@ -13,16 +13,8 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from experiments.sb3.runs import MOMENTS
 from experiments.sb3.settings import DEFAULTS, LEARNED, PUBLISHED, TUNED, Method
 from experiments.sb3.summary import Summary
-from learned_opt.analysis.reporting.curves import Style, method_styles
-from learned_opt.analysis.reporting.figures import (
-    Entry,
-    as_it_is,
-    legend_below,
-    new_figure,
-    save_figure,
-    tidy,
-)
-from learned_opt.analysis.statistics.intervals import bootstrap_interval, interquartile_mean
+from learned_opt.analysis.reporting.curves import Style, draw_curve, method_styles
+from learned_opt.analysis.reporting.figures import Entry, as_it_is, finish, new_figure, tidy
 
 COLUMNS = 3
 PANEL = (2.6, 2.0)
@@ -54,10 +46,7 @@ def plot_benchmarks(found: Sequence[Summary], path: Path, seed: int = 0) -> Figu
             axes.set_ylabel("return per episode", fontsize=8)
         if index + columns >= len(found):
             axes.set_xlabel("environment steps", fontsize=8)
-    higher = legend_below(figure, list(entries.values()), figure.get_figwidth(), most=columns)
-    figure.set_figheight(figure.get_figheight() + higher)
-    save_figure(figure, path)
-    return figure
+    return finish(figure, list(entries.values()), path, most=columns)
 
 
 def _panel(
@@ -67,14 +56,8 @@ def _panel(
     moments = np.arange(1, MOMENTS + 1) * summary.benchmark.steps / MOMENTS
     # Drawn back to front, so that the learned rule ends on top.
     for depth, (label, method) in enumerate(summary.methods.items()):
-        band = bootstrap_interval([method.curves], generator=generator)
-        style = styles[label]
-        order = 3.0 - depth / len(summary.methods)
-        axes.fill_between(
-            moments, band.low, band.high, color=style.color, alpha=0.15, linewidth=0, zorder=order
-        )
-        middle = interquartile_mean(method.curves, axis=0)
-        (line,) = axes.plot(moments, middle, **style.line(), label=label, zorder=order + 1)
+        front = 3.0 - depth / len(summary.methods)
+        line, _ = draw_curve(axes, moments, method.curves, styles[label], label, front, generator)
         entries[label] = line, label
     as_it_is(axes.set_title(summary.benchmark.environment, fontsize=8), PANEL[0])
     axes.set_xlim(0, summary.benchmark.steps)
