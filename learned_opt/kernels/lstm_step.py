@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import operator as operators
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -40,6 +40,7 @@ MAX_HIDDEN = 64
 WORTH_THREADS = 4_096
 """Coordinates below which more than one thread costs more than it brings."""
 STATE = ("exp_avg", "exp_avg_slow", "exp_avg_sq", "step", "hidden", "cell")
+_ENTRIES, _DTYPE = operators.itemgetter(*STATE), operators.attrgetter("dtype")
 _PHI = ("cell_weight", "head")
 _GIVEN = ("gradient", "parameters", *STATE)
 _MADE = (*(f"new_{name}" for name in STATE), "update")
@@ -327,8 +328,10 @@ class Segments:
     sizes: list[int]
     records: np.ndarray
     update: Tensor
-    updates: np.ndarray
+    updates: list[int]
     """Where the update of each tensor is."""
+    written: dict[str, Any] = field(default_factory=dict)
+    """What the records' fields were filled with, by name."""
 
     def holds(self, hidden: int, entries: list[Tensor]) -> bool:
         """Whether the state is still in the tensors that were checked, and they in the same memory."""
@@ -339,14 +342,18 @@ class Segments:
             and places(entries) == self.addresses
             and list(map(Tensor.numel, entries)) == self.sizes
             and all(map(Tensor.is_contiguous, entries))
-            and all(entry.dtype is torch.float32 for entry in entries)
+            and {torch.float32}.issuperset(map(_DTYPE, entries))
         )
 
-    def parameters_are_apart(self) -> bool:
-        """Whether no two of the parameters share memory, so that none is read after another was changed."""
-        places = self.records[:, [_COLUMN["parameters"], _WORD["size"]]]
-        starts, sizes = places[np.argsort(places[:, 0])].T
-        return bool((starts[:-1] + _FLOAT_BYTES * sizes[:-1] <= starts[1:]).all())
+    def write(self, name: str, value: Any) -> None:
+        """Fill a field of all records, if it is not filled so."""
+        if name in self.written and self.written[name] == value:
+            return
+        self.written[name] = value
+        if name in _COLUMN:
+            self.records[:, _COLUMN[name]] = value
+        else:
+            self.records.view(np.float32)[:, _FLOAT[name]] = value
 
 
 def segments(
@@ -380,8 +387,8 @@ def segments(
         ValueError: a tensor has another number of coordinates than the sizes say.
     """
     read = [x for x in depends if isinstance(x, Tensor)]
-    fixed = (*gradients, *parameters, *read)
-    if not _serves(phi, (*phi.values(),), (*phi.values(), *fixed), fixed):
+    weights = (*phi.values(),)
+    if not _serves(phi, weights, (*weights, *gradients, *parameters, *read), read):
         return None
     given = {
         name: addresses_of_pieces(name, tensors, sizes)
@@ -390,7 +397,7 @@ def segments(
     if None in given.values():
         return None
     hidden = phi["cell_weight"].shape[-2:-1].numel() // 4
-    entries = [state[name] for state in states for name in STATE]
+    entries = [entry for state in states for entry in _ENTRIES(state)]
     kept: Segments | None = scratch.get("segments")
     if kept is None or not kept.holds(hidden, entries):
         check()
@@ -404,10 +411,11 @@ def segments(
         records[:, _LENGTHS] = np.array(sizes)[:, None]
         records.view(np.float32)[:, _FACTS] = facts().T.numpy()
         update = torch.empty(sum(sizes), dtype=torch.float32, device="cpu")
-        updates = _FLOAT_BYTES * np.cumsum((0, *sizes[:-1])) + address("update", update, update.shape)
+        first = address("update", update, update.shape)
+        updates = [first + _FLOAT_BYTES * sum(sizes[:place]) for place in range(len(sizes))]
         kept = scratch["segments"] = Segments(hidden, entries, addresses, counts, records, update, updates)
     for name, found in given.items():
-        kept.records[:, _COLUMN[name]] = found
+        kept.write(name, found)
     return kept
 
 
@@ -427,16 +435,26 @@ def step_tensors(
     Raises:
         ValueError: the state was made for another number of hidden units.
     """
-    shapes, floats = _shapes_of_phi(kept.hidden, skip=bool(numbers["skip"])), kept.records.view(np.float32)
-    for name, shape in zip(_PHI, shapes, strict=True):
-        kept.records[:, _COLUMN[name]] = address(name, phi[name], shape)
+    for name, shape in zip(_PHI, _shapes_of_phi(kept.hidden, skip=bool(numbers["skip"])), strict=True):
+        kept.write(name, address(name, phi[name], shape))
     for name, value in numbers.items():
-        floats[:, _FLOAT[name]] = value.detach().numpy() if isinstance(value, Tensor) else value
-    in_place = in_place and kept.parameters_are_apart()
-    floats[:, _FLOAT["in_place"]] = in_place
-    kept.records[:, _COLUMN["update"]] = kept.records[:, _COLUMN["parameters"]] if in_place else kept.updates
+        kept.write(name, value.tolist() if isinstance(value, Tensor) else value)
+    parameters = kept.written["parameters"]
+    in_place = in_place and _apart(tuple(parameters), tuple(kept.sizes[:: len(STATE)]))
+    kept.write("in_place", float(in_place))
+    kept.write("update", parameters if in_place else kept.updates)
     run(kept.records, kept.hidden)
     return None if in_place else kept.update
+
+
+@lru_cache(maxsize=64)
+def _apart(addresses: tuple[int, ...], sizes: tuple[int, ...]) -> bool:
+    """Whether no two tensors share memory, so that none is read after another was changed."""
+    pairs = sorted(zip(addresses, sizes, strict=True))
+    return all(
+        start + _FLOAT_BYTES * size <= after
+        for (start, size), (after, _) in zip(pairs, pairs[1:], strict=False)
+    )
 
 
 def run(records: np.ndarray, hidden: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, overload
 
 import torch
@@ -153,7 +154,7 @@ class LearnedOptimizer(KeptStates):
             number(option, group[option], running=True)
         index = self._first_index(group)
         rows = self._rules.rows(group["rule"])
-        keys = [key(name) for name in rows]
+        keys = dict.fromkeys(map(key, rows)).keys()
         met: set[int] = set()
         for parameter in group["params"]:
             gradient = parameter.grad
@@ -161,14 +162,14 @@ class LearnedOptimizer(KeptStates):
                 met.add(id(parameter))  # one that is listed twice has one state, and takes one step
                 _check_support(parameter, gradient)
                 state, whole = self.state[parameter], parameter.numel() > 0
-                if not all(each in state for each in (keys if whole else EMPTY)):
+                if not (keys if whole else EMPTY.keys()) <= state.keys():
                     begun(state, rows)
                     state.update(self._rules.initial_entries(group["rule"], parameter, index))
                 if whole:
                     indices.append(index)
                     parameters.append(parameter)
                     gradients.append(gradient)
-                    entries.extend([state[each] for each in keys])
+                    entries.extend(map(state.__getitem__, keys))
             index += 1
         check_after_backward(parameters)
         for together in batches(parameters, one_by_one=group["foreach"] is False):
@@ -187,17 +188,14 @@ class LearnedOptimizer(KeptStates):
         """Step the parameters at the places `together` of the lists."""
         lr, decay = scalar(group["lr"]), scalar(group["weight_decay"])
         targets = [parameters[i] for i in together]
-        names = list(self._rules.rows(group["rule"]))
-        states = [
-            dict(zip(names, entries[i * len(names) : (i + 1) * len(names)], strict=True)) for i in together
-        ]
-        seen = [real(parameter) for parameter in targets]
-        slopes = [real(gradients[i]) for i in together]
+        seen, slopes = real(targets), real([gradients[i] for i in together])
         if group["maximize"]:
             slopes = [-slope for slope in slopes]
         total = group["total_steps"]
         layout, scratch = self._layout_of([(indices[i], parameters[i]) for i in together])
-        with torch.autocast(seen[0].device.type, enabled=False):
+        names = list(self._rules.rows(group["rule"]))
+        states = _states(names, entries, together, scratch)
+        with _without_autocast(seen[0].device.type):
             total = None if total is None else seen[0].new_full((1, 1), float(total))
             in_place = not (decay or group["differentiable"]) and all(map(operator.is_, seen, targets))
             x = TensorsInput(slopes, seen, lr, layout, total, in_place)
@@ -242,6 +240,27 @@ class LearnedOptimizer(KeptStates):
                 break
             count += len(other["params"])
         return count
+
+
+def _states(
+    names: list[str], entries: list[Tensor], together: list[int], scratch: dict[str, Any]
+) -> list[dict[str, Tensor]]:
+    """The rule's states of the parameters at the places `together`; kept while their entries are."""
+    count = len(names)
+    own = [entry for i in together for entry in entries[i * count : (i + 1) * count]]
+    kept, states = scratch.get("states", ((), []))
+    if len(kept) != len(own) or not all(map(operator.is_, kept, own)):
+        states = [dict(zip(names, own[i : i + count], strict=True)) for i in range(0, len(own), count)]
+        scratch["states"] = own, states
+    made: list[dict[str, Tensor]] = states
+    return made
+
+
+def _without_autocast(device: str) -> AbstractContextManager[Any]:
+    """Entering torch.autocast takes as long as the step of a small network."""
+    if not torch.compiler.is_compiling() and not torch.is_autocast_enabled(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def _check_support(parameter: Tensor, gradient: Tensor) -> None:

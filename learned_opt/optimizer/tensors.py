@@ -8,9 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from learned_opt.kernels.addresses import plain
+
 
 def batches(parameters: list[Tensor], *, one_by_one: bool) -> list[list[int]]:
     """Places of the parameters that are stepped together: those of one device, or each by itself."""
+    if not one_by_one and all(parameter.is_cpu for parameter in parameters):
+        return [[*range(len(parameters))]] if parameters else []
     found: dict[Any, list[int]] = {}
     for place, parameter in enumerate(parameters):
         found.setdefault(place if one_by_one else parameter.device, []).append(place)
@@ -24,14 +28,17 @@ def real_shape(parameter: Tensor) -> torch.Size:
     return torch.Size((*parameter.shape[:-1], 2 * (parameter.shape[-1] if parameter.dim() else 1)))
 
 
-def real(tensor: Tensor) -> Tensor:
-    """A tensor in float32 and in order; a complex one as its real parts, with a last axis of 2."""
-    if not torch.compiler.is_compiling():
-        if tensor.dtype is torch.float32 and tensor.is_contiguous() and not tensor.is_neg():
-            return tensor
-        tensor = tensor.resolve_conj().resolve_neg()
-    parts = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    return parts.float().contiguous()
+def real(tensors: list[Tensor]) -> list[Tensor]:
+    """Tensors in float32 and in order; complex ones as their real parts, with a last axis of 2."""
+    if torch.compiler.is_compiling():
+        return [_parts(tensor).float().contiguous() for tensor in tensors]
+    if plain(tensors):
+        return tensors
+    return [_parts(tensor.resolve_conj().resolve_neg()).float().contiguous() for tensor in tensors]
+
+
+def _parts(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def pieces(update: Tensor, like: Sequence[Tensor], scratch: dict[str, Any]) -> Sequence[Tensor]:
