@@ -11,6 +11,7 @@ import operator as operators
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -451,10 +452,7 @@ def step_tensors(
 def _apart(addresses: tuple[int, ...], sizes: tuple[int, ...]) -> bool:
     """Whether no two tensors share memory, so that none is read after another was changed."""
     pairs = sorted(zip(addresses, sizes, strict=True))
-    return all(
-        start + _FLOAT_BYTES * size <= after
-        for (start, size), (after, _) in zip(pairs, pairs[1:], strict=False)
-    )
+    return all(start + _FLOAT_BYTES * size <= after for (start, size), (after, _) in pairwise(pairs))
 
 
 def run(records: np.ndarray, hidden: int) -> None:
