@@ -1,72 +1,63 @@
-"""What does LearnedOptimizer cost? Its step beside Adam's, beside the arithmetic floor, and inside PPO.
+"""What does LearnedOptimizer cost? Its step beside Adam's, and inside PPO.
 
-    python benchmarks/optimizer_step.py [--threads 1] [--rule default] [--no-ppo]
+    python benchmarks/optimizer_step.py [--hidden 4 16] [--threads 1] [--against PATH] [--no-ppo]
 
-Networks are pairs of two-layer perceptrons, as actor-critics have them. The floor is the rule's
-multiply-adds for each coordinate at the measured speed of matrix products. "torch" is the step where
-no C compiler was at hand; "plain LSTM" an eager nn.LSTMCell stack of 2 × 20 units on the gradient.
-PPO is Stable-Baselines3's on CartPole with its own settings, Adam and the rule in turn.
+Networks are pairs of two-layer perceptrons, as actor-critics have them, of about 5,000 to 10 million
+parameters; rules are LSTMs of so many hidden units, untrained, or what `--rule` names. All take turns in one
+run; printed are medians and, on one thread, those of CPU time, which other work on the machine disturbs less.
+"torch" is the step where no C compiler was at hand. `--against` names another checkout with its kernels
+built, whose step takes turns with ours in a process of its own. PPO is Stable-Baselines3's on CartPole with
+its own settings, Adam and the rule in turn.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import tyro
-from torch import Tensor, nn
+from torch import nn
 
-from learned_opt import CoordinatewiseLSTM, LearnedOptimizer, engine, load_rule
+from learned_opt import CoordinatewiseLSTM, LearnedOptimizer, UpdateRule, engine, load_rule
 
-WIDTHS = {"5k": 44, "70k": 180, "1M": 715}
-OWN_FEATURES = 7
-"""Features that differ between the coordinates of a tensor; the others enter as a bias."""
+WIDTHS = {5_000: 44, 70_000: 180, 1_000_000: 715, 10_000_000: 2230}
+"""Units a layer, by about how many parameters the networks then have."""
+Step = Callable[[], object]
 
 
 @dataclass
 class Options:
     """Options of the benchmark."""
 
+    hidden: tuple[int, ...] = (4, 16)
+    """Hidden units of the rules."""
+    rule: str | None = None
+    """A shipped rule or a rule file, in place of untrained ones."""
+    sizes: tuple[int, ...] = tuple(WIDTHS)
+    """About how many parameters: 5000, 70000, 1000000, 10000000."""
     threads: int = 1
     """CPU threads."""
-    rule: str = "default"
-    """A shipped rule or a rule file."""
-    repeats: int = 100
-    """Timed steps of small networks; large ones take fewer. The median counts."""
+    turns: int = 200
+    """Timed steps of small networks; large ones take fewer."""
+    torch: bool = False
+    """Whether to time the rules where no C compiler was at hand, too."""
+    against: Path | None = None
+    """Another checkout, with its kernels built."""
     ppo: bool = True
-    """Whether to time Stable-Baselines3's PPO."""
+    """Whether to time Stable-Baselines3's PPO, with the first of the rules."""
     ppo_steps: int = 8192
     """Environment steps of a timed PPO run."""
     ppo_runs: int = 5
     """Pairs of PPO runs; the median of the ratios counts."""
-
-
-class PlainLSTM:
-    """A step of an eager two-layer LSTM of 20 units on every coordinate."""
-
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
-        self.parameters = parameters
-        self.cells = nn.ModuleList([nn.LSTMCell(1, 20), nn.LSTMCell(20, 20)])
-        self.head = nn.Linear(20, 1)
-        size = sum(parameter.numel() for parameter in parameters)
-        self.state = [(torch.zeros(size, 20), torch.zeros(size, 20)) for _ in self.cells]
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """One step."""
-        gradients = [p.grad.reshape(-1) for p in self.parameters if p.grad is not None]
-        signal = torch.cat(gradients).unsqueeze(1)
-        for index, cell in enumerate(self.cells):
-            self.state[index] = cell(signal, self.state[index])
-            signal = self.state[index][0]
-        update = self.head(signal).squeeze(1) * 1e-3
-        pieces = update.split([p.numel() for p in self.parameters])
-        torch._foreach_add_(
-            self.parameters, [u.view_as(p) for u, p in zip(pieces, self.parameters, strict=True)]
-        )
+    child: bool = False
+    """Whether this process steps when it is told to, at the only size with the only rule."""
 
 
 def actor_critic(width: int) -> list[nn.Parameter]:
@@ -82,64 +73,123 @@ def actor_critic(width: int) -> list[nn.Parameter]:
     return parameters
 
 
-def median_ms(step: Callable[[], object], repeats: int) -> float:
-    """Milliseconds of a call, after some to warm up."""
-    for _ in range(max(repeats // 10, 2)):
-        step()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(seconds)
+def rules(options: Options) -> dict[str, UpdateRule]:
+    """By the name to print."""
+    if options.rule is not None:
+        return {options.rule: load_rule(options.rule)}
+    return {f"hidden {size}": CoordinatewiseLSTM(size, skip=True) for size in options.hidden}
 
 
-def matrix_speed() -> float:
-    """FLOP/s of float32 matrix products."""
-    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    return 2 * 1024**3 / (median_ms(lambda: a @ b, 20) / 1e3)
+def seconds_of(step: Step, threads: int) -> float:
+    """Of one call, in CPU time where one thread runs."""
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    start = clock()
+    step()
+    return clock() - start
 
 
 def step_table(options: Options) -> None:
     """Print the cost of a step for each network size."""
-    rule = load_rule(options.rule)
-    assert isinstance(rule, CoordinatewiseLSTM)
-    hidden = rule.hidden_size
-    multiply_adds = 4 * hidden * (OWN_FEATURES + hidden) + 3 * (hidden + OWN_FEATURES)
-    speed = matrix_speed()
-    print(f"one step, {options.threads} thread(s); {options.rule}: {hidden} hidden units")
-    print(f"matrix speed {speed / 1e9:.0f} GFLOP/s; {multiply_adds} multiply-adds a coordinate")
-    print(
-        f"{'parameters':>12}{'Adam ms':>9}{'ours ms':>9}{'× Adam':>8}{'× floor':>9}"
-        f"{'torch × Adam':>14}{'plain LSTM × Adam':>19}{'bytes a parameter':>19}"
-    )
-    for width in WIDTHS.values():
+    print(f"one step, {options.threads} thread(s)")
+    print(f"{'parameters':>12}  {'':<24}{'ms':>10}{'× Adam':>9}{'bytes a parameter':>19}")
+    for width in (WIDTHS[size] for size in options.sizes):
         parameters = actor_critic(width)
         size = sum(parameter.numel() for parameter in parameters)
-        repeats = max(options.repeats * 5_000 // size, 10) if size > 100_000 else options.repeats
-        adam = median_ms(torch.optim.Adam(parameters, lr=1e-5, foreach=True).step, repeats)
-        optimizer = LearnedOptimizer(parameters, lr=1e-5, rule=rule)
-        ours = median_ms(optimizer.step, repeats)
-        state: list[Tensor] = [entry for state in optimizer.state.values() for entry in state.values()]
-        memory = sum(entry.numel() * entry.element_size() for entry in state) / size
+        turns = max(min(options.turns, options.turns * 20_000 // size), 7)
+        made = {
+            name: LearnedOptimizer(parameters, lr=1e-5, rule=rule) for name, rule in rules(options).items()
+        }
+        adam = torch.optim.Adam(parameters, lr=1e-5, foreach=True)
+        steps: dict[str, Step] = {"Adam": adam.step, **{name: each.step for name, each in made.items()}}
+        if options.torch:
+            steps |= {f"{name}, torch": in_torch(parameters, rule) for name, rule in rules(options).items()}
+        taken: dict[str, list[float]] = {}
+        with Others(options, width) as others:
+            for turn in range(turns + 2):
+                for name, step in steps.items():
+                    taken.setdefault(name, []).append(seconds_of(step, options.threads))
+                for name, other in others.items():
+                    taken.setdefault(name, []).append(other())
+                if turn == 1:
+                    taken.clear()
+        median = {name: statistics.median(times) for name, times in taken.items()}
+        for name, value in median.items():
+            entries = (
+                [x for state in made[name].state.values() for x in state.values()] if name in made else []
+            )
+            memory = f"{sum(x.numel() * x.element_size() for x in entries) / size:19.1f}" if entries else ""
+            ratio = value / median["Adam"]
+            print(f"{size:>12,}  {name:<24}{1e3 * value:>10.3f}{ratio:>9.2f}{memory}", flush=True)
+
+
+def in_torch(parameters: list[nn.Parameter], rule: UpdateRule) -> Step:
+    """The step of a rule where nothing is compiled."""
+    optimizer = LearnedOptimizer(parameters, lr=1e-5, rule=rule)
+
+    def step() -> None:
         with engine("torch"):
-            slow = median_ms(LearnedOptimizer(parameters, lr=1e-5, rule=rule).step, max(repeats // 4, 3))
-        plain = median_ms(PlainLSTM(parameters).step, max(repeats // 10, 3))
-        floor = 1e3 * 2 * size * multiply_adds / speed
-        print(
-            f"{size:>12,}{adam:>9.3f}{ours:>9.3f}{ours / adam:>8.1f}{ours / floor:>9.1f}"
-            f"{slow / adam:>14.1f}{plain / adam:>19.0f}{memory:>19.0f}"
-        )
+            optimizer.step()
+
+    return step
+
+
+class Others(dict[str, Callable[[], float]]):
+    """Steps of another checkout's rules, each in a process of its own that ends with the block; seconds."""
+
+    def __init__(self, options: Options, width: int) -> None:
+        super().__init__()
+        self.processes: list[subprocess.Popen[str]] = []
+        if options.against is None:
+            return
+        size = next(size for size, units in WIDTHS.items() if units == width)
+        told = ["--child", "--sizes", str(size), "--threads", str(options.threads)]
+        which = [["--hidden", str(each)] for each in options.hidden]
+        for arguments in which if options.rule is None else [["--rule", options.rule]]:
+            process = subprocess.Popen(
+                [sys.executable, __file__, *told, *arguments],
+                env={**os.environ, "PYTHONPATH": str(options.against.resolve())},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            self.processes.append(process)
+            self[f"{' '.join(arguments)[2:]}, against"] = lambda process=process: asked(process)
+
+    def __enter__(self) -> Others:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes:
+            process.communicate()
+
+
+def asked(process: subprocess.Popen[str]) -> float:
+    """What a child's step takes."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("step\n")
+    process.stdin.flush()
+    return float(process.stdout.readline())
+
+
+def child(options: Options) -> None:
+    """Step whenever a line comes, and say how long that took."""
+    (rule,) = rules(options).values()
+    optimizer = LearnedOptimizer(actor_critic(WIDTHS[options.sizes[0]]), lr=1e-5, rule=rule)
+    for _ in sys.stdin:
+        print(seconds_of(optimizer.step, options.threads), flush=True)
 
 
 def ppo_table(options: Options) -> None:
     """Print what the rule adds to Stable-Baselines3's PPO on CartPole."""
     from stable_baselines3 import PPO
 
+    name, rule = next(iter(rules(options).items()))
+
     def run(optimizer: type[torch.optim.Optimizer]) -> tuple[float, float]:
         settings = {"optimizer_class": optimizer}
         if optimizer is LearnedOptimizer:
-            settings["optimizer_kwargs"] = {"rule": options.rule}  # type: ignore[assignment]
+            settings["optimizer_kwargs"] = {"rule": rule}  # type: ignore[assignment]
         model = PPO("MlpPolicy", "CartPole-v1", policy_kwargs=settings, seed=0, device="cpu")
         torch.set_num_threads(options.threads)
         spent, inner = 0.0, model.policy.optimizer.step
@@ -162,7 +212,7 @@ def ppo_table(options: Options) -> None:
     ratio = statistics.median(ours[0] / adam[0] for adam, ours in pairs)
     shares = [statistics.median(pair[which][1] for pair in pairs) for which in (0, 1)]
     print(
-        f"\nStable-Baselines3 PPO on CartPole, {options.ppo_steps} steps, 9,155 parameters: "
+        f"\nStable-Baselines3 PPO on CartPole, {options.ppo_steps} steps, 9,155 parameters, {name}: "
         f"{ratio:.2f} times the wall clock with Adam\n"
         f"share of the optimizer in an iteration: Adam {shares[0]:.0%}, learned {shares[1]:.0%}"
     )
@@ -172,6 +222,9 @@ def main(options: Options) -> None:
     """Print both tables."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
+    if options.child:
+        child(options)
+        return
     step_table(options)
     if options.ppo:
         ppo_table(options)

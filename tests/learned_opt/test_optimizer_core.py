@@ -125,7 +125,7 @@ def hard_step(rule, phi, layout, step, parameters, state, generator):
 
 
 @pytest.mark.skipif(not compiled(), reason="no C compiler at installation")
-@pytest.mark.parametrize("hidden", [1, 5, 16, 33])
+@pytest.mark.parametrize("hidden", [1, 3, 4, 8, 16, 17, 64])
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("skip", [False, True])
 def test_fused_step_equals_the_torch_step(hidden, batch, skip, monkeypatch):
@@ -174,7 +174,7 @@ def window(rule, phi, layout, steps=6):
 
 
 @pytest.mark.skipif(not compiled(), reason="no C compiler at installation")
-@pytest.mark.parametrize("hidden", [1, 5, 16, 33])
+@pytest.mark.parametrize("hidden", [1, 3, 4, 8, 16, 17, 64])
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("skip", [False, True])
 def test_derivatives_of_the_fused_step_are_those_of_torch(hidden, shared, skip, monkeypatch):
@@ -258,6 +258,52 @@ def test_every_instruction_set_gives_the_same_step(name, monkeypatch):
     without_kernel(monkeypatch)
     for a, b in zip(ours, run(), strict=True):
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_a_step_between_a_forward_pass_and_its_backward_pass_is_noticed():
+    """C changes parameters behind autograd's back, which has to be told."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = LearnedOptimizer([weight])
+    weight.grad = torch.ones(3)
+    loss = weight.square().sum()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_parameters_that_share_memory_take_both_steps(monkeypatch):
+    def run():
+        memory = torch.linspace(1, 2, 12)
+        first, second = torch.nn.Parameter(memory[:8]), torch.nn.Parameter(memory[4:])
+        optimizer = LearnedOptimizer([first, second], lr=0.1)
+        for _ in range(3):
+            first.grad, second.grad = torch.ones(8), torch.ones(8)
+            optimizer.step()
+        return memory
+
+    ours = run()
+    without_kernel(monkeypatch)
+    torch.testing.assert_close(ours, run())
+
+
+@pytest.mark.skipif(not compiled(), reason="no C compiler at installation")
+@pytest.mark.parametrize("size", [8191, 8192, 8193, 30_000])
+def test_tensors_of_several_pieces_are_stepped_as_by_torch(size, monkeypatch):
+    """C observes and steps large tensors in pieces, of which several threads take some."""
+    layout = ParameterLayout.of({"a": (size,), "b": (70,)})
+    rule = CoordinatewiseLSTM(4, skip=True).requires_grad_(False)
+    rule.head.normal_(0, 0.5, generator=torch.Generator().manual_seed(0))
+    gradient, parameters = torch.randn(2, 1, layout.size, generator=torch.Generator().manual_seed(1))
+
+    def run(threads):
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        return rule(StepInput(gradient, parameters, 1e-2, layout), rule.init_state(layout, 1))
+
+    (alone, state), (together, other) = run(1), run(3)
+    assert torch.equal(alone, together)
+    assert all(torch.equal(state[name], other[name]) for name in state)
+    without_kernel(monkeypatch)
+    torch.testing.assert_close(alone, run(1)[0], rtol=1e-4, atol=1e-7)
 
 
 def test_a_life_whose_length_is_no_longer_known_is_stepped_as_such():
