@@ -1,9 +1,9 @@
 """How fast is meta-training? Counts rollouts, inner gradients, the rule and the meta-gradient.
 
-    python benchmarks/meta_training.py [--threads 2] [--family cartpole]
+    python benchmarks/meta_training.py [--threads 2] [--family cartpole] [--hidden 16]
 
 The setting: 16 learners of about 2,500 parameters, 16 environments × 32 steps a learner and update
-(8 feed the inner gradient, 8 the outer one), K = 20, an LSTM rule with 16 hidden units. Prints where
+(8 feed the inner gradient, 8 the outer one), K = 20, an LSTM rule. Prints where
 the time goes, the arithmetic floor, and ends with the line `learner-updates/s: N`.
 """
 
@@ -34,6 +34,8 @@ class Options:
     """Task family of the learners."""
     threads: int = 2
     """CPU threads."""
+    hidden: int = 16
+    """Hidden units of the rule."""
     windows: int = 15
     """Timed windows of K updates; the median counts."""
 
@@ -45,7 +47,7 @@ def main(options: Options) -> None:
         {
             "families": (options.family,),
             "meta_batch_size": 16,
-            "rule": {"hidden_size": 16},
+            "rule": {"hidden_size": options.hidden},
             "estimator": {"unroll_length": 20, "outer_num_envs": 8},
             "inner": A2C(num_envs=8),
         }

@@ -1,10 +1,11 @@
 """How do the costs of meta-training grow? With learners, with parameters, with K, and over two processes.
 
-    python benchmarks/scaling.py [--quick]
+    python benchmarks/scaling.py [--quick] [--hidden 16]
 
-CartPole, 16 environments × 32 steps an update, hidden 16, one thread a process. Settings take turns, and the
-best window of each counts, in CPU seconds where one process runs and in seconds where two do. Peak memory is
-what a window takes on top of what stands before it, in a fresh process for each setting (Linux).
+CartPole, 16 environments × 32 steps an update, hidden 16 (but for memory), one thread a process. Settings
+take turns, and the best window of each counts, in CPU seconds where one process runs and in seconds where two
+do. Peak memory is what a window takes on top of what stands before it, in a fresh process for each setting
+(Linux).
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class Options:
     """Of a child."""
     unroll: int = 20
     """Of a child."""
+    hidden: int = 16
+    """Hidden units of the rule whose peak memory is measured."""
 
 
 def main(options: Options) -> None:
@@ -70,12 +73,12 @@ def main(options: Options) -> None:
     a_parameter, fixed = np.polyfit(list(cost), list(cost.values()), 1, w=[1 / x for x in cost.values()])
     off = max(abs(fixed + a_parameter * size - x) / x for size, x in cost.items())
     print(f"  that is {fixed:.0f} µs + {a_parameter:.3f} µs a parameter, within {off:.0%}")
-    memory()
+    memory(options.hidden)
     processes(turns)
 
 
 def setting(
-    learners: int, width: int, unroll: int, ranks: Ranks = ALONE
+    learners: int, width: int, unroll: int, ranks: Ranks = ALONE, hidden: int = 16
 ) -> tuple[TruncatedGroup, UpdateRule]:
     """A group in the middle of its lives, and the rule."""
     learner = A2C(hidden_size=width, num_envs=8)
@@ -83,6 +86,7 @@ def setting(
         {
             "families": ("cartpole",),
             "meta_batch_size": learners,
+            "rule": {"hidden_size": hidden},
             "estimator": {"unroll_length": unroll},
             "inner": learner,
         }
@@ -114,10 +118,10 @@ def flatness(settings: dict[str, tuple[int, int, int]], turns: int) -> dict[int,
     return {sizes[name]: cost for name, cost in best.items()}
 
 
-def memory() -> None:
+def memory(hidden: int) -> None:
     """Print peak memory against K and learners, and what of it one update of one coordinate keeps."""
     cases = [(64, 1), (64, 10), (64, 20), (64, 40), (32, 20), (16, 20)]
-    peaks = {case: measured("memory", case[0], 32, case[1])["bytes"] for case in cases}
+    peaks = {case: measured("memory", case[0], 32, case[1], hidden=hidden)["bytes"] for case in cases}
     size = setting(1, 32, 1)[0].layout.size
     kept = (peaks[64, 40] - peaks[64, 10]) / (64 * size * 30)
     rest = (peaks[64, 10] - 64 * size * 10 * kept) / (64 * size)
@@ -139,9 +143,11 @@ def processes(turns: int) -> None:
         print(f"{learners} learners, two processes: {one / two:.2f} × one ({rate:.0f} learner-updates/s)")
 
 
-def measured(part: str, learners: int, width: int, unroll: int, ranks: int = 1) -> dict[str, float]:
+def measured(
+    part: str, learners: int, width: int, unroll: int, ranks: int = 1, hidden: int = 16
+) -> dict[str, float]:
     """What a fresh process, or several, measure."""
-    sizes = f"--part {part} --learners {learners} --width {width} --unroll {unroll}".split()
+    sizes = f"--part {part} --learners {learners} --width {width} --unroll {unroll} --hidden {hidden}".split()
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     command = [sys.executable, *(launcher if ranks > 1 else []), __file__, *sizes]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -152,7 +158,7 @@ def measured(part: str, learners: int, width: int, unroll: int, ranks: int = 1) 
 
 def child(options: Options) -> None:
     with joined() as ranks:
-        group, rule = setting(options.learners, options.width, options.unroll, ranks)
+        group, rule = setting(options.learners, options.width, options.unroll, ranks, options.hidden)
         seconds, before = [], resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
         for _ in range(5 if options.part == "time" else 1):
