@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from learned_opt.algorithms import InnerAlgorithm
-from learned_opt.algorithms.inner_loop import train
+from learned_opt.analysis.comparison.cache import Cache
+from learned_opt.analysis.comparison.evaluation import EvaluationJob
+from learned_opt.analysis.comparison.jobs import Clock, Progress, run_jobs
+from learned_opt.analysis.comparison.method import Method
+from learned_opt.analysis.comparison.runs import Budget, Problem, joined
 from learned_opt.analysis.result_file import write_results
 from learned_opt.analysis.statistics.improvement import mean_share
 from learned_opt.analysis.statistics.intervals import Interval, mean_interval
 from learned_opt.provenance import environment
 from learned_opt.rules import UpdateRule
 from learned_opt.settings import Count, Length, Settings
-from learned_opt.tasks import MetaWorldFamily, Tasks
+from learned_opt.tasks import MetaWorldFamily
 from learned_opt.tasks.metaworld import BENCHMARK_SEED
 from learned_opt.tasks.metaworld_env import SPLITS
-from learned_opt.tasks.random import derive_noise, derive_seed
 
 KIND, METAWORLD = "metaworld", "metaworld.json.gz"
 """What the file holds, and its name."""
@@ -162,7 +163,7 @@ def evaluate(
     *,
     seed: int = 0,
     device: str = "cpu",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> SplitResults:
     """Let a rule adapt to every goal of a split, and count successes before and after.
 
@@ -177,7 +178,7 @@ def evaluate(
         split: "train" or "test".
         seed: of policies' actions, and of random starts.
         device: where policies run.
-        progress: called with the goals done and all of them.
+        progress: told of learners' updates done, and of all.
 
     Raises:
         ValueError: the learner does not play whole episodes, or there is no such split.
@@ -190,42 +191,26 @@ def evaluate(
             "--inner reinforce"
         )
     learner = replace(learner, num_envs=protocol.adaptation_episodes)
+    budget = Budget(protocol.adaptation_steps, 2, protocol.evaluation_episodes, seed, device, learner)
+    method = Method(rule)
     every = family.every_task(split, protocol.goals)
-    total = len(every["goal"])
-    parts: dict[str, list[torch.Tensor]] = {}
-    for start, tasks in _chunks(every, protocol.together):
-        path = ("metaworld", family.name, split, start)
-        noise = derive_noise(seed, *path, device=device)
-        count = len(tasks["goal"])
-        tasks = {key: value.to(device) for key, value in tasks.items()}
-        run = train(
-            learner.learner(family, count, noise, tasks=tasks),
-            rule,
-            updates=protocol.adaptation_steps,
-            num_evals=2,
-            eval_seed=derive_seed(seed, *path, "queries"),
-            eval_episodes=protocol.evaluation_episodes,
-        )
-        if run.success is None or run.deterministic_success is None:
-            raise ValueError(f"{family.name} does not tell success")
-        healthy = (~run.diverged).to(run.success.dtype)
-        for name, values in (
-            ("success", run.success[1] * healthy),
-            ("success, mean action", run.deterministic_success[1] * healthy),
-            ("success before", run.success[0]),
-            ("success before, mean action", run.deterministic_success[0]),
-            ("return", run.returns[1]),
-            ("return before", run.returns[0]),
-            ("diverged", run.diverged),
-        ):
-            parts.setdefault(name, []).append(values)
-        if progress is not None:
-            progress(start + count, total)
-    columns = {name: torch.cat(values).cpu().double().numpy() for name, values in parts.items()}
-    diverged = columns.pop("diverged").astype(np.bool_)
+    jobs = []
+    for start in range(0, len(every["goal"]), protocol.together):
+        tasks = {key: value[start : start + protocol.together].to(device) for key, value in every.items()}
+        unscored = np.full(len(tasks["goal"]), np.nan)
+        problem = Problem(family, f"{split} goals from {start}", tasks, len(unscored), unscored, unscored)
+        jobs.append(EvaluationJob(split, method, method.setting(), problem, budget, horizon_known=True))
+    clock = Clock(sum(job.work for job in jobs), progress)
+    runs = joined(run_jobs(jobs, Cache(None), clock))
+    if runs.success is None or runs.deterministic_success is None:
+        raise ValueError(f"{family.name} does not tell success")
+    diverged = runs.diverged[0]
+    columns = {
+        "success": runs.success[0, 1] * ~diverged,
+        "success, mean action": runs.deterministic_success[0, 1] * ~diverged,
+        "success before": runs.success[0, 0],
+        "success before, mean action": runs.deterministic_success[0, 0],
+        "return": runs.returns[0, 1],
+        "return before": runs.returns[0, 0],
+    }
     return SplitResults(family.names(split), columns, diverged)
-
-
-def _chunks(tasks: Tasks, size: int) -> Iterator[tuple[int, Tasks]]:
-    for start in range(0, len(tasks["goal"]), size):
-        yield start, {key: value[start : start + size] for key, value in tasks.items()}

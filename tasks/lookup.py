@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -25,8 +26,8 @@ def find_attribute(name: str) -> tuple[Any, ModuleType]:
             f"cannot import {name!r}: write module:attribute, such as my_tasks:windy, where my_tasks.py lies "
             "in the working directory or on Python's path"
         )
-    here = _working_directory()
-    if here is not None and here not in map(os.path.abspath, filter(None, sys.path)):
+    here = os.getcwd()
+    if here not in map(os.path.abspath, filter(None, sys.path)):
         sys.path.append(here)
     try:
         imported = import_module(module)
@@ -42,13 +43,6 @@ def find_attribute(name: str) -> tuple[Any, ModuleType]:
     return found, imported
 
 
-def _working_directory() -> str | None:
-    try:
-        return os.getcwd()
-    except OSError:  # deleted meanwhile
-        return None
-
-
 def _missing(name: str, module: str) -> str:
     folders = [entry for entry in dict.fromkeys(map(os.path.abspath, sys.path)) if os.path.isdir(entry)]
     return (
@@ -59,20 +53,20 @@ def _missing(name: str, module: str) -> str:
 
 def _failed(name: str, module: str, error: BaseException) -> str:
     """The error, and the last line of the user's code that led to it."""
-    place, trace = "", error.__traceback__
-    while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        if Path(file).name != Path(__file__).name and not file.startswith("<frozen"):
-            place = f" at {file}:{trace.tb_lineno}"
-        trace = trace.tb_next
+    frames = [
+        each
+        for each in traceback.extract_tb(error.__traceback__)
+        if each.filename != __file__ and not each.filename.startswith("<frozen")
+    ]
+    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     return f"cannot import {name!r}: {module} raised {type(error).__name__}{place}: {error}"
 
 
-def _shadow(name: str, here: str | None) -> str:
+def _shadow(name: str, here: str) -> str:
     """That a module of the working directory is hidden by another of its name; empty if it is not."""
     top = name.partition(":")[0].partition(".")[0]
     loaded = sys.modules.get(top)
-    if here is None or loaded is None:
+    if loaded is None:
         return ""
     file = getattr(loaded, "__file__", None)
     for own in (Path(here, f"{top}.py"), Path(here, top)):

@@ -86,13 +86,18 @@ class Problem:
 
 @dataclass(frozen=True, eq=False)
 class SettingRuns:
-    """The runs of G settings on the same n tasks: returns (G, Q, n), diverged (G, n), updates (Q,)."""
+    """The runs of G settings on the same n tasks: returns (G, Q, n), diverged (G, n), updates (Q,).
+
+    Shares of successful episodes are shaped as returns are; None where environments do not tell.
+    """
 
     updates: NDArray[np.int64]
     returns: Array
     deterministic_returns: Array
     diverged: NDArray[np.bool_]
     steps_per_update: float
+    success: Array | None = None
+    deterministic_success: Array | None = None
 
 
 def draw_problem(
@@ -150,13 +155,10 @@ def draw_problem(
 
 def joined(parts: Sequence[SettingRuns]) -> SettingRuns:
     """The same settings on the tasks of several problems, one after another."""
-    first = parts[0]
-    return SettingRuns(
-        first.updates,
-        np.concatenate([part.returns for part in parts], axis=-1),
-        np.concatenate([part.deterministic_returns for part in parts], axis=-1),
-        np.concatenate([part.diverged for part in parts], axis=-1),
-        first.steps_per_update,
+    told = [name for name, value in vars(parts[0]).items() if isinstance(value, np.ndarray)]
+    told.remove("updates")
+    return replace(
+        parts[0], **{name: np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in told}
     )
 
 
@@ -195,17 +197,22 @@ def run_settings(
         for start in range(0, len(settings), chunk)
     ]
 
-    def gather(column: Callable[[InnerRun], torch.Tensor]) -> NDArray[np.float64]:
-        parts = [column(run).double().cpu().numpy() for run in chunks]
-        joined = np.concatenate(parts, axis=-1)
-        return joined.reshape(*joined.shape[:-1], len(settings), problem.count)
+    def gather(column: str) -> Any:
+        """What runs (..., G · n) tell, as (G, ..., n)."""
+        if getattr(chunks[0], column) is None:
+            return None
+        whole = torch.cat([getattr(run, column) for run in chunks], -1).cpu()
+        array = whole.numpy() if whole.dtype is torch.bool else whole.double().numpy()
+        return np.moveaxis(array.reshape(*array.shape[:-1], len(settings), problem.count), -2, 0)
 
     return SettingRuns(
         chunks[0].updates.cpu().numpy().astype(np.int64),
-        gather(lambda run: run.returns).swapaxes(0, 1),
-        gather(lambda run: run.deterministic_returns).swapaxes(0, 1),
-        gather(lambda run: run.diverged).astype(np.bool_),
+        gather("returns"),
+        gather("deterministic_returns"),
+        gather("diverged"),
         chunks[0].steps_per_update,
+        gather("success"),
+        gather("deterministic_success"),
     )
 
 

@@ -63,7 +63,7 @@ class MetaWorld(Session):
         make_folder(self.out)
         splits: dict[str, SplitResults] = {}
         for split in self.splits:
-            with WorkBar(f"{split} split", "goals") as bar:
+            with WorkBar(f"{split} split", "updates") as bar:
                 splits[split] = evaluate(
                     artifact.rule.to(self.device),
                     family,
@@ -72,7 +72,7 @@ class MetaWorld(Session):
                     split,
                     seed=self.seed,
                     device=self.device,
-                    progress=lambda done, total, bar=bar: bar.show(done, total, ""),  # type: ignore[misc]
+                    progress=bar.show,
                 )
         trained_on, command = trained_families(artifact), command_line()
         results = MetaWorldResults(self.benchmark, self.protocol, splits, trained_on, self.seed, command)
