@@ -11,9 +11,10 @@ torch.Size([8, 16, 4])
 
 from learned_opt.tasks.base import Environments, Step, TaskFamily, Tasks, Transition
 from learned_opt.tasks.batched import BatchedEnvironments, BatchedFamily
-from learned_opt.tasks.gymnasium_env import TaskEnv, TaskVectorEnv, register
+from learned_opt.tasks.gymnasium_env import TaskEnv, register
 from learned_opt.tasks.gymnasium_failures import EnvironmentFailedError
 from learned_opt.tasks.gymnasium_family import GymnasiumFamily
+from learned_opt.tasks.gymnasium_vector_env import TaskVectorEnv
 from learned_opt.tasks.metaworld import MetaWorldFamily
 from learned_opt.tasks.random import WHOLE, Noise, Shard
 from learned_opt.tasks.registry import FAMILIES, check_family, is_gymnasium_id, make_family, needs_import

@@ -10,28 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import gymnasium
-import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
 from learned_opt.tasks.random import Noise
+from learned_opt.tasks.ranges import Range, check_ranges
 
 Tasks = dict[str, Tensor]
 """B tasks: each entry is a tensor whose first axis is B; a scalar property has shape (B, 1), never (B,)."""
-
-Range = tuple[float, float]
-
-BOUNDED = 1e6
-"""A wider Box is bounded in name only."""
 
 
 def batch_of(tasks: Tasks) -> int:
@@ -58,42 +51,6 @@ def source_digest(thing: Any) -> str:
         return hashlib.sha256(Path(str(found)).read_bytes()).hexdigest()
     except (OSError, TypeError, ValueError):
         return ""
-
-
-def is_bounded(box: spaces.Box) -> bool:
-    """Whether a Box has bounds that mean something."""
-    low, high = box.low.astype(float), box.high.astype(float)
-    return bool(np.all(high - low < BOUNDED))
-
-
-def check_ranges(name: str, train: Mapping[str, Range], ood: Mapping[str, Range] | None) -> None:
-    """Refuse ranges that tasks cannot be drawn from as `TaskFamily.sample_tasks` says.
-
-    Args:
-        name: of the family.
-        train: interval per varied property.
-        ood: wider interval of each of them; None if no ood tasks are wanted.
-
-    Raises:
-        ValueError: a bound is not finite or an interval upside down; or the ood interval of a property
-            is missing, or does not contain the other and more.
-    """
-    for key, (low, high) in train.items():
-        if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-            raise ValueError(
-                f"{name} varies {key} in ({low}, {high}): give finite bounds, the lower one first"
-            )
-        if ood is None:
-            continue
-        if key not in ood:
-            raise ValueError(f"{name} has no ood range of {key}, which varies: give one of each property")
-        below, above = ood[key]
-        wider = below <= low and high <= above and above - below > high - low
-        if not (wider and math.isfinite(above - below)):
-            raise ValueError(
-                f"{name} shifts {key} to ({below}, {above}), which must be finite, contain ({low}, {high}) "
-                "and be wider: ood tasks are drawn from the one and not the other"
-            )
 
 
 class Step(NamedTuple):

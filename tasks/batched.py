@@ -84,11 +84,7 @@ class BatchedFamily(TaskFamily):
 
 
 def with_dynamics(family: TaskFamily) -> BatchedFamily:
-    """The family itself, where it has dynamics in torch.
-
-    Raises:
-        ValueError: it is made of gymnasium environments.
-    """
+    """The family itself; refused with a ValueError where it has no dynamics in torch."""
     if not family.batched:
         raise ValueError(f"{family.name} is made of gymnasium environments already: use gymnasium.make")
     return cast("BatchedFamily", family)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from learned_opt.tasks.base import TaskFamily, check_ranges
+from learned_opt.tasks.base import TaskFamily
+from learned_opt.tasks.ranges import check_ranges
 
 
 def about_declaration(family: TaskFamily) -> Iterator[str]:

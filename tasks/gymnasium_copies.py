@@ -132,6 +132,20 @@ class Copies:
         return kind([self.single] * environments, autoreset_mode=AutoresetMode.DISABLED)
 
 
+def mode_of(environment: str, vector: VectorEnv[Any, Any, Any]) -> AutoresetMode:
+    """When a vector environment resets an episode; one that does not tell does so in a step of its own."""
+    with named(environment, "tells an autoreset mode that gymnasium does not know"):
+        return AutoresetMode(vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+
+
+def give_task(vector: VectorEnv[Any, Any, Any], task: dict[str, float], apply: Apply) -> None:
+    """Give the properties of a task to each of the environments."""
+    if isinstance(vector, (SyncVectorEnv, AsyncVectorEnv)):
+        vector.call("apply_task", task)
+    else:
+        apply(vector.unwrapped, task)
+
+
 def _takes_limit(spec: EnvSpec) -> bool:
     """Whether the vector version has an argument for its time limit."""
     entry = spec.vector_entry_point

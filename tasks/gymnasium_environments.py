@@ -9,17 +9,16 @@ from weakref import finalize
 
 import numpy as np
 import torch
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
 from learned_opt.tasks.base import Step, TaskFamily, Tasks, batch_of, first_counts, where_rows
-from learned_opt.tasks.gymnasium_copies import Copies
+from learned_opt.tasks.gymnasium_copies import Copies, give_task, mode_of
 from learned_opt.tasks.gymnasium_failures import EnvironmentFailedError, named
 from learned_opt.tasks.gymnasium_spaces import native
 from learned_opt.tasks.gymnasium_success import successes_of
 from learned_opt.tasks.random import Noise
-from learned_opt.tasks.variation import Apply
 
 SEEDS = 2**24
 """Environments are seeded with numbers below this, as many as float32 tells apart."""
@@ -67,7 +66,7 @@ class GymnasiumEnvironments:
         self.steps = 0
         self._vectors = [copies.borrow(environments) for _ in range(self.batch)]
         self._release = finalize(self, copies.give_back, list(self._vectors))
-        self._mode = _mode_of(family.name, self._vectors[0])
+        self._mode = mode_of(family.name, self._vectors[0])
         self._resetting = np.zeros((self.batch, environments), dtype=bool)
         self.reset()
 
@@ -154,14 +153,14 @@ class GymnasiumEnvironments:
         """Tasks and fresh seeds for the environments of some of the learners."""
         seeds = (self.noise.uniform(self.batch, self.environments) * SEEDS).long().tolist()
         shape = (self.batch, self.environments, *self.family.observation_space.shape)
-        known = hasattr(self, "observation")
-        seen = self.observation.cpu().numpy().copy() if known else np.zeros(shape, np.float32)
+        before = getattr(self, "observation", torch.zeros(shape))
+        seen = before.cpu().numpy().astype(np.float32)
         with self._watched("cannot be reset"):
             for row in chosen:
                 vector = self._vectors[row]
                 task = {key: float(self.tasks[key][row]) for key in self.family.train_range}
                 if task:
-                    _give_task(vector, task, self.copies.apply)
+                    give_task(vector, task, self.copies.apply)
                 scalar = isinstance(vector, (SyncVectorEnv, AsyncVectorEnv))
                 first, _ = vector.reset(seed=seeds[row] if scalar else seeds[row][0])
                 seen[row] = self._seen(first)
@@ -214,8 +213,7 @@ class GymnasiumEnvironments:
 
     def _successes(self, infos: Sequence[Any], ended: NDArray[np.bool_]) -> Tensor | None:
         """What infos say of success, (B, E, bool); None where none ever does."""
-        found = np.zeros((self.batch, self.environments), dtype=bool)
-        told = False
+        found, told = np.zeros_like(ended), False
         for row, info in enumerate(infos):
             # Where SAME_STEP has reset an environment, its own info is of the episode that begins.
             last = info.get("final_info", {}) if self._mode == AutoresetMode.SAME_STEP else {}
@@ -227,13 +225,11 @@ class GymnasiumEnvironments:
         return self._tensor(found) if told else None
 
     def _check(self, values: NDArray[Any], what: str) -> None:
-        if np.isfinite(values).all():
-            return
-        row, column = np.argwhere(~np.isfinite(values))[0][:2]
-        raise EnvironmentFailedError(
-            f"{self.family.name}: environment {column} of task {row} returned {what} that is not finite "
-            f"as {values.dtype} at step {self.steps}"
-        )
+        for row, column, *_ in np.argwhere(~np.isfinite(values)):
+            raise EnvironmentFailedError(
+                f"{self.family.name}: environment {column} of task {row} returned {what} that is not finite "
+                f"as {values.dtype} at step {self.steps}"
+            )
 
     @contextmanager
     def _watched(self, what: str) -> Iterator[None]:
@@ -251,18 +247,4 @@ class GymnasiumEnvironments:
         return torch.as_tensor(array, device=self.noise.device)
 
     def _first_counts(self) -> Tensor:
-        shape = (self.batch, self.environments)
-        return first_counts(self.noise, shape, self.horizon, staggered=self.staggered)
-
-
-def _mode_of(environment: str, vector: VectorEnv[Any, Any, Any]) -> AutoresetMode:
-    """When a vector environment resets an episode; one that does not tell does so in a step of its own."""
-    with named(environment, "tells an autoreset mode that gymnasium does not know"):
-        return AutoresetMode(vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
-
-
-def _give_task(vector: VectorEnv[Any, Any, Any], task: dict[str, float], apply: Apply) -> None:
-    if isinstance(vector, (SyncVectorEnv, AsyncVectorEnv)):
-        vector.call("apply_task", task)
-    else:
-        apply(vector.unwrapped, task)
+        return first_counts(self.noise, self._resetting.shape, self.horizon, staggered=self.staggered)

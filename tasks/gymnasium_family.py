@@ -14,12 +14,13 @@ from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learned_opt.tasks.base import Range, TaskFamily, Tasks, batch_of, check_ranges, source_digest
+from learned_opt.tasks.base import TaskFamily, Tasks, batch_of, source_digest
 from learned_opt.tasks.gymnasium_copies import Copies, Vectorization, Wrap, id_of
 from learned_opt.tasks.gymnasium_environments import GymnasiumEnvironments
 from learned_opt.tasks.gymnasium_failures import named
 from learned_opt.tasks.gymnasium_spaces import actions_of, native
 from learned_opt.tasks.random import Noise
+from learned_opt.tasks.ranges import Range, check_ranges
 from learned_opt.tasks.thresholds import check_statistics, misfit
 from learned_opt.tasks.variation import Apply, apply_variation
 

@@ -11,9 +11,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from learned_opt.tasks.base import TaskFamily, Tasks, batch_of, is_bounded
+from learned_opt.tasks.base import TaskFamily, Tasks, batch_of
 from learned_opt.tasks.promises import about_returns, blamed, refuse
 from learned_opt.tasks.random import Noise
+from learned_opt.tasks.ranges import is_bounded
 
 _STORED = Path(__file__).with_name("references.json")
 

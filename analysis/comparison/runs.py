@@ -155,11 +155,12 @@ def draw_problem(
 
 def joined(parts: Sequence[SettingRuns]) -> SettingRuns:
     """The same settings on the tasks of several problems, one after another."""
-    told = [name for name, value in vars(parts[0]).items() if isinstance(value, np.ndarray)]
-    told.remove("updates")
-    return replace(
-        parts[0], **{name: np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in told}
-    )
+    together: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts], axis=-1)
+        for name, value in vars(parts[0]).items()
+        if isinstance(value, np.ndarray) and name != "updates"
+    }
+    return replace(parts[0], **together)
 
 
 def run_settings(

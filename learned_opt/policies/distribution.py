@@ -11,8 +11,8 @@ from gymnasium import spaces
 from torch import Tensor
 
 from learned_opt.tasks import Noise, TaskFamily
-from learned_opt.tasks.base import is_bounded
 from learned_opt.tasks.constants import constant
+from learned_opt.tasks.ranges import is_bounded
 
 LOG_STD_MIN, LOG_STD_MAX = -3.0, 1.0
 """Gaussian policies keep their log standard deviation within these bounds, smoothly."""

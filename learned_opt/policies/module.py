@@ -15,7 +15,7 @@ from learned_opt.policies.distribution import INITIAL_LOG_STD, bounded_log_std
 from learned_opt.policies.module_check import Signature, materialize
 from learned_opt.policies.recurrent_cells import write_out_cells
 from learned_opt.tasks import Noise, TaskFamily
-from learned_opt.tasks.base import BOUNDED
+from learned_opt.tasks.ranges import BOUNDED
 
 ROLES: dict[str, Role] = {"actor": "actor", "log_std": "actor", "critic": "critic", "value": "critic"}
 """A tensor whose name begins with one of these has that role."""

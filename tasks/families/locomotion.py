@@ -10,9 +10,10 @@ from numpy import float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learned_opt.tasks.base import Range, Tasks
+from learned_opt.tasks.base import Tasks
 from learned_opt.tasks.families.mujoco import Motion, MujocoFamily
 from learned_opt.tasks.random import Noise
+from learned_opt.tasks.ranges import Range
 
 
 class _TwoWays(MujocoFamily):

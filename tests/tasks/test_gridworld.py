@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from learned_opt.tasks.batched import BatchedEnvironments
-from learned_opt.tasks.families.gridworld import GridWorld, GridWorldSparse
+from learned_opt.tasks.families.gridworld import GridWorld
+from learned_opt.tasks.families.gridworld_sparse import GridWorldSparse
 from learned_opt.tasks.random import Noise
 
 UP, DOWN, LEFT, RIGHT = range(4)
