@@ -17,7 +17,7 @@ from learned_opt.tasks.gymnasium_family import GymnasiumFamily
 from learned_opt.tasks.gymnasium_vector_env import TaskVectorEnv
 from learned_opt.tasks.metaworld import MetaWorldFamily
 from learned_opt.tasks.random import WHOLE, Noise, Shard
-from learned_opt.tasks.registry import FAMILIES, check_family, is_gymnasium_id, make_family, needs_import
+from learned_opt.tasks.registry import FAMILIES, check_families, is_gymnasium_id, make_family, needs_import
 
 __all__ = [
     "FAMILIES",
@@ -36,7 +36,7 @@ __all__ = [
     "TaskVectorEnv",
     "Tasks",
     "Transition",
-    "check_family",
+    "check_families",
     "is_gymnasium_id",
     "make_family",
     "needs_import",

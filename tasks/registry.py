@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pkgutil
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 
 import gymnasium
@@ -92,18 +93,25 @@ def needs_import(name: str) -> bool:
     return ":" in name and name.partition(":")[0] not in sys.modules
 
 
-def check_family(
-    name: str, max_episode_steps: int | None = None, reference_return: float | None = None
+def check_families(
+    names: Sequence[str], max_episode_steps: int | None = None, reference_return: float | None = None
 ) -> None:
-    """Refuse a name that no family can have, or a limit or return that it cannot; nothing is imported.
+    """Refuse names that no families can have, or a limit or return that they cannot; nothing is imported.
 
     Raises:
-        ValueError: no family has that name, or it has a limit and a reference return of its own.
+        ValueError: there is no name, or one twice; no family has that name, or it has a limit and a reference
+            return of its own; or a reference return is given to several.
     """
-    check_given(name, max_episode_steps, reference_return)
-    known = name in FAMILIES or is_benchmark(name) or name in gymnasium.registry or ":" in name
-    if not known:
-        raise ValueError(_unknown(name))
+    if not names:
+        raise ValueError("families is empty; name at least one task family")
+    if len(set(names)) < len(names):
+        raise ValueError(f"families repeats a name: {', '.join(names)}")
+    for name in names:
+        check_given(name, max_episode_steps, reference_return)
+        if not (name in FAMILIES or is_benchmark(name) or name in gymnasium.registry or ":" in name):
+            raise ValueError(_unknown(name))
+    if reference_return is not None and len(names) > 1:
+        raise ValueError(f"reference_return is of one family, and these are {', '.join(names)}: leave it out")
 
 
 def _unknown(name: str) -> str:

@@ -10,7 +10,7 @@ from learned_opt.algorithms import A2C, InnerAlgorithm
 from learned_opt.analysis.comparison.runs import Budget
 from learned_opt.analysis.comparison.tuning import TUNING_EVALS, make_baseline
 from learned_opt.settings import Count, Length, Seed, Settings
-from learned_opt.tasks import TaskFamily, is_gymnasium_id, make_family
+from learned_opt.tasks import TaskFamily, check_families, is_gymnasium_id, make_family
 
 Tuning = Literal["global", "family", "both"]
 
@@ -57,15 +57,9 @@ class CompareConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.families:
-            raise ValueError("a comparison needs at least one task family, got none")
-        for key in ("families", "baselines"):
-            if len(set(getattr(self, key))) < len(getattr(self, key)):
-                raise ValueError(f"{key} repeats a name: {', '.join(getattr(self, key))}")
-        if self.reference_return is not None and len(self.families) > 1:
-            raise ValueError(
-                f"reference_return is of one family, and these are {', '.join(self.families)}: leave it out"
-            )
+        check_families(self.families, self.max_episode_steps, self.reference_return)
+        if len(set(self.baselines)) < len(self.baselines):
+            raise ValueError(f"baselines repeats a name: {', '.join(self.baselines)}")
         for name in self.families:
             self.made(name)
         for name in self.baselines:

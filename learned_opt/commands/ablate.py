@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
-from itertools import combinations
 from pathlib import Path
+from urllib.parse import quote
 
 from learned_opt.analysis import CompareConfig
 from learned_opt.analysis.results import RESULTS
@@ -19,12 +19,9 @@ from learned_opt.meta.trainer import ARTIFACT
 from learned_opt.runs.divergence import DivergenceError
 from learned_opt.runs.verdict import improved
 from learned_opt.settings import Count, Length
-from learned_opt.tasks import check_family
 
 VARIANTS = "variants"
 """The folder of the variants' runs."""
-LONGEST = 60
-"""Characters of a variant's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +61,6 @@ class Ablate(Session):
                 f"{names[0]!r} and {others[0]!r} train with different horizons, which one comparison "
                 "cannot have: let all variants train with the same"
             )
-        folders = {name: folder_name(name) for name in names}
-        for name, other in combinations(names, 2):
-            if folders[name].casefold() == folders[other].casefold():
-                raise ValueError(f"variants {name!r} and {other!r} would share a folder: rename one")
         check_folder(self.out, RESULTS, VARIANTS, *BEFORE_RESULTS)
         config = CompareConfig(
             families=self.families or families,
@@ -79,8 +72,6 @@ class Ablate(Session):
             seed=self.seed,
             device=self.device,
         )
-        for family in config.families:
-            check_family(family, horizon)
         clash = sorted(set(names) & set(config.baselines))
         if clash:
             raise ValueError(f"{', '.join(clash)} names both a variant and a baseline: rename the variant")
@@ -88,7 +79,7 @@ class Ablate(Session):
         idle = []
         for name in names:
             recipe = tuple(replace(stage, seed=self.seed, device=self.device) for stage in variants[name])
-            folder = self.out / VARIANTS / folders[name]
+            folder = self.out / VARIANTS / quote(name, safe=" =")
             print(f"variant {name!r}")
             try:
                 finished = train_once(recipe, folder)
@@ -109,8 +100,3 @@ class Ablate(Session):
             which = ", ".join(map(repr, idle))
             print(f"meta-training did NOT improve the rule in {which}, which is shown as it began")
         return 0
-
-
-def folder_name(variant: str) -> str:
-    """A name that any file system takes: long ones are cut."""
-    return "".join(c if c.isalnum() or c in "=-" else "_" for c in variant)[:LONGEST]

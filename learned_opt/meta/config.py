@@ -15,7 +15,7 @@ from learned_opt.rules.lstm import LSTMConfig
 from learned_opt.runs.config_file import merged, plain, structured
 from learned_opt.runs.loop import TrainingSettings, ValidationSchedule
 from learned_opt.settings import Count, Length, NotNegative, Positive, Settings, Steps, Within
-from learned_opt.tasks import TaskFamily, check_family, make_family
+from learned_opt.tasks import TaskFamily, check_families, make_family
 
 METRICS = {
     "auc": "normalized area under the curve",
@@ -99,16 +99,7 @@ class RunConfig(TrainingSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.families:
-            raise ValueError("families is empty; name at least one task family")
-        if len(set(self.families)) < len(self.families):
-            raise ValueError(f"families repeats a name: {', '.join(self.families)}")
-        for name in self.families:
-            check_family(name, self.max_episode_steps, self.reference_return)
-        if self.reference_return is not None and len(self.families) > 1:
-            raise ValueError(
-                f"reference_return is of one family, and these are {', '.join(self.families)}: leave it out"
-            )
+        check_families(self.families, self.max_episode_steps, self.reference_return)
         if not (self.learned_init or self.rule.has_parameters):
             raise ValueError(
                 f"{self.rule.kind} from random initializations has nothing to learn: set learned_init"

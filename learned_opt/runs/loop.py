@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from learned_opt.provenance import environment
 from learned_opt.runs.checkpoint import CheckpointSchedule, check_fits, fitting
 from learned_opt.runs.config_file import plain
 from learned_opt.runs.distributed import ALONE, Ranks
-from learned_opt.runs.divergence import DivergenceError, DivergenceMonitor
+from learned_opt.runs.divergence import STRETCH, DivergenceError, complaint
 from learned_opt.runs.folder import RunFolder
 from learned_opt.runs.interrupts import interrupts
 from learned_opt.runs.metrics import MetricsLog
@@ -168,7 +169,7 @@ class TrainingRun(ABC, Generic[M]):
         self.seconds = 0.0
         self.best: dict[str, float] = {}
         self.verdict = Verdict()
-        self.monitor = DivergenceMonitor(learners, config.max_diverged)
+        self.learners, self.recent = learners, deque[float](maxlen=STRETCH)
 
     def open(self) -> None:
         """Take over what the folder's checkpoint holds, and claim the folder."""
@@ -267,7 +268,7 @@ class TrainingRun(ABC, Generic[M]):
         self.step += 1
         self.done += made.work
         self.diverged += int(made.diverged)
-        self.monitor.observe(made.diverged)
+        self.recent.append(made.diverged)
         if metrics is not None:
             totals = {"seconds": self.seconds, self.work: self.done}
             metrics.step(self.step, made.family, {**totals, **made.metrics})
@@ -299,9 +300,10 @@ class TrainingRun(ABC, Generic[M]):
             DivergenceError: with the reason, and where what was learned lies.
         """
         sound = all(bool(value.isfinite().all()) for value in self.learned.parameters())
-        broken = f"the {self.product}'s own parameters are no longer finite"
-        complaint = self.monitor.complaint() if sound else broken
-        if complaint is None:
+        reason: str | None = f"the {self.product}'s own parameters are no longer finite"
+        if sound:
+            reason = complaint(self.recent, self.learners, self.config.max_diverged)
+        if reason is None:
             return
         if metrics is not None:
             metrics.flush()
@@ -311,7 +313,7 @@ class TrainingRun(ABC, Generic[M]):
         if not self.verdict.improved:
             kept = f"the {self.product} that it began with, none better,"
         raise DivergenceError(
-            f"stopped at meta-step {self.step}: {complaint}; {self.remedy}, or raise max_diverged; "
+            f"stopped at meta-step {self.step}: {reason}; {self.remedy}, or raise max_diverged; "
             f"{kept} is {self.folder / self.artifact}"
         )
 
@@ -341,7 +343,7 @@ class TrainingRun(ABC, Generic[M]):
             **self._counters(),
             "best": self.best,
             "best_state": self.best_state,
-            "recent": self.monitor.recent(),
+            "recent": list(self.recent),
             **self.state_dict(),
         }
         if self.ranks.first:
@@ -355,7 +357,7 @@ class TrainingRun(ABC, Generic[M]):
         check_fits(self.best_state, saved["best_state"], "best_state")
         self.best_state = saved["best_state"]
         self.best = {str(name): float(score) for name, score in saved["best"].items()}
-        self.monitor.restore(saved["recent"])
+        self.recent.extend(map(float, saved["recent"]))
         other = [name for name, value in environment().items() if saved["environment"].get(name) != value]
         if other and self.ranks.first:
             log.warning(

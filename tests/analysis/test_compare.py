@@ -253,7 +253,7 @@ def test_a_rule_that_explodes_is_counted_as_diverged():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"families": ()}, "at least one task family"),
+        ({"families": ()}, "families is empty"),
         ({"families": ("chess",)}, "unknown task family 'chess'"),
         ({"families": ("bandit", "bandit")}, "repeats a name"),
         ({"baselines": ("lion",)}, "unknown baseline 'lion'"),

@@ -20,7 +20,7 @@ from learned_opt.rl2.config import InContextConfig, TrialValidation
 from learned_opt.rl2.trainer import InContextTrainer
 from learned_opt.runs.checkpoint import load_checkpoint
 from learned_opt.runs.config_file import changed, plain, written
-from learned_opt.runs.divergence import EARLIEST, DivergenceError, DivergenceMonitor
+from learned_opt.runs.divergence import EARLIEST, DivergenceError, complaint
 from learned_opt.runs.metrics import read_rows
 from learned_opt.tasks.families.cartpole import CartPole
 from learned_opt.tasks.families.navigation import Navigation2D
@@ -237,20 +237,11 @@ def test_a_run_in_which_most_learners_diverge_stops_and_says_why(tmp_path, monke
     assert patient.run().step == TINY.meta_steps
 
 
-def test_health_looks_at_the_last_stretch_alone():
-    health = DivergenceMonitor(4, 0.25)
-    for _ in range(EARLIEST - 1):
-        health.observe(4)
-        assert health.complaint() is None
-    health.observe(4)
-    assert "100% of learners" in health.complaint()
-    for _ in range(100):
-        health.observe(1)
-    assert health.complaint() is None
-    twin = DivergenceMonitor(4, 0.25)
-    twin.restore(health.recent())
-    twin.observe(2)
-    assert twin.complaint() is not None
+def test_too_many_diverge_where_their_share_of_several_meta_steps_is_beyond_the_limit():
+    assert complaint([4] * (EARLIEST - 1), 4, 0.25) is None
+    assert "100% of learners diverged within 10 meta-steps" in complaint([4] * EARLIEST, 4, 0.25)
+    assert complaint([1] * EARLIEST, 4, 0.25) is None
+    assert complaint([*[1] * EARLIEST, 2], 4, 0.25) is not None
 
 
 def test_an_absurd_meta_lr_ends_with_a_sentence_and_the_best_rule_so_far(tmp_path, capsys):

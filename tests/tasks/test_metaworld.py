@@ -16,7 +16,7 @@ from learned_opt.analysis.result_file import read_results
 from learned_opt.cli import main
 from learned_opt.rules import SGD
 from learned_opt.runs.config_file import written
-from learned_opt.tasks import MetaWorldFamily, Noise, check_family, make_family
+from learned_opt.tasks import MetaWorldFamily, Noise, check_families, make_family
 from learned_opt.tasks.metaworld import _goals
 from learned_opt.tasks.metaworld_env import MetaWorldEnv, check_apart, draw_goals
 from learned_opt.tasks.references import random_returns, reference_returns, stored_references
@@ -165,13 +165,13 @@ def test_every_environment_has_returns_on_record():
 
 
 def test_names_that_are_no_benchmark_are_explained():
-    check_family("ml45")
+    check_families(["ml45"])
     with pytest.raises(
         ValueError, match="ml1-reach-v9 names no environment of Meta-World; choose from ml1-ass"
     ):
         make_family("ml1-reach-v9")
     with pytest.raises(ValueError, match="unknown task family 'ml11'"):
-        check_family("ml11")
+        check_families(["ml11"])
 
 
 def test_a_missing_extra_is_one_sentence(monkeypatch):

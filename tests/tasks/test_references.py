@@ -167,6 +167,6 @@ def test_every_stored_reference_names_a_family_and_the_command_that_measured_it(
     path = Path(learned_opt.tasks.references.__file__).with_name("references.json")
     stored = json.loads(path.read_text())
     for name, entry in stored.items():
-        learned_opt.tasks.check_family(name)
+        learned_opt.tasks.check_families([name])
         beside = {"random", "success"} if is_benchmark(name) else {"horizon"}
         assert {"train", "command", *beside} <= set(entry) <= {"train", "ood", "command", *beside}
