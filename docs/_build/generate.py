@@ -1,4 +1,4 @@
-"""Writes the pages that are made from the code: guides/configuration.md, guides/command-line.md, design/naming.md.
+"""Writes the pages that are made from the code: configuration, command line, task families, naming.
 
 python docs/_build/generate.py          # writes them
 python docs/_build/generate.py --check  # fails if they are not current
@@ -27,6 +27,7 @@ from learned_opt.meta.config import RunConfig
 from learned_opt.registry import kinds
 from learned_opt.rl2.config import InContextConfig
 from learned_opt.settings import Within
+from learned_opt.tasks import FAMILIES
 
 DOCS = Path(__file__).parents[1]
 
@@ -199,7 +200,31 @@ def names() -> str:
     return naming(words_of(options) | {field.name for kind in settings for field in fields(kind)})
 
 
+def families() -> str:
+    """The page of every family that ships."""
+    parts = [
+        "# Task families",
+        "A family is a distribution over tasks that share their spaces: each task of `cartpole` is a cart with a pole of its own. These ship; "
+        "[yours](../tutorials/your-environment.md), any gymnasium id, and Meta-World's `ml1-...`, `ml10`, `ml45` stand beside them. Properties in "
+        "brackets are drawn uniformly from the first interval for training, and for tasks out of distribution from the second without the first.",
+    ]
+    for name, kind in FAMILIES.items():
+        family = kind()
+        facts = f"Observation {sized(family.observation_space)}, actions {sized(family.action_space)}, {family.horizon} steps."
+        varied = [
+            f"`{key}` [{low:g}, {high:g}], [{family.ood_range[key][0]:g}, {family.ood_range[key][1]:g}]"
+            for key, (low, high) in family.train_range.items()
+        ]
+        parts += [f"## {name}", facts + (f" Varied: {'; '.join(varied)}." if varied else ""), described(kind)]
+    return "\n\n".join(parts) + "\n"
+
+
+def sized(space: Any) -> str:
+    return f"one of {space.n}" if hasattr(space, "n") else " × ".join(map(str, space.shape))
+
+
 PAGES = {
+    "guides/task-families.md": families,
     "guides/configuration.md": configuration,
     "guides/command-line.md": command_line,
     "design/naming.md": names,

@@ -1,6 +1,6 @@
 """Reference returns of families whose optimum is not known: long runs of tuned Adam.
 
-    python -m analysis.long_tuned --families acrobot mountain_car
+    python -m experiments.references.long_tuned --families acrobot mountain_car
 
 writes entries of tasks/references.json. What it finds is a lower bound of the optimum, the same for
 every method, so that normalized scores compare; a score above 1 is possible.
@@ -14,14 +14,16 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import tyro
 
 import learned_opt.tasks
 from learned_opt.algorithms import A2C
-from learned_opt.analysis.comparison.runs import Budget, draw_problem, run_settings
+from learned_opt.analysis.comparison.runs import Budget, Problem, run_settings
 from learned_opt.analysis.results import Setting
 from learned_opt.files import write_atomically
 from learned_opt.rules import Adam
+from learned_opt.tasks.random import derive_noise
 
 LRS = (3e-3, 1e-2)
 DISCOUNT = 0.99
@@ -60,7 +62,9 @@ class LongTuned:
 
     def _best(self, name: str, ood: bool) -> float:
         """The best mean return over tasks, of all settings, queries and action modes."""
-        problem = draw_problem(name, "long-tuned", self.count, seed=self.seed, ood=ood)
+        family, unknown = learned_opt.tasks.make_family(name), np.full(self.count, np.nan)
+        tasks = family.sample_tasks(self.count, derive_noise(self.seed, "long-tuned", name), ood=ood)
+        problem = Problem(family, "long-tuned", tasks, self.count, unknown, unknown, ood=ood)
         learner = A2C(num_envs=self.environments, gamma=DISCOUNT)
         budget = Budget(self.updates, 9, 8, self.seed, "cpu", learner)
         lives = run_settings(problem, lambda _: Adam(), [Setting(lr, True, {}) for lr in LRS], budget)

@@ -36,7 +36,10 @@ needs_compiled = pytest.mark.skipif(
 
 SIMULATED = [name for name, family in FAMILIES.items() if family.__module__.endswith(".locomotion")]
 SHIPPED = [name for name in FAMILIES if name not in SIMULATED]
-DRAWING = ["bandit", "catch", "gridworld", "gridworld_sparse", "lqr", "tabular_mdp"]
+DRAWING = [
+    *("bandit", "breakout", "catch", "gridworld", "gridworld_sparse", "lqr"),
+    *("random_control", "random_control_discrete", "tabular_mdp"),
+]
 """Families whose transitions draw random numbers, which programs draw for several steps at once."""
 
 
@@ -198,9 +201,11 @@ def test_rollouts_are_those_of_torch(name, monkeypatch):
     ours, environments = collected(make_family(name), monkeypatch, compiled=True, network=network)
     theirs, others = collected(make_family(name), monkeypatch, compiled=False, network=network)
     assert dynamics_of(environments) is not None
-    assert_alike(ours, theirs)
+    tolerance = 2e-3 if name == "spring_hopper" else 1e-4  # impacts amplify rounding
+    assert_alike(ours, theirs, tolerance)
     torch.testing.assert_close(environments.elapsed, others.elapsed)
-    torch.testing.assert_close(environments.state, others.state, rtol=1e-3, atol=1e-3)
+    loosely = 10 * tolerance
+    torch.testing.assert_close(environments.state, others.state, rtol=loosely, atol=loosely)
 
 
 @needs_compiled
