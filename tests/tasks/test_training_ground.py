@@ -19,7 +19,7 @@ NAMES = (
 
 
 def noise(seed=0):
-    return Noise(torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return Noise(seed, dtype=torch.float64)
 
 
 def advance(family, tasks, state, action, source=None):
