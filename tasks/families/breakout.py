@@ -72,7 +72,7 @@ class Breakout(BatchedFamily):
             down, across = (row.unsqueeze(-1) == cells), (column.unsqueeze(-1) == cells)
             return (down.unsqueeze(-1) & across.unsqueeze(-2)).to(state.dtype)
 
-        wall = torch.cat((first, bricks, rest), -1).unflatten(-1, (self.size, self.size))
+        wall = torch.cat((first, bricks, rest), -1).view(*state.shape[:-1], self.size, self.size)
         floor = torch.full_like(row, float(self.size - 1))
         return torch.stack((cell(floor, paddle), cell(row, column), cell(last_row, last_column), wall), -3)
 

@@ -70,14 +70,14 @@ class PlanarArm(BatchedFamily):
 
     def observe(self, constants: Tasks, state: Tensor) -> Tensor:
         """Directions of the links, velocities, and the way to the goal."""
-        angles, omega, goal = state.split([self.links, self.links, 2], -1)
+        angles, omega, goal = torch.split_with_sizes(state, [self.links, self.links, 2], -1)
         directions = self._directions(angles)
         tip = self._tip(constants, directions)
         return torch.cat((directions.flatten(-2), omega, goal - tip), -1)
 
     def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """One semi-implicit Euler step of 0.05 s."""
-        angles, omega, goal = state.split([self.links, self.links, 2], -1)
+        angles, omega, goal = torch.split_with_sizes(state, [self.links, self.links, 2], -1)
         torque = action.clamp(-1, 1)
         missed = goal - self._tip(constants, self._directions(angles))
         reward = -missed.square().sum(-1).sqrt() - 0.02 * torque.square().mean(-1)
@@ -86,6 +86,26 @@ class PlanarArm(BatchedFamily):
         omega = omega.clamp(-self.speed_limit, self.speed_limit)
         state = torch.cat((angles + self.timestep * omega, omega, goal), -1)
         return Transition(state, reward, torch.zeros_like(reward, dtype=torch.bool))
+
+    def reference_returns(self, tasks: Tasks, noise: Noise) -> Tensor:
+        """What a controller earns that turns each joint as the way to the goal pulls it: a lower bound.
+
+        Torques are 16 Jᵀ (goal − tip) / reach² − 0.1 ω, J the tip's derivative by the joints' angles
+        (Wolovich and Elliott 1984); the mean of 64 episodes.
+        """
+        constants = self.constants(tasks)
+        state = self.initial_state(constants, 64, noise)
+        total = torch.zeros_like(state[..., 0])
+        for _ in range(self.horizon):
+            angles, omega, goal = torch.split_with_sizes(state, [self.links, self.links, 2], -1)
+            along = constants["lengths"].unsqueeze(-1) * self._directions(angles)
+            arms = along.flip(-2).cumsum(-2).flip(-2)
+            missed = (goal - along.sum(-2)).unsqueeze(-2)
+            pull = arms[..., 0] * missed[..., 1] - arms[..., 1] * missed[..., 0]
+            torque = 16 * pull / tasks["reach"].unsqueeze(-1).square() - 0.1 * omega
+            state, reward, _ = self.transition(constants, state, torque, noise)
+            total = total + reward
+        return total.mean(1)
 
     def _directions(self, angles: Tensor) -> Tensor:
         """Cosine and sine of each link's direction, (B, E, links, 2)."""

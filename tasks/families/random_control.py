@@ -90,7 +90,7 @@ class RandomControl(BatchedFamily):
 
     def transition(self, constants: Tasks, state: Tensor, action: Tensor, noise: Noise) -> Transition:
         """One Euler step of 0.1."""
-        x, collected, clock = state.split([self.states, 1, 1], -1)
+        x, collected, clock = torch.split_with_sizes(state, [self.states, 1, 1], -1)
         push = action.clamp(-1, 1).to(state.dtype)
         missed = (x - constants["goals"]).square().mean(-1)
         earned = collected.squeeze(-1) - missed - constants["cost"] * push.square().mean(-1)

@@ -79,6 +79,16 @@ def test_a_torque_turns_a_joint_to_the_speed_that_friction_allows():
     torch.testing.assert_close(state[0, 0, 3:6], torch.tensor([1.5, 0.0, -3.0], dtype=torch.float64))
 
 
+def test_an_arm_that_follows_the_pull_of_its_goal_earns_the_reference():
+    family = make_family("planar_arm")
+    for ood in (False, True):
+        tasks = family.sample_tasks(32, noise(), ood=ood)
+        first, again = (family.reference_returns(tasks, noise(seed)) for seed in (1, 2))
+        torch.testing.assert_close(first, again, rtol=0.5, atol=3.0)
+        assert -20 < first.mean() < -5
+        assert first.min() > -40  # doing nothing costs some 50
+
+
 @pytest.mark.parametrize("name", ["random_control", "random_control_discrete"])
 def test_delayed_rewards_are_those_that_were_earned(name):
     family = make_family(name)
