@@ -83,9 +83,6 @@ class QLearner(ActingLearner):
         self.stored = torch.zeros(batch, 1, device=device, dtype=torch.long)
         """Transitions of each learner's run so far, the last of `written`."""
         self.target = torch.zeros(batch, self._layout.size, device=device, dtype=noise.dtype)
-        rows = torch.arange(config.num_steps * self.environments.environments, device=device)
-        outer = rows[rows % self.environments.environments >= config.num_envs]
-        self._outer = outer.expand(batch, -1).contiguous()
 
     @property
     def num_steps(self) -> int:
@@ -107,24 +104,22 @@ class QLearner(ActingLearner):
     def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
         """One rollout at θ (B, N), stored in replay, and both gradients."""
         theta = parameters.detach()
+        rollout, metrics = self.unscaled_experience(theta, self.num_steps)
+        if not second_order and (made := self._in_closed_form(theta, rollout)) is not None:
+            inner, outer, norm = made
+            return GradientSample(inner, outer, {**metrics, "gradient_norm": norm})
         rate = torch.where(self.stored > 0, self.config.tau, 1.0).to(theta.dtype)
         self.target = torch.lerp(self.target, theta, rate)
-        rollout, metrics = self.unscaled_experience(theta, self.num_steps)
-        fresh = _packed(rollout)
-        self._store(fresh[:, :, : self.config.num_envs].flatten(1, 2))
-        fresh, drawn = fresh.flatten(1, 2), self._draw()
-        if not second_order and (inner := self._in_closed_form(theta, self.replay, drawn)) is not None:
-            outer = self._in_closed_form(theta, fresh, self._outer) if self.outer_num_envs else None
-            inner, norm = self.clipped(inner)
-            outer = torch.zeros_like(inner) if outer is None else outer
-            return GradientSample(inner, outer, {**metrics, "gradient_norm": norm})
-        remembered = self._scaled(self._unpacked(self.replay, drawn))
+        packed = _packed(rollout)
+        self._store(packed[:, :, : self.config.num_envs].flatten(1, 2))
+        fresh = packed[:, :, self.config.num_envs :].flatten(1, 2)
+        remembered = self._scaled(self._unpacked(self._drawn()))
 
         def losses(theta: Tensor) -> tuple[Tensor, Tensor | None]:
             inner_loss = self._loss(theta, remembered).sum()
             if not self.outer_num_envs:
                 return inner_loss, None
-            return inner_loss, self._loss(theta, self._scaled(self._unpacked(fresh, self._outer))).sum()
+            return inner_loss, self._loss(theta, self._scaled(self._unpacked(fresh))).sum()
 
         return self.both_gradients(losses, parameters, metrics, second_order=second_order)
 
@@ -161,40 +156,55 @@ class QLearner(ActingLearner):
         before_end = min(count, size - first)
         self.replay[:, first : first + before_end] = fresh[:, :before_end]
         self.replay[:, : count - before_end] = fresh[:, before_end:]
-        self.written, self.stored = self.written + count, self.stored + count
+        self._count(count)
 
-    def _draw(self) -> Tensor:
-        """Places (B, R) of a minibatch in the ring, uniformly with replacement."""
+    def _drawn(self) -> Tensor:
+        """A minibatch (B, R, ·) from the ring, uniformly with replacement."""
         size = self.config.buffer_size
         held = self.stored.clamp(max=size)
         drawn = (self.noise.uniform(self._batch, self.config.batch_size) * held).long()
-        return (self.written - self.stored + torch.minimum(drawn, held - 1)) % size
+        places = (self.written - self.stored + torch.minimum(drawn, held - 1)) % size
+        return self.replay[torch.arange(self._batch, device=places.device).unsqueeze(1), places]
 
-    def _in_closed_form(self, parameters: Tensor, kept: Tensor, places: Tensor) -> Tensor | None:
-        """What `_loss` of packed transitions at `places` is differentiated to; None where torch must."""
+    def _in_closed_form(self, theta: Tensor, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Both gradients, and the inner ones' norms before clipping, by C; None where torch must."""
         policy = self.policy.policy if isinstance(self.policy, EpsilonGreedy) else self.policy
+        told = (rollout.unscaled, rollout.final_unscaled, rollout.rewards)
         if type(policy) is not ActorCritic or policy.width > WIDEST or native.library("q_learning") is None:
             return None
-        if transformed() or not plain((parameters, self.target, kept)):
+        if transformed() or not plain((theta, self.target, self.replay, *told)):
             return None
-        units, unit = self._units, None
+        shape, units, unit = rollout.rewards.shape, self._units, None
         if self.observation_normalizer is not None:
             moments = self.observation_normalizer.moments
             units = [x.flatten(1).contiguous() for x in (moments.mean, moments.deviation())]
         if self.reward_normalizer is not None:
             unit = self.reward_normalizer.moments.deviation()
-        return q_learning(  # type: ignore[no-any-return]
-            parameters,
+        self.target, inner, outer, norm = q_learning(
+            theta,
             self.target,
             [self._layout.offsets[name] for name in policy.layers("actor")],
             [self._units[0].numel(), *[policy.width] * policy.depth, policy.actions],
             policy.activation,
             units,
-            kept,
-            places,
+            [
+                *(x.view(*shape, -1) for x in told[:2]),
+                *(x.contiguous() for x in (rollout.actions, rollout.rewards, rollout.terminated)),
+            ],
+            None if rollout.valid is None else rollout.valid.contiguous(),
+            self.replay,
+            self.stored,
+            self.noise.uniform(self._batch, self.config.batch_size),
             unit,
-            self.config.gamma,
+            [self.config.gamma, self.config.tau, self.config.max_grad_norm],
+            self.written,
+            self.config.num_envs,
         )
+        self._count(shape[1] * self.config.num_envs)
+        return inner, outer, norm
+
+    def _count(self, written: int) -> None:
+        self.written, self.stored = self.written + written, self.stored + written
 
     @cached_property
     def _units(self) -> list[Tensor]:
@@ -202,15 +212,14 @@ class QLearner(ActingLearner):
         center, scale = self.policy.normalization(self.target)
         return [center.flatten().contiguous(), scale.flatten().reciprocal().contiguous()]
 
-    def _unpacked(self, kept: Tensor, places: Tensor) -> Transitions:
-        """Packed transitions (B, C, ·) at `places` (B, R)."""
-        rows = torch.arange(len(places), device=places.device).unsqueeze(1)
-        shape = self.family.observation_space.shape
-        sees, met = math.prod(shape), kept[rows, places]
-        action, reward, terminated, weight = met[..., 2 * sees :].unbind(-1)
+    def _unpacked(self, packed: Tensor) -> Transitions:
+        """Of packed transitions (B, R, ·)."""
+        rows, shape = packed.shape[:2], self.family.observation_space.shape
+        sees = math.prod(shape)
+        action, reward, terminated, weight = packed[..., 2 * sees :].unbind(-1)
         return {
-            "observation": met[..., :sees].view(*places.shape, *shape),
-            "following": met[..., sees : 2 * sees].view(*places.shape, *shape),
+            "observation": packed[..., :sees].view(*rows, *shape),
+            "following": packed[..., sees : 2 * sees].view(*rows, *shape),
             "action": action.long(),
             "reward": reward,
             "terminated": terminated.bool(),

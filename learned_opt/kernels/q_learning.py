@@ -1,8 +1,10 @@
-"""Gradients of B deep Q-networks in closed form, by q_learning.c."""
+"""Updates of B deep Q-networks in closed form, by q_learning.c."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +17,15 @@ from learned_opt.kernels.operators import operator
 from learned_opt.kernels.records import filled
 
 
+def _made_like(parameters: Tensor, target: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    return (*(torch.zeros_like(parameters) for _ in range(3)), parameters.new_zeros(len(parameters)))
+
+
 @operator(
     "q_learning(Tensor parameters, Tensor target, int[] offsets, int[] widths, str activation, "
-    "Tensor[] units, Tensor kept, Tensor places, Tensor? unit, float gamma) -> Tensor",
-    lambda parameters, *rest: torch.empty_like(parameters),
+    "Tensor[] units, Tensor[] rollout, Tensor? valid, Tensor(a!) replay, Tensor stored, Tensor draws, "
+    "Tensor? unit, float[] numbers, int written, int inner) -> (Tensor, Tensor, Tensor, Tensor)",
+    _made_like,
 )
 def q_learning(
     parameters: Tensor,
@@ -27,77 +34,100 @@ def q_learning(
     widths: Sequence[int],
     activation: str,
     units: Sequence[Tensor],
-    kept: Tensor,
-    places: Tensor,
+    rollout: Sequence[Tensor],
+    valid: Tensor | None,
+    replay: Tensor,
+    stored: Tensor,
+    draws: Tensor,
     unit: Tensor | None,
-    gamma: float,
-) -> Tensor:
-    """Gradients (B, N) of the Huber loss of temporal-difference errors on R of C transitions a learner.
+    numbers: Sequence[float],
+    written: int,
+    inner: int,
+) -> tuple[Tensor, ...]:
+    """Update B replays by a rollout of T steps of E environments, and take gradients of the Huber loss.
 
     Args:
         parameters: θ, (B, N).
-        target: those of the target networks, (B, N).
+        target: those of the target networks before, (B, N).
         offsets: where in them each layer's weight (out, in) and bias (out,) begin, in turns.
         widths: inputs S, units of the hidden layers, and actions.
         activation: between layers.
         units: center and factor of observations, (S,) each; or mean and deviation of each learner's, (B, S)
             each, which clip what is normalised as `ObservationNormalizer` does.
-        kept: transitions (B, C, 2 S + 4): observation, the one it led to, action, reward, whether that ended
-            the episode, and weight.
-        places: of transitions among the C, (B, R, int64).
+        rollout: observation (B, T, E, S), what it led to (B, T, E, S), action (B, T, E, int64), reward
+            (B, T, E) and whether it ended the episode (B, T, E, bool).
+        valid: which steps were taken, (B, T, E, bool); all if None.
+        replay: a ring of C transitions (B, C, 2 S + 4), packed as q_learning.c says, changed in place.
+        stored: how many of those written there are of this run of a learner, (B, 1, int64).
+        draws: uniform numbers that say which R transitions the inner loss is of, (B, R).
         unit: deviation (B,) that rewards are divided by, and then clipped.
-        gamma: γ.
+        numbers: those of q_learning.c's enumeration: γ, τ and the norm that inner gradients are clipped to.
+        written: transitions that each learner wrote into the ring so far.
+        inner: how many of the environments, the first ones, are remembered; the others are the outer loss's.
 
     Returns:
-        Gradients, zero where no tensor of the networks lies.
+        Target parameters that moved to θ, inner and outer gradients, (B, N) each, which are zero where no
+        tensor of the networks lies or no environment brings data; and the inner ones' norms before clipping,
+        (B,).
 
     Raises:
-        ValueError: something has another shape or type, or a place is not among the C.
+        ValueError: something has another shape or type.
         MemoryError: there is no room for what a thread works on.
     """
-    batch, size = parameters.shape
-    (held, rows), inputs, choices = (x.shape[1:2].numel() for x in (kept, places)), widths[0], widths[-1]
-    gradient = torch.zeros_like(parameters)
-    ours, theirs, into = (
-        address(name, x, (batch, size))
-        for name, x in (("parameters", parameters), ("target", target), ("gradient", gradient))
-    )
+    observations, following, actions, rewards, terminated = rollout
+    batch, steps, copies, inputs = seen = observations.shape
+    shape = seen[:3]
+    size, held, rows = (x.shape[1:2].numel() for x in (parameters, replay, draws))
     apart = units[0].dim() == 2
+    *made, norm = _made_like(parameters, target)
+    made[0] = target.clone()
+    ours, theirs, into, outer = (address("parameters", x, (batch, size)) for x in (parameters, *made))
     told = [address("units", x, (batch, inputs) if apart else (inputs,)) for x in units]
-    values, targets = (
-        _networks(at, into, offsets, widths, activation, (batch, size), (0, 0) if apart else told)
-        for at in (ours, theirs)
-    )
-    number = np.array((gamma,), np.float32)
+    network = partial(_networks, offsets, widths, activation, (batch, size), (0, 0) if apart else told)
+    values, targets, others = network(ours, into), network(theirs, 0), network(ours, outer)
+    if widths[0] != inputs or not 0 < inner <= copies or not steps * inner <= held or written < 0:
+        raise ValueError(
+            f"{steps} steps of {inner} of {copies} environments seen as {inputs} numbers are not for "
+            f"networks of {widths[0]} inputs and a replay of {held}"
+        )
+    figures = np.array(numbers, np.float32)
     record = filled(
         "q_learning.c",
         "lesson",
         values=values.address,
+        outer=others.address if inner < copies else 0,
         targets=targets.address,
-        **{"learners": batch, "rows": rows, "kept": held, "choices": choices},
-        places=address("places", places, (batch, rows), torch.int64),
-        transitions=address("transitions", kept, (batch, held, 2 * inputs + 4)),
+        **{"learners": batch, "steps": steps, "environments": copies, "inner": inner},
+        **{"choices": widths[-1], "parameters": size, "rows": rows, "held": held, "written": written},
+        observations=address("observations", observations, seen),
+        following=address("final_observations", following, seen),
+        actions=address("actions", actions, shape, torch.int64),
+        rewards=address("rewards", rewards, shape),
+        terminated=address("terminated", terminated, shape, torch.bool),
+        valid=0 if valid is None else address("valid", valid, shape, torch.bool),
+        replay=address("replay", replay, (batch, held, 2 * inputs + 4)),
+        stored=address("stored", stored, (batch, 1), torch.int64),
+        draws=address("draws", draws, (batch, rows)),
+        **{"theta": ours, "target": theirs, "gradient": into, "norm": address("norm", norm, (batch,))},
         **dict(zip(("mean", "spread"), told if apart else (0, 0), strict=True)),
         unit=0 if unit is None else address("unit of rewards", unit, (batch,)),
-        discount=address_of_array("gamma", number, (1,), np.float32),
+        numbers=address_of_array("numbers", figures, (3,), np.float32),
     )
-    run, threads = native.needed("q_learning").learned_opt_q_learning, threads_for(2 * rows * values.work)
-    failed = run(address_of_array("record", record, record.shape, np.int64), threads)
-    if failed == 2:
-        raise ValueError(f"places must be in 0 to {held - 1}")
-    if failed:
-        raise MemoryError("no memory for the gradients of Q-networks")
-    return gradient
+    threads = threads_for(2 * rows * values.work)
+    run = native.needed("q_learning").learned_opt_q_learning
+    if run(address_of_array("record", record, record.shape, np.int64), threads):
+        raise MemoryError("no memory for the updates of Q-networks")
+    return (*made, norm)
 
 
 def _networks(
-    at: int,
-    into: int,
     offsets: Sequence[int],
     widths: Sequence[int],
     activation: str,
     shape: tuple[int, int],
     units: Sequence[int],
+    at: int,
+    into: int,
 ) -> Record:
     """Networks whose tensors lie one after another in vectors (B, N) that begin at an address.
 

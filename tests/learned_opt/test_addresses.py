@@ -103,20 +103,33 @@ def of_gradients(family, batch=B, steps=T, inner=3, outer=1):
 
 
 def of_values(*, apart):
+    number = torch.arange(B * T * E).view(B, T, E)
     arguments = {
         "parameters": drawn(B, 32),
         "target": drawn(B, 32),
         "center": drawn(*((B, 3) if apart else (3,))),
         "factor": 1 + drawn(*((B, 3) if apart else (3,))),
-        "kept": drawn(B, R, 10),
-        "places": torch.arange(B * T).view(B, T) % R,
+        "observations": drawn(B, T, E, 3),
+        "following": drawn(B, T, E, 3),
+        "actions": number % 2,
+        "rewards": drawn(B, T, E),
+        "terminated": number % 5 == 1,
+        "valid": number % 7 > 0,
+        "replay": drawn(B, 20, 10),
+        "stored": torch.tensor([[30], [4]]),
+        "draws": drawn(B, R),
         "unit": 1 + drawn(B),
     }
 
     def call(x):
-        units, rest = [x["center"], x["factor"]], (x["kept"], x["places"], x["unit"], 0.9)
-        widths, offsets = (3, 4, 2), (0, 12, 16, 24)
-        return [q_learning.q_learning(x["parameters"], x["target"], offsets, widths, "tanh", units, *rest)]
+        units, widths, offsets = [x["center"], x["factor"]], (3, 4, 2), (0, 12, 16, 24)
+        rollout = [x[name] for name in ("observations", "following", "actions", "rewards", "terminated")]
+        replay = _copy(x["replay"])
+        made = q_learning.q_learning(
+            *(x["parameters"], x["target"], offsets, widths, "tanh", units, rollout, x["valid"]),
+            *(replay, x["stored"], x["draws"], x["unit"], [0.9, 0.1, 0.5], 30, E - 1),
+        )
+        return [*made, replay]
 
     return Entry(("learned_opt_q_learning",), arguments, call)
 
@@ -292,15 +305,15 @@ def may_stand_for(entry, name, shape):
     """Whether this is an argument's shape, or another that has the same meaning.
 
     Limits and φ may be one for all or one for each, an optimizer's tensors have any shape with their
-    coordinates, and networks run on any number of rows, of any number that are kept.
+    coordinates, networks run on any number of rows, and a replay holds any number.
     """
     x = ENTRIES[entry].arguments[name]
     same = {
         "limit": shape.numel() == 1,
         "head": entry == "updates" and shape == x.shape[1:],
         "signal": entry == "outputs" and len(shape) == 3 and shape[::2] == x.shape[::2],
-        "kept": len(shape) == 3 and shape[::2] == x.shape[::2],
-        "places": len(shape) == 2 and shape[0] == B,
+        "replay": len(shape) == 3 and shape[::2] == x.shape[::2] and shape[1] >= T * (E - 1),
+        "draws": entry.startswith("values") and len(shape) == 2 and shape[0] == B,
         "cell_weight": entry == "updates" and shape == (B, *x.shape),
     }
     any_shape = entry == "steps" and name not in same and shape.numel() == x.numel()

@@ -174,11 +174,12 @@ def operator_calls():
         (tensors, critic, rest[0], rest[1:], [0, 12, 16, 24, 26, 29], 30, [*rollouts, *ends], None, scale,
          [0.9, 0.9, 0.95, 0.1, 0.5, 0.01], 2, False, False),
     )  # fmt: skip
-    theta, target, kept, places = *torch.randn(2, 2, 26), torch.rand(2, 5, 10), torch.tensor([[0, 4], [1, 1]])
+    theta, replay = torch.randn(2, 2, 26).unbind(0), torch.rand(2, 20, 10)
     yield (
         q_learning.q_learning,
-        (theta, target, [0, 12, 16, 24], [3, 4, 2], "tanh", rest[1:], kept, places, torch.ones(2), 0.9),
-    )
+        (*theta, [0, 12, 16, 24], [3, 4, 2], "tanh", rest[1:], [*rollouts, ends[0]], None, replay,
+         torch.tensor([[30], [4]]), torch.rand(2, 5), torch.ones(2), [0.9, 0.1, 0.5], 30, 2),
+    )  # fmt: skip
 
 
 @needs_compiled
