@@ -20,7 +20,7 @@ SANITIZERS = ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize
 SANITIZED = [*SANITIZERS, "-O1", "-g"] if os.environ.get("LEARNED_OPT_SANITIZE") else []
 VARIANTS = {"generic": []}
 KERNELS = Path("learned_opt/kernels")
-SOURCES = ("lstm_step", "actor_critic", "mlp", "q_learning", "rollout", "philox")
+SOURCES = ("lstm_step", "policy_gradient", "mlp", "q_learning", "rollout", "philox")
 # Random numbers are the same bits in torch, which rounds each operation.
 ROUNDED = {"philox": ["-ffp-contract=off"]}
 checksum = runpy.run_path("learned_opt/kernels/sources.py")["checksum"]

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from learned_opt.algorithms.a2c_gradients import gradients
 from learned_opt.algorithms.advantages import ReturnScale, generalized_advantages, mean, normalized
 from learned_opt.algorithms.base import GradientSample
+from learned_opt.algorithms.closed_form import ClosedForm, Loss
 from learned_opt.algorithms.config import Stepwise
 from learned_opt.algorithms.on_environments import ActingLearner
 from learned_opt.algorithms.policy_gradient import actor_critic_loss, self_ratio
@@ -45,6 +45,11 @@ class A2C(Stepwise):
                 "an update of one transition (num_envs 1, num_steps 1) has a centred advantage of 0, so that "
                 "the actor would never learn: set more num_envs or num_steps"
             )
+
+    @property
+    def loss(self) -> Loss:
+        """The inner loss."""
+        return Loss(self.normalize_advantage, self.vf_coef, self.ent_coef, self.max_grad_norm)
 
     def learners(self) -> type[ActorCriticLearner]:
         """What is made of these settings."""
@@ -82,6 +87,10 @@ class ActorCriticLearner(ActingLearner):
         self.scale = ReturnScale.zeros(batch, noise.device, noise.dtype)
         lambdas = [config.gae_lambda] * config.num_envs + [1.0] * self.outer_num_envs
         self._lambdas = torch.tensor(lambdas, device=noise.device, dtype=noise.dtype)
+        rows = torch.arange(config.num_steps * len(lambdas), device=noise.device).view(-1, len(lambdas))
+        self._inner_rows = rows[:, : config.num_envs].flatten().contiguous()
+        others = rows[:, config.num_envs :].flatten().contiguous()
+        self._outer_rows = others if self.outer_num_envs else None
 
     @property
     def num_steps(self) -> int:
@@ -96,11 +105,12 @@ class ActorCriticLearner(ActingLearner):
     def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
         """One rollout at θ (B, N), and both gradients from it."""
         rollout, metrics = self.experience(parameters, self.num_steps)
-        if not second_order:
-            made = gradients(self.policy, parameters.detach(), rollout, self.scale, self.config)
-            if made is not None:
-                inner, norm = self.clipped(made.inner)
-                return GradientSample(inner, made.outer, {**metrics, "gradient_norm": norm})
+        form = None if second_order else self.closed_form(parameters, rollout)
+        if form is not None:
+            rows, scale = form.rows(rollout, self.scale, self.config)
+            order = self._inner_rows.expand(self._batch, -1) if self.outer_num_envs else None
+            made = form.gradients(rows, self.config.loss, divisor=scale, order=order, outer=self._outer_rows)
+            return GradientSample(made.inner, made.outer, {**metrics, "gradient_norm": made.norm})
         return self.both_gradients(
             lambda theta: self._losses(theta, rollout), parameters, metrics, second_order=second_order
         )
@@ -114,6 +124,11 @@ class ActorCriticLearner(ActingLearner):
         """The inverse of `state_dict`."""
         super().load_state_dict(saved)
         self.scale.mean, self.scale.square, self.scale.weight = saved["scale"]
+
+    def closed_form(self, parameters: Tensor, rollout: Rollout) -> ClosedForm | None:
+        """What knows the gradients of a rollout's losses at θ (B, N), where torch need not differentiate."""
+        told = rollout.observations, rollout.final_observations, rollout.rewards
+        return ClosedForm.of(self.policy, parameters.detach(), told)
 
     def _losses(self, parameters: Tensor, rollout: Rollout) -> tuple[Tensor, Tensor | None]:
         """Inner and outer losses, summed over learners (which share no parameters)."""

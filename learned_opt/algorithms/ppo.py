@@ -11,7 +11,9 @@ from torch import Tensor
 from learned_opt.algorithms.a2c import A2C, ActorCriticLearner
 from learned_opt.algorithms.advantages import mean, normalized
 from learned_opt.algorithms.base import GradientSample
+from learned_opt.algorithms.closed_form import ClosedForm, Loss, Rows
 from learned_opt.algorithms.policy_gradient import actor_critic_loss, clipped_gain, shares
+from learned_opt.policies.base import Network
 from learned_opt.rollouts.collect import Rollout
 from learned_opt.settings import Count, Fraction, NotNegative, Positive
 from learned_opt.tasks import Noise, TaskFamily, Tasks
@@ -19,11 +21,7 @@ from learned_opt.tasks import Noise, TaskFamily, Tasks
 KL_MARGIN = 1.5
 """PPO's updates from a rollout end where the divergence exceeds `target_kl` by this factor."""
 
-Rows = dict[str, Tensor]
-"""R steps a learner: observation (B, R, *S), action (B, R) or (B, R, A), log_prob, advantage, target,
-value and weight (B, R); targets and values in the critic's units, weight 0 where no step was taken."""
-
-_OF_ROLLOUT = ("inner", "outer", "order", "going", "metrics")
+_OF_ROLLOUT = ("rows", "order", "going", "metrics")
 """What a learner keeps of a rollout between its updates."""
 
 
@@ -66,6 +64,11 @@ class PPO(A2C):
                 "num_envs or num_steps"
             )
 
+    @property
+    def loss(self) -> Loss:
+        """The inner loss."""
+        return super().loss._replace(clip_range=self.clip_range, clip_range_vf=self.clip_range_vf)
+
     def learners(self) -> type[PPOLearner]:
         """What is made of these settings."""
         return PPOLearner
@@ -91,8 +94,7 @@ class PPOLearner(ActorCriticLearner):
     def __init__(self, family: TaskFamily, batch: int, noise: Noise, config: PPO, **options: Any) -> None:
         super().__init__(family, batch, noise, config, **options)
         self.phase = 0
-        self.inner: Rows = {}
-        self.outer: Rows = {}
+        self.rows: Rows = {}
         self.order = torch.empty(0)
         self.going = torch.ones(batch, device=noise.device, dtype=torch.bool)
         self.metrics: dict[str, Tensor] = {}
@@ -112,18 +114,24 @@ class PPOLearner(ActorCriticLearner):
         new_rollout = torch.full_like(self.going, self.phase == 0)
         if self.phase == 0:
             self._gather(parameters)
-        part, divergences = self._part(), list[Tensor]()
-
-        def losses(theta: Tensor) -> tuple[Tensor, Tensor | None]:
-            inner_loss, divergence = self._inner_loss(theta, part)
-            divergences.append(divergence)
-            return inner_loss.sum(), self._outer_loss(theta).sum() if self.outer_num_envs else None
-
-        sample = self.both_gradients(losses, parameters, self.metrics, second_order=second_order)
-        sample = sample._replace(new_rollout=new_rollout, kl=divergences[0])
-        if not self.config.target_kl:
+        order, config = self._next(), self.config
+        form = None
+        if not second_order:
+            form = ClosedForm.of(self.policy, parameters.detach(), (self.rows["observations"],))
+        if form is None:
+            sample = self._differentiated(parameters, order, second_order=second_order)
+        else:
+            divisor = self._divisor()
+            made = form.gradients(
+                self.rows, config.loss, divisor=divisor, order=order, outer=self._outer_rows
+            )
+            metrics = {**self.metrics, "gradient_norm": made.norm}
+            sample = GradientSample(made.inner, made.outer, metrics, kl=made.divergence)
+        sample = sample._replace(new_rollout=new_rollout)
+        if not config.target_kl:
             return sample
-        self.going = self.going & (divergences[0] <= KL_MARGIN * self.config.target_kl)
+        assert sample.kl is not None
+        self.going = self.going & (sample.kl <= KL_MARGIN * config.target_kl)
         return sample._replace(active=self.going)
 
     def state_dict(self) -> dict[str, Any]:
@@ -131,7 +139,7 @@ class PPOLearner(ActorCriticLearner):
         return {
             **super().state_dict(),
             "phase": self.phase,
-            "rollout": {name: getattr(self, name) for name in _OF_ROLLOUT} if self.inner else None,
+            "rollout": {name: getattr(self, name) for name in _OF_ROLLOUT} if self.rows else None,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -144,77 +152,89 @@ class PPOLearner(ActorCriticLearner):
     @torch.no_grad()
     def _gather(self, parameters: Tensor) -> None:
         """A rollout at θ, with what its updates will want to know of it."""
-        config = self.config
         rollout, self.metrics = self.experience(parameters, self.num_steps)
-        tensors = self._layout.split(parameters.detach())
-        inner = rollout.columns(slice(0, config.num_envs))
-        self.inner = self._rows(tensors, inner, config.gae_lambda)
-        share = inner.share()
-        targets = self.inner["target"]
-        self.scale.observe(targets, share)
-        center, scale = self._units()
-        self.inner["target"] = (targets - center) / scale
-        if self.outer_num_envs:
-            outer = rollout.columns(slice(config.num_envs, None))
-            self.outer = self._rows(tensors, outer, gae_lambda=1.0)
-            self.outer["advantage"] = normalized(self.outer["advantage"], self._divisor(), outer.share())
+        tensors, form = self._layout.split(parameters.detach()), self.closed_form(parameters, rollout)
+        if form is None:
+            self.rows = self._in_torch(self.policy.network(tensors, "critic"), rollout)
+        else:
+            self.rows, _ = form.rows(rollout, self.scale, self.config)
+        output = self.policy.actor(tensors, self.rows["observations"])
+        self.rows["log_probs"] = self.policy.log_prob(output, self.log_std(tensors), self.rows["actions"])
         self.going = torch.ones_like(self.going)
 
-    def _rows(self, tensors: dict[str, Tensor], rollout: Rollout, gae_lambda: float) -> Rows:
-        """The rollout's steps as rows; values are in the critic's units as they were during it."""
-        critic = self.policy.network(tensors, "critic")
-        observation, action = rollout.flat_observations(), rollout.actions.flatten(1, 2)
-        value = critic(observation).squeeze(-1)
-        advantage, target = self._advantages(critic, rollout, value, gae_lambda)
-        log_std = self.log_std(tensors)
-        output = self.policy.actor(tensors, observation)
-        valid = rollout.valid
-        return {
-            "observation": observation,
-            "action": action,
-            "log_prob": self.policy.log_prob(output, log_std, action),
-            "advantage": advantage,
-            "target": target,
-            "value": value,
-            "weight": torch.ones_like(value) if valid is None else valid.flatten(1).to(value.dtype),
+    def _in_torch(self, critic: Network, rollout: Rollout) -> Rows:
+        """The rollout's steps with advantages, values and their targets, as `ClosedForm.rows`."""
+        inner, observations = self._inner_rows, rollout.flat_observations()
+        values = critic(observations).squeeze(-1)
+        gae_lambda = self._lambdas if self.outer_num_envs else self.config.gae_lambda
+        advantages, targets = self._advantages(critic, rollout, values, gae_lambda)
+        self.scale.observe(targets[:, inner], rollout.columns(slice(0, self.config.num_envs)).share())
+        center, scale = self._units()
+        rows = {
+            "observations": observations,
+            "actions": rollout.actions.flatten(1, 2),
+            "values": values,
+            "advantages": advantages,
+            "targets": (targets - center) / scale,
         }
+        return rows if rollout.valid is None else {**rows, "valid": rollout.valid.flatten(1)}
 
-    def _part(self) -> Rows:
-        """The next minibatch, of rows drawn without replacement within an epoch."""
+    def _next(self) -> Tensor:
+        """Numbers of the next minibatch's rows, (B, M), drawn without replacement within an epoch."""
         config = self.config
         rows = config.num_envs * config.num_steps
         if self.phase % config.num_minibatches == 0:
-            self.order = self.noise.uniform(self._batch, rows).argsort(1)
+            self.order = self._inner_rows[self.noise.uniform(self._batch, rows).argsort(1)]
         size = rows // config.num_minibatches
         first = (self.phase % config.num_minibatches) * size
-        chosen = self.order[:, first : first + size]
         self.phase = (self.phase + 1) % (config.update_epochs * config.num_minibatches)
-        learners = torch.arange(self._batch, device=chosen.device).unsqueeze(1)
-        return {name: column[learners, chosen] for name, column in self.inner.items()}
+        return self.order[:, first : first + size]
+
+    def _differentiated(self, parameters: Tensor, order: Tensor, *, second_order: bool) -> GradientSample:
+        """Both gradients at θ (B, N) by autograd."""
+        learners = torch.arange(self._batch, device=order.device).unsqueeze(1)
+        part = {name: column[learners, order] for name, column in self.rows.items()}
+        divergences: list[Tensor] = []
+
+        def losses(theta: Tensor) -> tuple[Tensor, Tensor | None]:
+            inner_loss, divergence = self._inner_loss(theta, part)
+            divergences.append(divergence)
+            return inner_loss.sum(), self._outer_loss(theta).sum() if self.outer_num_envs else None
+
+        sample = self.both_gradients(losses, parameters, self.metrics, second_order=second_order)
+        return sample._replace(kl=divergences[0])
 
     def _inner_loss(self, parameters: Tensor, part: Rows) -> tuple[Tensor, Tensor]:
         """The inner loss, and the divergence from the policy that collected the rollout: (B,) each."""
         config = self.config
         tensors = self._layout.split(parameters)
         log_std = self.log_std(tensors)
-        share = shares(part["weight"])
-        output = self.policy.actor(tensors, part["observation"])
-        log_ratio = self.policy.log_prob(output, log_std, part["action"]) - part["log_prob"]
+        share = _share(part)
+        output = self.policy.actor(tensors, part["observations"])
+        log_ratio = self.policy.log_prob(output, log_std, part["actions"]) - part["log_probs"]
         ratio = log_ratio.exp()
-        advantage = normalized(part["advantage"], self._divisor(), share)
+        advantage = normalized(part["advantages"], self._divisor(), share)
         gain = clipped_gain(ratio, advantage, config.clip_range)
-        value = self.policy.critic(tensors, part["observation"])
-        error = (value - part["target"]).square()
+        value = self.policy.critic(tensors, part["observations"])
+        error = (value - part["targets"]).square()
         if config.clip_range_vf:
-            near = part["value"] + (value - part["value"]).clamp(-config.clip_range_vf, config.clip_range_vf)
-            error = torch.maximum(error, (near - part["target"]).square())
+            near = part["values"] + (value - part["values"]).clamp(
+                -config.clip_range_vf, config.clip_range_vf
+            )
+            error = torch.maximum(error, (near - part["targets"]).square())
         loss = actor_critic_loss(gain, error, self.policy.entropy(output, log_std, share), config, share)
         return loss, mean((ratio - 1 - log_ratio).detach(), share)
 
     def _outer_loss(self, parameters: Tensor) -> Tensor:
         """−E[ρ Â] over the outer environments' rollout, (B,)."""
-        rows, tensors = self.outer, self._layout.split(parameters)
-        log_std = self.log_std(tensors)
-        output = self.policy.actor(tensors, rows["observation"])
-        ratio = (self.policy.log_prob(output, log_std, rows["action"]) - rows["log_prob"]).exp()
-        return -mean(ratio * rows["advantage"], shares(rows["weight"]))
+        rows = {name: column[:, self._outer_rows] for name, column in self.rows.items()}
+        tensors, share = self._layout.split(parameters), _share(rows)
+        output = self.policy.actor(tensors, rows["observations"])
+        log_prob = self.policy.log_prob(output, self.log_std(tensors), rows["actions"])
+        ratio = (log_prob - rows["log_probs"]).exp()
+        return -mean(ratio * normalized(rows["advantages"], self._divisor(), share), share)
+
+
+def _share(rows: Rows) -> Tensor:
+    """Weight of each row in a mean over those that count, (B, R)."""
+    return shares(rows.get("valid", torch.ones_like(rows["advantages"])).to(rows["advantages"].dtype))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from learned_opt.algorithms.advantages import generalized_advantages
 from learned_opt.algorithms.base import GradientSample, Trajectories
+from learned_opt.algorithms.closed_form import ClosedForm, Loss, episodic_advantages
 from learned_opt.algorithms.config import InnerAlgorithm
 from learned_opt.algorithms.on_environments import ActingLearner
 from learned_opt.algorithms.policy_gradient import self_ratio
@@ -47,6 +48,11 @@ class Reinforce(InnerAlgorithm):
         super().__post_init__()
         if not self.baseline and self.gae_lambda != 1:
             raise ValueError("without a baseline there is no GAE: set gae_lambda to 1")
+
+    @property
+    def loss(self) -> Loss:
+        """The inner loss."""
+        return Loss(self.normalize_advantage, 0.0, self.ent_coef, self.max_grad_norm)
 
     def learners(self) -> type[ReinforceLearner]:
         """What is made of these settings."""
@@ -135,8 +141,27 @@ class ReinforceLearner(ActingLearner):
             self.memory = self.policy.initial_memory(self.environments.observation)
             rollout, _ = self.experience(parameters, self.num_steps)
         ended = rollout.terminated | rollout.truncated
-        alive = (ended.long().cumsum(1) - ended.long() == 0).to(rollout.rewards.dtype)
-        advantages, scale = self._advantages(rollout, ended, alive)
+        going = ended.long().cumsum(1) - ended.long() == 0
+        alive = going.to(rollout.rewards.dtype)
+        advantages = self._advantages(rollout, ended, alive)
+        returns = (rollout.rewards * alive).sum(1).mean(1) / self.config.reward_scale
+        metrics = {"reward": returns, "endings": torch.ones_like(returns)}
+        if rollout.success is not None:
+            metrics["success"] = (rollout.success & going).any(1).to(returns.dtype).mean(1)
+        form = None
+        if curvature and not second_order:
+            form = ClosedForm.of(self.policy, parameters.detach(), (rollout.observations, advantages))
+        if form is not None:
+            rows = {
+                "observations": rollout.flat_observations(),
+                "actions": rollout.actions.flatten(1, 2),
+                "advantages": advantages,
+                "valid": going.flatten(1),
+            }
+            everywhere = torch.arange(advantages.shape[1])
+            made = form.gradients(rows, self.config.loss, outer=everywhere)
+            return GradientSample(made.inner, made.outer, {**metrics, "gradient_norm": made.norm})
+        advantages, scale = self._normalized(advantages, alive)
         mask = alive.flatten(1)
         share = mask / mask.sum(1, keepdim=True)
         log_probs: list[Tensor] = []
@@ -153,41 +178,36 @@ class ReinforceLearner(ActingLearner):
                 return loss, loss
             return loss - (self.config.ent_coef * self.policy.entropy(output, log_std, share)).sum(), loss
 
-        returns = (rollout.rewards * alive).sum(1).mean(1) / self.config.reward_scale
-        metrics = {"reward": returns, "endings": torch.ones_like(returns)}
-        if rollout.success is not None:
-            metrics["success"] = (rollout.success & (alive > 0)).any(1).to(returns.dtype).mean(1)
         sample = self.both_gradients(losses, parameters, metrics, second_order=second_order)
         loss, unit = -self._discounted(rollout, alive), scale * alive.sum(1).mean(1)
         return sample._replace(trajectories=Trajectories(loss, unit, log_probs[0]))
 
-    def _advantages(self, rollout: Rollout, ended: Tensor, alive: Tensor) -> tuple[Tensor, Tensor]:
-        """Advantages (B, T · E), 0 after an episode's end, and what they were divided by (B,)."""
+    def _advantages(self, rollout: Rollout, ended: Tensor, alive: Tensor) -> Tensor:
+        """Advantages as they are, (B, T · E), 0 after an episode's end."""
         config = self.config
         rewards = rollout.rewards * alive
-        zeros = torch.zeros_like(rewards)
         last = ended.clone()
         last[:, -1] = True
 
         def lambda_returns(values: Tensor, gae_lambda: float) -> Tensor:
+            trace = {"gamma": config.gamma, "gae_lambda": gae_lambda}
+            made = episodic_advantages(rewards, values, last, **trace)
+            if made is not None:
+                return made
             following = torch.cat((values[:, 1:], values[:, -1:]), dim=1)
-            return generalized_advantages(
-                rewards,
-                values,
-                following,
-                last,
-                torch.zeros_like(last),
-                gamma=config.gamma,
-                gae_lambda=gae_lambda,
-            )
+            return generalized_advantages(rewards, values, following, last, torch.zeros_like(last), **trace)
 
-        advantages = lambda_returns(zeros, 1.0)
+        advantages = lambda_returns(torch.zeros_like(rewards), 1.0)
         if config.baseline:
             values = fitted_baseline(rollout.observations, advantages, alive)
             advantages = lambda_returns(values, config.gae_lambda) * alive
-        flat, mask = advantages.flatten(1), alive.flatten(1)
+        return advantages.flatten(1)
+
+    def _normalized(self, flat: Tensor, alive: Tensor) -> tuple[Tensor, Tensor]:
+        """Advantages (B, T · E) as the loss takes them, and what they were divided by (B,)."""
         scale = torch.ones_like(flat[:, 0])
-        if config.normalize_advantage == "batch":
+        if self.config.normalize_advantage == "batch":
+            mask = alive.flatten(1)
             share = mask / mask.sum(1, keepdim=True)
             flat = (flat - (share * flat).sum(1, keepdim=True)) * mask
             scale = (share * flat.square()).sum(1).sqrt() + 1e-8

@@ -16,7 +16,7 @@ from learned_opt.verbatim import console, table
 SERVES = {
     "lstm_step": "the step of LSTM rules, and its derivatives",
     "mlp": "default policies, and their derivatives",
-    "actor_critic": "inner and outer gradients of A2C",
+    "policy_gradient": "gradients of A2C, PPO and REINFORCE",
     "q_learning": "inner and outer gradients of DQN",
     "rollout": "rollouts in families whose dynamics can be traced",
 }

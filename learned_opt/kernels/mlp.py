@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -112,6 +112,58 @@ def networks(tensors: Sequence[Tensor], activation: str, center: Tensor, factor:
     made = Record.of(sizes, work, np.array(rows, np.int64), network)
     _kept[:] = here, list(map(weakref.ref, given)), made
     return made
+
+
+def networks_in(
+    vectors: Tensor,
+    begin: int,
+    widths: Sequence[int],
+    activation: str,
+    center: Tensor,
+    factor: Tensor,
+    *,
+    derivatives: int = 0,
+) -> Record:
+    """The record of perceptrons whose weights and biases follow one another in vectors of parameters.
+
+    Args:
+        vectors: θ, (B, N).
+        begin: where the first weight does in a vector.
+        widths: inputs, units of each hidden layer, and outputs.
+        activation: between layers.
+        center: of observations, (S,).
+        factor: by which they are multiplied then, (S,).
+        derivatives: the address of vectors (B, N), where C is to write them in the same places.
+
+    Raises:
+        ValueError: they are not what C can read.
+    """
+    batch, size = vectors.shape
+    if not 0 <= begin <= size - numbers_of(widths):
+        raise ValueError(f"networks of {tuple(widths)} from {begin} on leave vectors of {size}")
+    units = [address(name, x, (widths[0],)) for name, x in (("center", center), ("scale", factor))]
+    layers = _consecutive(begin, tuple(widths), size).copy()
+    layers[:, :2] += address("parameters", vectors, (batch, size))
+    layers[:, 2:4] += derivatives
+    network = np.array((0, *units, len(layers), activation != "tanh"), np.int64)
+    work = batch * sum(a * b for a, b in pairwise(widths))
+    return Record.of((batch, widths[0], widths[-1]), work, layers, network)
+
+
+def numbers_of(widths: Sequence[int]) -> int:
+    """Weights and biases of a perceptron."""
+    return sum((inputs + 1) * outputs for inputs, outputs in pairwise(widths))
+
+
+@lru_cache
+def _consecutive(begin: int, widths: tuple[int, ...], size: int) -> np.ndarray:
+    """Rows of the structure `layer` with places in a vector, in bytes, instead of addresses."""
+    rows = []
+    for inputs, outputs in pairwise(widths):
+        places = 4 * begin, 4 * (begin + inputs * outputs)
+        rows.append((*places, *places, *[size] * 4, inputs, outputs))
+        begin += (inputs + 1) * outputs
+    return np.array(rows, np.int64)
 
 
 _kept: list[Any] = []

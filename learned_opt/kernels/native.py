@@ -34,7 +34,10 @@ LIBRARIES: dict[str, dict[str, list[Any]]] = {
         "learned_opt_return": [_POINTER, _POINTER, _INTEGER, _INTEGER, _SHORT, _POINTER, _POINTER, _SHORT],
     },
     "mlp": {"learned_opt_perceptron": _PERCEPTRON, "learned_opt_perceptron_return": _PERCEPTRON},
-    "actor_critic": {"learned_opt_actor_critic": [_POINTER, _SHORT]},
+    "policy_gradient": {
+        "learned_opt_advantages": [_POINTER, _SHORT],
+        "learned_opt_policy_gradient": [_POINTER, _SHORT],
+    },
     "q_learning": {"learned_opt_q_learning": [_POINTER, _SHORT]},
     "rollout": {"learned_opt_rollout": [_POINTER, _POINTER, _SHORT]},
     "philox": {

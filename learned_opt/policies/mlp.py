@@ -49,19 +49,22 @@ class ActorCritic(Policy):
 
     @cached_property
     def _layout(self) -> ParameterLayout:
-        observations = math.prod(self.family.observation_space.shape)
         shapes: dict[str, tuple[int, ...]] = {}
         roles: dict[str, Role] = {}
-        parts: tuple[tuple[Role, int], ...] = (("actor", self.actions), ("critic", 1))
-        for role, outputs in parts if self.values else parts[:1]:
-            widths = [observations, *[self.width] * self.depth, outputs]
-            for index, (fan_in, fan_out) in enumerate(pairwise(widths)):
+        parts: tuple[Role, ...] = ("actor", "critic") if self.values else ("actor",)
+        for role in parts:
+            for index, (fan_in, fan_out) in enumerate(pairwise(self.widths(role))):
                 shapes[f"{role}.{index}.weight"] = (fan_out, fan_in)
                 shapes[f"{role}.{index}.bias"] = (fan_out,)
             if role == "actor" and not self.discrete:
                 shapes["actor.log_std"] = (self.actions,)
             roles.update({name: role for name in shapes if name.startswith(role)})
         return ParameterLayout.of(shapes, roles)
+
+    def widths(self, role: Role) -> list[int]:
+        """Inputs, units of each hidden layer, and outputs of the actor or critic."""
+        inputs = math.prod(self.family.observation_space.shape)
+        return [inputs, *[self.width] * self.depth, self.actions if role == "actor" else 1]
 
     def initial_parameters(self, batch: int, noise: Noise) -> Tensor:
         """Orthogonal weights (gain √2; 0.01 at the actor's output), zero biases: (B, N)."""

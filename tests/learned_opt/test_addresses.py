@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -15,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learned_opt import CoordinatewiseLSTM, LearnedOptimizer, ParameterLayout
-from learned_opt.algorithms import A2C, a2c_gradients
+from learned_opt.algorithms import A2C
 from learned_opt.algorithms.advantages import ReturnScale
+from learned_opt.algorithms.closed_form import ClosedForm
 from learned_opt.kernels import lstm_step, native, q_learning, rollout
 from learned_opt.kernels.addresses import address, address_of_array, addresses_of_pieces, fits
 from learned_opt.kernels.mlp import Perceptron, perceptron, perceptron_backward
@@ -90,16 +92,25 @@ def of_gradients(family, batch=B, steps=T, inner=3, outer=1):
         "mean": drawn(batch, 1),
         "square": 1 + drawn(batch, 1),
         "weight": drawn(batch, 1),
+        "log_probs": drawn(batch, math.prod(shape[1:])),
+        "order": torch.arange(2 * batch).view(batch, 2),
+        "outer": torch.arange(3),
     }
 
     def call(x):
         names = ("observations", "actions", "rewards", "terminated", "truncated", "final_observations")
         rollout = Rollout(*(x[name] for name in names), x["observations"], x["final_observations"])
         scale = ReturnScale(x["mean"], x["square"], x["weight"])
-        made = a2c_gradients.gradients(policy, x["parameters"], rollout, scale, config)
-        return None if made is None else [*made, scale.mean, scale.square, scale.weight]
+        told = rollout.observations, rollout.final_observations, rollout.rewards
+        form = ClosedForm.of(policy, x["parameters"], told)
+        if form is None:
+            return None
+        rows, divisor = form.rows(rollout, scale, config)
+        rows["log_probs"] = x["log_probs"]
+        made = form.gradients(rows, config.loss, divisor=divisor, order=x["order"], outer=x["outer"])
+        return [*made, *rows.values(), *scale.state()]
 
-    return Entry(("learned_opt_actor_critic",), arguments, call)
+    return Entry(("learned_opt_advantages", "learned_opt_policy_gradient"), arguments, call)
 
 
 def of_values(*, apart):
@@ -323,7 +334,7 @@ def may_stand_for(entry, name, shape):
 def test_every_function_of_c_is_tried_here():
     text = "".join(path.read_text() for path in SOURCES.rglob("*.c"))
     exported = re.findall(r"EXPORT (?:void|int32_t) (learned_opt_\w+)\((?!void\))", text)
-    assert len(exported) == 8
+    assert len(exported) == 9
     assert {symbol for entry in ENTRIES.values() for symbol in entry.symbols} == set(exported)
 
 

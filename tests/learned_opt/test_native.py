@@ -13,7 +13,7 @@ import torch
 
 import learned_opt
 from learned_opt import CoordinatewiseLSTM, ParameterLayout
-from learned_opt.kernels import actor_critic, lstm_step, mlp, native, q_learning, records
+from learned_opt.kernels import lstm_step, mlp, native, policy_gradient, q_learning, records
 from learned_opt.kernels.mlp import Perceptron
 from learned_opt.tasks import make_family
 from learned_opt.tracing.verify import why_in_torch
@@ -24,7 +24,7 @@ needs_compiled = pytest.mark.skipif(
 STRUCTURES = {
     "mlp.h": ("layer", "network"),
     "lstm_step.c": ("segment", "slopes"),
-    "actor_critic.c": ("lesson",),
+    "policy_gradient.c": ("experience", "lesson"),
     "q_learning.c": ("lesson",),
     "rollout.c": ("program", "journey"),
 }
@@ -165,14 +165,28 @@ def operator_calls():
     yield lstm_step.lstm_step, (given, *told, False)
     by = [torch.randn(2, 8), *torch.randn(2, 2, 3, 8)]
     yield lstm_step.lstm_step_backward, (by, [*given, *made[:-1]], *told, False, made[-1])
-    critic = [torch.randn(2, 1, 3), torch.randn(2, 1)]
-    shape = (2, 4, 3)
-    rollouts = (*torch.randn(2, *shape, 3), torch.randint(2, shape), torch.randn(shape))
-    ends, scale = [torch.zeros(shape, dtype=torch.bool)] * 2, torch.rand(3, 2, 1).unbind(0)
+    shape, theta, units = (2, 4, 3), torch.randn(2, 31), rest[1:]
+    rewards, ends, seen = (
+        torch.randn(shape),
+        [torch.zeros(shape, dtype=torch.bool)] * 2,
+        torch.randn(2, *shape, 3),
+    )
+    scale, numbers = list(torch.rand(3, 2, 1)), [0.9, 0.9, 0.95, 0.1]
     yield (
-        actor_critic.actor_critic,
-        (tensors, critic, rest[0], rest[1:], [0, 12, 16, 24, 26, 29], 30, [*rollouts, *ends], None, scale,
-         [0.9, 0.9, 0.95, 0.1, 0.5, 0.01], 2, False, False),
+        policy_gradient.advantages,
+        (theta, 26, [3, 1], "tanh", units, [rewards, *ends, *seen], None, None, scale, numbers, 2, False),
+    )
+    yield (
+        policy_gradient.advantages,
+        (None, 0, [], "tanh", [], [rewards, *ends], ends[0], rewards, [], numbers, 3, False),
+    )
+    rows, some = [torch.randn(2, 12, 3), torch.randint(2, (2, 12)), torch.randn(2, 12)], torch.arange(5)
+    more = [*torch.randn(3, 2, 12), torch.ones(2, 12, dtype=torch.bool)]
+    numbers = [0.5, 0.01, 0.5, 0.2, 0.1, -3.0, 1.0]
+    yield (
+        policy_gradient.policy_gradient,
+        (theta, [0, 26], [3, 4, 2], [3, 1], "tanh", units, rows, more, scale[0], some.expand(2, -1), some,
+         numbers, "returns", True),
     )  # fmt: skip
     theta, replay = torch.randn(2, 2, 26).unbind(0), torch.rand(2, 20, 10)
     yield (

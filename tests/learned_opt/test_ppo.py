@@ -25,17 +25,14 @@ def ppo(family="cartpole", batch=2, seed=0, outer=0, **changes):
 
 
 def test_every_step_of_a_rollout_serves_once_in_each_epoch():
-    learner = ppo(update_epochs=2, num_minibatches=4)
+    learner = ppo(update_epochs=2, num_minibatches=4, outer=2)
     theta = learner.initial_parameters()
     learner.gradient(theta)
-    rollout = {name: column.clone() for name, column in learner.inner.items()}
-    rollout["row"] = torch.arange(32.0).expand(2, 32)
+    inner = [row for row in range(48) if row % 6 < 4]
     for _ in range(2):
-        learner.phase, seen = 0, []
-        for _ in range(4):
-            learner.inner = rollout
-            seen.append(learner._part()["row"])
-        assert torch.equal(torch.cat(seen, 1).sort(1).values, rollout["row"])
+        learner.phase = 0
+        seen = torch.cat([learner._next() for _ in range(4)], 1)
+        assert seen.sort(1).values.tolist() == [inner, inner]
 
 
 def test_a_new_rollout_follows_the_last_part_of_the_last_epoch():
@@ -43,7 +40,7 @@ def test_a_new_rollout_follows_the_last_part_of_the_last_epoch():
     theta, gathered = learner.initial_parameters(), []
     for _ in range(9):
         learner.gradient(theta)
-        gathered.append(learner.inner["observation"])
+        gathered.append(learner.rows["observations"])
     same = [torch.equal(a, b) for a, b in pairwise(gathered)]
     assert same == [True, True, True, False, True, True, True, False]
     assert learner.steps_per_update == 4 * 8 / 4
@@ -53,13 +50,13 @@ def test_at_the_collecting_policy_the_gradient_is_that_of_the_policy_gradient():
     learner = ppo(update_epochs=1, num_minibatches=1, normalize_advantage="batch", ent_coef=0.0)
     theta = learner.initial_parameters().requires_grad_()
     sample = learner.gradient(theta)
-    rows, tensors = learner.inner, learner.layout.split(theta)
+    rows, tensors = learner.rows, learner.layout.split(theta)
     log_prob = learner.policy.log_prob(
-        learner.policy.actor(tensors, rows["observation"]), None, rows["action"]
+        learner.policy.actor(tensors, rows["observations"]), None, rows["actions"]
     )
-    centred = rows["advantage"] - rows["advantage"].mean(1, keepdim=True)
+    centred = rows["advantages"] - rows["advantages"].mean(1, keepdim=True)
     advantage = centred / (centred.square().mean(1, keepdim=True).sqrt() + 1e-8)
-    error = learner.policy.critic(tensors, rows["observation"]) - rows["target"]
+    error = learner.policy.critic(tensors, rows["observations"]) - rows["targets"]
     loss = (-log_prob * advantage).mean(1) + 0.5 * error.square().mean(1)
     (expected,) = torch.autograd.grad(loss.sum(), theta)
     expected, _ = learner.clipped(expected)
@@ -70,9 +67,9 @@ def test_ratios_beyond_the_clip_range_earn_nothing_more():
     learner = ppo(update_epochs=1, num_minibatches=1, clip_range=0.1, vf_coef=0.0, ent_coef=0.0, batch=1)
     theta = learner.initial_parameters()
     learner.gradient(theta)
-    part = dict(learner.inner)
-    part["log_prob"] = part["log_prob"] - 1.0  # every ratio is e, far above the range
-    part["advantage"] = torch.linspace(-1.0, 1.0, 32).unsqueeze(0)
+    part = dict(learner.rows)
+    part["log_probs"] = part["log_probs"] - 1.0  # every ratio is e, far above the range
+    part["advantages"] = torch.linspace(-1.0, 1.0, 32).unsqueeze(0)
     theta = theta.requires_grad_()
     loss, divergence = learner._inner_loss(theta, part)
     (gradient,) = torch.autograd.grad(loss.sum(), theta)
@@ -80,10 +77,10 @@ def test_ratios_beyond_the_clip_range_earn_nothing_more():
     worse = {name: column[:, :16] for name, column in part.items()}
     tensors = learner.layout.split(theta)
     log_prob = learner.policy.log_prob(
-        learner.policy.actor(tensors, worse["observation"]), None, worse["action"]
+        learner.policy.actor(tensors, worse["observations"]), None, worse["actions"]
     )
     _, scale = learner.scale.center_and_scale()
-    pull = -((log_prob - worse["log_prob"]).exp() * worse["advantage"] / scale).sum(1) / 32
+    pull = -((log_prob - worse["log_probs"]).exp() * worse["advantages"] / scale).sum(1) / 32
     (expected,) = torch.autograd.grad(pull.sum(), theta)
     torch.testing.assert_close(gradient, expected)
     torch.testing.assert_close(divergence, torch.full((1,), torch.e - 2.0))
@@ -93,10 +90,13 @@ def test_clipped_values_take_the_worse_of_both_losses():
     learner = ppo(update_epochs=1, num_minibatches=1, clip_range_vf=0.1, vf_coef=1.0, ent_coef=0.0)
     theta = learner.initial_parameters()
     learner.gradient(theta)
-    part = dict(learner.inner)
-    part["advantage"] = torch.zeros_like(part["advantage"])
-    value = learner.policy.critic(learner.layout.split(theta), part["observation"])
-    part["value"], part["target"] = value - 1.0, value  # the value itself is right, its clipped form 0.9 off
+    part = dict(learner.rows)
+    part["advantages"] = torch.zeros_like(part["advantages"])
+    value = learner.policy.critic(learner.layout.split(theta), part["observations"])
+    part["values"], part["targets"] = (
+        value - 1.0,
+        value,
+    )  # the value itself is right, its clipped form 0.9 off
     loss, _ = learner._inner_loss(theta, part)
     torch.testing.assert_close(loss, torch.full((2,), 0.81))
 
