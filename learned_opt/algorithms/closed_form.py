@@ -152,8 +152,8 @@ class ClosedForm:
         `divisor` (B, 1) is the scale of returns.
 
         Raises:
-            ValueError: the shape or type of an entry is not what the observations ask for.
-            IndexError: there is no row of some number.
+            ValueError: the shape or type of an entry is not what the observations ask for, or there is no
+                row of some number.
             MemoryError: there is no room for what a thread works on.
         """
         policy, offsets = self.policy, self.policy.layout().offsets

@@ -19,6 +19,7 @@ SERVES = {
     "policy_gradient": "gradients of A2C, PPO and REINFORCE",
     "q_learning": "inner and outer gradients of DQN",
     "rollout": "rollouts in families whose dynamics can be traced",
+    "philox": "random numbers",
 }
 """What each library does."""
 

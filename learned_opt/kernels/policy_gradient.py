@@ -167,8 +167,7 @@ def policy_gradient(
         gradient, clipped, and the outer loss's if there is one (B, N); zero where θ has something else.
 
     Raises:
-        ValueError: something has another shape or type.
-        IndexError: there is no row of some number.
+        ValueError: something has another shape or type, or there is no row of some number.
         MemoryError: there is no room for what a thread works on.
     """
     observations, actions, advantages = rows
@@ -226,7 +225,7 @@ def policy_gradient(
     run = native.needed("policy_gradient").learned_opt_policy_gradient
     failed = run(address_of_array("record", record, record.shape, np.int64), threads)
     if failed == 2:
-        raise IndexError(f"numbers of rows must be at least 0 and below {count}")
+        raise ValueError(f"numbers of rows must be at least 0 and below {count}")
     if failed:
         raise MemoryError("no memory for policy gradients")
     return [divergence, norm, *made]

@@ -326,6 +326,8 @@ def may_stand_for(entry, name, shape):
         "replay": len(shape) == 3 and shape[::2] == x.shape[::2] and shape[1] >= T * (E - 1),
         "draws": entry.startswith("values") and len(shape) == 2 and shape[0] == B,
         "cell_weight": entry == "updates" and shape == (B, *x.shape),
+        "outer": len(shape) == 1,
+        "order": len(shape) == 2 and shape[0] == B,
     }
     any_shape = entry == "steps" and name not in same and shape.numel() == x.numel()
     return shape == x.shape or same.get(name, any_shape)

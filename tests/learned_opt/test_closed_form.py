@@ -240,5 +240,5 @@ def test_second_order_is_left_to_autograd(config, monkeypatch):
 def test_rows_that_there_are_not_are_refused():
     learner, parameters = made(CONFIGS["ppo"])
     learner.order = learner.order + 1000
-    with pytest.raises(IndexError, match="numbers of rows must be at least 0 and below 440"):
+    with pytest.raises(ValueError, match="numbers of rows must be at least 0 and below 440"):
         learner.gradient(parameters)

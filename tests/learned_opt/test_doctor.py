@@ -33,7 +33,10 @@ def test_with_the_engine_torch_it_says_so_and_nothing_is_wrong(capsys):
         assert main(["doctor"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "engine: torch, torch alone" in said
-    assert "Not compiled, lstm_step, mlp, policy_gradient, q_learning, rollout: the engine is torch" in said
+    assert (
+        "Not compiled, lstm_step, mlp, policy_gradient, q_learning, rollout, philox: the engine is torch"
+        in said
+    )
 
 
 def test_without_compiled_code_it_says_what_to_do(capsys, monkeypatch, tmp_path):
