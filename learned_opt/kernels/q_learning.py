@@ -18,7 +18,7 @@ from learned_opt.kernels.records import filled
 
 
 def _made_like(parameters: Tensor, target: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    return (*(torch.zeros_like(parameters) for _ in range(3)), parameters.new_zeros(len(parameters)))
+    return (*(torch.zeros_like(parameters) for _ in range(3)), parameters.new_zeros(parameters.shape[:1]))
 
 
 @operator(

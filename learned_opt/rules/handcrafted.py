@@ -133,7 +133,7 @@ class Adam(UpdateRule):
         mean_hat = mean / (1 - self.beta1**step).index_select(1, segments)
         square_hat = square / (1 - self.beta2**step).index_select(1, segments)
         update = -x.lr * mean_hat / (safe_sqrt(square_hat) + self.eps)
-        if self.decoupled:
+        if self.decoupled and not (isinstance(self.weight_decay, float) and self.weight_decay == 0):
             update = update - x.lr * self.weight_decay * x.parameters
         return update, {"exp_avg": mean, "exp_avg_sq": square, "step": step}
 
