@@ -93,6 +93,8 @@ class RLLearner(Learner, Protocol):
     noise: Noise
     observation_normalizer: ObservationNormalizer | None
     """What observations pass through, if they are to be normalized."""
+    at_least: int
+    """Steps of a rollout of whole episodes, whoever's these learners are."""
 
     @property
     def steps_per_update(self) -> float:

@@ -46,6 +46,8 @@ class ActingLearner(ABC):
     """Whether all that a gradient changes is what `state_dict` holds, in other tensors than before."""
     staggered: ClassVar[bool] = True
     """See `tasks.BatchedEnvironments`."""
+    at_least: int = 0
+    """Steps of a rollout of whole episodes, whoever's these learners are."""
 
     def __init__(
         self,

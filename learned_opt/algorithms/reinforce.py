@@ -119,8 +119,8 @@ class ReinforceLearner(ActingLearner):
 
     @property
     def num_steps(self) -> int:
-        """T, the longest episode."""
-        return longest(self.environments.horizon)
+        """T, the longest episode, of learners of other processes too."""
+        return max(longest(self.environments.horizon), self.at_least)
 
     def gradient(self, parameters: Tensor, *, second_order: bool = False) -> GradientSample:
         """E episodes at θ (B, N), and both gradients from them."""

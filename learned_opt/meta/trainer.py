@@ -190,7 +190,7 @@ class MetaTrainer(TrainingRun[UpdateRule]):
             "rule": self.rule.state_dict(),
             "average": self.learned.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "groups": [whole_state(group) for group in self.groups],
+            "groups": [group.state_dict() for group in self.groups],
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -204,9 +204,8 @@ class MetaTrainer(TrainingRun[UpdateRule]):
         self.rule.load_state_dict(saved["rule"])
         self.learned.load_state_dict(saved["average"])
         load_optimizer(self.optimizer, saved["optimizer"])
-        states = saved.get("groups") or [None] * len(self.groups)
-        for group, state in zip(self.groups, states, strict=True):
-            state = own_state(group, state)
+        for group, *parts in zip(self.groups, *saved["groups"], strict=True):
+            state = self.ranks.own_rows(parts, len(saved.get("parts", [None])), group.rows)
             group.check_policies(state)
             check_fits(group.state_dict(), state, group.family)
             group.load_state_dict(state)
@@ -218,18 +217,6 @@ def columns(metrics: dict[str, float]) -> dict[str, float | None]:
     returns = {"return": metrics["reward"] / endings} if endings > 0 else {}
     told = {**metrics, **returns}
     return {name: told.get(name) for name in METRICS}
-
-
-def whole_state(group: LearnerGroup) -> dict[str, Any]:
-    """The state of a group's learners on all ranks, on the first one."""
-    state = group.state_dict()
-    return group.ranks.join_rows(state, group.rows) or {}
-
-
-def own_state(group: LearnerGroup, state: dict[str, Any] | None) -> dict[str, Any]:
-    """The inverse of `whole_state`, whatever the number of ranks: each gets its part."""
-    own: dict[str, Any] = group.ranks.split_rows(state, group.rows, group.problems.device)
-    return own
 
 
 def contained(window: Window, learners: int) -> Window:

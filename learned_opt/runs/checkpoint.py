@@ -18,6 +18,7 @@ from torch import Tensor
 
 from learned_opt.files import write_atomically
 from learned_opt.provenance import environment
+from learned_opt.runs.distributed import Ranks
 from learned_opt.settings import Length, NotNegative, Settings
 
 KEPT = 3
@@ -25,6 +26,8 @@ KEPT = 3
 MAGIC = b"learned_opt checkpoint 1\n"
 """Then SHA-256 of the rest, and the rest, as torch.save writes it."""
 _NAME = re.compile(r"checkpoint-(\d{7,})\.ckpt")
+_PART = re.compile(r"checkpoint-(\d{7,})\.\d+-of-\d+-[0-9a-f]{16}\.part")
+"""What one rank wrote; the digest in it keeps apart what was written at the same step twice."""
 _DIGEST = hashlib.sha256().digest_size
 
 log = logging.getLogger(__name__)
@@ -65,16 +68,70 @@ def save_checkpoint(folder: Path, content: dict[str, Any]) -> Path:
     Raises:
         OSError: it could not be written; those before it are untouched.
     """
-    buffer = io.BytesIO()
-    torch.save({**content, "environment": environment()}, buffer)
-    payload = buffer.getvalue()
-    path = folder / checkpoint_name(content["step"])
-    write_atomically(path, MAGIC + hashlib.sha256(payload).digest() + payload)
+    path, step = folder / checkpoint_name(content["step"]), content["step"]
+    write_atomically(path, _packed({**content, "environment": environment()}))
     # Those of later steps were damaged, or this run would have gone on from them: they count for nothing.
-    earlier = [other for other in checkpoints(folder) if step_of(other) <= content["step"]]
+    earlier = [other for other in checkpoints(folder) if step_of(other) <= step]
     for old in earlier[KEPT:]:
         old.unlink(missing_ok=True)
+    kept = {step_of(other) for other in earlier[:KEPT]}
+    for part in folder.glob("checkpoint-*.part"):
+        match = _PART.fullmatch(part.name)
+        if match is not None and int(match[1]) <= step and int(match[1]) not in kept:
+            part.unlink(missing_ok=True)
     return path
+
+
+def save_parts(folder: Path, content: dict[str, Any], ranks: Ranks) -> list[str]:
+    """Write what each rank alone holds, under the name of its "step"; `save_checkpoint` then drops old parts.
+
+    They count for nothing before a checkpoint names them, so that a run that is killed in between goes on
+    from the one before.
+
+    Returns:
+        Names of all ranks' parts, for the checkpoint's entry "parts".
+
+    Raises:
+        OSError: one could not be written, or the first rank does not find it.
+    """
+
+    def written() -> str:
+        data, place = _packed(content), f"{ranks.shard.index + 1}-of-{ranks.shard.count}"
+        name = f"checkpoint-{content['step']:07d}.{place}-{hashlib.sha256(data).hexdigest()[:16]}.part"
+        write_atomically(folder / name, data)
+        return name
+
+    names = ranks.each(written)
+    if ranks.first and (complaint := _missing(folder, names)):
+        raise OSError(f"{complaint}: give --out a folder that all machines see")
+    return names
+
+
+def load_parts(folder: Path, content: dict[str, Any], device: str, ranks: Ranks) -> list[dict[str, Any]]:
+    """What the ranks that wrote a checkpoint held of this rank's learners; see `Ranks.own_rows`.
+
+    Raises:
+        ValueError: some rank's are damaged.
+    """
+    names = content.get("parts") or [checkpoint_name(content["step"])]
+    found: list[dict[str, Any]] = []
+
+    def read() -> None:
+        for place in ranks.overlapping(len(names)):
+            found.append(read_checkpoint(folder / names[place], device))
+
+    try:
+        ranks.each(read)
+    except ValueError as error:
+        name = checkpoint_name(content["step"])
+        raise ValueError(f"{error}: remove {name} to go on from the checkpoint before it") from error
+    return found
+
+
+def _missing(folder: Path, names: list[str]) -> str:
+    """A complaint about a part of a checkpoint that is not there, or empty."""
+    lost = [name for name in names if not (folder / name).is_file()]
+    return f"{folder} lacks {lost[0]}" if lost else ""
 
 
 def load_checkpoint(folder: Path, device: str) -> dict[str, Any]:
@@ -87,6 +144,8 @@ def load_checkpoint(folder: Path, device: str) -> dict[str, Any]:
     for path in found:
         try:
             content = read_checkpoint(path, device)
+            if complaint := _missing(folder, content.get("parts", [])):
+                raise ValueError(f"{path} is damaged: {complaint}")
         except ValueError as error:
             damage.append(str(error))
             continue
@@ -117,6 +176,9 @@ def read_checkpoint(path: Path, device: str) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged ({type(error).__name__})") from error
     if not isinstance(content, dict) or type(content.get("step")) is not int or content["step"] < 0:
         raise ValueError(f"{path} is damaged: it is no checkpoint of meta-training")
+    parts = content.get("parts", [])
+    if not isinstance(parts, list) or not all(isinstance(x, str) and _PART.fullmatch(x) for x in parts):
+        raise ValueError(f"{path} is damaged: it names no parts of checkpoints")
     return content
 
 
@@ -170,6 +232,14 @@ def fitting(complaint: str, refusal: type[ValueError] = ValueError) -> Iterator[
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise refusal(f"{complaint} ({reason})") from error
+
+
+def _packed(content: dict[str, Any]) -> bytes:
+    """As `read_checkpoint` takes it."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    payload = buffer.getvalue()
+    return MAGIC + hashlib.sha256(payload).digest() + payload
 
 
 def _check_sizes(data: bytes) -> None:

@@ -2,8 +2,8 @@
 
 `torchrun` starts the processes, called ranks. Each group's learners are split over them in equal parts;
 the rule, its running average and the meta-optimizer are the same on every rank, bit for bit, for all
-take the same steps along the same sum of meta-gradients. The first rank alone reads and writes the run's
-folder and speaks to the user.
+take the same steps along the same sum of meta-gradients. The first rank alone writes to the run's folder,
+but for the parts of checkpoints that each rank's own learners are, and speaks to the user.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import gc
 import hashlib
 import importlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -104,54 +104,56 @@ class Ranks:
                 "run them on processors of one kind, with one version of torch"
             )
 
-    def join_rows(self, state: Any, rows: int) -> Any:
-        """Nested state of all ranks' learners, on the first rank; None on the others.
+    def each(self, function: Callable[[], T]) -> list[T]:
+        """What all ranks' calls return, plain data, in the order of ranks; one's refusal is everybody's.
 
-        Args:
-            state: dictionaries and lists of None, of tensors whose first axis is copies × rows, and of
-                tensors without axes that are the same on all ranks.
-            rows: this rank's share of the learners that differ; replicas of them are copies.
+        Raises:
+            OSError: a call raised this.
+            ValueError: a call raised this.
         """
         if self.shard.count == 1:
-            return state
-        parts: list[Any] = [None] * self.shard.count
-        dist.gather_object(mapped(lambda own: own.detach().cpu(), state), parts if self.first else None)
-        if not self.first:
-            return None
-        return mapped(
-            lambda *pieces: (
-                torch.cat([_by_copy(piece, rows) for piece in pieces], 1).flatten(0, 1)
-                if pieces[0].dim()
-                else pieces[0]
-            ),
-            *parts,
-        )
+            return [function()]
+        told: list[Any] = [None] * self.shard.count
+        try:
+            mine: tuple[Any, Any] = function(), None
+        except OSError as error:
+            mine = None, OSError(str(error))
+        except ValueError as error:
+            mine = None, ValueError(str(error))
+        dist.all_gather_object(told, mine)
+        for _, refusal in told:
+            if refusal is not None:
+                raise refusal
+        return [made for made, _ in told]
 
-    def split_rows(self, state: Any, rows: int, device: str) -> Any:
-        """The inverse of `join_rows`: this rank's rows of the `state` that the first rank has."""
-        if self.shard.count == 1:
-            return state
-        count = self.shard.count
+    def overlapping(self, parts: int) -> range:
+        """Which of so many equal parts of a batch hold learners of this rank's."""
+        index, count = self.shard.index, self.shard.count
+        return range(index * parts // count, -(-(index + 1) * parts // count))
 
-        def part(index: int) -> Any:
-            own = slice(index * rows, (index + 1) * rows)
-            return mapped(
-                lambda all_: _by_copy(all_, rows * count)[:, own].flatten(0, 1).cpu() if all_.dim() else all_,
-                state,
-            )
+    def own_rows(self, states: Sequence[Any], parts: int, rows: int) -> Any:
+        """The learners of this rank, out of what others held before.
 
-        received: list[Any] = [None]
-        dist.scatter_object_list(received, [part(i) for i in range(count)] if self.first else None)
-        return mapped(lambda own: own.to(device), received[0])
+        Args:
+            states: of the parts that `overlapping` names, nested dictionaries and lists of None, of tensors
+                whose first axis is copies × learners, and of tensors without axes, the same in all of them.
+            parts: how many there were.
+            rows: this rank's learners that differ; replicas of them are copies.
+        """
+        each = rows * self.shard.count // parts
+        first = self.shard.index * rows - self.overlapping(parts).start * each
+
+        def own(*pieces: Tensor) -> Tensor:
+            if not pieces[0].dim():
+                return pieces[0]
+            joined = torch.cat([piece.view(-1, each, *piece.shape[1:]) for piece in pieces], 1)
+            return joined[:, first : first + rows].flatten(0, 1)
+
+        return mapped(own, *states)
 
 
 ALONE = Ranks()
 """A run of one process."""
-
-
-def _by_copy(tensor: Tensor, rows: int) -> Tensor:
-    """(copies × rows, ...) as (copies, rows, ...)."""
-    return tensor.view(-1, rows, *tensor.shape[1:])
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 from torch import Tensor, nn
 
 from learned_opt.provenance import environment
-from learned_opt.runs.checkpoint import CheckpointSchedule, check_fits, fitting
+from learned_opt.runs.checkpoint import CheckpointSchedule, check_fits, fitting, load_parts, save_parts
 from learned_opt.runs.config_file import plain
 from learned_opt.runs.distributed import ALONE, Ranks
 from learned_opt.runs.divergence import STRETCH, DivergenceError, complaint
@@ -137,7 +137,8 @@ class TrainingRun(ABC, Generic[M]):
     write: ClassVar[Callable[..., None]]
     """Writes the artifact: what was learned to a path, with what it tells of itself."""
     scattered: ClassVar[str] = ""
-    """The entry of checkpoints, if any, of which each rank takes its own part from the first one's."""
+    """The entry of checkpoints, if any, of which each rank holds its own part. `load_state_dict` gets those
+    of the ranks that wrote the checkpoint, as far as they hold what is this one's; see `Ranks.own_rows`."""
 
     learned: M
     """What is validated and saved."""
@@ -155,16 +156,15 @@ class TrainingRun(ABC, Generic[M]):
         self.config, self.folder, self.ranks = config, folder, ranks
         self.remedy, self._resumed = remedy, resume
         self._run = RunFolder(folder, plain(config))
-        own: dict[str, Any] = {}
 
         def earlier() -> dict[str, Any] | None:
             content = self._run.earlier(config.device, resume=resume)
-            if content is not None and self.scattered in content:
-                own[self.scattered] = content.pop(self.scattered)
-            return content
+            return content and {name: value for name, value in content.items() if name != self.scattered}
 
-        shared = ranks.agree(earlier)
-        self._saved = None if shared is None else {**shared, **own}
+        self._saved = ranks.agree(earlier)
+        if self._saved is not None and self.scattered:
+            parts = load_parts(folder, self._saved, config.device, ranks)
+            self._saved[self.scattered] = [part.get(self.scattered) for part in parts]
         self.step = self.diverged = self.done = 0
         self.seconds = 0.0
         self.best: dict[str, float] = {}
@@ -194,11 +194,11 @@ class TrainingRun(ABC, Generic[M]):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """What changes, for checkpoints; called on all ranks, and the first one's counts."""
+        """What changes, for checkpoints; of all but `scattered`, the first rank's counts."""
 
     @abstractmethod
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """The inverse of `state_dict`; `scattered` is there on the first rank alone."""
+        """The inverse of `state_dict`."""
 
     def finish(self, learned: M) -> dict[str, Any]:
         """A last touch to the best, in place; what provenance tells of it."""
@@ -346,6 +346,9 @@ class TrainingRun(ABC, Generic[M]):
             "recent": list(self.recent),
             **self.state_dict(),
         }
+        if self.scattered and self.ranks.shard.count > 1:
+            own = {"step": self.step, self.scattered: content.pop(self.scattered)}
+            content["parts"] = save_parts(self.folder, own, self.ranks)
         if self.ranks.first:
             self._run.save(content)
 

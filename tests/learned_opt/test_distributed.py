@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +19,9 @@ from learned_opt.meta.config import run_config
 from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.trainer import MetaTrainer, new_rule
 from learned_opt.rules.counter_rng import initial_rng_state
-from learned_opt.runs.checkpoint import checkpoints, load_checkpoint
+from learned_opt.runs.checkpoint import checkpoints, load_checkpoint, load_parts, read_checkpoint
 from learned_opt.runs.config_file import changed, plain, written
-from learned_opt.runs.distributed import Ranks, claim_device
+from learned_opt.runs.distributed import ALONE, Ranks, claim_device
 from learned_opt.tasks import Noise, Shard
 from learned_opt.tasks.random import derive_noise, derive_seed
 
@@ -62,11 +63,22 @@ RUNS = {
         },
     ),
 }
+WINDOWS = {
+    "tbptt": RUNS["tbptt"],
+    "pes": RUNS["pes"],
+    "ppo": changed(TINY, inner={"kind": "ppo", "num_minibatches": 2, "update_epochs": 2}),
+    "reinforce": changed(
+        TINY,
+        families=("gridworld",),
+        inner={"kind": "reinforce", "hidden_size": 4, "num_envs": 2},
+        estimator={"kind": "tbptt", "unroll_length": 3, "outer_num_envs": 0},
+    ),
+}
+"""The last on a family whose horizons vary."""
 TWO_RANKS = """
 import json, sys
 from pathlib import Path
 import torch
-from learned_opt.runs.checkpoint import checkpoints, load_checkpoint
 from learned_opt.runs.distributed import joined
 from learned_opt.meta.config import run_config
 from learned_opt.meta.trainer import MetaTrainer
@@ -74,13 +86,37 @@ from learned_opt.meta.trainer import MetaTrainer
 runs, out, half = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), Path(sys.argv[3])
 with joined() as ranks:
     for name, fields in runs.items():
-        MetaTrainer(run_config(fields), out / f"rank {ranks.shard.index}" / name, ranks=ranks).run()
+        MetaTrainer(run_config(fields), out / name, ranks=ranks).run()
         if (half / name).exists():
             MetaTrainer(run_config(fields), half / name, resume=True, ranks=ranks).run()
     try:
         ranks.check_equal([torch.tensor([1.0 + ranks.shard.index])], "numbers")
     except RuntimeError as error:
         (out.parent / f"refused {ranks.shard.index}").write_text(str(error))
+"""
+
+LEARNERS = """
+import json, sys
+from pathlib import Path
+import torch
+from learned_opt.meta.config import run_config
+from learned_opt.meta.estimators.presentation import Presentation
+from learned_opt.meta.trainer import new_rule
+from learned_opt.runs.distributed import joined
+
+def learned(fields, ranks):
+    config = run_config(fields)
+    rule, told = new_rule(config), Presentation(roles=True, critic_first=False)
+    group = config.group(config.families[0], rule, seed=0, presentation=told, ranks=ranks)
+    for _ in range(4):
+        group.advance(rule)
+    return group.state_dict()
+
+if __name__ == "__main__":
+    with joined() as ranks:
+        for name, fields in json.loads(Path(sys.argv[1]).read_text()).items():
+            place = f"{name} {ranks.shard.index + 1} of {ranks.shard.count}.pt"
+            torch.save(learned(fields, ranks), Path(sys.argv[2]) / place)
 """
 
 
@@ -90,8 +126,8 @@ def environment():
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
 
 
-def torchrun(*arguments, options=()):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+def torchrun(*arguments, options=(), ranks=2):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     return subprocess.Popen(
         [*command, *options, *map(str, arguments)],
         env=environment(),
@@ -101,8 +137,17 @@ def torchrun(*arguments, options=()):
     )
 
 
+def joined_rows(states):
+    """A group's learners as one process holds them, of the parts of several."""
+    rows = sum(len(state["age"]) for state in states) // (2 if "perturbations" in states[0] else 1)
+    return ALONE.own_rows(states, len(states), rows)
+
+
 def checkpoint(folder):
-    return load_checkpoint(folder, "cpu")
+    """With all ranks' learners joined."""
+    content = load_checkpoint(folder, "cpu")
+    held = (part["groups"] for part in load_parts(folder, content, "cpu", ALONE))
+    return {**content, "groups": [joined_rows(states) for states in zip(*held, strict=True)]}
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +165,7 @@ def runs(tmp_path_factory):
         trainer._save()
     (folder / "runs.json").write_text(json.dumps({name: plain(config) for name, config in RUNS.items()}))
     (folder / "two_ranks.py").write_text(TWO_RANKS)
-    places = (folder / name for name in ("two_ranks.py", "runs.json", "two", "half"))
-    process = torchrun(*places)
+    process = torchrun(*(folder / name for name in ("two_ranks.py", "runs.json", "two", "half")))
     printed, _ = process.communicate(timeout=600)
     assert process.returncode == 0, printed
     return folder
@@ -147,7 +191,7 @@ def test_two_processes_make_the_run_of_one(runs, name):
     born = dict(new_rule(RUNS[name]).named_parameters())
     trained = checkpoint(runs / "one" / name)["rule"]
     assert any(not torch.equal(born[key], trained[key]) for key in born)
-    assert_same_run(runs / "one" / name, runs / "two" / "rank 0" / name)
+    assert_same_run(runs / "one" / name, runs / "two" / name)
 
 
 @pytest.mark.parametrize("name", ["tbptt", "pes"])
@@ -155,8 +199,78 @@ def test_a_run_goes_on_with_another_number_of_processes(runs, name):
     assert_same_run(runs / "one" / name, runs / "half" / name)
 
 
-def test_only_the_first_process_writes(runs):
-    assert [path.name for path in (runs / "two").iterdir()] == ["rank 0"]
+def test_a_run_of_two_goes_on_with_one(runs, tmp_path):
+    """Its learners are those that two held: in a run of no further steps they are saved as they were."""
+    folder = tmp_path / "run"
+    shutil.copytree(runs / "two" / "pes", folder)
+    trainer = MetaTrainer(RUNS["pes"], folder, resume=True)
+    trainer._save()
+    two, one = (checkpoint(place)["groups"] for place in (runs / "two" / "pes", folder))
+    torch.testing.assert_close(one, two, rtol=0, atol=0)
+
+
+def test_each_process_writes_its_own_learners_and_the_first_one_all_else(runs):
+    """Parts are dropped with the checkpoint that names them; meta-steps 0 to 4 make three."""
+    folder = runs / "two" / "tbptt"
+    kept = [read_checkpoint(path, "cpu") for path in checkpoints(folder)]
+    assert sorted(name for content in kept for name in content["parts"]) == sorted(
+        path.name for path in folder.glob("*.part")
+    )
+    for content in kept:
+        assert not content.keys() & {"groups"}
+        parts = [read_checkpoint(folder / name, "cpu") for name in content["parts"]]
+        assert [len(part["groups"][0]["age"]) for part in parts] == [2, 2]
+    assert not list((runs / "one" / "tbptt").glob("*.part"))
+
+
+def test_a_checkpoint_without_one_of_its_parts_is_passed_over(runs, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(runs / "two" / "tbptt", folder)
+    latest, before = (read_checkpoint(path, "cpu") for path in checkpoints(folder)[:2])
+    (folder / latest["parts"][1]).unlink()
+    assert load_checkpoint(folder, "cpu")["step"] == before["step"]
+    spoilt = folder / before["parts"][0]
+    spoilt.write_bytes(spoilt.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"is damaged.*remove checkpoint-0000002\.ckpt to go on from"):
+        MetaTrainer(RUNS["tbptt"], folder, resume=True)
+
+
+def test_parts_that_no_checkpoint_names_are_passed_over_and_cleared_away(runs, tmp_path):
+    """As where all processes are killed between writing their parts and the checkpoint."""
+    folder = tmp_path / "run"
+    shutil.copytree(runs / "two" / "tbptt", folder)
+    part = next(folder.glob("*.part")).read_bytes()
+    lost = folder / f"checkpoint-{3:07d}.1-of-2-{0:016x}.part"
+    lost.write_bytes(part)
+    trainer = MetaTrainer(RUNS["tbptt"], folder, resume=True)
+    assert trainer.step == 4
+    trainer._save()
+    assert not lost.exists()
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_learners_are_the_same_bit_for_bit_by_one_two_and_four_processes(learners, name):
+    whole = {}
+    for count in (1, 2, 4):
+        parts = [torch.load(learners / f"{name} {rank + 1} of {count}.pt") for rank in range(count)]
+        whole[count] = joined_rows(parts)
+    assert len(whole[1]["parameters"].unique(dim=0)) >= 4
+    torch.testing.assert_close(whole[2], whole[1], rtol=0, atol=0)
+    torch.testing.assert_close(whole[4], whole[1], rtol=0, atol=0)
+
+
+@pytest.fixture(scope="module")
+def learners(tmp_path_factory):
+    """The folder of what 8 learners of each of WINDOWS became, by one, two and four processes."""
+    folder = tmp_path_factory.mktemp("learners")
+    windows = {name: plain(changed(config, meta_batch_size=8)) for name, config in WINDOWS.items()}
+    (folder / "windows.json").write_text(json.dumps(windows))
+    (folder / "learners.py").write_text(LEARNERS)
+    for count in (1, 2, 4):
+        process = torchrun(folder / "learners.py", folder / "windows.json", folder, ranks=count)
+        printed, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, printed
+    return folder
 
 
 def test_processes_that_drift_apart_are_noticed(runs):

@@ -95,8 +95,8 @@ def test_training_learns_a_bandit_with_two_arms_far_apart(algorithm, tmp_path, m
         episodes=10,
         hidden_size=16,
         num_trials=64,
-        meta_steps=60,
-        validation=TrialValidation(every=60),
+        meta_steps=100,
+        validation=TrialValidation(every=100),
         seed=1,
     )
     outcome = InContextTrainer(config, tmp_path / "run").run()

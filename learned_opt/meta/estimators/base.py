@@ -19,6 +19,7 @@ from learned_opt.meta.estimators.config import Estimator, Problems
 from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.unroll import Phi
 from learned_opt.policies.base import Policies, policy_for
+from learned_opt.rollouts.collect import longest
 from learned_opt.rules.base import UpdateRule
 from learned_opt.runs.checkpoint import check_fits
 from learned_opt.runs.distributed import ALONE, Ranks
@@ -113,6 +114,7 @@ class LearnerGroup(ABC):
         horizon = self._whole_windows(horizon * self.noise.uniform(self.batch, 1))
         self.runs = Runs(parameters, self._initial_state(rule), None, age, horizon, known)
         self.recorder = Recorder(self.learner)
+        self._meet_longest()
 
     @property
     def replicates_per_task(self) -> int:
@@ -206,6 +208,7 @@ class LearnerGroup(ABC):
         with self.noise.scope():
             if self.ranks.any(ended.any()):
                 self.runs = self._renewed(rule, ended)
+                self._meet_longest()
         return ended
 
     def window(self, gradient: Phi, metrics: Mapping[str, Tensor], sound: Tensor) -> Window:
@@ -240,6 +243,12 @@ class LearnerGroup(ABC):
             torch.where(column, horizon, runs.horizon),
             torch.where(column, known, runs.horizon_known),
         )
+
+    def _meet_longest(self) -> None:
+        """Let all ranks roll out whole episodes for as many steps: their sums are then rounded alike."""
+        if self.problems.inner.whole_episodes:
+            own = torch.tensor([longest(self.learner.environments.horizon)])
+            self.learner.at_least = int(self.ranks.gather(own).max())
 
     def _start(self, rule: UpdateRule) -> Tensor:
         """θ_0 of every learner, (B, N)."""
@@ -303,3 +312,4 @@ class LearnerGroup(ABC):
         if sample is not None:
             check_fits([self.runs.parameters] * 2, list(sample[:2]), "gradient")
         self.noise.drawn.copy_(saved["drawn"])
+        self._meet_longest()
