@@ -19,7 +19,7 @@ from learned_opt import CoordinatewiseLSTM, LearnedOptimizer, ParameterLayout
 from learned_opt.algorithms import A2C
 from learned_opt.algorithms.advantages import ReturnScale
 from learned_opt.algorithms.closed_form import ClosedForm
-from learned_opt.kernels import lstm_step, native, q_learning, rollout
+from learned_opt.kernels import lstm_step, native, philox, q_learning, rollout
 from learned_opt.kernels.addresses import address, address_of_array, addresses_of_pieces, fits
 from learned_opt.kernels.mlp import Perceptron, perceptron, perceptron_backward
 from learned_opt.policies.distribution import ActionDistribution
@@ -254,6 +254,14 @@ def of_steps(hidden=3, skip=False):
     return Entry(("learned_opt_step",), {**arguments, **phi}, call)
 
 
+def of_random_numbers():
+    def call(x):
+        drawn = _copy(x["drawn"])
+        return [philox.random(7, drawn, 0, 2, B, 5, normal=True), drawn]
+
+    return Entry(("learned_opt_random",), {"drawn": torch.tensor(3)}, call)
+
+
 ENTRIES = {
     "outputs": of_networks(back=False),
     "derivatives": of_networks(back=True),
@@ -265,6 +273,7 @@ ENTRIES = {
     "rollouts, continuous": of_rollouts("lqr"),
     "updates": of_updates(),
     "steps": of_steps(),
+    "random numbers": of_random_numbers(),
 }
 ARGUMENTS = [(entry, name) for entry, made in ENTRIES.items() for name in made.arguments]
 

@@ -23,7 +23,7 @@ def test_a_sound_installation_is_called_sound(capsys):
     assert f"threads: {torch.get_num_threads()}" in said
     for name, instructions in native.serving().items():
         assert any(name in line and instructions in line for line in said.splitlines())
-    lines = [line for line in said.splitlines() if "cartpole" in line]
+    lines = [line for line in said.splitlines() if "cartpole " in line]
     assert len(lines) == 1
     assert "compiled" in lines[0]
 

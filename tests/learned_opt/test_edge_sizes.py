@@ -204,7 +204,9 @@ def test_gradients_of_few_rows(family, scale, batch, inner, outer, steps, monkey
 
     def run():
         learner = config.learner(make_family(family), batch, noise(), outer_num_envs=outer)
-        sample = learner.gradient(learner.initial_parameters())
+        theta = learner.initial_parameters()
+        # Values that differ, or advantages would, by rounding alone.
+        sample = learner.gradient(theta + 0.3 * learner.noise.normal(*theta.shape))
         return sample.inner, sample.outer, learner.scale.mean, learner.scale.square
 
     # Torch centres the advantages of two states of nearly the same value in floats, C in doubles.
