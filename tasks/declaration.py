@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from numbers import Integral, Real
-from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -61,38 +60,32 @@ def _about_units(family: TaskFamily, shape: tuple[int, ...]) -> Iterator[str]:
 
 
 def _about_ranges(family: TaskFamily) -> Iterator[str]:
-    tables: dict[str, Mapping[str, Any]] = {}
-    for attribute in ("train_range", "ood_range", "defaults"):
-        table = getattr(family, attribute)
-        if not isinstance(table, Mapping):
-            yield f"{attribute} is {_kind(table)}, and a dict is asked for"
-            return
-        tables[attribute] = table
+    train, ood, defaults = family.train_range, family.ood_range, family.defaults
     sound = True
-    for attribute in ("train_range", "ood_range"):
-        for key, pair in tables[attribute].items():
+    for attribute, table in (("train_range", train), ("ood_range", ood)):
+        for key, pair in table.items():
             if not _is_interval(pair):
                 sound = False
                 asked = "two finite numbers are asked for, the lower first"
                 yield f"{attribute} gives {key} as {pair!r}, and {asked}"
-    for key, value in tables["defaults"].items():
+    for key, value in defaults.items():
         if not isinstance(value, Real) or not math.isfinite(value):
             yield f"defaults gives {key} as {value!r}, and a finite number is asked for"
-    if "horizon" in tables["train_range"] and sound and tables["train_range"]["horizon"][0] <= 0:
+    if "horizon" in train and sound and train["horizon"][0] <= 0:
         yield "train_range gives a horizon from 0 steps on or less, and more than 0 is asked for"
     if type(family).sample_tasks is not TaskFamily.sample_tasks:
         return  # what ranges mean is the family's own business
-    strangers = tables["train_range"].keys() - tables["defaults"].keys() - {"horizon"}
-    if tables["defaults"] and strangers:
-        known = ", ".join(tables["defaults"])
+    strangers = train.keys() - defaults.keys() - {"horizon"}
+    if defaults and strangers:
+        known = ", ".join(defaults)
         yield f"train_range names {_list(strangers)}, and properties of defaults are asked for: {known}"
-    strangers = tables["ood_range"].keys() - tables["train_range"].keys()
+    strangers = ood.keys() - train.keys()
     if strangers:
-        known = ", ".join(tables["train_range"]) or "none"
+        known = ", ".join(train) or "none"
         yield f"ood_range names {_list(strangers)}, and properties of train_range are asked for: {known}"
-    elif tables["ood_range"] and sound:
+    elif ood and sound:
         try:
-            check_ranges("ood_range", tables["train_range"], tables["ood_range"])
+            check_ranges("ood_range", train, ood)
         except ValueError as error:
             yield str(error)
 

@@ -48,7 +48,8 @@ def inspect(family: TaskFamily, seed: int = 0) -> list[Finding]:
     if not family.batched:
         return [*_of_environments(family, seed)]
     family = with_dynamics(family)
-    declared = Finding("declaration", tuple(about_declaration(family)))
+    told, failed = _attempt("the declaration", lambda: tuple(about_declaration(family)))
+    declared = Finding("declaration", (*(told or ()), *failed))
     findings = {method: Finding(method, skipped=True) for method in METHODS}
     spaces = not any("_space" in line for line in declared.broken)
     for batch, environments in SIZES:

@@ -33,28 +33,10 @@ class Acrobot(BatchedFamily):
 
     name = "acrobot"
     horizon = 500
-    defaults: ClassVar[dict[str, float]] = {
-        "gravity": 9.8,
-        "link_mass_1": 1.0,
-        "link_mass_2": 1.0,
-        "link_length_1": 1.0,
-        "link_length_2": 1.0,
-        "inertia": 1.0,
-    }
-    train_range: ClassVar[dict[str, Range]] = {
-        "link_mass_1": (0.75, 1.25),
-        "link_mass_2": (0.75, 1.25),
-        "link_length_1": (0.75, 1.25),
-        "link_length_2": (0.75, 1.25),
-        "inertia": (0.75, 1.25),
-    }
-    ood_range: ClassVar[dict[str, Range]] = {
-        "link_mass_1": (0.5, 1.5),
-        "link_mass_2": (0.5, 1.5),
-        "link_length_1": (0.5, 1.5),
-        "link_length_2": (0.5, 1.5),
-        "inertia": (0.5, 1.5),
-    }
+    varied = ("link_mass_1", "link_mass_2", "link_length_1", "link_length_2", "inertia")
+    defaults: ClassVar[dict[str, float]] = {"gravity": 9.8, **dict.fromkeys(varied, 1.0)}
+    train_range: ClassVar[dict[str, Range]] = dict.fromkeys(varied, (0.75, 1.25))
+    ood_range: ClassVar[dict[str, Range]] = dict.fromkeys(varied, (0.5, 1.5))
     observation_scale = (1.0, 1.0, 1.0, 1.0, 4.0, 8.0)
     timestep = 0.2
     speed_limit_1 = 4 * math.pi

@@ -32,14 +32,8 @@ class MountainCar(BatchedFamily):
     name = "mountain_car"
     horizon = 200
     defaults: ClassVar[dict[str, float]] = {"force": 0.001, "gravity": 0.0025}
-    train_range: ClassVar[dict[str, Range]] = {
-        "force": (0.0005, 0.005),
-        "gravity": (0.001, 0.005),
-    }
-    ood_range: ClassVar[dict[str, Range]] = {
-        "force": (0.0001, 0.01),
-        "gravity": (0.0005, 0.01),
-    }
+    train_range: ClassVar[dict[str, Range]] = {"force": (0.0005, 0.005), "gravity": (0.001, 0.005)}
+    ood_range: ClassVar[dict[str, Range]] = {"force": (0.0001, 0.01), "gravity": (0.0005, 0.01)}
     observation_center = (-0.3, 0.0)
     observation_scale = (0.9, 0.07)
     left, right = -1.2, 0.6
@@ -87,14 +81,8 @@ class MountainCarContinuous(MountainCar):
     name = "mountain_car_continuous"
     horizon = 999
     defaults: ClassVar[dict[str, float]] = {"force": 0.0015, "gravity": 0.0025}
-    train_range: ClassVar[dict[str, Range]] = {
-        "force": (0.00075, 0.0075),
-        "gravity": (0.001, 0.005),
-    }
-    ood_range: ClassVar[dict[str, Range]] = {
-        "force": (0.00015, 0.015),
-        "gravity": (0.0005, 0.01),
-    }
+    train_range: ClassVar[dict[str, Range]] = {"force": (0.00075, 0.0075), "gravity": (0.001, 0.005)}
+    ood_range: ClassVar[dict[str, Range]] = {"force": (0.00015, 0.015), "gravity": (0.0005, 0.01)}
     goal = 0.45
 
     def __init__(self) -> None:
