@@ -9,9 +9,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from learned_opt.tasks.base import Range, Tasks, Transition
+from learned_opt.tasks.base import Tasks, Transition
 from learned_opt.tasks.batched import BatchedFamily
 from learned_opt.tasks.random import Noise
+from learned_opt.tasks.ranges import Range
 
 
 class RandomControl(BatchedFamily):
