@@ -54,15 +54,6 @@ class Kinds:
     estimator: str | None = None
     """Kind of the meta-gradient's estimator: tbptt, es, pes, reptile, or module:Class."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Choices(Kinds, Source):
-    """What decides which settings there are."""
-
-    out: Path = Path()
-    max_episode_steps: int | None = None
-    """Steps after which episodes are truncated: families that a file names may need it."""
-
     def kinds(self) -> Table:
         """The pieces whose kind is chosen."""
         pieces = {"rule": self.rule, "inner": self.inner, "estimator": self.estimator}
@@ -72,6 +63,15 @@ class Choices(Kinds, Source):
         if self.inner_mixture:
             found["inner_mixture"] = [{"inner": {"kind": kind}} for kind in self.inner_mixture]
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices(Kinds, Source):
+    """What decides which settings there are."""
+
+    out: Path = Path()
+    max_episode_steps: int | None = None
+    """Steps after which episodes are truncated: families that a file names may need it."""
 
     def table(self) -> Table:
         """What preset, file and kinds say; of a run that is resumed without them, what it began with.
@@ -162,8 +162,7 @@ class MetaTrain(Kinds, Training):
 
     def _run(self, ranks: Ranks) -> int:
         recipe = ranks.agree(self.recipe)
-        named = bool(self.preset or self.config or self.rule or self.inner or self.estimator)
-        named = named or recipe != self.given
+        named = bool(self.preset or self.config or self.kinds()) or recipe != self.given
         resume = self.resume and ranks.agree(partial(self._is_begun, named=named))
         if self.meta_seeds > 1:
             done = train_seeds(recipe, self.out, self.meta_seeds, resume=resume, ranks=ranks)
