@@ -1,13 +1,13 @@
-"""What does LearnedOptimizer cost? Its step beside Adam's, and inside PPO.
+"""What does LearnedOptimizer cost? Its step beside Adam's.
 
-    python benchmarks/optimizer_step.py [--hidden 4 16] [--threads 1] [--against PATH] [--no-ppo]
+    python benchmarks/optimizer_step.py [--hidden 4 16] [--threads 1] [--against PATH]
 
 Networks are pairs of two-layer perceptrons, as actor-critics have them, of about 5,000 to 10 million
 parameters; rules are LSTMs of so many hidden units, untrained, or what `--rule` names. All take turns in one
 run; printed are medians and, on one thread, those of CPU time, which other work on the machine disturbs less.
 "torch" is the step where no C compiler was at hand. `--against` names another checkout with its kernels
-built, whose step takes turns with ours in a process of its own. PPO is Stable-Baselines3's on CartPole with
-its own settings, Adam and the rule in turn.
+built, whose step takes turns with ours in a process of its own. What
+it comes to in whole runs: in_sb3.py.
 """
 
 from __future__ import annotations
@@ -50,12 +50,6 @@ class Options:
     """Whether to time the rules where no C compiler was at hand, too."""
     against: Path | None = None
     """Another checkout, with its kernels built."""
-    ppo: bool = True
-    """Whether to time Stable-Baselines3's PPO, with the first of the rules."""
-    ppo_steps: int = 8192
-    """Environment steps of a timed PPO run."""
-    ppo_runs: int = 5
-    """Pairs of PPO runs; the median of the ratios counts."""
     child: bool = False
     """Whether this process steps when it is told to, at the only size with the only rule."""
 
@@ -180,54 +174,14 @@ def child(options: Options) -> None:
         print(seconds_of(optimizer.step, options.threads), flush=True)
 
 
-def ppo_table(options: Options) -> None:
-    """Print what the rule adds to Stable-Baselines3's PPO on CartPole."""
-    from stable_baselines3 import PPO
-
-    name, rule = next(iter(rules(options).items()))
-
-    def run(optimizer: type[torch.optim.Optimizer]) -> tuple[float, float]:
-        settings = {"optimizer_class": optimizer}
-        if optimizer is LearnedOptimizer:
-            settings["optimizer_kwargs"] = {"rule": rule}  # type: ignore[assignment]
-        model = PPO("MlpPolicy", "CartPole-v1", policy_kwargs=settings, seed=0, device="cpu")
-        torch.set_num_threads(options.threads)
-        spent, inner = 0.0, model.policy.optimizer.step
-
-        def timed(*arguments: object) -> object:
-            nonlocal spent
-            start = time.perf_counter()
-            result = inner(*arguments)
-            spent += time.perf_counter() - start
-            return result
-
-        model.policy.optimizer.step = timed  # type: ignore[method-assign]
-        start = time.perf_counter()
-        model.learn(options.ppo_steps)
-        total = time.perf_counter() - start
-        return total, spent / total
-
-    run(torch.optim.Adam)
-    pairs = [(run(torch.optim.Adam), run(LearnedOptimizer)) for _ in range(options.ppo_runs)]
-    ratio = statistics.median(ours[0] / adam[0] for adam, ours in pairs)
-    shares = [statistics.median(pair[which][1] for pair in pairs) for which in (0, 1)]
-    print(
-        f"\nStable-Baselines3 PPO on CartPole, {options.ppo_steps} steps, 9,155 parameters, {name}: "
-        f"{ratio:.2f} times the wall clock with Adam\n"
-        f"share of the optimizer in an iteration: Adam {shares[0]:.0%}, learned {shares[1]:.0%}"
-    )
-
-
 def main(options: Options) -> None:
-    """Print both tables."""
+    """Print the table."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     if options.child:
         child(options)
         return
     step_table(options)
-    if options.ppo:
-        ppo_table(options)
 
 
 if __name__ == "__main__":
