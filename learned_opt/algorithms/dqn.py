@@ -177,14 +177,14 @@ class QLearner(ActingLearner):
         shape, units, unit = rollout.rewards.shape, self._units, None
         if self.observation_normalizer is not None:
             moments = self.observation_normalizer.moments
-            units = [x.flatten(1).contiguous() for x in (moments.mean, moments.deviation())]
+            units = [*units, *(x.flatten(1).contiguous() for x in (moments.mean, moments.deviation()))]
         if self.reward_normalizer is not None:
             unit = self.reward_normalizer.moments.deviation()
         self.target, inner, outer, norm = q_learning(
             theta,
             self.target,
-            [self._layout.offsets[name] for name in policy.layers("actor")],
-            [self._units[0].numel(), *[policy.width] * policy.depth, policy.actions],
+            self._layout.offsets["actor.0.weight"],
+            policy.widths("actor"),
             policy.activation,
             units,
             [

@@ -70,7 +70,9 @@ static void learn(const lesson *l, int64_t learner, const network *n, const floa
             float *x = seen + row * sees + k;
             *x = within((*x - l->mean[learner * sees + k]) / l->spread[learner * sees + k], MOST);
         }
-    forward_rows(l->targets, learner, following, rows, ahead, room);
+    network own = *n, targets = *l->targets;
+    if (l->mean) own.center = own.scale = targets.center = targets.scale = NULL; /* two units that cancel */
+    forward_rows(&targets, learner, following, rows, ahead, room);
     for (int64_t row = 0; row < rows; row++) {
         const float *values = ahead + row * choices;
         float most = values[0];
@@ -79,7 +81,7 @@ static void learn(const lesson *l, int64_t learner, const network *n, const floa
         shares[row] /= fmaxf(weight, 1);
     }
     rows_told told = {shares, actions, goals, choices};
-    return_rows(n, learner, seen, rows, tell_values, &told, room);
+    return_rows(&own, learner, seen, rows, tell_values, &told, room);
 }
 
 /* Floats that a learner's work takes: its rollout packed; and of the rows of a loss both observations, target values,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from learned_opt.kernels import native
 from learned_opt.kernels.addresses import address, address_of_array
-from learned_opt.kernels.mlp import Record, threads_for
+from learned_opt.kernels.mlp import networks_in, threads_for
 from learned_opt.kernels.operators import operator
 from learned_opt.kernels.records import filled
 
@@ -22,7 +22,7 @@ def _made_like(parameters: Tensor, target: Tensor, *rest: Any) -> tuple[Tensor, 
 
 
 @operator(
-    "q_learning(Tensor parameters, Tensor target, int[] offsets, int[] widths, str activation, "
+    "q_learning(Tensor parameters, Tensor target, int begin, int[] widths, str activation, "
     "Tensor[] units, Tensor[] rollout, Tensor? valid, Tensor(a!) replay, Tensor stored, Tensor draws, "
     "Tensor? unit, float[] numbers, int written, int inner) -> (Tensor, Tensor, Tensor, Tensor)",
     _made_like,
@@ -30,7 +30,7 @@ def _made_like(parameters: Tensor, target: Tensor, *rest: Any) -> tuple[Tensor, 
 def q_learning(
     parameters: Tensor,
     target: Tensor,
-    offsets: Sequence[int],
+    begin: int,
     widths: Sequence[int],
     activation: str,
     units: Sequence[Tensor],
@@ -49,11 +49,11 @@ def q_learning(
     Args:
         parameters: θ, (B, N).
         target: those of the target networks before, (B, N).
-        offsets: where in them each layer's weight (out, in) and bias (out,) begin, in turns.
+        begin: where in them the networks' tensors do, which follow one another.
         widths: inputs S, units of the hidden layers, and actions.
         activation: between layers.
-        units: center and factor of observations, (S,) each; or mean and deviation of each learner's, (B, S)
-            each, which clip what is normalised as `ObservationNormalizer` does.
+        units: center and factor of observations, (S,) each; or these, mean and deviation of each learner's,
+            (B, S) each, by which they are normalised as `ObservationNormalizer` does.
         rollout: observation (B, T, E, S), what it led to (B, T, E, S), action (B, T, E, int64), reward
             (B, T, E) and whether it ended the episode (B, T, E, bool).
         valid: which steps were taken, (B, T, E, bool); all if None.
@@ -78,13 +78,13 @@ def q_learning(
     batch, steps, copies, inputs = seen = observations.shape
     shape = seen[:3]
     size, held, rows = (x.shape[1:2].numel() for x in (parameters, replay, draws))
-    apart = units[0].dim() == 2
     *made, norm = _made_like(parameters, target)
     made[0] = target.clone()
     ours, theirs, into, outer = (address("parameters", x, (batch, size)) for x in (parameters, *made))
-    told = [address("units", x, (batch, inputs) if apart else (inputs,)) for x in units]
-    network = partial(_networks, offsets, widths, activation, (batch, size), (0, 0) if apart else told)
-    values, targets, others = network(ours, into), network(theirs, 0), network(ours, outer)
+    told = {"begin": begin, "widths": widths, "activation": activation}
+    network = partial(networks_in, **told, center=units[0], factor=units[1])
+    values, others = (network(parameters, derivatives=place) for place in (into, outer))
+    targets, moments = network(made[0]), [address("moments", x, (batch, inputs)) for x in units[2:]] or (0, 0)
     if widths[0] != inputs or not 0 < inner <= copies or not steps * inner <= held or written < 0:
         raise ValueError(
             f"{steps} steps of {inner} of {copies} environments seen as {inputs} numbers are not for "
@@ -109,7 +109,7 @@ def q_learning(
         stored=address("stored", stored, (batch, 1), torch.int64),
         draws=address("draws", draws, (batch, rows)),
         **{"theta": ours, "target": theirs, "gradient": into, "norm": address("norm", norm, (batch,))},
-        **dict(zip(("mean", "spread"), told if apart else (0, 0), strict=True)),
+        **dict(zip(("mean", "spread"), moments, strict=True)),
         unit=0 if unit is None else address("unit of rewards", unit, (batch,)),
         numbers=address_of_array("numbers", figures, (3,), np.float32),
     )
@@ -118,32 +118,3 @@ def q_learning(
     if run(address_of_array("record", record, record.shape, np.int64), threads):
         raise MemoryError("no memory for the updates of Q-networks")
     return (*made, norm)
-
-
-def _networks(
-    offsets: Sequence[int],
-    widths: Sequence[int],
-    activation: str,
-    shape: tuple[int, int],
-    units: Sequence[int],
-    at: int,
-    into: int,
-) -> Record:
-    """Networks whose tensors lie one after another in vectors (B, N) that begin at an address.
-
-    Raises:
-        ValueError: they lie beyond the vectors.
-    """
-    (batch, size), layers, work = shape, [], 0
-    for weight, bias, inputs, outputs in zip(
-        offsets[::2], offsets[1::2], widths[:-1], widths[1:], strict=True
-    ):
-        if not (0 <= weight <= size - inputs * outputs and 0 <= bias <= size - outputs):
-            raise ValueError(
-                f"a layer of {inputs} × {outputs} from {weight} and {bias} on leaves a vector of {size}"
-            )
-        places = (at + 4 * weight, at + 4 * bias, into + 4 * weight, into + 4 * bias)
-        layers.append((*places, *[size] * 4, inputs, outputs))
-        work += batch * inputs * outputs
-    told = np.array((0, *units, len(layers), activation != "tanh"), np.int64)
-    return Record.of((batch, widths[0], widths[-1]), work, np.array(layers, np.int64), told)

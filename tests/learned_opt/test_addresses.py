@@ -118,8 +118,9 @@ def of_values(*, apart):
     arguments = {
         "parameters": drawn(B, 32),
         "target": drawn(B, 32),
-        "center": drawn(*((B, 3) if apart else (3,))),
-        "factor": 1 + drawn(*((B, 3) if apart else (3,))),
+        "center": drawn(3),
+        "factor": 1 + drawn(3),
+        **({"mean": drawn(B, 3), "spread": 1 + drawn(B, 3)} if apart else {}),
         "observations": drawn(B, T, E, 3),
         "following": drawn(B, T, E, 3),
         "actions": number % 2,
@@ -133,11 +134,11 @@ def of_values(*, apart):
     }
 
     def call(x):
-        units, widths, offsets = [x["center"], x["factor"]], (3, 4, 2), (0, 12, 16, 24)
+        units = [x[name] for name in ("center", "factor", "mean", "spread") if name in x]
         rollout = [x[name] for name in ("observations", "following", "actions", "rewards", "terminated")]
         replay = _copy(x["replay"])
         made = q_learning.q_learning(
-            *(x["parameters"], x["target"], offsets, widths, "tanh", units, rollout, x["valid"]),
+            *(x["parameters"], x["target"], 0, (3, 4, 2), "tanh", units, rollout, x["valid"]),
             *(replay, x["stored"], x["draws"], x["unit"], [0.9, 0.1, 0.5], 30, E - 1),
         )
         return [*made, replay]

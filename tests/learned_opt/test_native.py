@@ -191,7 +191,7 @@ def operator_calls():
     theta, replay = torch.randn(2, 2, 26).unbind(0), torch.rand(2, 20, 10)
     yield (
         q_learning.q_learning,
-        (*theta, [0, 12, 16, 24], [3, 4, 2], "tanh", rest[1:],
+        (*theta, 0, [3, 4, 2], "tanh", rest[1:],
          [*seen, torch.randint(2, shape), rewards, ends[0]], None, replay,
          torch.tensor([[30], [4]]), torch.rand(2, 5), torch.ones(2), [0.9, 0.1, 0.5], 30, 2),
     )  # fmt: skip
