@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -81,10 +80,11 @@ def q_learning(
     *made, norm = _made_like(parameters, target)
     made[0] = target.clone()
     ours, theirs, into, outer = (address("parameters", x, (batch, size)) for x in (parameters, *made))
-    told = {"begin": begin, "widths": widths, "activation": activation}
-    network = partial(networks_in, **told, center=units[0], factor=units[1])
-    values, others = (network(parameters, derivatives=place) for place in (into, outer))
-    targets, moments = network(made[0]), [address("moments", x, (batch, inputs)) for x in units[2:]] or (0, 0)
+    values, others, targets = (
+        networks_in(vectors, begin, widths, activation, *units[:2], derivatives=place)
+        for vectors, place in ((parameters, into), (parameters, outer), (made[0], 0))
+    )
+    moments = [address("moments", x, (batch, inputs)) for x in units[2:]] or (0, 0)
     if widths[0] != inputs or not 0 < inner <= copies or not steps * inner <= held or written < 0:
         raise ValueError(
             f"{steps} steps of {inner} of {copies} environments seen as {inputs} numbers are not for "
