@@ -97,7 +97,7 @@ def test_training_learns_a_bandit_with_two_arms_far_apart(algorithm, tmp_path, m
         num_trials=64,
         meta_steps=100,
         validation=TrialValidation(every=100),
-        seed=1,
+        seed=2,
     )
     outcome = InContextTrainer(config, tmp_path / "run").run()
     rows = (tmp_path / "run" / "validations.csv").read_text().splitlines()
