@@ -772,14 +772,14 @@ ROUNDED = (
     *("torch meta-q", "stage 1", "stage 2", "navigation2d, default"),
     *("c default", "c evolved", "c lstm", "c tbptt", "c es", "c pes", "c reptile", "c maml", "c fomaml"),
     *("e-maml", "c learned-start", "c meta-lstm", "c meta-sgd", "c actor-critic", "c ppo", "c reinforce"),
-    *("c lqr", "c navigation2d", "c pendulum", "c cartpole"),
+    *("c lqr", "c navigation2d", "c pendulum", "c cartpole", "c q-learning", "c meta-q"),
 )
 """How arrays' names begin that torch computes on families of classic control, scores' random returns among
 them. Their equations were fused operations once (addcmul, the alpha of add), and torch rounds between what is
 written out: these are compared with a tolerance. What the compiled code computes of the same equations is the
 same to the last bit.
 
-And whatever follows from compiled policy gradients, sums of the same terms in another order; and whatever
+And whatever follows from compiled gradients of policies and action values, sums of the same terms in another order; and whatever
 takes compiled steps of the coordinatewise LSTM, lives ("..., lstm: ...") too: it multiplies
 where it divided once, and takes powers of two where it took those of e."""
 

@@ -218,8 +218,8 @@ class QLearner(ActingLearner):
         sees = math.prod(shape)
         action, reward, terminated, weight = packed[..., 2 * sees :].unbind(-1)
         return {
-            "observation": packed[..., :sees].view(*rows, *shape),
-            "following": packed[..., sees : 2 * sees].view(*rows, *shape),
+            "observation": packed[..., :sees].contiguous().view(*rows, *shape),
+            "following": packed[..., sees : 2 * sees].contiguous().view(*rows, *shape),
             "action": action.long(),
             "reward": reward,
             "terminated": terminated.bool(),
