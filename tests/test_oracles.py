@@ -779,9 +779,9 @@ them. Their equations were fused operations once (addcmul, the alpha of add), an
 written out: these are compared with a tolerance. What the compiled code computes of the same equations is the
 same to the last bit.
 
-And whatever follows from compiled gradients of policies and action values, sums of the same terms in another order; and whatever
-takes compiled steps of the coordinatewise LSTM, lives ("..., lstm: ...") too: it multiplies
-where it divided once, and takes powers of two where it took those of e."""
+And whatever follows from compiled gradients of policies and action values, sums of the same terms in another
+order; and whatever takes compiled steps of the coordinatewise LSTM, lives ("..., lstm: ...") too: it
+multiplies where it divided once, and takes powers of two where it took those of e."""
 
 
 def deviations(ours, frozen, close, rounded=0.0):
