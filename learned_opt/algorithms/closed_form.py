@@ -115,6 +115,9 @@ class ClosedForm:
                 observations ask for.
             MemoryError: there is no room for what a thread works on.
         """
+        if rollout.actions.shape[:3] != rollout.rewards.shape:
+            told = tuple(rollout.actions.shape), tuple(rollout.rewards.shape)
+            raise ValueError(f"actions of shape {told[0]} do not fit rewards of shape {told[1]}")
         valid = None if rollout.valid is None else rollout.valid.contiguous()
         happened = [x.contiguous() for x in (rollout.rewards, rollout.terminated, rollout.truncated)]
         sights = [_flat(x, 3) for x in (rollout.observations, rollout.final_observations)]

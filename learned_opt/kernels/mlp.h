@@ -2,7 +2,7 @@
 
    Rows of observations are a vector's lanes; they go through all layers in blocks of BLOCK, so that what stands between
    layers stays in the cache. The backward pass runs forward again instead of remembering, and adds up the products of a
-   layer's derivatives and inputs for CHUNK blocks at a time, lane by lane. */
+   layer's derivatives and inputs for CHUNK blocks at a time, row by row: there inputs are a vector's lanes. */
 
 #ifndef LEARNED_OPT_PERCEPTRON_H
 #define LEARNED_OPT_PERCEPTRON_H
@@ -77,19 +77,13 @@ INLINE void run_layers(const network *n, int64_t learner, vector *signals, const
     }
 }
 
-/* Units of all layers, inputs included; those of the last one; and parameters of a learner. */
+/* Units of all layers, inputs included; and those of the last one. */
 INLINE int64_t units_of(const network *n) {
     int64_t units = n->layers->inputs;
     for (int64_t i = 0; i < n->depth; i++) units += n->layers[i].outputs;
     return units;
 }
 INLINE int64_t width_of(const network *n) { return n->layers[n->depth - 1].outputs; }
-INLINE int64_t parameters_of(const network *n) {
-    int64_t parameters = 0;
-    for (const layer *l = n->layers; l < n->layers + n->depth; l++) parameters += l->outputs * (l->inputs + 1);
-    return parameters;
-}
-
 /* Rows [0, count) of (count, columns) floats as lanes: column k's are vectors k * VECTORS and on. */
 static void read_rows(const float *rows, int64_t count, int64_t columns, const float *center, const float *scale,
                       vector *out) {
@@ -113,10 +107,29 @@ INLINE void few_inputs(const layer *l, const float *weight, const vector *by_out
         for (int v = 0; v < VECTORS; v++) by_in[k * VECTORS + v] = sum[k][v];
 }
 
-INLINE void products_of_units(const vector *by_out, const vector *in, int64_t pitch, int blocks, vector *into,
-                              int64_t inputs, const int units) {
-    BY_FOURS(k, inputs, add_outer(by_out, pitch, in + k * VECTORS, pitch, blocks, NULL, into + k, inputs, 1, units,
-                                  many));
+/* Add products of some units' derivatives and some vectors of inputs, row by row, to the sums `into`; each row has
+   `wide` floats, of which `left` count. */
+INLINE void few_products(const float *by_out, int64_t pitch, int blocks, const float *rows, int64_t wide, float *into,
+                         int64_t inputs, int64_t left, const int units, const int vectors) {
+    vector sum[4][2] = {0};
+    for (int block = 0; block < blocks; block++, by_out += pitch)
+        for (int row = 0; row < BLOCK; row++, rows += wide)
+            for (int u = 0; u < units; u++)
+                for (int v = 0; v < vectors; v++)
+                    sum[u][v] += by_out[u * BLOCK + row] * *(const loose *)(rows + v * LANES);
+    for (int u = 0; u < units; u++)
+        for (int v = 0; v < vectors; v++) {
+            float *at = into + u * inputs + v * LANES;
+            store_up_to(at, load_up_to(at, left - v * LANES) + sum[u][v], left - v * LANES);
+        }
+}
+
+INLINE void products_of_units(const float *by_out, int64_t pitch, int blocks, const float *rows, int64_t wide,
+                              float *into, int64_t inputs, const int units) {
+    int64_t k = 0;
+    for (; k + 2 * LANES <= wide; k += 2 * LANES)
+        few_products(by_out, pitch, blocks, rows + k, wide, into + k, inputs, inputs - k, units, 2);
+    if (k < wide) few_products(by_out, pitch, blocks, rows + k, wide, into + k, inputs, inputs - k, units, 1);
 }
 
 /* Derivatives of a block by the outputs of all layers, in their places of `slopes`, which mirror those of `signals`. */
@@ -136,19 +149,33 @@ static void return_block(const network *n, int64_t learner, const vector *signal
     }
 }
 
-/* Add what follows from `blocks` blocks to the sums over rows of each layer's weights, then of its biases. */
-static void add_products(const network *n, const vector *signals, const vector *slopes, int64_t units, int blocks,
-                         vector *sums) {
+/* Floats that a row of so many inputs takes: whole vectors. */
+INLINE int64_t wide_of(int64_t inputs) { return (inputs + LANES - 1) / LANES * LANES; }
+
+/* Add what follows from `blocks` blocks to the derivatives by each layer's weights and biases; `rows` has room for the
+   inputs of a layer, row by row. */
+static void add_products(const network *n, int64_t learner, const vector *signals, const vector *slopes, int64_t units,
+                         int blocks, float *rows) {
     const int64_t pitch = units * VECTORS;
     for (const layer *l = n->layers; l < n->layers + n->depth; l++) {
-        const vector *in = signals, *by_out = slopes += l->inputs * VECTORS;
-        signals += l->inputs * VECTORS;
-        BY_FOURS(u, l->outputs, products_of_units(by_out + u * VECTORS, in, pitch, blocks, sums + u * l->inputs,
-                                                  l->inputs, many));
-        sums += l->outputs * l->inputs;
-        for (int64_t u = 0; u < l->outputs; u++, sums++)
-            for (int b = 0; b < blocks; b++)
-                for (int v = 0; v < VECTORS; v++) *sums += by_out[b * pitch + u * VECTORS + v];
+        float *by_weight = l->by_weight + learner * l->by_weight_stride, *by_bias = l->by_bias + learner * l->by_bias_stride;
+        const int64_t inputs = l->inputs, wide = wide_of(inputs);
+        slopes += inputs * VECTORS;
+        for (int block = 0; block < blocks; block++)
+            for (int64_t k = 0; k < wide; k++) {
+                const float *lanes = (const float *)(signals + block * pitch + k * VECTORS);
+                float *at = rows + block * BLOCK * wide + k;
+                for (int row = 0; row < BLOCK; row++) at[row * wide] = k < inputs ? lanes[row] : 0;
+            }
+        signals += inputs * VECTORS;
+        const float *by_out = (const float *)slopes;
+        BY_FOURS(u, l->outputs, products_of_units(by_out + u * BLOCK, pitch * LANES, blocks, rows, wide,
+                                                  by_weight + u * inputs, inputs, many));
+        for (int64_t u = 0; u < l->outputs; u++) {
+            vector sum = {0};
+            for (int64_t i = 0; i < blocks * VECTORS; i++) sum += slopes[i / VECTORS * pitch + u * VECTORS + i % VECTORS];
+            by_bias[u] += total(sum);
+        }
     }
 }
 
@@ -170,7 +197,12 @@ INLINE void forward_rows(const network *n, int64_t learner, const float *observa
 }
 
 /* Vectors that return_rows needs room for. */
-INLINE int64_t room_to_return(const network *n) { return parameters_of(n) + 2 * CHUNK * units_of(n) * VECTORS; }
+INLINE int64_t room_to_return(const network *n) {
+    int64_t wide = 0;
+    for (const layer *l = n->layers; l < n->layers + n->depth; l++)
+        if (wide_of(l->inputs) > wide) wide = wide_of(l->inputs);
+    return CHUNK * (2 * units_of(n) * VECTORS + BLOCK * wide / LANES);
+}
 
 /* Of a block's rows [row, row + count): derivatives by outputs, in the order of the outputs, both VECTORS a unit. */
 typedef void slopes_of(void *told, int64_t row, int64_t count, const vector *outputs, vector *by_outputs);
@@ -179,8 +211,11 @@ typedef void slopes_of(void *told, int64_t row, int64_t count, const vector *out
 INLINE void return_rows(const network *n, int64_t learner, const float *observations, int64_t rows, slopes_of *tell,
                         void *told, vector *room) {
     const int64_t inputs = n->layers->inputs, units = units_of(n), last = (units - width_of(n)) * VECTORS;
-    vector *sums = room, *signals = sums + parameters_of(n), *slopes = signals + CHUNK * units * VECTORS;
-    memset(sums, 0, sizeof(vector) * parameters_of(n));
+    vector *signals = room, *slopes = signals + CHUNK * units * VECTORS, *in_rows = slopes + CHUNK * units * VECTORS;
+    for (const layer *l = n->layers; l < n->layers + n->depth; l++) {
+        memset(l->by_weight + learner * l->by_weight_stride, 0, sizeof(float) * l->outputs * l->inputs);
+        memset(l->by_bias + learner * l->by_bias_stride, 0, sizeof(float) * l->outputs);
+    }
     for (int64_t row = 0; row < rows;) {
         int blocks = 0;
         for (; row < rows && blocks < CHUNK; row += BLOCK, blocks++) {
@@ -191,13 +226,7 @@ INLINE void return_rows(const network *n, int64_t learner, const float *observat
             tell(told, row, count, in + last, by + last);
             return_block(n, learner, in, by, units);
         }
-        add_products(n, signals, slopes, units, blocks, sums);
-    }
-    const vector *sum = sums;
-    for (const layer *l = n->layers; l < n->layers + n->depth; l++) {
-        float *by_weight = l->by_weight + learner * l->by_weight_stride, *by_bias = l->by_bias + learner * l->by_bias_stride;
-        for (int64_t i = 0; i < l->outputs * l->inputs; i++) by_weight[i] = total(*sum++);
-        for (int64_t i = 0; i < l->outputs; i++) by_bias[i] = total(*sum++);
+        add_products(n, learner, signals, slopes, units, blocks, (float *)in_rows);
     }
 }
 #endif

@@ -172,7 +172,7 @@ def policy_gradient(
     """
     observations, actions, advantages = rows
     (batch, size), count, choices = parameters.shape, advantages.shape[1], actor[-1]
-    shape, part = (batch, count), count if order is None else order.shape[-1]
+    shape, part = (batch, count), count if order is None else order.shape[-1:].numel()
     divergence, norm = (parameters.new_empty(batch) for _ in range(2))
     made = [torch.zeros_like(parameters) for _ in range(1 if outer is None else 2)]
     into = [address("gradients", x, (batch, size)) for x in made]
@@ -199,11 +199,11 @@ def policy_gradient(
         outer_actor=0 if outer is None else networks[1].address,
         critic=networks[-1].address if critic else 0,
         **{"learners": batch, "rows": count, "count": part, "discrete": discrete, "choices": choices},
-        outer_count=0 if outer is None else len(outer),
+        outer_count=0 if outer is None else outer.numel(),
         normalize=NORMALIZE.index(normalize),
         order=0 if order is None else address("order", order, (batch, part), torch.int64, apart=True),
-        order_stride=0 if order is None else order.stride(0),
-        outer_order=0 if outer is None else address("outer rows", outer, (len(outer),), torch.int64),
+        order_stride=0 if order is None else order.stride(0) if order.dim() else 0,
+        outer_order=0 if outer is None else address("outer rows", outer, (outer.numel(),), torch.int64),
         observations=address("observations", observations, (*shape, actor[0])),
         actions=address("actions", actions, taken, kind),
         advantages=address("advantages", advantages, shape),

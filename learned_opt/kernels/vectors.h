@@ -74,22 +74,6 @@ static inline float total(vector x) {
         }                                                                         \
     } while (0)
 
-/* Add products of some rows and some columns, each VECTORS vectors a block, to sums that lie steps apart, over blocks
-   that lie pitches apart; of each block count so many vectors, or all. */
-INLINE void add_outer(const vector *row, int64_t row_pitch, const vector *column, int64_t column_pitch, int blocks,
-                      const int *vectors, vector *into, int64_t row_step, int64_t column_step, const int rows,
-                      const int columns) {
-    vector sum[4][4];
-    for (int r = 0; r < rows; r++)
-        for (int c = 0; c < columns; c++) sum[r][c] = into[r * row_step + c * column_step];
-    for (int block = 0; block < blocks; block++, row += row_pitch, column += column_pitch)
-        for (int v = 0; v < (vectors ? vectors[block] : VECTORS); v++)
-            for (int r = 0; r < rows; r++)
-                for (int c = 0; c < columns; c++) sum[r][c] += row[r * VECTORS + v] * column[c * VECTORS + v];
-    for (int r = 0; r < rows; r++)
-        for (int c = 0; c < columns; c++) into[r * row_step + c * column_step] = sum[r][c];
-}
-
 #if defined(__AVX2__) && !defined(__AVX512F__)
 static inline vector choose(mask m, vector yes, vector no) {
     return (vector)_mm256_blendv_ps((__m256)no, (__m256)yes, (__m256)m);
