@@ -20,9 +20,9 @@ SANITIZERS = ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize
 SANITIZED = [*SANITIZERS, "-O1", "-g"] if os.environ.get("LEARNED_OPT_SANITIZE") else []
 VARIANTS = {"generic": []}
 KERNELS = Path("learned_opt/kernels")
-SOURCES = ("lstm_step", "policy_gradient", "mlp", "q_learning", "rollout", "philox")
-# Random numbers are the same bits in torch, which rounds each operation.
-ROUNDED = {"philox": ["-ffp-contract=off"]}
+SOURCES = ("adam_step", "lstm_step", "policy_gradient", "mlp", "q_learning", "rollout", "philox")
+# What is the same in torch, which rounds each operation.
+ROUNDED = {name: ["-ffp-contract=off"] for name in ("philox", "adam_step")}
 checksum = runpy.run_path("learned_opt/kernels/sources.py")["checksum"]
 if platform.machine().lower() in ("x86_64", "amd64"):
     VARIANTS["avx2"] = ["-mavx2", "-mfma"]

@@ -772,7 +772,7 @@ ROUNDED = (
     *("torch meta-q", "stage 1", "stage 2", "navigation2d, "),
     *("c default", "c evolved", "c lstm", "c tbptt", "c es", "c pes", "c reptile", "c maml", "c fomaml"),
     *("e-maml", "c learned-start", "c meta-lstm", "c meta-sgd", "c actor-critic", "c ppo", "c reinforce"),
-    *("c q-learning", "c meta-q", "c e-maml"),
+    *("c q-learning", "c meta-q", "c e-maml", "c adam"),
 )
 """How arrays' names begin that torch computes on families of classic control, scores' random returns among
 them. Their equations were fused operations once (addcmul, the alpha of add), and torch rounds between what is
@@ -780,8 +780,9 @@ written out: these are compared with a tolerance. What the compiled code compute
 same to the last bit.
 
 And whatever follows from compiled gradients of policies and action values, sums of the same terms in another
-order; and whatever takes compiled steps of the coordinatewise LSTM, lives ("..., lstm: ...") too: it
-multiplies where it divided once, and takes powers of two where it took those of e."""
+order; Adam's compiled steps, which divide once where torch divides twice; and whatever takes compiled steps
+of the coordinatewise LSTM, lives ("..., lstm: ...") too: it multiplies where it divided once, and takes
+powers of two where it took those of e."""
 
 
 def deviations(ours, frozen, close, rounded=0.0):

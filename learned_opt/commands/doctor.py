@@ -14,6 +14,7 @@ from learned_opt.tracing.verify import why_in_torch
 from learned_opt.verbatim import console, table
 
 SERVES = {
+    "adam_step": "the step of Adam, of many learners at once",
     "lstm_step": "the step of LSTM rules, and its derivatives",
     "mlp": "default policies, and their derivatives",
     "policy_gradient": "gradients of A2C, PPO and REINFORCE",

@@ -29,6 +29,7 @@ _POINTER, _INTEGER, _SHORT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 _KEY = ctypes.c_uint64
 _PERCEPTRON = [_POINTER, _POINTER, _INTEGER, _INTEGER, _POINTER, _SHORT]
 LIBRARIES: dict[str, dict[str, list[Any]]] = {
+    "adam_step": {"learned_opt_adam_step": [*[_POINTER] * 6, *[_INTEGER] * 3, *[_POINTER] * 3, _SHORT]},
     "lstm_step": {
         "learned_opt_step": [_POINTER, _INTEGER, _SHORT, _SHORT],
         "learned_opt_return": [_POINTER, _POINTER, _INTEGER, _INTEGER, _SHORT, _POINTER, _POINTER, _SHORT],

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from learned_opt.kernels import adam_step
 from learned_opt.layout import RuleState
 from learned_opt.rules.base import Scalar, StepInput, UpdateRule
 from learned_opt.rules.config import Makings, RuleConfig
@@ -127,15 +128,24 @@ class Adam(UpdateRule):
         if not self.decoupled:
             gradient = gradient + self.weight_decay * x.parameters
         step = state["step"] + 1
+        moments = state["exp_avg"], state["exp_avg_sq"]
+        numbers = x.lr, self.beta1, self.beta2, self.eps
+        made = adam_step.step((gradient, *moments), step, x.layout.sizes, numbers)
+        mean, square, update = self._stepped(x, gradient, state, step) if made is None else made
+        if self.decoupled and not (isinstance(self.weight_decay, float) and self.weight_decay == 0):
+            update = update - x.lr * self.weight_decay * x.parameters
+        return update, {"exp_avg": mean, "exp_avg_sq": square, "step": step}
+
+    def _stepped(
+        self, x: StepInput, gradient: Tensor, state: RuleState, step: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Both moments and the update, in torch."""
         mean = self.beta1 * state["exp_avg"] + (1 - self.beta1) * gradient
         square = self.beta2 * state["exp_avg_sq"] + (1 - self.beta2) * gradient.square()
         segments = x.layout.segments(gradient.device)
         mean_hat = mean / (1 - self.beta1**step).index_select(1, segments)
         square_hat = square / (1 - self.beta2**step).index_select(1, segments)
-        update = -x.lr * mean_hat / (safe_sqrt(square_hat) + self.eps)
-        if self.decoupled and not (isinstance(self.weight_decay, float) and self.weight_decay == 0):
-            update = update - x.lr * self.weight_decay * x.parameters
-        return update, {"exp_avg": mean, "exp_avg_sq": square, "step": step}
+        return mean, square, -x.lr * mean_hat / (safe_sqrt(square_hat) + self.eps)
 
 
 def safe_sqrt(square: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from learned_opt import CoordinatewiseLSTM, LearnedOptimizer, ParameterLayout
 from learned_opt.algorithms import A2C
 from learned_opt.algorithms.advantages import ReturnScale
 from learned_opt.algorithms.closed_form import ClosedForm
-from learned_opt.kernels import lstm_step, native, philox, q_learning, rollout
+from learned_opt.kernels import adam_step, lstm_step, native, philox, q_learning, rollout
 from learned_opt.kernels.addresses import address, address_of_array, addresses_of_pieces, fits
 from learned_opt.kernels.mlp import Perceptron, perceptron, perceptron_backward
 from learned_opt.policies.distribution import ActionDistribution
@@ -263,6 +263,17 @@ def of_random_numbers():
     return Entry(("learned_opt_random",), {"drawn": torch.tensor(3)}, call)
 
 
+def of_adam():
+    tensors = dict(zip(("gradient", "exp_avg", "exp_avg_sq"), torch.rand(3, B, LAYOUT.size), strict=True))
+    more = {"numbers": torch.rand(B, 6), "corrections": torch.rand(B, len(LAYOUT.sizes), 2)}
+
+    def call(x):
+        given = [x[name] for name in tensors]
+        return adam_step.adam_step(given, x["numbers"], x["corrections"], LAYOUT.sizes)
+
+    return Entry(("learned_opt_adam_step",), {**tensors, **more}, call)
+
+
 ENTRIES = {
     "outputs": of_networks(back=False),
     "derivatives": of_networks(back=True),
@@ -275,6 +286,7 @@ ENTRIES = {
     "updates": of_updates(),
     "steps": of_steps(),
     "random numbers": of_random_numbers(),
+    "steps of Adam": of_adam(),
 }
 ARGUMENTS = [(entry, name) for entry, made in ENTRIES.items() for name in made.arguments]
 
@@ -346,7 +358,7 @@ def may_stand_for(entry, name, shape):
 def test_every_function_of_c_is_tried_here():
     text = "".join(path.read_text() for path in SOURCES.rglob("*.c"))
     exported = re.findall(r"EXPORT (?:void|int32_t) (learned_opt_\w+)\((?!void\))", text)
-    assert len(exported) == 9
+    assert len(exported) == 10
     assert {symbol for entry in ENTRIES.values() for symbol in entry.symbols} == set(exported)
 
 

@@ -13,7 +13,7 @@ import torch
 
 import learned_opt
 from learned_opt import CoordinatewiseLSTM, ParameterLayout
-from learned_opt.kernels import lstm_step, mlp, native, policy_gradient, q_learning, records
+from learned_opt.kernels import adam_step, lstm_step, mlp, native, policy_gradient, q_learning, records
 from learned_opt.kernels.mlp import Perceptron
 from learned_opt.tasks import make_family
 from learned_opt.tracing.verify import why_in_torch
@@ -152,6 +152,7 @@ def test_that_nothing_is_compiled_is_logged_and_told(caplog, tmp_path, monkeypat
 
 
 def operator_calls():
+    yield adam_step.adam_step, ([*torch.rand(3, 2, 8)], torch.rand(2, 6), torch.rand(2, 2, 2), [6, 2])
     network = perceptron()
     tensors, *rest = network.for_c
     x, by = torch.randn(2, 5, 3), torch.randn(2, 5, 2)

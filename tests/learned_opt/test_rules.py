@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from learned_opt import SGD, Adam, ClassicLSTM, CoordinatewiseLSTM, ParameterLayout, RMSprop
+from learned_opt import SGD, Adam, ClassicLSTM, CoordinatewiseLSTM, ParameterLayout, RMSprop, engine
+from learned_opt.kernels import adam_step, native
 from learned_opt.rules.base import StepInput
 
 LAYOUT = ParameterLayout.of({"weight": (3, 4), "bias": (3,), "scale": ()})
@@ -237,3 +238,42 @@ def test_rule_touches_no_global_random_state():
 def test_impossible_sizes_are_refused(arguments):
     with pytest.raises(ValueError, match="must be"):
         CoordinatewiseLSTM(**arguments)
+
+
+@pytest.mark.skipif(native.why_not("adam_step") is not None, reason="nothing is compiled")
+@pytest.mark.parametrize("per_task", [False, True])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_adams_compiled_step_is_torchs(per_task, threads, monkeypatch):
+    """The moments' bits, and updates to rounding: also where hyper-parameters differ from task to task."""
+    layout = ParameterLayout.of({"weight": (5, 13), "bias": (1,), "head": (40,)})
+    generator, batch = torch.Generator().manual_seed(0), 7
+    given = 10 ** torch.randn(6, batch, layout.size, generator=generator)
+    given[2, 1, 3] = 0.0
+    lr, beta2 = (1e-2, 0.99)
+    if per_task:
+        lr, beta2 = torch.rand(2, batch, 1, generator=generator)
+    monkeypatch.setattr(adam_step, "WORTH_THREADS", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    made, ran = [], []
+    stepped = adam_step.adam_step
+    monkeypatch.setattr(adam_step, "adam_step", lambda *x: ran.append(x) or stepped(*x))
+    for name in ("auto", "torch"):
+        with engine(name):
+            rule = Adam(beta1=0.8, beta2=beta2, eps=1e-6)
+            state, updates = rule.init_state(layout, batch), []
+            for gradient in given:
+                x = StepInput(gradient, torch.zeros_like(gradient), lr, layout)
+                update, state = rule(x, state)
+                updates.append(update)
+        made.append((torch.stack(updates), state))
+    (ours, mine), (theirs, yours) = made
+    assert len(ran) == len(given)
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
+    assert all(torch.equal(mine[name], yours[name]) for name in yours)
+
+
+def test_adams_step_is_torchs_where_somebody_differentiates_it():
+    layout = ParameterLayout.of({"weight": (3,)})
+    gradient, rule = torch.ones(1, 3, requires_grad=True), Adam()
+    update, _ = rule(StepInput(gradient, torch.zeros(1, 3), 1e-2, layout), rule.init_state(layout, 1))
+    assert update.requires_grad
