@@ -13,6 +13,7 @@ from learned_opt.meta.config import run_config
 from learned_opt.meta.trainer import MetaTrainer
 from learned_opt.meta.validation import Validator
 from learned_opt.rl2.trainer import InContextTrainer
+from learned_opt.runs import loop
 from learned_opt.runs.config_file import changed, plain, written
 from learned_opt.runs.divergence import DivergenceError
 from learned_opt.runs.verdict import Verdict, improved
@@ -124,10 +125,10 @@ def test_a_resumed_run_remembers_what_it_began_with(tmp_path, validations):
     assert outcome.verdict == Verdict(0, 0.75, 0.75, -1.0, -1.0)
 
 
-def test_a_run_that_stops_does_not_call_the_rule_at_birth_the_best(tmp_path, validations):
+def test_a_run_that_stops_does_not_call_the_rule_at_birth_the_best(tmp_path, validations, monkeypatch):
     validations(*FELL)
     trainer = MetaTrainer(TINY, tmp_path / "run")
-    trainer.monitor.complaint = lambda: "too many diverge"
+    monkeypatch.setattr(loop, "complaint", lambda *given: "too many diverge")
     with pytest.raises(DivergenceError, match="the rule that it began with, none better, is"):
         trainer.run()
 
