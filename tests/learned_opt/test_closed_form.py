@@ -108,7 +108,7 @@ CONFIGS = {
 }
 
 
-OTHERS = {"a2c", "ppo", "ppo, values clipped", "reinforce"}
+OTHERS = ("a2c", "ppo", "ppo, values clipped", "reinforce")
 
 
 @needs_compiled
