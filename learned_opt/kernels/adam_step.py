@@ -36,6 +36,8 @@ def step(
         return None
     if not plain((*tensors, steps, *own)) or differentiated((*tensors, steps, *own)):
         return None
+    if any(x.shape != (len(steps), 1) for x in own):
+        return None
     lr, beta1, beta2, eps = numbers
     columns = (-lr, beta1, 1 - beta1, beta2, 1 - beta2, eps)
     table = np.empty((len(steps), len(columns)), np.float32)

@@ -77,7 +77,7 @@ class AdamKL(Adam):
         change = math.log(FACTOR) * (near.to(x.kl.dtype) - far.to(x.kl.dtype))
         lowest = (SLOWEST / torch.as_tensor(x.lr, dtype=x.kl.dtype, device=x.kl.device)).log()
         log_factor = torch.maximum(state["log_factor"] + change, lowest).clamp(max=0.0)
-        update, after = super().update(x._replace(lr=x.lr * log_factor.exp()), state)
+        update, after = super().update(x._replace(lr=x.lr * log_factor[:, :1].exp()), state)
         return update, {**after, "log_factor": log_factor}
 
 
