@@ -213,7 +213,8 @@ INLINE void return_rows(const network *n, int64_t learner, const float *observat
     const int64_t inputs = n->layers->inputs, units = units_of(n), last = (units - width_of(n)) * VECTORS;
     vector *signals = room, *slopes = signals + CHUNK * units * VECTORS, *in_rows = slopes + CHUNK * units * VECTORS;
     for (const layer *l = n->layers; l < n->layers + n->depth; l++) {
-        memset(l->by_weight + learner * l->by_weight_stride, 0, sizeof(float) * l->outputs * l->inputs);
+        const int64_t weights = l->outputs * l->inputs;
+        if (weights) memset(l->by_weight + learner * l->by_weight_stride, 0, sizeof(float) * weights);
         memset(l->by_bias + learner * l->by_bias_stride, 0, sizeof(float) * l->outputs);
     }
     for (int64_t row = 0; row < rows;) {
