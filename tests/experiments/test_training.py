@@ -43,6 +43,7 @@ def generators():
     return random.getstate(), kind, keys.tolist(), rest, torch.get_rng_state().tolist()
 
 
+@pytest.mark.slow
 def test_a_deleted_file_is_run_again_to_the_same_curve_and_the_others_stay(tmp_path, capsys):
     options = Train(
         cache=tmp_path,
@@ -81,6 +82,7 @@ def test_runs_of_several_environments_share_no_random_stream(algorithm, environm
     assert len({tuple(first) for first in firsts}) == len(firsts) > 5
 
 
+@pytest.mark.slow
 def test_methods_meet_the_same_episodes_until_the_first_update(tmp_path):
     ours = run_of(algorithm="ppo", steps=1000)
     theirs = run_of(ADAM, algorithm="ppo", steps=1000)

@@ -249,6 +249,7 @@ def test_parts_that_no_checkpoint_names_are_passed_over_and_cleared_away(runs, t
     assert not lost.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WINDOWS)
 def test_learners_are_the_same_bit_for_bit_by_one_two_and_four_processes(learners, name):
     whole = {}

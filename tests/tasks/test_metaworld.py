@@ -201,6 +201,7 @@ def test_rates_weigh_goals_alike_and_resample_them_within_environments():
     assert 0 <= low < 1 / 3 < high < 1
 
 
+@pytest.mark.slow
 def test_meta_training_then_the_protocol(tmp_path, monkeypatch):
     monkeypatch.setattr("learned_opt.tasks.metaworld.HORIZON", 6)
     recipe = tmp_path / "tiny.toml"
