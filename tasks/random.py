@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import index
 
 import torch
 from torch import Tensor
@@ -45,6 +46,10 @@ class Noise:
         dtype: of the numbers, which have the bits of float32.
         shard: which part of the batch.
         device: where they are drawn.
+
+    Raises:
+        TypeError: the seed is no integer.
+        ValueError: there are no replicas.
     """
 
     def __init__(
@@ -58,7 +63,7 @@ class Noise:
     ) -> None:
         if replicas < 1:
             raise ValueError(f"replicas must be at least 1, got {replicas}")
-        self.seed, self.replicas, self.dtype, self.shard = seed, replicas, dtype, shard
+        self.seed, self.replicas, self.dtype, self.shard = index(seed), replicas, dtype, shard
         self.drawn = torch.zeros((), dtype=torch.int64, device=device)
         """How many draws there were, (): all that changes. On its device, and always the same tensor, so
         that a recorded graph counts on."""

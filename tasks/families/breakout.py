@@ -95,13 +95,16 @@ class Breakout(BatchedFamily):
         hit = (here.unsqueeze(-1) == cells).to(row.dtype) * bricks
         struck = hit.sum(-1) > 0.5
         bottom = along == last
-        back, on = bottom & (across == paddle), bottom & (across == before) & (across != paddle)
-        right = torch.where(back, -right, right)
-        turned = ceiling | struck | back | on
+        returned = bottom & (across == paddle)
+        passed_on = bottom & (across == before) & (across != paddle)
+        right = torch.where(returned, -right, right)
+        turned = ceiling | struck | returned | passed_on
         down = torch.where(turned, -down, down)
         moved = torch.where(turned, row, along)
         across = torch.where(struck, column, across)
         bricks = bricks - hit
         bricks = torch.where((bricks.sum(-1) < 0.5).unsqueeze(-1), 1.0, bricks)
         ball = torch.stack((moved, across, down, right, paddle, row, column), -1)
-        return Transition(torch.cat((ball, bricks), -1), struck.to(row.dtype), bottom & ~back & ~on)
+        return Transition(
+            torch.cat((ball, bricks), -1), struck.to(row.dtype), bottom & ~returned & ~passed_on
+        )

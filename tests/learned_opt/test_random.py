@@ -1,5 +1,6 @@
 """Random numbers are those of their key: in every engine, whoever else draws, and however many."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -124,3 +125,9 @@ def test_all_that_changes_is_one_tensor_that_stays_where_it_is():
 
 def test_double_precision_has_the_numbers_of_single():
     assert torch.equal(Noise(0, dtype=torch.float64).normal(3, 4), Noise(0).normal(3, 4).double())
+
+
+def test_a_seed_is_an_integer():
+    with pytest.raises(TypeError, match="integer"):
+        Noise(torch.Generator())
+    assert Noise(np.int64(3)).uniform(2, 3).equal(Noise(3).uniform(2, 3))
