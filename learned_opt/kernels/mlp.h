@@ -111,25 +111,28 @@ INLINE void few_inputs(const layer *l, const float *weight, const vector *by_out
    `wide` floats, of which `left` count. */
 INLINE void few_products(const float *by_out, int64_t pitch, int blocks, const float *rows, int64_t wide, float *into,
                          int64_t inputs, int64_t left, const int units, const int vectors) {
-    vector sum[4][2] = {0};
+    vector sum[SUMS] = {0};
     for (int block = 0; block < blocks; block++, by_out += pitch)
         for (int row = 0; row < BLOCK; row++, rows += wide)
             for (int u = 0; u < units; u++)
                 for (int v = 0; v < vectors; v++)
-                    sum[u][v] += by_out[u * BLOCK + row] * *(const loose *)(rows + v * LANES);
+                    sum[u * vectors + v] += by_out[u * BLOCK + row] * *(const loose *)(rows + v * LANES);
     for (int u = 0; u < units; u++)
         for (int v = 0; v < vectors; v++) {
             float *at = into + u * inputs + v * LANES;
-            store_up_to(at, load_up_to(at, left - v * LANES) + sum[u][v], left - v * LANES);
+            store_up_to(at, load_up_to(at, left - v * LANES) + sum[u * vectors + v], left - v * LANES);
         }
 }
 
+/* The same for all inputs: as many vectors of them at a time that the registers are full of sums, then one by one. */
 INLINE void products_of_units(const float *by_out, int64_t pitch, int blocks, const float *rows, int64_t wide,
                               float *into, int64_t inputs, const int units) {
+    const int many = SUMS / units;
     int64_t k = 0;
-    for (; k + 2 * LANES <= wide; k += 2 * LANES)
-        few_products(by_out, pitch, blocks, rows + k, wide, into + k, inputs, inputs - k, units, 2);
-    if (k < wide) few_products(by_out, pitch, blocks, rows + k, wide, into + k, inputs, inputs - k, units, 1);
+    for (; k + many * LANES <= wide; k += many * LANES)
+        few_products(by_out, pitch, blocks, rows + k, wide, into + k, inputs, inputs - k, units, many);
+    for (; many > 1 && k < wide; k += LANES)
+        few_products(by_out, pitch, blocks, rows + k, wide, into + k, inputs, inputs - k, units, 1);
 }
 
 /* Derivatives of a block by the outputs of all layers, in their places of `slopes`, which mirror those of `signals`. */
@@ -161,16 +164,21 @@ static void add_products(const network *n, int64_t learner, const vector *signal
         float *by_weight = l->by_weight + learner * l->by_weight_stride, *by_bias = l->by_bias + learner * l->by_bias_stride;
         const int64_t inputs = l->inputs, wide = wide_of(inputs);
         slopes += inputs * VECTORS;
+        /* What stands after the inputs lands in lanes that do not count. */
         for (int block = 0; block < blocks; block++)
-            for (int64_t k = 0; k < wide; k++) {
-                const float *lanes = (const float *)(signals + block * pitch + k * VECTORS);
-                float *at = rows + block * BLOCK * wide + k;
-                for (int row = 0; row < BLOCK; row++) at[row * wide] = k < inputs ? lanes[row] : 0;
-            }
+            for (int64_t k = 0; k < wide; k += SIDE)
+                for (int row = 0; row < BLOCK; row += SIDE)
+                    transpose((const float *)(signals + block * pitch + k * VECTORS) + row, BLOCK,
+                              rows + (block * BLOCK + row) * wide + k, wide);
         signals += inputs * VECTORS;
         const float *by_out = (const float *)slopes;
-        BY_FOURS(u, l->outputs, products_of_units(by_out + u * BLOCK, pitch * LANES, blocks, rows, wide,
-                                                  by_weight + u * inputs, inputs, many));
+#define PRODUCTS(u, units) \
+    products_of_units(by_out + (u) * BLOCK, pitch * LANES, blocks, rows, wide, by_weight + (u) * inputs, inputs, units)
+        int64_t unit = 0;
+        for (; wide == LANES && unit + SUMS <= l->outputs; unit += SUMS) PRODUCTS(unit, SUMS);
+        for (; unit + SUMS / 2 <= l->outputs; unit += SUMS / 2) PRODUCTS(unit, SUMS / 2);
+        for (; unit < l->outputs; unit++) PRODUCTS(unit, 1);
+#undef PRODUCTS
         for (int64_t u = 0; u < l->outputs; u++) {
             vector sum = {0};
             for (int64_t i = 0; i < blocks * VECTORS; i++) sum += slopes[i / VECTORS * pitch + u * VECTORS + i % VECTORS];

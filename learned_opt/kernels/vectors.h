@@ -58,6 +58,33 @@ static inline float total(vector x) {
     return sum;
 }
 
+/* Squares of SIDE × SIDE numbers in memory, rows `pitch` and `to_pitch` floats apart, turned so that rows become columns. */
+#if defined(__AVX2__)
+#define SIDE 8
+static inline void transpose(const float *from, int64_t pitch, float *to, int64_t to_pitch) {
+    __m256 x[8], y[8];
+    for (int i = 0; i < 8; i += 2) { /* pairs of rows, lane by lane */
+        const __m256 even = _mm256_loadu_ps(from + i * pitch), odd = _mm256_loadu_ps(from + (i + 1) * pitch);
+        x[i] = _mm256_unpacklo_ps(even, odd), x[i + 1] = _mm256_unpackhi_ps(even, odd);
+    }
+    for (int i = 0; i < 8; i += 4) /* four of them */
+        for (int j = 0; j < 2; j++) {
+            y[i + 2 * j] = _mm256_shuffle_ps(x[i + j], x[i + j + 2], 0x44);
+            y[i + 2 * j + 1] = _mm256_shuffle_ps(x[i + j], x[i + j + 2], 0xee);
+        }
+    for (int i = 0; i < 4; i++) {
+        _mm256_storeu_ps(to + i * to_pitch, _mm256_permute2f128_ps(y[i], y[i + 4], 0x20));
+        _mm256_storeu_ps(to + (i + 4) * to_pitch, _mm256_permute2f128_ps(y[i], y[i + 4], 0x31));
+    }
+}
+#else
+#define SIDE 4
+static inline void transpose(const float *from, int64_t pitch, float *to, int64_t to_pitch) {
+    for (int i = 0; i < SIDE; i++)
+        for (int k = 0; k < SIDE; k++) to[k * to_pitch + i] = from[i * pitch + k];
+}
+#endif
+
 #define CHUNK 4 /* blocks whose products are added up together */
 
 /* Do something for all of n things: for four at a time, then one by one; `many` is which, known to the compiler. */
