@@ -12,9 +12,10 @@ import gc
 import hashlib
 import importlib
 import os
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -32,9 +33,12 @@ PATIENCE = timedelta(minutes=30)
 
 @dataclass(frozen=True)
 class Ranks:
-    """One process's place among `share.count` of them; alone, nothing is sent and everything is local."""
+    """One process's place among `shard.count` of them; alone, nothing is sent and everything is local."""
 
     shard: Shard = WHOLE
+    questions: list[Callable[[], bool]] = field(default_factory=list, repr=False, compare=False)
+    answers: list[bool] = field(default_factory=list, repr=False, compare=False)
+    """See `poll`."""
 
     @property
     def first(self) -> bool:
@@ -45,26 +49,68 @@ class Ranks:
         """Each tensor added up over the ranks, all of them in one message; on every rank the same bits."""
         if self.shard.count == 1 or not tensors:
             return dict(tensors)
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors.values()])
-        dist.all_reduce(flat)
-        pieces = torch.split(flat, [tensor.numel() for tensor in tensors.values()])
-        return {name: piece.view_as(tensors[name]) for name, piece in zip(tensors, pieces, strict=True)}
+        first = next(iter(tensors.values()))
+        votes = first.new_tensor([question() for question in self.questions])
+        parts = [*tensors.values(), votes]
+        flat = torch.cat([part.reshape(-1) for part in parts])
+        if flat.is_cuda:
+            dist.all_reduce(flat)
+        else:
+            flat = self._added_up(flat)
+        *sums, votes = torch.split(flat, [part.numel() for part in parts])
+        self.answers[:] = (votes > 0).tolist()
+        return {name: total.view_as(tensors[name]) for name, total in zip(tensors, sums, strict=True)}
+
+    def poll(self, *questions: Callable[[], bool]) -> Callable[[], list[bool]]:
+        """Have every sum from now on also tell whether any rank says yes: no message is sent for that alone.
+
+        Returns:
+            The answers, the same on all ranks: those of the latest sum, no before it; alone, those of now.
+        """
+        if self.shard.count == 1:
+            return lambda: [question() for question in questions]
+        self.questions[:], self.answers[:] = questions, [False] * len(questions)
+        return lambda: self.answers
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The first axes of all ranks' tensors joined, in the order of ranks, on every rank."""
-        if self.shard.count == 1:
+        """The first axes of all ranks' tensors joined, in the order of ranks, on every rank.
+
+        In log2 P rounds (Bruck et al. 1997), where gloo's ring takes P - 1; nccl has its own ways.
+        """
+        index, count = self.shard.index, self.shard.count
+        if count == 1:
             return rows
-        parts = [torch.empty_like(rows) for _ in range(self.shard.count)]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
+        if rows.is_cuda:
+            parts = [torch.empty_like(rows) for _ in range(count)]
+            dist.all_gather(parts, rows.contiguous())
+            return torch.cat(parts)
+        blocks = rows.contiguous().unsqueeze(0)  # of this rank, the next one, and so on
+        while (held := len(blocks)) < count:
+            more = _exchanged(blocks[: count - held], (index - held) % count, (index + held) % count)
+            blocks = torch.cat((blocks, more))
+        return blocks.roll(index, 0).flatten(0, 1)
 
-    def own(self, rows: Tensor) -> Tensor:
-        """The rank's part of the first axis: the inverse of `gather`."""
-        return rows.chunk(self.shard.count)[self.shard.index]
+    def _added_up(self, part: Tensor) -> Tensor:
+        """The sum over ranks, in at most log2 P + 2 rounds where gloo's ring takes 2 (P - 1).
 
-    def any(self, flag: Tensor | bool) -> bool:
-        """Whether any rank says so: where random numbers are drawn only if needed, all must draw."""
-        return bool(self.gather(torch.tensor([int(flag)])).any())
+        That is recursive doubling (Thakur et al. 2005): of two that exchange what they have added up so far
+        both get the same bits. A rank beyond the largest power of two begins and ends with one below it.
+        """
+        index, count = self.shard.index, self.shard.count
+        power = 1 << count.bit_length() - 1
+        low = index % power
+        high = low + power
+        if high < count:
+            other = high if index == low else low
+            part = part + _exchanged(part, other, other)
+        if index == low:
+            for bit in range(power.bit_length() - 1):
+                part = part + _exchanged(part, index ^ 1 << bit, index ^ 1 << bit)
+        if high < count and index == low:
+            dist.send(part, high)
+        elif index == high:
+            dist.recv(part, low)
+        return part
 
     def agree(self, function: Callable[[], T]) -> T:
         """What the first rank's call returns, on every rank; its refusal is everybody's.
@@ -113,14 +159,16 @@ class Ranks:
         """
         if self.shard.count == 1:
             return [function()]
-        told: list[Any] = [None] * self.shard.count
         try:
             mine: tuple[Any, Any] = function(), None
         except OSError as error:
             mine = None, OSError(str(error))
         except ValueError as error:
             mine = None, ValueError(str(error))
-        dist.all_gather_object(told, mine)
+        data = torch.frombuffer(bytearray(pickle.dumps(mine)), dtype=torch.uint8)
+        length = int(self.gather(torch.tensor([len(data)])).max())
+        rows = self.gather(torch.nn.functional.pad(data, (0, length - len(data))).unsqueeze(0))
+        told = [pickle.loads(row.numpy().tobytes()) for row in rows]  # which ends where the pickle ends
         for _, refusal in told:
             if refusal is not None:
                 raise refusal
@@ -150,6 +198,16 @@ class Ranks:
             return joined[:, first : first + rows].flatten(0, 1)
 
         return mapped(own, *states)
+
+
+def _exchanged(part: Tensor, to: int, source: int) -> Tensor:
+    """What one rank sends while this one sends to another, of the same shape."""
+    received = torch.empty_like(part)
+    sending = dist.isend(part, to)
+    dist.recv(received, source)
+    if sending is not None:
+        sending.wait()
+    return received
 
 
 ALONE = Ranks()

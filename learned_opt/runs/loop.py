@@ -245,14 +245,16 @@ class TrainingRun(ABC, Generic[M]):
         if not self.best:
             self.assess(metrics, observer)
         self._check(metrics)  # a resumed run that was stopped for its divergence stays so
+        told = self.ranks.poll(stop, lambda: time.monotonic() - saved >= 60 * config.checkpoint.minutes)
         while self.step < config.meta_steps and not self.best[self.criterion] >= enough:
-            if self.ranks.any(stop()):
+            stopped, _ = told()
+            if stopped:
                 return True
             self.take_step(metrics, observer)
             if self.step % config.validation.every == 0 or self.step == config.meta_steps:
                 self.assess(metrics, observer)
             self._check(metrics)
-            late = self.ranks.any(time.monotonic() - saved >= 60 * config.checkpoint.minutes)
+            _, late = told()
             if late or self.step % config.checkpoint.every == 0:
                 if metrics is not None:
                     metrics.flush()

@@ -1,16 +1,21 @@
 """Several processes make one run: the numbers of one process, files of the first, and restarts."""
 
 import json
+import math
 import os
+import queue
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from learned_opt.algorithms import A2C
 from learned_opt.cli import main
@@ -121,6 +126,31 @@ if __name__ == "__main__":
 """
 
 
+def by_threads(monkeypatch, count, act):
+    """What `act` of each of `count` ranks returns, which are threads, and how many messages each received."""
+    boxes, thread, received = {}, threading.local(), [0] * count
+
+    def box(source, to):
+        return boxes.setdefault((source, to), queue.SimpleQueue())
+
+    def send(tensor, to):
+        box(thread.index, to).put(tensor.clone())
+
+    def receive(tensor, source):
+        tensor.copy_(box(source, thread.index).get(timeout=60))
+        received[thread.index] += 1
+
+    def rank(index):
+        thread.index = index
+        return act(Ranks(Shard(index, count)))
+
+    monkeypatch.setattr(dist, "send", send)
+    monkeypatch.setattr(dist, "isend", send)
+    monkeypatch.setattr(dist, "recv", receive)
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(rank, range(count))), received
+
+
 def environment():
     """What a child needs to import this very tree, one thread each."""
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
@@ -185,6 +215,60 @@ def assert_same_run(one, two):
         if "perturbations" in theirs:
             torch.testing.assert_close(ours["perturbations"], theirs["perturbations"])
     assert two["best"] == pytest.approx(one["best"], rel=1e-3, abs=1e-4)
+
+
+COUNTS = (2, 3, 4, 5, 7, 8, 12, 1000)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_sums_have_the_same_bits_on_every_rank_after_log2_rounds(monkeypatch, count):
+    terms = torch.randn(count, 5, generator=torch.Generator().manual_seed(0))
+
+    def added(ranks):
+        term = terms[ranks.shard.index]
+        total = ranks.sum({"row": term[:4], "scalar": term[4]})
+        assert total["row"].shape == (4,)
+        assert total["scalar"].shape == ()
+        return torch.cat((total["row"], total["scalar"].view(1)))
+
+    sums, received = by_threads(monkeypatch, count, added)
+    assert all(torch.equal(total, sums[0]) for total in sums)
+    torch.testing.assert_close(sums[0], terms.double().sum(0).float(), rtol=1e-5, atol=1e-5)
+    assert max(received) <= math.floor(math.log2(count)) + (2 if count & (count - 1) else 0)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_gathered_rows_stand_in_the_order_of_ranks_after_log2_rounds(monkeypatch, count):
+    rows = torch.arange(2 * count * 3).view(count, 2, 3)
+    gathered, received = by_threads(monkeypatch, count, lambda ranks: ranks.gather(rows[ranks.shard.index]))
+    assert all(torch.equal(each, rows.flatten(0, 1)) for each in gathered)
+    assert max(received) == math.ceil(math.log2(count))
+
+
+def test_what_one_rank_wants_all_hear_with_the_next_sum(monkeypatch):
+    def polled(ranks):
+        told = ranks.poll(lambda: ranks.shard.index == 2, lambda: False)
+        before = list(told())
+        assert ranks.sum({"one": torch.ones(())})["one"] == 3
+        return before, list(told())
+
+    heard, _ = by_threads(monkeypatch, 3, polled)
+    assert heard == [([False, False], [True, False])] * 3
+    assert ALONE.poll(lambda: True, lambda: False)() == [True, False]
+
+
+def test_a_refusal_of_one_rank_is_everybodys(monkeypatch):
+    def asked(ranks):
+        def function():
+            if ranks.shard.index == 1:
+                raise OSError("the disk is full")
+            return f"rank {ranks.shard.index}"
+
+        assert ranks.each(lambda: "x" * ranks.shard.index) == ["", "x", "xx"]
+        with pytest.raises(OSError, match="the disk is full"):
+            ranks.each(function)
+
+    by_threads(monkeypatch, 3, asked)
 
 
 @pytest.mark.parametrize("name", RUNS)

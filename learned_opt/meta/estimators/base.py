@@ -206,13 +206,15 @@ class LearnerGroup(ABC):
             parameters=state.parameters, rule_state=state.rule_state, sample=sample, age=age
         )
         with self.noise.scope():
-            if self.ranks.any(ended.any()):
+            if bool(ended.any()):
                 self.runs = self._renewed(rule, ended)
-                self._meet_longest()
         return ended
 
     def window(self, gradient: Phi, metrics: Mapping[str, Tensor], sound: Tensor) -> Window:
-        """What all ranks bring together: their parts of the gradient added up, and means of metrics.
+        """What all ranks bring together, after `end_window`: sums of the gradient's parts, means of metrics.
+
+        All in one message, which also tells whether any rank's runs began anew: then all measure gradients
+        anew, so that their learners' random numbers do not depend on who holds them.
 
         Args:
             gradient: this rank's part of the meta-gradient.
@@ -220,10 +222,13 @@ class LearnerGroup(ABC):
             sound: (B, bool); the others are counted as diverged.
         """
         sums = {key: torch.where(sound, value, 0.0).sum() for key, value in metrics.items()}
-        counts = {"sound": sound.sum(), "diverged": (~sound).sum()}
+        counts = {"sound": sound.sum(), "diverged": (~sound).sum(), "begun": (self.runs.age == 0).sum()}
         local = {f"φ {name}": value for name, value in gradient.items()} | sums
         total = self.ranks.sum(local | {key: value.float() for key, value in counts.items()})
         means = {key: float(total[key] / total["sound"].clamp_min(1)) for key in metrics}
+        if total["begun"] > 0:
+            self.runs = self.runs._replace(sample=None)
+            self._meet_longest()
         meta_gradient = {name: total[f"φ {name}"] for name in gradient}
         return Window(meta_gradient, {**means, "diverged": float(total["diverged"])})
 

@@ -16,6 +16,7 @@ from learned_opt.meta.estimators.config import Estimator, Problems
 from learned_opt.meta.estimators.unroll import Phi
 from learned_opt.meta.horizon import Horizon
 from learned_opt.rules.base import UpdateRule
+from learned_opt.runs.distributed import ALONE, Ranks
 from learned_opt.settings import Positive
 from learned_opt.tasks import Noise
 
@@ -110,21 +111,22 @@ class Perturbations:
         self._noise.drawn.copy_(saved["drawn"])
 
 
-def sign_scores(difference: Tensor) -> Tensor:
+def sign_scores(difference: Tensor, ranks: Ranks = ALONE) -> Tensor:
     """The sign of each pair's difference in loss L⁺ − L⁻ (P,): neither scales nor outliers matter."""
     return difference.sign()
 
 
-def rank_scores(difference: Tensor) -> Tensor:
-    """Signed ranks of the pairs' differences in loss (P,), within [-1, 1]: clear wins count most.
+def rank_scores(difference: Tensor, ranks: Ranks = ALONE) -> Tensor:
+    """Signed ranks of the pairs' differences in loss (P,) among all processes', within [-1, 1]: clear wins
+    count most.
 
     Equal differences share the mean of their ranks, as in Wilcoxon 1945: in which order pairs stand says
     nothing of them.
     """
-    size = difference.abs()
-    below, up_to = (compare(size, size.unsqueeze(1)).sum(1) for compare in (torch.lt, torch.le))
-    ranks = (below + up_to + 1).to(difference.dtype) / 2
-    return difference.sign() * ranks / len(difference)
+    own, sizes = difference.abs().unsqueeze(1), ranks.gather(difference.abs())
+    below, up_to = (compare(sizes, own).sum(1) for compare in (torch.lt, torch.le))
+    places = (below + up_to + 1).to(difference.dtype) / 2
+    return difference.sign() * places / len(sizes)
 
 
 SCORES = {"sign": sign_scores, "rank": rank_scores}
@@ -195,7 +197,7 @@ class EvolutionGroup(LearnerGroup):
         returns = returns.where(~state.diverged, -math.inf)
         plus, minus = returns[: self.rows], returns[self.rows :]
         difference = torch.where(plus == minus, 0.0, minus - plus)  # of losses; both may be -inf
-        scores = self.ranks.own(SCORES[self.estimator.fitness_shaping](self.ranks.gather(difference)))
+        scores = SCORES[self.estimator.fitness_shaping](difference, self.ranks)
         gradient = self.perturbations.gradient(scores * torch.where(self.ends()[: self.rows], FINAL, 1.0))
         sound = ~(state.diverged[: self.rows] | state.diverged[self.rows :]).repeat(2)
         ended = self.end_window(rule, state, sample, sound)[: self.rows]

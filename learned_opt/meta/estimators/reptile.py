@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -47,10 +47,10 @@ class ReptileGroup(LearnerGroup):
         state, sample, metrics = self.train(rule)
         ended = self.ends() & ~state.diverged
         pull = torch.where(ended.unsqueeze(1), theta_0 - state.parameters, 0.0)
-        summed = self.ranks.sum({"pull": pull.sum(0), "ended": ended.sum().to(pull.dtype)})
-        gradient = summed["pull"] / summed["ended"].clamp_min(1)
         self.end_window(rule, state, sample, ~state.diverged)
-        metrics["meta_gradient_norm"] = gradient.norm().expand_as(metrics["reward"])
-        window = self.window({}, metrics, ~state.diverged)
+        parts = {"pull": pull.sum(0), "ended": ended.sum().to(pull.dtype)}
+        window = self.window(parts, metrics, ~state.diverged)
+        summed = window.meta_gradient
+        gradient = summed["pull"] / summed["ended"].clamp_min(1)
         moved = {rule.initialization: gradient} if bool(summed["ended"]) else {}
-        return replace(window, meta_gradient=moved)
+        return Window(moved, {**window.metrics, "meta_gradient_norm": float(gradient.norm())})

@@ -135,6 +135,6 @@ class TruncatedGroup(LearnerGroup):
             return parameters, self.ready()
         newborn = self.runs.age == 0
         parameters = torch.where(newborn, phi[rule.initialization], parameters)
-        if not (self.estimator.second_order and self.ranks.any(newborn.any())):
+        if not self.estimator.second_order or self.runs.sample is not None:  # no rank has a newborn
             return parameters, self.ready()
         return parameters, self.gradient(parameters, second_order=True)
