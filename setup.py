@@ -20,7 +20,16 @@ SANITIZERS = ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize
 SANITIZED = [*SANITIZERS, "-O1", "-g"] if os.environ.get("LEARNED_OPT_SANITIZE") else []
 VARIANTS = {"generic": []}
 KERNELS = Path("learned_opt/kernels")
-SOURCES = ("adam_step", "lstm_step", "policy_gradient", "mlp", "q_learning", "rollout", "philox")
+SOURCES = (
+    "adam_step",
+    "direction_step",
+    "lstm_step",
+    "policy_gradient",
+    "mlp",
+    "q_learning",
+    "rollout",
+    "philox",
+)
 # What is the same in torch, which rounds each operation.
 ROUNDED = {name: ["-ffp-contract=off"] for name in ("philox", "adam_step")}
 checksum = runpy.run_path("learned_opt/kernels/sources.py")["checksum"]
@@ -57,7 +66,7 @@ setup(
         Extension(
             f"learned_opt.kernels._{source}_{name}",
             [str(KERNELS / f"{source}.c")],
-            depends=[str(KERNELS / "vectors.h"), str(KERNELS / "mlp.h")],
+            depends=[str(KERNELS / name) for name in ("vectors.h", "mlp.h", "lstm.h")],
             extra_compile_args=[
                 *(*FLAGS, *THREADS, *flags, *SANITIZED, *ROUNDED.get(source, [])),
                 f"-DSOURCE={checksum(KERNELS / f'{source}.c')}",

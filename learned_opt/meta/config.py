@@ -10,6 +10,7 @@ from learned_opt.algorithms import A2C, InnerAlgorithm
 from learned_opt.meta.estimators.config import Estimator, Problems
 from learned_opt.meta.estimators.tbptt import TBPTT
 from learned_opt.meta.horizon import Horizon
+from learned_opt.meta.learning_rates import LearningRates
 from learned_opt.rules.config import RuleConfig
 from learned_opt.rules.lstm import LSTMConfig
 from learned_opt.runs.config_file import merged, plain, structured
@@ -85,6 +86,8 @@ class RunConfig(TrainingSettings):
     """Where the meta-gradient comes from."""
     horizon: Horizon = Horizon()
     """Lengths of inner runs."""
+    learning_rates: LearningRates = LearningRates()
+    """Learning rates of inner runs; the rule's own by default."""
     meta_batch_size: Count = 12
     """Learners side by side; a meta-step advances one batch of one family."""
     batches_per_family: Count = 2
@@ -150,7 +153,13 @@ class RunConfig(TrainingSettings):
         """The `LearnerGroup` of a family's batch of learners; see there for arguments and options."""
         entry = self.entry(number)
         problems = Problems(
-            name, self.family(name), entry.inner, entry.horizon, self.meta_batch_size, self.device
+            name,
+            self.family(name),
+            entry.inner,
+            entry.horizon,
+            entry.learning_rates,
+            self.meta_batch_size,
+            self.device,
         )
         return entry.estimator.groups()(problems, entry.estimator, *arguments, **options)
 

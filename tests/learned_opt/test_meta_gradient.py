@@ -69,8 +69,7 @@ def test_meta_gradient_matches_finite_differences_through_several_windows(kind, 
             InnerState.of(parameters, state),
             sample,
             layout=LAYOUT,
-            steps=STEPS,
-            lr=LR,
+            rates=[LR] * STEPS,
             total_steps=TOTAL,
             second_order=second_order,
         )
@@ -115,8 +114,7 @@ def test_second_order_differs_from_first_order():
             InnerState.of(start, state),
             learner.gradient(start),
             layout=LAYOUT,
-            steps=STEPS,
-            lr=LR,
+            rates=[LR] * STEPS,
             second_order=second_order,
         )
         gradients.append(result.meta_gradient["cell_weight"])
@@ -136,8 +134,7 @@ def test_zero_gradients_give_finite_second_order_meta_gradients():
         InnerState.of(start, rule.init_state(LAYOUT, BATCH, dtype=torch.float64)),
         learner.gradient(start),
         layout=LAYOUT,
-        steps=STEPS,
-        lr=LR,
+        rates=[LR] * STEPS,
         second_order=True,
     )
     assert all(bool(gradient.isfinite().all()) for gradient in result.meta_gradient.values())
@@ -162,8 +159,7 @@ def test_the_classic_rule_reproduces_the_published_golden_value():
             InnerState.of(start, rule.init_state(learner.layout, 1)),
             learner.gradient(start),
             layout=learner.layout,
-            steps=5,
-            lr=1.0,
+            rates=[1.0] * 5,
         )
         for name, parameter in rule.named_parameters():
             parameter.grad = result.meta_gradient[name].sum(0)
@@ -197,8 +193,7 @@ def test_a_diverging_learner_leaves_the_meta_gradients_of_the_others_alone():
             InnerState.of(start, rule.init_state(LAYOUT, BATCH, dtype=torch.float64)),
             learner.gradient(start),
             layout=LAYOUT,
-            steps=STEPS,
-            lr=LR,
+            rates=[LR] * STEPS,
         ).meta_gradient["cell_weight"]
 
     healthy = meta_gradient()

@@ -59,8 +59,7 @@ def test_meta_training_learns_to_optimize_quadratics():
             phi,
             InnerState.of(start, rule.init_state(learner.layout, 32)),
             learner.gradient(start),
-            steps=20,
-            lr=0.05,
+            rates=[0.05] * 20,
             layout=learner.layout,
         )
         return result, float(learner.loss(result.state.parameters).mean())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from learned_opt.meta.estimators.presentation import Presentation
 from learned_opt.meta.estimators.unroll import Phi
 from learned_opt.policies.base import Policies, policy_for
 from learned_opt.rollouts.collect import longest
-from learned_opt.rules.base import UpdateRule
+from learned_opt.rules.base import Scalar, UpdateRule
 from learned_opt.runs.checkpoint import check_fits
 from learned_opt.runs.distributed import ALONE, Ranks
 from learned_opt.tasks import Noise, Tasks
@@ -48,6 +48,8 @@ class Runs(NamedTuple):
     age: updates behind each run, (B, 1).
     horizon: updates of each run in all, (B, 1).
     horizon_known: whether the rule is told, (B, 1).
+    lr_factor: learning rate at the start of each run, in multiples of the rule's, (B, 1).
+    lr_decay: 1 where it falls to 0 over the run, 0 where it stays, (B, 1).
     """
 
     parameters: Tensor
@@ -56,6 +58,8 @@ class Runs(NamedTuple):
     age: Tensor
     horizon: Tensor
     horizon_known: Tensor
+    lr_factor: Tensor
+    lr_decay: Tensor
 
 
 class LearnerGroup(ABC):
@@ -112,7 +116,8 @@ class LearnerGroup(ABC):
         parameters, age = self._start(rule), torch.zeros(self.batch, 1, device=device)
         horizon, known = self._draw_horizons()
         horizon = self._whole_windows(horizon * self.noise.uniform(self.batch, 1))
-        self.runs = Runs(parameters, self._initial_state(rule), None, age, horizon, known)
+        rule_state, rates = self._initial_state(rule), self._draw_rates()
+        self.runs = Runs(parameters, rule_state, None, age, horizon, known, *rates)
         self.recorder = Recorder(self.learner)
         self._meet_longest()
 
@@ -165,13 +170,11 @@ class LearnerGroup(ABC):
         self.begin(rule)
 
         def window(
-            phi: Phi, state: InnerState, sample: GradientSample, total: Tensor
+            phi: Phi, state: InnerState, sample: GradientSample, total: Tensor, rates: Sequence[Scalar]
         ) -> tuple[InnerState, GradientSample, dict[str, Tensor]]:
             steps, metrics = self.unroll_length, dict[str, Tensor]()
-            for _ in range(steps):
-                state = inner_step(
-                    rule, sample, state, rule.learning_rate, self.layout, total, phi=phi or None
-                )
+            for lr in rates:
+                state = inner_step(rule, sample, state, lr, self.layout, total, phi=phi or None)
                 sample = self.learner.gradient(state.parameters)
                 for key, value in sample.metrics.items():
                     metrics[key] = metrics.get(key, 0.0) + value / steps
@@ -180,13 +183,22 @@ class LearnerGroup(ABC):
 
         start = InnerState.of(self.runs.parameters, self.runs.rule_state)
         trained: tuple[InnerState, GradientSample, dict[str, Tensor]] = self.recorder(
-            window, phi or {}, start, self.ready(), self.total_steps()
+            window, phi or {}, start, self.ready(), self.total_steps(), self.rates(rule)
         )
         return trained
 
     def total_steps(self) -> Tensor:
         """Planned length of each run (B, 1), infinite where the rule is not told."""
         return torch.where(self.runs.horizon_known, self.runs.horizon, math.inf)
+
+    def rates(self, rule: UpdateRule) -> list[Scalar]:
+        """Learning rates of the window's K updates: each one for all, or (B, 1)."""
+        steps, runs = self.unroll_length, self.runs
+        if not self.problems.learning_rates.vary:
+            return [rule.learning_rate] * steps
+        ages = runs.age + torch.arange(steps, device=runs.age.device)
+        rates = rule.learning_rate * runs.lr_factor * (1 - runs.lr_decay * ages / runs.horizon)
+        return list(rates.split(1, 1))
 
     def ends(self) -> Tensor:
         """Whose run is over with the window that is being trained, (B, bool)."""
@@ -240,6 +252,7 @@ class LearnerGroup(ABC):
         parameters = torch.where(column, self._start(rule), runs.parameters)
         rule_state = rule.renewed_state(rows, runs.rule_state, self._initial_state(rule))
         horizon, known = self._draw_horizons()
+        factor, decay = self._draw_rates()
         return Runs(
             parameters,
             rule_state,
@@ -247,6 +260,8 @@ class LearnerGroup(ABC):
             torch.where(column, 0.0, runs.age),
             torch.where(column, horizon, runs.horizon),
             torch.where(column, known, runs.horizon_known),
+            torch.where(column, factor, runs.lr_factor),
+            torch.where(column, decay, runs.lr_decay),
         )
 
     def _meet_longest(self) -> None:
@@ -278,6 +293,14 @@ class LearnerGroup(ABC):
         draw = self.noise.uniform(self.batch, 1)
         known = self.noise.uniform(self.batch, 1) < horizon.p_known
         return self._whole_windows((low + draw * (high - low)).exp()), known
+
+    def _draw_rates(self) -> tuple[Tensor, Tensor]:
+        rates, one = self.problems.learning_rates, torch.ones(self.batch, 1, device=self.noise.device)
+        if not rates.vary:
+            return one, 0 * one
+        low, high = math.log(rates.min), math.log(rates.max)
+        factor = (low + self.noise.uniform(self.batch, 1) * (high - low)).exp()
+        return factor, (self.noise.uniform(self.batch, 1) < rates.p_decay).to(one.dtype)
 
     def _whole_windows(self, updates: Tensor) -> Tensor:
         return (updates / self.unroll_length).round().clamp_min(1.0) * self.unroll_length

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 from learned_opt.algorithms import InnerAlgorithm
 from learned_opt.meta.horizon import Horizon
+from learned_opt.meta.learning_rates import LearningRates
 from learned_opt.settings import Choice, Length
 from learned_opt.tasks import TaskFamily
 
@@ -23,6 +24,7 @@ class Problems:
     family: what tasks are drawn from.
     inner: how the learners learn.
     horizon: for how long.
+    learning_rates: at which.
     batch_size: how many there are, on all ranks together.
     device: where they are.
     """
@@ -31,6 +33,7 @@ class Problems:
     family: TaskFamily
     inner: InnerAlgorithm
     horizon: Horizon
+    learning_rates: LearningRates
     batch_size: int
     device: str = "cpu"
 

@@ -17,7 +17,7 @@ from learned_opt.meta.estimators.unroll import Phi
 from learned_opt.meta.horizon import Horizon
 from learned_opt.rules.base import UpdateRule
 from learned_opt.runs.distributed import ALONE, Ranks
-from learned_opt.settings import Positive
+from learned_opt.settings import NotNegative, Positive
 from learned_opt.tasks import Noise
 
 RAREST = 1e-4
@@ -148,6 +148,9 @@ class ES(Estimator):
     evolved_parameters: str = "all"
     """Which of the rule's parameters are perturbed and learned: all, head, or, of an lstm, skip, the head's
     weights on the features."""
+    fall_penalty: NotNegative = 0.0
+    """How much more a window's return counts where it is below the run's best window so far: a rule that
+    loses what was learned is then worse than one that never got there."""
 
     def check(self, inner: InnerAlgorithm, horizon: Horizon, batch_size: int, *, learned_init: bool) -> None:
         """Learners are paired."""
@@ -188,13 +191,26 @@ class EvolutionGroup(LearnerGroup):
             persistent=estimator.persistent,
             noise=self.noise.branch("perturbations"),
         )
+        self.peaks = torch.full((self.batch,), -math.inf, device=self.noise.device)
+        """The best window's return of each run so far, (B,)."""
+
+    def _penalized(self, returns: Tensor, ended: Tensor) -> Tensor:
+        """Returns of the window (B,), less what they fell from the best so far, which is renewed.
+
+        Args:
+            returns: of the window.
+            ended: whether any episode ended, without which a return says nothing, (B, bool).
+        """
+        fall = (self.peaks - returns).clamp_min(0.0).where(ended & self.peaks.isfinite(), 0.0)
+        self.peaks = torch.maximum(self.peaks, returns).where(ended, self.peaks)
+        return returns - self.estimator.fall_penalty * fall
 
     def advance(self, rule: UpdateRule) -> Window:
         """K updates of every candidate, the estimate from their returns, new runs where old ones ended."""
         phi = {name: value.detach() for name, value in rule.named_parameters()}
         state, sample, metrics = self.train(rule, self.perturbations.candidates(phi))
         returns = metrics["reward"] / metrics["endings"].clamp_min(RAREST)
-        returns = returns.where(~state.diverged, -math.inf)
+        returns = self._penalized(returns, metrics["endings"] > 0).where(~state.diverged, -math.inf)
         plus, minus = returns[: self.rows], returns[self.rows :]
         difference = torch.where(plus == minus, 0.0, minus - plus)  # of losses; both may be -inf
         scores = SCORES[self.estimator.fitness_shaping](difference, self.ranks)
@@ -202,6 +218,7 @@ class EvolutionGroup(LearnerGroup):
         sound = ~(state.diverged[: self.rows] | state.diverged[self.rows :]).repeat(2)
         ended = self.end_window(rule, state, sample, sound)[: self.rows]
         self.perturbations.renew(ended)
+        self.peaks = self.peaks.masked_fill(ended.repeat(2), -math.inf)
         self.perturbations.next_window(~ended)
         part = {name: value / self.ranks.shard.count for name, value in gradient.items()}
         window = self.window(part, metrics, sound)
@@ -210,9 +227,11 @@ class EvolutionGroup(LearnerGroup):
 
     def state_dict(self) -> dict[str, object]:
         """As of every group, with the perturbations."""
-        return {**super().state_dict(), "perturbations": self.perturbations.state_dict()}
+        evolved = {"perturbations": self.perturbations.state_dict(), "peaks": self.peaks}
+        return {**super().state_dict(), **evolved}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.perturbations.load_state_dict(saved["perturbations"])
+        self.peaks = saved["peaks"]
         super().load_state_dict(saved)

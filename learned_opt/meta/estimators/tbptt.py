@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -15,7 +16,7 @@ from learned_opt.meta.estimators.base import LearnerGroup, Window
 from learned_opt.meta.estimators.config import Estimator
 from learned_opt.meta.estimators.unroll import Phi, Unroll, clip_per_learner, replicate, unroll
 from learned_opt.meta.horizon import Horizon
-from learned_opt.rules.base import UpdateRule
+from learned_opt.rules.base import Scalar, UpdateRule
 from learned_opt.settings import Count, NotNegative, Positive, Within
 
 
@@ -90,15 +91,16 @@ class TruncatedGroup(LearnerGroup):
         phi = replicate(rule, self.batch)
         parameters, sample = self._differentiable_start(rule, phi)
 
-        def window(phi: Phi, start: InnerState, sample: GradientSample, total: Tensor) -> Unroll:
+        def window(
+            phi: Phi, start: InnerState, sample: GradientSample, total: Tensor, rates: Sequence[Scalar]
+        ) -> Unroll:
             return unroll(
                 self.gradient,
                 rule,
                 phi,
                 start,
                 sample,
-                steps=settings.unroll_length,
-                lr=rule.learning_rate,
+                rates=rates,
                 layout=self.layout,
                 total_steps=total,
                 second_order=settings.second_order,
@@ -108,7 +110,7 @@ class TruncatedGroup(LearnerGroup):
             )
 
         start = InnerState.of(parameters, self.runs.rule_state)
-        result = self.recorder(window, phi, start, sample, self.total_steps())
+        result = self.recorder(window, phi, start, sample, self.total_steps(), self.rates(rule))
         clipped, norms, finite = clip_per_learner(result.meta_gradient, settings.meta_grad_clip)
         sound = finite & ~result.state.diverged
         self.end_window(rule, result.state, result.sample, sound)

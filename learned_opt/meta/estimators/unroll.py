@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -46,8 +47,7 @@ def unroll(
     start: InnerState,
     sample: GradientSample,
     *,
-    steps: int,
-    lr: Scalar,
+    rates: Sequence[Scalar],
     layout: ParameterLayout,
     total_steps: Tensor | None = None,
     second_order: bool = False,
@@ -55,7 +55,7 @@ def unroll(
     sampling_correction: float = 0.0,
     replicates: int = 1,
 ) -> Unroll:
-    """Run K = `steps` updates and differentiate the outer losses at θ_1 … θ_K with respect to φ.
+    """Run K updates and differentiate the outer losses at θ_1 … θ_K with respect to φ.
 
     The meta-objective is the mean over k = 1 … K of L_outer(θ_k), and its gradient
 
@@ -84,8 +84,7 @@ def unroll(
         phi: one φ for each learner, as `replicate` makes them.
         start: θ_0, (B, N), and the rule's state.
         sample: gradients at θ_0; what they depend on is differentiated if they are connected to it.
-        steps: K.
-        lr: learning rate, float or (B, 1).
+        rates: learning rate of each of the K updates, float or (B, 1).
         layout: what the rule is told of the parameters.
         total_steps: planned number of updates of each run, (B, 1).
         second_order: see above.
@@ -93,13 +92,13 @@ def unroll(
         sampling_correction: weight of the term above; needs second order, and samples with trajectories.
         replicates: learners that share each task, in adjacent rows.
     """
-    state = start
+    state, steps = start, len(rates)
     visited: list[Tensor] = []
     cotangents: list[Tensor] = []
     totals: dict[str, Tensor] = {}
     log_prob: float | Tensor = 0.0
     with torch.enable_grad():
-        for k in range(1, steps + 1):
+        for k, lr in enumerate(rates, 1):
             if sampling_correction:
                 log_prob = _trajectories(sample).log_prob + log_prob
             state = inner_step(
