@@ -198,7 +198,7 @@ class LearnerGroup(ABC):
             return [rule.learning_rate] * steps
         ages = runs.age + torch.arange(steps, device=runs.age.device)
         rates = rule.learning_rate * runs.lr_factor * (1 - runs.lr_decay * ages / runs.horizon)
-        return list(rates.split(1, 1))
+        return list(torch.split(rates, 1, dim=1))
 
     def ends(self) -> Tensor:
         """Whose run is over with the window that is being trained, (B, bool)."""
