@@ -81,28 +81,69 @@ WINDOWS = {
 }
 """The last on a family whose horizons vary. Noise of a rule (parameter_noise) would be the same to rounding
 alone: torch's logarithm rounds by where in a tensor a number is."""
+FORKED = """
+import os, runpy, signal, socket, sys, traceback
+
+def rank(main, arguments, index, count, port):
+    place = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    store = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    launcher = {"TORCHELASTIC_RUN_ID": "forked", "TORCHELASTIC_RESTART_COUNT": 0}
+    os.environ.update({name: str(value) for name, value in (place | store | launcher).items()})
+    code = 1
+    try:
+        code = main(arguments)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code or 0)
+
+if __name__ == "__main__":
+    counts, script, *arguments = sys.argv[1:]
+    main = runpy.run_path(script)["main"]
+    for count in map(int, counts.split(",")):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        running = set()
+        for index in range(count):
+            child = os.fork()
+            if child == 0:
+                rank(main, arguments, index, count, port)
+            running.add(child)
+        while running:
+            child, status = os.wait()
+            running.remove(child)
+            if status:  # the others would wait for it
+                for other in running:
+                    os.kill(other, signal.SIGKILL)
+                sys.exit(1)
+"""
+"""Calls a script's main in so many processes as torchrun would start it, forked from one that has imported
+everything: imports take longer than these runs."""
 TWO_RANKS = """
-import json, sys
+import json
 from pathlib import Path
 import torch
 from learned_opt.runs.distributed import joined
 from learned_opt.meta.config import run_config
 from learned_opt.meta.trainer import MetaTrainer
 
-runs, out, half = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), Path(sys.argv[3])
-with joined() as ranks:
-    for name, fields in runs.items():
-        MetaTrainer(run_config(fields), out / name, ranks=ranks).run()
-        if (half / name).exists():
-            MetaTrainer(run_config(fields), half / name, resume=True, ranks=ranks).run()
-    try:
-        ranks.check_equal([torch.tensor([1.0 + ranks.shard.index])], "numbers")
-    except RuntimeError as error:
-        (out.parent / f"refused {ranks.shard.index}").write_text(str(error))
+def main(arguments):
+    runs, out, half = (Path(each) for each in arguments)
+    with joined() as ranks:
+        for name, fields in json.loads(runs.read_text()).items():
+            MetaTrainer(run_config(fields), out / name, ranks=ranks).run()
+            if (half / name).exists():
+                MetaTrainer(run_config(fields), half / name, resume=True, ranks=ranks).run()
+        try:
+            ranks.check_equal([torch.tensor([1.0 + ranks.shard.index])], "numbers")
+        except RuntimeError as error:
+            (out.parent / f"refused {ranks.shard.index}").write_text(str(error))
 """
 
 LEARNERS = """
-import json, sys
+import json
 from pathlib import Path
 import torch
 from learned_opt.meta.config import run_config
@@ -118,11 +159,12 @@ def learned(fields, ranks):
         group.advance(rule)
     return group.state_dict()
 
-if __name__ == "__main__":
+def main(arguments):
+    windows, out = (Path(each) for each in arguments)
     with joined() as ranks:
-        for name, fields in json.loads(Path(sys.argv[1]).read_text()).items():
+        for name, fields in json.loads(windows.read_text()).items():
             place = f"{name} {ranks.shard.index + 1} of {ranks.shard.count}.pt"
-            torch.save(learned(fields, ranks), Path(sys.argv[2]) / place)
+            torch.save(learned(fields, ranks), out / place)
 """
 
 
@@ -157,10 +199,24 @@ def environment():
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
 
 
-def torchrun(*arguments, options=(), ranks=2):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+def torchrun(*arguments, options=()):
+    """Two ranks of a module or script, as users start them."""
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
+    return started(*command, *arguments)
+
+
+def forked(script, *arguments, counts="2"):
+    """A script's main by so many ranks, one count after the other."""
+    folder = script.parent
+    (folder / "forked.py").write_text(FORKED)
+    process = started(folder / "forked.py", counts, script, *arguments)
+    printed, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, printed
+
+
+def started(*command):
     return subprocess.Popen(
-        [*command, *options, *map(str, arguments)],
+        [sys.executable, *map(str, command)],
         env=environment(),
         text=True,
         stdout=subprocess.PIPE,
@@ -196,9 +252,7 @@ def runs(tmp_path_factory):
         trainer._save()
     (folder / "runs.json").write_text(json.dumps({name: plain(config) for name, config in RUNS.items()}))
     (folder / "two_ranks.py").write_text(TWO_RANKS)
-    process = torchrun(*(folder / name for name in ("two_ranks.py", "runs.json", "two", "half")))
-    printed, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, printed
+    forked(*(folder / name for name in ("two_ranks.py", "runs.json", "two", "half")))
     return folder
 
 
@@ -333,7 +387,6 @@ def test_parts_that_no_checkpoint_names_are_passed_over_and_cleared_away(runs, t
     assert not lost.exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", WINDOWS)
 def test_learners_are_the_same_bit_for_bit_by_one_two_and_four_processes(learners, name):
     whole = {}
@@ -352,10 +405,7 @@ def learners(tmp_path_factory):
     windows = {name: plain(changed(config, meta_batch_size=8)) for name, config in WINDOWS.items()}
     (folder / "windows.json").write_text(json.dumps(windows))
     (folder / "learners.py").write_text(LEARNERS)
-    for count in (1, 2, 4):
-        process = torchrun(folder / "learners.py", folder / "windows.json", folder, ranks=count)
-        printed, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, printed
+    forked(folder / "learners.py", folder / "windows.json", folder, counts="1,2,4")
     return folder
 
 
