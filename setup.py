@@ -23,6 +23,7 @@ KERNELS = Path("learned_opt/kernels")
 SOURCES = (
     "adam_step",
     "direction_step",
+    "inner_step",
     "lstm_step",
     "policy_gradient",
     "mlp",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor
 from learned_opt.algorithms.advantages import FLOOR, ReturnScale
 from learned_opt.kernels import native
 from learned_opt.kernels.addresses import plain, transformed
-from learned_opt.kernels.mlp import WIDEST
-from learned_opt.kernels.policy_gradient import MADE, ROWS, advantages, policy_gradient
+from learned_opt.kernels.mlp import Stack
+from learned_opt.kernels.policy_gradient import MADE, Critics, Losses, advantages, policy_gradient
 from learned_opt.policies.base import Policy
 from learned_opt.policies.distribution import LOG_STD_MAX, LOG_STD_MIN
 from learned_opt.policies.mlp import ActorCritic
@@ -85,20 +86,23 @@ class ClosedForm:
     parameters: Tensor
 
     @classmethod
-    def of(cls, policy: Policy, parameters: Tensor, told: tuple[Tensor, ...]) -> ClosedForm | None:
+    def of(
+        cls, policy: Policy, parameters: Tensor, told: tuple[Tensor, ...], library: str = "policy_gradient"
+    ) -> ClosedForm | None:
         """Those of parameters (B, N), or None where torch must differentiate.
 
         Args:
             policy: stacked perceptrons, or else there is nothing to be had here.
             parameters: θ, (B, N).
             told: arrays of floats that C is to read.
+            library: of compiled code, that is to do it.
 
         Raises:
             ValueError: the parameters' shape is not the policy's.
         """
-        if type(policy) is not ActorCritic or transformed() or native.library("policy_gradient") is None:
+        if type(policy) is not ActorCritic or transformed() or native.library(library) is None:
             return None
-        if max(policy.widths("actor")) > WIDEST or not plain((parameters, *told)):
+        if not plain((parameters, *told)) or not policy.compilable:
             return None
         if parameters.dim() != 2 or parameters.shape[1] != policy.layout().size:
             shape = tuple(parameters.shape)
@@ -121,19 +125,17 @@ class ClosedForm:
         valid = None if rollout.valid is None else rollout.valid.contiguous()
         happened = [x.contiguous() for x in (rollout.rewards, rollout.terminated, rollout.truncated)]
         sights = [_flat(x, 3) for x in (rollout.observations, rollout.final_observations)]
-        *made, scale.mean, scale.square, scale.weight, deviation = advantages(
+        critics = Critics(
+            self.policy.stacks["critic"],
             self.parameters,
-            self.policy.layout().offsets["critic.0.weight"],
-            self.policy.widths("critic"),
-            self.policy.activation,
-            self._units,
-            [*happened, *sights],
-            valid,
-            None,
-            [scale.mean, scale.square, scale.weight],
-            [config.gamma, config.gae_lambda, scale.decay, FLOOR],
-            config.num_envs,
+            self.policy.units,
+            sights,
+            (scale.mean, scale.square, scale.weight),
             config.value_scale == "rewards",
+        )
+        numbers = config.gamma, config.gae_lambda, scale.decay, FLOOR
+        *made, scale.mean, scale.square, scale.weight, deviation = advantages(
+            happened, valid, critics, numbers, config.num_envs
         )
         rows = {"observations": rollout.observations.flatten(1, 2), "actions": rollout.actions.flatten(1, 2)}
         rows |= {name: x.flatten(1) for name, x in zip(MADE, made, strict=True)}
@@ -159,33 +161,32 @@ class ClosedForm:
                 row of some number.
             MemoryError: there is no room for what a thread works on.
         """
-        policy, offsets = self.policy, self.policy.layout().offsets
-        values = "targets" in rows
-        more = [None if name == "values" and not loss.clip_range_vf else rows.get(name) for name in ROWS]
+        given = {name: x.contiguous() for name, x in rows.items() if name != "observations"}
+        given["observations"] = _flat(rows["observations"], 2)
+        if not loss.clip_range_vf:
+            given.pop("values", None)
+        actor, critic = self.policy.stacks["actor"], None
+        if "targets" in rows:
+            critic = self.policy.stacks["critic"]
         divergence, norm, inner, *others = policy_gradient(
+            _losses(actor, critic, loss, discrete=self.policy.discrete),
             self.parameters,
-            [offsets["actor.0.weight"], offsets["critic.0.weight"] if values else 0],
-            policy.widths("actor"),
-            policy.widths("critic") if values else [],
-            policy.activation,
-            self._units,
-            [_flat(rows["observations"], 2), rows["actions"].contiguous(), rows["advantages"].contiguous()],
-            [None if x is None else x.contiguous() for x in more],
+            self.policy.units,
+            given,
             divisor if loss.normalize == "returns" else None,
             order,
             outer,
-            [*loss[1:], LOG_STD_MIN, LOG_STD_MAX],
-            loss.normalize,
-            policy.discrete,
         )
-        outer_gradient = others[0] if others else inner.new_zeros(()).expand_as(inner)
+        outer_gradient = others[0] if others else _NOTHING.expand(inner.shape)
         return Gradients(inner, outer_gradient, norm, divergence)
 
-    @property
-    def _units(self) -> list[Tensor]:
-        """Center and factor of observations, (S,) each."""
-        center, scale = (unit.flatten() for unit in self.policy.normalization(self.parameters))
-        return [center.contiguous(), scale.reciprocal()]
+
+_NOTHING = torch.zeros((), device="cpu")
+
+
+@lru_cache(maxsize=256)
+def _losses(actor: Stack, critic: Stack | None, loss: Loss, *, discrete: bool) -> Losses:
+    return Losses(actor, critic, discrete, loss.normalize, (*loss[1:], LOG_STD_MIN, LOG_STD_MAX))
 
 
 def episodic_advantages(
@@ -202,10 +203,8 @@ def episodic_advantages(
     """
     if transformed() or native.library("policy_gradient") is None or not plain((rewards, values)):
         return None
-    given, numbers = [rewards, ended, torch.zeros_like(ended)], [gamma, gae_lambda, 0.0, 0.0]
-    copies = rewards.shape[2]
-    made: Tensor = advantages(None, 0, [], "", [], given, None, values, [], numbers, copies, False)[1]
-    return made
+    happened, numbers = (rewards, ended, torch.zeros_like(ended)), (gamma, gae_lambda, 0.0, 0.0)
+    return advantages(happened, None, values, numbers, rewards.shape[2])[1]
 
 
 def _flat(observations: Tensor, axes: int) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -13,15 +12,12 @@ from torch import Tensor
 
 from learned_opt.algorithms.advantages import mean
 from learned_opt.algorithms.base import GradientSample
+from learned_opt.algorithms.closed_form import ClosedForm
 from learned_opt.algorithms.config import Stepwise
 from learned_opt.algorithms.on_environments import ActingLearner
 from learned_opt.algorithms.policy_gradient import shares
-from learned_opt.kernels import native
-from learned_opt.kernels.addresses import plain, transformed
-from learned_opt.kernels.mlp import WIDEST
-from learned_opt.kernels.q_learning import q_learning
+from learned_opt.kernels.q_learning import Lesson, Units, q_learning
 from learned_opt.policies.base import EpsilonGreedy, Policy
-from learned_opt.policies.mlp import ActorCritic
 from learned_opt.rollouts.collect import Rollout
 from learned_opt.settings import Count, Fraction
 from learned_opt.tasks import Noise, TaskFamily, Tasks
@@ -170,23 +166,16 @@ class QLearner(ActingLearner):
         """Both gradients, and the inner ones' norms before clipping, by C; None where torch must."""
         policy = self.policy.policy if isinstance(self.policy, EpsilonGreedy) else self.policy
         told = (rollout.unscaled, rollout.final_unscaled, rollout.rewards)
-        if type(policy) is not ActorCritic or policy.width > WIDEST or native.library("q_learning") is None:
+        form = ClosedForm.of(policy, theta, (self.target, self.replay, *told), "q_learning")
+        if form is None:
             return None
-        if transformed() or not plain((theta, self.target, self.replay, *told)):
-            return None
-        shape, units, unit = rollout.rewards.shape, self._units, None
+        shape, moments, unit = rollout.rewards.shape, None, None
         if self.observation_normalizer is not None:
-            moments = self.observation_normalizer.moments
-            units = [*units, *(x.flatten(1).contiguous() for x in (moments.mean, moments.deviation()))]
+            seen = self.observation_normalizer.moments
+            moments = seen.mean.flatten(1).contiguous(), seen.deviation().flatten(1).contiguous()
         if self.reward_normalizer is not None:
             unit = self.reward_normalizer.moments.deviation()
-        self.target, inner, outer, norm = q_learning(
-            theta,
-            self.target,
-            self._layout.offsets["actor.0.weight"],
-            policy.widths("actor"),
-            policy.activation,
-            units,
+        lesson = Lesson(
             [
                 *(x.view(*shape, -1) for x in told[:2]),
                 *(x.contiguous() for x in (rollout.actions, rollout.rewards, rollout.terminated)),
@@ -195,22 +184,19 @@ class QLearner(ActingLearner):
             self.replay,
             self.stored,
             self.noise.uniform(self._batch, self.config.batch_size),
-            unit,
-            [self.config.gamma, self.config.tau, self.config.max_grad_norm],
             self.written,
             self.config.num_envs,
+        )
+        numbers = self.config.gamma, self.config.tau, self.config.max_grad_norm
+        stack, center_and_factor = form.policy.stacks["actor"], form.policy.units
+        self.target, inner, outer, norm = q_learning(
+            stack, theta, self.target, Units(*center_and_factor, moments, unit), lesson, numbers
         )
         self._count(shape[1] * self.config.num_envs)
         return inner, outer, norm
 
     def _count(self, written: int) -> None:
         self.written, self.stored = self.written + written, self.stored + written
-
-    @cached_property
-    def _units(self) -> list[Tensor]:
-        """Center and factor of observations, (S,) each."""
-        center, scale = self.policy.normalization(self.target)
-        return [center.flatten().contiguous(), scale.flatten().reciprocal().contiguous()]
 
     def _unpacked(self, packed: Tensor) -> Transitions:
         """Of packed transitions (B, R, ·)."""

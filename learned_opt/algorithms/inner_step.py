@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.func import functional_call
 
 from learned_opt.algorithms.base import GradientSample
+from learned_opt.kernels.inner_step import LARGEST, advance
+from learned_opt.kernels.inner_step import serves as advances
 from learned_opt.layout import ParameterLayout, RuleState
-from learned_opt.rules.base import LARGEST, Scalar, StepInput, UpdateRule, select_rows
+from learned_opt.rules.base import Scalar, StepInput, UpdateRule, looking_is_free, select_rows
 
 
 class InnerState(NamedTuple):
@@ -63,10 +65,13 @@ def inner_step(
     if sample.active is not None:
         update = torch.where(sample.active.unsqueeze(1), update, 0.0)
         rule_state = select_rows(sample.active, rule_state, state.rule_state)
+    metrics = _stacked(sample)
+    if advances((state.parameters, update, sample.inner, metrics)):
+        moved, diverged = advance(state.parameters, update, sample.inner, metrics, state.diverged)
+        return InnerState(moved, rule_state, diverged)
     moved = state.parameters + update
     diverged = state.diverged | ~is_sound(sample, moved)
-    looking_is_free = diverged.is_cpu and not torch.compiler.is_compiling()
-    if looking_is_free and not bool(diverged.any()):
+    if looking_is_free(diverged) and not bool(diverged.any()):
         return InnerState(moved, rule_state, diverged)
     return InnerState(torch.where(diverged.unsqueeze(1), state.parameters, moved), rule_state, diverged)
 
@@ -78,8 +83,16 @@ def is_sound(sample: GradientSample, parameters: Tensor) -> Tensor:
     1e15, as `is_usable` has it; or where anything that it measures is not finite: a reward that has
     reached no gradient yet would reach a return.
     """
-    sizes = (sample.inner.detach().abs().amax(1), parameters.detach().abs().amax(1))
-    sound = (sizes[0] <= LARGEST) & (sizes[1] <= LARGEST)
-    for value in sample.metrics.values():
-        sound = sound & value.isfinite()
-    return sound
+    gradient, parameters, metrics = sample.inner.detach(), parameters.detach(), _stacked(sample)
+    if advances((parameters, gradient, metrics)):
+        nobody = torch.zeros(len(parameters), dtype=torch.bool, device="cpu")
+        diverged: Tensor = advance(parameters, None, gradient, metrics, nobody)[1]
+        return ~diverged
+    sound = (gradient.abs().amax(1) <= LARGEST) & (parameters.abs().amax(1) <= LARGEST)
+    return sound & metrics.isfinite().all(0)
+
+
+def _stacked(sample: GradientSample) -> Tensor:
+    """The M metrics of a sample, (M, B)."""
+    metrics = list(sample.metrics.values())
+    return torch.stack(metrics) if metrics else sample.inner.new_empty(0, len(sample.inner))

@@ -6,9 +6,9 @@
 enum { NEGATIVE_LR, DECAY, ONE_LESS_DECAY, SQUARE_DECAY, ONE_LESS_SQUARE_DECAY, EPS, NUMBERS };
 
 /* The moments (learners, coordinates) and the update after a step. Of each learner are given NUMBERS numbers; of each
-   of its tensors, of `sizes` coordinates, the two bias corrections. Threads change no result. */
+   of its tensors, of `sizes` coordinates, how many steps it will have made. Threads change no result. */
 EXPORT int32_t learned_opt_adam_step(const float *gradient, const float *old_mean, const float *old_square,
-                                     const float *numbers, const float *corrections, const int64_t *sizes,
+                                     const float *numbers, const float *steps, const int64_t *sizes,
                                      int64_t learners, int64_t tensors, int64_t coordinates, float *mean,
                                      float *square, float *update, int32_t threads) {
     (void)threads;
@@ -16,9 +16,13 @@ EXPORT int32_t learned_opt_adam_step(const float *gradient, const float *old_mea
     for (int64_t learner = 0; learner < learners; learner++) {
         const float *of = numbers + learner * NUMBERS;
         int64_t at = learner * coordinates;
+        float of_mean = 0, of_square = 0;
         for (int64_t tensor = 0; tensor < tensors; tensor++) {
-            const float *correction = corrections + 2 * (learner * tensors + tensor);
-            const float of_mean = of[NEGATIVE_LR] / correction[0], of_square = 1 / correction[1];
+            const float *step = steps + learner * tensors + tensor;
+            if (tensor == 0 || *step != step[-1]) {
+                of_mean = of[NEGATIVE_LR] / (1 - powf(of[DECAY], *step));
+                of_square = 1 / (1 - powf(of[SQUARE_DECAY], *step));
+            }
             const int64_t end = at + sizes[tensor];
             for (int64_t i = at; i < end; i += LANES) {
                 const int64_t count = end - i;

@@ -43,8 +43,7 @@ def step(
     table = np.empty((len(steps), len(columns)), np.float32)
     for place, value in enumerate(columns):
         table[:, place : place + 1] = value.detach().numpy() if isinstance(value, Tensor) else value
-    corrections = torch.stack((1 - beta1**steps, 1 - beta2**steps), -1)
-    made: list[Tensor] = adam_step(list(tensors), torch.from_numpy(table), corrections, sizes)
+    made: list[Tensor] = adam_step(list(tensors), torch.from_numpy(table), steps, sizes)
     return made
 
 
@@ -52,18 +51,16 @@ def _made_like(tensors: Sequence[Tensor], *rest: object) -> list[Tensor]:
     return [torch.empty_like(tensors[0]) for _ in range(3)]
 
 
-@operator(
-    "adam_step(Tensor[] tensors, Tensor numbers, Tensor corrections, int[] sizes) -> Tensor[]", _made_like
-)
+@operator("adam_step(Tensor[] tensors, Tensor numbers, Tensor steps, int[] sizes) -> Tensor[]", _made_like)
 def adam_step(
-    tensors: Sequence[Tensor], numbers: Tensor, corrections: Tensor, sizes: Sequence[int]
+    tensors: Sequence[Tensor], numbers: Tensor, steps: Tensor, sizes: Sequence[int]
 ) -> list[Tensor]:
     """One step of B learners with N parameters.
 
     Args:
         tensors: gradient, first and second moment, (B, N) each.
         numbers: −lr, β₁, 1 − β₁, β₂, 1 − β₂ and ε, (B, 6).
-        corrections: 1 − β₁ᵗ and 1 − β₂ᵗ of each of the L tensors, (B, L, 2).
+        steps: t, this one among them, of each of the L tensors, (B, L).
         sizes: of the L tensors.
 
     Returns:
@@ -80,7 +77,7 @@ def adam_step(
     native.needed("adam_step").learned_opt_adam_step(
         *(address(*each, shape) for each in zip(("gradient", "exp_avg", "exp_avg_sq"), tensors, strict=True)),
         address("numbers", numbers, (batch, 6)),
-        address("corrections", corrections, (batch, len(sizes), 2)),
+        address("steps", steps, (batch, len(sizes))),
         address_of_array("sizes", lengths, (len(sizes),), np.int64),
         batch,
         len(sizes),

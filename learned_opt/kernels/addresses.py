@@ -46,6 +46,13 @@ def address(
     return _first(name, tensor)
 
 
+def address_if(
+    name: str, tensor: Tensor | None, shape: Sequence[int], dtype: torch.dtype = torch.float32
+) -> int:
+    """The same, or 0 where there is no tensor."""
+    return 0 if tensor is None else address(name, tensor, shape, dtype)
+
+
 def addresses_of_pieces(name: str, tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[int] | None:
     """Of float32 tensors of any shapes, each with so many numbers; None where torch must do C's work.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -25,7 +25,7 @@ from learned_opt.kernels.addresses import (
     transformed,
 )
 from learned_opt.kernels.operators import operator
-from learned_opt.kernels.records import record
+from learned_opt.kernels.records import At, Word, record
 
 Activation = Literal["tanh", "relu"]
 """What stands between layers."""
@@ -114,56 +114,56 @@ def networks(tensors: Sequence[Tensor], activation: str, center: Tensor, factor:
     return made
 
 
-def networks_in(
-    vectors: Tensor,
-    begin: int,
-    widths: Sequence[int],
-    activation: str,
-    center: Tensor,
-    factor: Tensor,
-    *,
-    derivatives: int = 0,
-) -> Record:
-    """The record of perceptrons whose weights and biases follow one another in vectors of parameters.
+@dataclass(frozen=True)
+class Stack:
+    """Perceptrons of B learners whose weights and biases follow one another in vectors of parameters.
 
     Args:
-        vectors: θ, (B, N).
-        begin: where the first weight does in a vector.
+        size: N of the vectors.
+        begin: where the first weight is.
         widths: inputs, units of each hidden layer, and outputs.
         activation: between layers.
-        center: of observations, (S,).
-        factor: by which they are multiplied then, (S,).
-        derivatives: the address of vectors (B, N), where C is to write them in the same places.
 
     Raises:
-        ValueError: they are not what C can read.
+        ValueError: the vectors end before the networks do.
     """
-    batch, size = vectors.shape
-    if not 0 <= begin <= size - numbers_of(widths):
-        raise ValueError(f"networks of {tuple(widths)} from {begin} on leave vectors of {size}")
-    units = [address(name, x, (widths[0],)) for name, x in (("center", center), ("scale", factor))]
-    layers = _consecutive(begin, tuple(widths), size).copy()
-    layers[:, :2] += address("parameters", vectors, (batch, size))
-    layers[:, 2:4] += derivatives
-    network = np.array((0, *units, len(layers), activation != "tanh"), np.int64)
-    work = batch * sum(a * b for a, b in pairwise(widths))
-    return Record.of((batch, widths[0], widths[-1]), work, layers, network)
 
+    size: int
+    begin: int
+    widths: tuple[int, ...]
+    activation: str
 
-def numbers_of(widths: Sequence[int]) -> int:
-    """Weights and biases of a perceptron."""
-    return sum((inputs + 1) * outputs for inputs, outputs in pairwise(widths))
+    def __post_init__(self) -> None:
+        if not 0 <= self.begin <= self.size - self.numbers:
+            raise ValueError(f"networks of {self.widths} from {self.begin} on leave vectors of {self.size}")
 
+    @property
+    def numbers(self) -> int:
+        """Weights and biases of a learner."""
+        return sum((inputs + 1) * outputs for inputs, outputs in pairwise(self.widths))
 
-@lru_cache
-def _consecutive(begin: int, widths: tuple[int, ...], size: int) -> np.ndarray:
-    """Rows of the structure `layer` with places in a vector, in bytes, instead of addresses."""
-    rows = []
-    for inputs, outputs in pairwise(widths):
-        places = 4 * begin, 4 * (begin + inputs * outputs)
-        rows.append((*places, *places, *[size] * 4, inputs, outputs))
-        begin += (inputs + 1) * outputs
-    return np.array(rows, np.int64)
+    @property
+    def work(self) -> int:
+        """Multiply-adds of a row of one learner."""
+        return sum(a * b for a, b in pairwise(self.widths))
+
+    def words(self, name: str, derivatives: str | None = None, parameters: str = "parameters") -> list[Word]:
+        """The structure `network`, and its layers after it; "center" and "scale" of observations are (S,).
+
+        Args:
+            name: of the structure.
+            derivatives: of the array (B, N) where C is to write those, in the same places.
+            parameters: of the array θ, (B, N).
+        """
+        layers, begin = list[Word](), self.begin
+        for inputs, outputs in pairwise(self.widths):
+            at = 4 * begin, 4 * (begin + inputs * outputs)
+            layers += (At(parameters, place) for place in at)
+            layers += (0 if derivatives is None else At(derivatives, place) for place in at)
+            layers += (*[self.size] * 4, inputs, outputs)
+            begin += (inputs + 1) * outputs
+        network = At(name, 8 * len(_NETWORK)), At("center"), At("scale")
+        return [*network, len(self.widths) - 1, self.activation != "tanh", *layers]
 
 
 _kept: list[Any] = []

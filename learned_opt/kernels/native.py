@@ -31,6 +31,11 @@ _PERCEPTRON = [_POINTER, _POINTER, _INTEGER, _INTEGER, _POINTER, _SHORT]
 LIBRARIES: dict[str, dict[str, list[Any]]] = {
     "adam_step": {"learned_opt_adam_step": [*[_POINTER] * 6, *[_INTEGER] * 3, *[_POINTER] * 3, _SHORT]},
     "direction_step": {"learned_opt_direction_step": [_POINTER, _SHORT]},
+    "inner_step": {
+        "learned_opt_advance": [
+            *(*[_POINTER] * 4, *[_INTEGER] * 3, ctypes.c_float, *[_POINTER] * 2, _SHORT),
+        ]
+    },
     "lstm_step": {
         "learned_opt_step": [_POINTER, _INTEGER, _SHORT, _SHORT],
         "learned_opt_return": [_POINTER, _POINTER, _INTEGER, _INTEGER, _SHORT, _POINTER, _POINTER, _SHORT],

@@ -15,7 +15,7 @@ typedef struct {
     const uint8_t *terminated, *truncated, *valid; /* (B, T, E); without `valid` all steps are */
     float *values, *advantages, *targets;          /* (B, T, E) */
     float *mean, *square, *weight;                 /* of returns, (B,); renewed in place */
-    float *scale;                                  /* of returns then, (B,) */
+    float *spread;                                 /* of returns then, (B,) */
     const float *numbers;                          /* discount, trace, decay, floor, tiny */
 } experience;
 enum { DISCOUNT, TRACE, DECAY, RATIO_FLOOR, TINY };
@@ -39,6 +39,7 @@ typedef struct {
     const float *log_std;            /* (B, choices), before they are bounded */
     float *by_log_std, *outer_by_log_std; /* (B, choices) */
     float *gradient, *norm, *divergence;  /* of the inner loss: (B, parameters), clipped; (B,) before that; (B,) */
+    float *outer_gradient;
     int64_t parameters;
     const float *numbers;
 } lesson;
@@ -145,7 +146,7 @@ static void units(const experience *x, int64_t learner, float *center, float *sc
     const float spread = x->square[learner] / fmaxf(weight, x->numbers[TINY]) - mean * mean;
     *center = mean;
     *scale = weight > 0 ? sqrtf(spread < 0 ? 0 : spread) + x->numbers[RATIO_FLOOR] * fabsf(mean) + 1e-6f : 1;
-    x->scale[learner] = *scale;
+    x->spread[learner] = *scale;
     if (x->units_of_rewards) *center = 0, *scale = 1;
 }
 
@@ -259,7 +260,9 @@ static int32_t teach(const lesson *l, int64_t learner, int outer, float *floats,
     const int64_t *order = outer ? l->outer_order : l->order ? l->order + learner * l->order_stride : NULL;
     float *seen = floats, *actions = seen + count * sees, *weights = actions + count * kept;
     float *shares = weights + count, *log_probs = shares + count, *targets = log_probs + count, *values = targets + count;
+    float *gradient = (outer ? l->outer_gradient : l->gradient) + learner * l->parameters;
     int64_t rows = 0;
+    memset(gradient, 0, sizeof(float) * l->parameters);
     for (int64_t i = 0; i < count; i++) {
         const int64_t row = order ? order[i] : i, at = first + row;
         if (row < 0 || row >= l->rows) return 2;

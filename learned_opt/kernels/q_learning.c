@@ -21,7 +21,7 @@ typedef struct {
     const int64_t *stored;             /* (B,), of those written there, since learners began */
     const float *draws;                /* (B, R), uniform */
     const float *theta;                /* (B, N) */
-    float *target, *gradient, *norm;   /* (B, N), (B, N) and (B,) */
+    float *target, *gradient, *outer_gradient, *norm; /* (B, N) each and (B,) */
     const float *mean, *spread;        /* (B, S), by which observations are normalised, or NULL */
     const float *unit;                 /* (B,), by which rewards are divided, or NULL */
     const float *numbers;
@@ -103,6 +103,8 @@ static void teach(const lesson *l, int64_t learner, float *fresh, int64_t *place
     for (int64_t i = learner * l->parameters; i < (learner + 1) * l->parameters; i++)
         l->target[i] = stored ? l->target[i] + l->numbers[TAU] * (l->theta[i] - l->target[i]) : l->theta[i];
     int64_t outer = 0, to = l->written;
+    memset(l->gradient + learner * l->parameters, 0, sizeof(float) * l->parameters);
+    memset(l->outer_gradient + learner * l->parameters, 0, sizeof(float) * l->parameters);
     for (int64_t i = 0; i < count; i++) {
         const int64_t at = learner * count + i;
         float *met = fresh + i * pitch, *told = met + 2 * sees;

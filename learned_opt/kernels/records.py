@@ -7,11 +7,14 @@ and `native.load` takes no library that was compiled of other sources: the two c
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from learned_opt.kernels.addresses import address_of_array
 from learned_opt.kernels.native import FOLDER
 
 TYPES = {"int64_t": np.int64, "int32_t": np.int32, "float": np.float32}
@@ -68,8 +71,19 @@ def enumeration(file: str, first: str) -> tuple[str, ...]:
     return tuple(name.strip().lower() for name in found[1].split(","))
 
 
-def filled(file: str, structure: str, **fields: int) -> np.ndarray:
-    """A record of 64-bit integers and addresses, every field by its name.
+class At(NamedTuple):
+    """Where a structure of a template is, or an array that is told at each call; or some bytes after that."""
+
+    name: str
+    offset: int = 0
+
+
+Word = int | At
+"""Of a record: a 64-bit integer or an address."""
+
+
+def words(file: str, structure: str, **fields: Word) -> list[Word]:
+    """A structure of 64-bit integers and addresses, every field by its name.
 
     Raises:
         ValueError: the fields are not those of the structure.
@@ -80,4 +94,46 @@ def filled(file: str, structure: str, **fields: int) -> np.ndarray:
     if len(fields) != len(names) or not fields.keys() >= set(names):
         odd = ", ".join(sorted({*fields} ^ {*names}))
         raise ValueError(f"{structure} of {file} has other fields than it was given: {odd}")
-    return np.array([fields[name] for name in names], np.int64)
+    return [fields[name] for name in names]
+
+
+class Template:
+    """Structures that refer to each other and to arrays: made once, and filled with addresses at each call.
+
+    Args:
+        structures: their words by name, the one that C is given first. What else words refer to are arrays.
+    """
+
+    def __init__(self, **structures: Sequence[Word]) -> None:
+        ends = accumulate(map(len, structures.values()))
+        inside = dict(zip(structures, (0, *ends), strict=False))
+        given = [word for structure in structures.values() for word in structure]
+        addresses = {place: word for place, word in enumerate(given) if isinstance(word, At)}
+        outside = dict.fromkeys(word.name for word in addresses.values() if word.name not in inside)
+        order = {name: place for place, name in enumerate(outside, 1)}
+        self._arrays = tuple(outside)
+        self._places = np.array(list(addresses))
+        self._of = np.array([order.get(word.name, 0) for word in addresses.values()])
+        self._words = np.array([0 if isinstance(word, At) else word for word in given], np.int64)
+        self._words[self._places] = [8 * inside.get(name, 0) + offset for name, offset in addresses.values()]
+
+    def filled(self, addresses: Mapping[str, int]) -> tuple[np.ndarray, int]:
+        """The words, which the caller must keep for as long as C reads them, and their address.
+
+        Args:
+            addresses: of the arrays, by name; 0 of what is not there, any other number of what is no array.
+        """
+        made = self._words.copy()
+        here = address_of_array("record", made, self._words.shape, np.int64)
+        found = np.array((here, *(addresses[name] for name in self._arrays)), np.int64)
+        made[self._places] += found[self._of]
+        return made, here
+
+
+def filled(file: str, structure: str, **fields: int) -> np.ndarray:
+    """A record of one structure, every field by its name.
+
+    Raises:
+        ValueError: the fields are not those of the structure.
+    """
+    return np.array(words(file, structure, **fields), np.int64)

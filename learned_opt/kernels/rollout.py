@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.kernels import native
-from learned_opt.kernels.addresses import address, address_of_array
+from learned_opt.kernels.addresses import address, address_if, address_of_array
 from learned_opt.kernels.mlp import Perceptron, networks, threads_for
 from learned_opt.kernels.program import Program
 from learned_opt.kernels.records import filled
@@ -105,15 +105,15 @@ def run(
         choices=choices,
         constants=address("constants", packed, (batch, program.width)),
         width=program.width,
-        deviation=_address_if("deviation", actor.deviation, (batch, choices)),
+        deviation=address_if("deviation", actor.deviation, (batch, choices)),
         draws=address("draws", draws, (*shape, choices)),
-        numbers=_address_if("random numbers", numbers, (*shape, program.numbers)),
+        numbers=address_if("random numbers", numbers, (*shape, program.numbers)),
         starts=address_of_array("start states", pointers, (steps,), np.int64),
         starts_stride=apart,
         limits=address("limit", limit, limit.shape if limit.numel() == 1 else (batch, 1)),
         limit_stride=limit.numel() > 1,
-        mean=_address_if("mean", mean, told),
-        spread=_address_if("spread", spread, told),
+        mean=address_if("mean", mean, told),
+        spread=address_if("spread", spread, told),
         state=address("state", state, stands),
         elapsed=address("elapsed", elapsed, (batch, copies)),
         observation=address("observation", seen, (batch, copies, *sees)),
@@ -148,7 +148,3 @@ def _check_sizes(program: Program, actor: Actor, batch: int, choices: int) -> No
         raise ValueError(
             f"networks must be of (learners, inputs, outputs) {sizes}, got {actor.network.sizes}"
         )
-
-
-def _address_if(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> int:
-    return 0 if tensor is None else address(name, tensor, shape)

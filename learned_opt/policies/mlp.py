@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from learned_opt.kernels.mlp import Activation, Perceptron
+from learned_opt.kernels.mlp import WIDEST, Activation, Perceptron, Stack
 from learned_opt.layout import ParameterLayout, Role
 from learned_opt.policies.base import Policy, Tensors
 from learned_opt.policies.distribution import INITIAL_LOG_STD, bounded_log_std
@@ -47,12 +47,15 @@ class ActorCritic(Policy):
         """Names, shapes and roles of the tensors, as torch.nn.Linear would hold them."""
         return self._layout
 
+    @property
+    def _roles(self) -> tuple[Role, ...]:
+        return ("actor", "critic") if self.values else ("actor",)
+
     @cached_property
     def _layout(self) -> ParameterLayout:
         shapes: dict[str, tuple[int, ...]] = {}
         roles: dict[str, Role] = {}
-        parts: tuple[Role, ...] = ("actor", "critic") if self.values else ("actor",)
-        for role in parts:
+        for role in self._roles:
             for index, (fan_in, fan_out) in enumerate(pairwise(self.widths(role))):
                 shapes[f"{role}.{index}.weight"] = (fan_out, fan_in)
                 shapes[f"{role}.{index}.bias"] = (fan_out,)
@@ -65,6 +68,26 @@ class ActorCritic(Policy):
         """Inputs, units of each hidden layer, and outputs of the actor or critic."""
         inputs = math.prod(self.family.observation_space.shape)
         return [inputs, *[self.width] * self.depth, self.actions if role == "actor" else 1]
+
+    @cached_property
+    def compilable(self) -> bool:
+        """Whether compiled code runs networks of these sizes at least as fast as torch."""
+        return max(self.widths("actor")) <= WIDEST
+
+    @cached_property
+    def stacks(self) -> dict[Role, Stack]:
+        """Where actors, and critics if there are any, stand in vectors of parameters."""
+        begins, size = self._layout.offsets, self._layout.size
+        return {
+            role: Stack(size, begins[f"{role}.0.weight"], tuple(self.widths(role)), self.activation)
+            for role in self._roles
+        }
+
+    @cached_property
+    def units(self) -> tuple[Tensor, Tensor]:
+        """Center and factor of observations, (S,) each, as compiled code reads them."""
+        center, scale = self.normalization(torch.zeros((), device="cpu"))
+        return center.flatten().contiguous(), scale.flatten().reciprocal().contiguous()
 
     def initial_parameters(self, batch: int, noise: Noise) -> Tensor:
         """Orthogonal weights (gain √2; 0.01 at the actor's output), zero biases: (B, N)."""

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from learned_opt.kernels.inner_step import LARGEST
 from learned_opt.layout import ParameterLayout, RuleState, check_states
 from learned_opt.registry import name_of
 
@@ -259,8 +260,9 @@ def fingerprint(module: nn.Module, config: Mapping[str, Any]) -> str:
     return f"{type(module).__name__} {digest.hexdigest()[:16]}"
 
 
-LARGEST = 1e15
-"""Gradients and parameters beyond this magnitude count as not finite: their squares would overflow."""
+def looking_is_free(tensor: Tensor) -> bool:
+    """Whether Python may ask what a tensor holds: a GPU would have to be waited for, and a graph broken."""
+    return tensor.is_cpu and not torch.compiler.is_compiling()
 
 
 def is_usable(gradient: Tensor, parameters: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from learned_opt.rules.base import (
     batched,
     check_positive,
     is_usable,
+    looking_is_free,
     where_usable,
 )
 from learned_opt.rules.config import Makings, RuleConfig
@@ -187,8 +188,7 @@ class CoordinatewiseLSTM(UpdateRule):
             moved = (seen.moments["exp_avg_sq"] > 0).to(noise.dtype)
             direction = direction - torch.tanh(output[:, 3]) * noise * moved
         update = -lr * multiplier * direction
-        looking_is_free = usable.device.type == "cpu" and not torch.compiler.is_compiling()
-        if looking_is_free and bool(usable.all()):
+        if looking_is_free(usable) and bool(usable.all()):
             return update, new
         return torch.where(usable, update, 0.0), where_usable(usable, new, state)
 

@@ -19,9 +19,9 @@ from learned_opt import CoordinatewiseLSTM, LearnedOptimizer, ParameterLayout
 from learned_opt.algorithms import A2C
 from learned_opt.algorithms.advantages import ReturnScale
 from learned_opt.algorithms.closed_form import ClosedForm
-from learned_opt.kernels import adam_step, lstm_step, native, philox, q_learning, rollout
+from learned_opt.kernels import adam_step, inner_step, lstm_step, native, philox, q_learning, rollout
 from learned_opt.kernels.addresses import address, address_of_array, addresses_of_pieces, fits
-from learned_opt.kernels.mlp import Perceptron, perceptron, perceptron_backward
+from learned_opt.kernels.mlp import Perceptron, Stack, perceptron, perceptron_backward
 from learned_opt.policies.distribution import ActionDistribution
 from learned_opt.policies.mlp import ActorCritic
 from learned_opt.rollouts.collect import Rollout
@@ -134,13 +134,13 @@ def of_values(*, apart):
     }
 
     def call(x):
-        units = [x[name] for name in ("center", "factor", "mean", "spread") if name in x]
+        moments = (x["mean"], x["spread"]) if apart else None
+        units = q_learning.Units(x["center"], x["factor"], moments, x["unit"])
         rollout = [x[name] for name in ("observations", "following", "actions", "rewards", "terminated")]
         replay = _copy(x["replay"])
-        made = q_learning.q_learning(
-            *(x["parameters"], x["target"], 0, (3, 4, 2), "tanh", units, rollout, x["valid"]),
-            *(replay, x["stored"], x["draws"], x["unit"], [0.9, 0.1, 0.5], 30, E - 1),
-        )
+        lesson = q_learning.Lesson(rollout, x["valid"], replay, x["stored"], x["draws"], 30, E - 1)
+        stack = Stack(32, 0, (3, 4, 2), "tanh")
+        made = q_learning.q_learning(stack, x["parameters"], x["target"], units, lesson, [0.9, 0.1, 0.5])
         return [*made, replay]
 
     return Entry(("learned_opt_q_learning",), arguments, call)
@@ -265,13 +265,22 @@ def of_random_numbers():
 
 def of_adam():
     tensors = dict(zip(("gradient", "exp_avg", "exp_avg_sq"), torch.rand(3, B, LAYOUT.size), strict=True))
-    more = {"numbers": torch.rand(B, 6), "corrections": torch.rand(B, len(LAYOUT.sizes), 2)}
+    more = {"numbers": torch.rand(B, 6), "steps": 1 + torch.rand(B, len(LAYOUT.sizes))}
 
     def call(x):
         given = [x[name] for name in tensors]
-        return adam_step.adam_step(given, x["numbers"], x["corrections"], LAYOUT.sizes)
+        return adam_step.adam_step(given, x["numbers"], x["steps"], LAYOUT.sizes)
 
     return Entry(("learned_opt_adam_step",), {**tensors, **more}, call)
+
+
+def of_advances():
+    floats = {name: drawn(B, 5) for name in ("parameters", "update", "gradient")} | {"metrics": drawn(3, B)}
+
+    def call(x):
+        return inner_step.advance(*(x[name] for name in (*floats, "diverged")))
+
+    return Entry(("learned_opt_advance",), {**floats, "diverged": torch.tensor([False, True])}, call)
 
 
 ENTRIES = {
@@ -287,6 +296,7 @@ ENTRIES = {
     "steps": of_steps(),
     "random numbers": of_random_numbers(),
     "steps of Adam": of_adam(),
+    "steps of learners": of_advances(),
 }
 ARGUMENTS = [(entry, name) for entry, made in ENTRIES.items() for name in made.arguments]
 
@@ -350,6 +360,7 @@ def may_stand_for(entry, name, shape):
         "cell_weight": entry == "updates" and shape == (B, *x.shape),
         "outer": len(shape) == 1,
         "order": len(shape) == 2 and shape[0] == B,
+        "metrics": len(shape) == 2 and shape[1] == B,
     }
     any_shape = entry == "steps" and name not in same and shape.numel() == x.numel()
     return shape == x.shape or same.get(name, any_shape)
@@ -358,7 +369,7 @@ def may_stand_for(entry, name, shape):
 def test_every_function_of_c_is_tried_here():
     text = "".join(path.read_text() for path in SOURCES.rglob("*.c"))
     exported = re.findall(r"EXPORT (?:void|int32_t) (learned_opt_\w+)\((?!void\))", text)
-    assert len(exported) == 10
+    assert len(exported) == 12
     assert {symbol for entry in ENTRIES.values() for symbol in entry.symbols} == set(exported)
 
 

@@ -13,7 +13,7 @@ import torch
 
 import learned_opt
 from learned_opt import CoordinatewiseLSTM, ParameterLayout
-from learned_opt.kernels import adam_step, lstm_step, mlp, native, policy_gradient, q_learning, records
+from learned_opt.kernels import adam_step, inner_step, lstm_step, mlp, native, records
 from learned_opt.kernels.mlp import Perceptron
 from learned_opt.tasks import make_family
 from learned_opt.tracing.verify import why_in_torch
@@ -152,7 +152,10 @@ def test_that_nothing_is_compiled_is_logged_and_told(caplog, tmp_path, monkeypat
 
 
 def operator_calls():
-    yield adam_step.adam_step, ([*torch.rand(3, 2, 8)], torch.rand(2, 6), torch.rand(2, 2, 2), [6, 2])
+    yield adam_step.adam_step, ([*torch.rand(3, 2, 8)], torch.rand(2, 6), 1 + torch.rand(2, 2), [6, 2])
+    for update in (torch.rand(2, 8), None):
+        given = (torch.rand(2, 8), update, torch.rand(2, 8), torch.rand(3, 2), torch.tensor([True, False]))
+        yield inner_step.advance, given
     network = perceptron()
     tensors, *rest = network.for_c
     x, by = torch.randn(2, 5, 3), torch.randn(2, 5, 2)
@@ -166,36 +169,6 @@ def operator_calls():
     yield lstm_step.lstm_step, (given, *told, False)
     by = [torch.randn(2, 8), *torch.randn(2, 2, 3, 8)]
     yield lstm_step.lstm_step_backward, (by, [*given, *made[:-1]], *told, False, made[-1])
-    shape, theta, units = (2, 4, 3), torch.randn(2, 31), rest[1:]
-    rewards, ends, seen = (
-        torch.randn(shape),
-        [torch.zeros(shape, dtype=torch.bool)] * 2,
-        torch.randn(2, *shape, 3),
-    )
-    scale, numbers = list(torch.rand(3, 2, 1)), [0.9, 0.9, 0.95, 0.1]
-    yield (
-        policy_gradient.advantages,
-        (theta, 26, [3, 1], "tanh", units, [rewards, *ends, *seen], None, None, scale, numbers, 2, False),
-    )
-    yield (
-        policy_gradient.advantages,
-        (None, 0, [], "tanh", [], [rewards, *ends], ends[0], rewards, [], numbers, 3, False),
-    )
-    rows, some = [torch.randn(2, 12, 3), torch.randint(2, (2, 12)), torch.randn(2, 12)], torch.arange(5)
-    more = [*torch.randn(3, 2, 12), torch.ones(2, 12, dtype=torch.bool)]
-    numbers = [0.5, 0.01, 0.5, 0.2, 0.1, -3.0, 1.0]
-    yield (
-        policy_gradient.policy_gradient,
-        (theta, [0, 26], [3, 4, 2], [3, 1], "tanh", units, rows, more, scale[0], some.expand(2, -1), some,
-         numbers, "returns", True),
-    )  # fmt: skip
-    theta, replay = torch.randn(2, 2, 26).unbind(0), torch.rand(2, 20, 10)
-    yield (
-        q_learning.q_learning,
-        (*theta, 0, [3, 4, 2], "tanh", rest[1:],
-         [*seen, torch.randint(2, shape), rewards, ends[0]], None, replay,
-         torch.tensor([[30], [4]]), torch.rand(2, 5), torch.ones(2), [0.9, 0.1, 0.5], 30, 2),
-    )  # fmt: skip
 
 
 @needs_compiled
