@@ -2,7 +2,7 @@
 
 from learned_opt.analysis.comparison.compare import compare
 from learned_opt.analysis.comparison.config import CompareConfig
-from learned_opt.analysis.comparison.method import Method
+from learned_opt.analysis.comparison.method import InContextMethod, Method
 from learned_opt.analysis.comparison.tuning import BASELINES
 from learned_opt.analysis.reporting.curves import plot_curves
 from learned_opt.analysis.reporting.summary import summary_table
@@ -12,6 +12,7 @@ from learned_opt.analysis.results import Results, load_results
 __all__ = [
     "BASELINES",
     "CompareConfig",
+    "InContextMethod",
     "Method",
     "Results",
     "compare",

@@ -199,7 +199,7 @@ def evaluate(
         tasks = {key: value[start : start + protocol.together].to(device) for key, value in every.items()}
         unscored = np.full(len(tasks["goal"]), np.nan)
         problem = Problem(family, f"{split} goals from {start}", tasks, len(unscored), unscored, unscored)
-        jobs.append(EvaluationJob(split, method, method.setting(), problem, budget, horizon_known=True))
+        jobs.append(EvaluationJob(split, method, problem, budget, horizon_known=True))
     clock = Clock(sum(job.work for job in jobs), progress)
     runs = joined(run_jobs(jobs, Cache(None), clock))
     if runs.success is None or runs.deterministic_success is None:

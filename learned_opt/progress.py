@@ -48,7 +48,7 @@ class MetaProgress:
         bar: WorkBar,
         meta_steps: int,
         unit: str = "learner-updates/s",
-        score: str = "normalised area on validation tasks",
+        score: str = "normalized area on validation tasks",
     ) -> None:
         self._bar, self._total, self._unit, self._score = bar, meta_steps, unit, score
 

@@ -88,7 +88,7 @@ def console(
     Args:
         file: where to; standard output by default.
         width: columns; by default the terminal's, and in a pipe or a file as many as it takes.
-        color: whether to emit terminal colours; by default, if it is a terminal.
+        color: whether to emit terminal colors; by default, if it is a terminal.
         stderr: standard error instead of standard output.
     """
     target = file or (sys.stderr if stderr else sys.stdout)

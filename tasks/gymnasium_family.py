@@ -47,7 +47,7 @@ class GymnasiumFamily(TaskFamily):
 
     Raises:
         ValueError: the id or a property does not exist, an extra that the environment needs is missing,
-            its spaces are not supported, or a wrapper normalises by statistics of its own.
+            its spaces are not supported, or a wrapper normalizes by statistics of its own.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ _STORED = Path(__file__).with_name("references.json")
 
 
 LOWEST, HIGHEST = -1.0, 1.5
-"""Bounds of a normalised score, so that one task with close anchors cannot outweigh all others."""
+"""Bounds of a normalized score, so that one task with close anchors cannot outweigh all others."""
 
 
 class NoReferenceError(ValueError):

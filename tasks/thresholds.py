@@ -22,7 +22,7 @@ HARMLESS = (
 def check_statistics(
     environment: str, bare: gymnasium.Env[Any, Any], wrapped: gymnasium.Env[Any, Any]
 ) -> None:
-    """Refuse wrappers that normalise by what their own copy has met.
+    """Refuse wrappers that normalize by what their own copy has met.
 
     Each copy has statistics of its own, and those that judge a policy are new: it would see, and be paid,
     other numbers than it learned with.
@@ -42,7 +42,7 @@ def check_statistics(
             raise ValueError(
                 f"{environment} is wrapped in {type(layer).__name__}, whose statistics are its copy's own, so"
                 " that policies would be judged by others than they learned with: leave it out and set the "
-                f"learner's normalise_{what}"
+                f"inner algorithm's normalize_{what}"
             )
         layer = layer.env
 

@@ -11,7 +11,7 @@ from learned_opt.analysis.comparison.cache import Cache
 from learned_opt.analysis.comparison.config import CompareConfig
 from learned_opt.analysis.comparison.evaluation import EvaluationJob
 from learned_opt.analysis.comparison.jobs import Clock, Progress, run_jobs
-from learned_opt.analysis.comparison.method import Method
+from learned_opt.analysis.comparison.method import AnyMethod, Method
 from learned_opt.analysis.comparison.runs import Problem, draw_problem, joined
 from learned_opt.analysis.comparison.tuning import UNTUNED, Tuned, TuningJob, choose, make_baseline
 from learned_opt.analysis.results import (
@@ -24,7 +24,6 @@ from learned_opt.analysis.results import (
 from learned_opt.analysis.statistics.scores import BEST_SEEN, best_seen
 from learned_opt.policies.base import Policies, check_names
 from learned_opt.provenance import environment
-from learned_opt.rl2.policies import InContextPolicy
 
 ONCE = ", tuned once"
 """Added to the name of a baseline tuned for all families together where one tuned for each also runs."""
@@ -34,7 +33,7 @@ UNTUNED_ONCE = f", {UNTUNED}"
 
 def compare(
     config: CompareConfig,
-    methods: Mapping[str, Method],
+    methods: Mapping[str, AnyMethod],
     *,
     cache: str | Path | None = None,
     processes: int = 1,
@@ -48,7 +47,7 @@ def compare(
 
     Args:
         config: families, budgets, baselines.
-        methods: the rules to compare, by label; baselines are added under their names.
+        methods: what to compare, by label; baselines are added under their names.
         cache: a folder that keeps finished jobs (a method, or a baseline's grid, on one family, or on one
             task of gymnasium environments), and gives back those whose every input is unchanged; None keeps
             nothing.
@@ -97,7 +96,7 @@ def compare(
         (
             name,
             label,
-            EvaluationJob(label, method, method.setting(), part, config.budget(), not config.hide_horizon),
+            EvaluationJob(label, method, part, config.budget(), not config.hide_horizon),
         )
         for name, whole in shown.items()
         for label, method in line_up[name].items()
@@ -147,7 +146,7 @@ def compare(
     )
 
 
-def total_updates(config: CompareConfig, methods: Mapping[str, Method]) -> int:
+def total_updates(config: CompareConfig, methods: Mapping[str, AnyMethod]) -> int:
     """Updates of single learners that a comparison takes, tuning included: progress's total."""
     trained_on = {name for method in methods.values() for name in method.trained_on or ()}
     tuned_on = _tuned_on(config, tuple(trained_on) or config.families)
@@ -165,7 +164,9 @@ def _tuned_on(config: CompareConfig, together: Sequence[str]) -> tuple[str, ...]
     return tuple(dict.fromkeys((*apart, *once))) if config.baselines else ()
 
 
-def _check_methods(config: CompareConfig, methods: Mapping[str, Method], trained_on: Sequence[str]) -> None:
+def _check_methods(
+    config: CompareConfig, methods: Mapping[str, AnyMethod], trained_on: Sequence[str]
+) -> None:
     """Refuse what cannot be compared, before any work."""
     if not methods and not config.baselines:
         raise ValueError("nothing to compare: give a method or a baseline")
@@ -179,19 +180,7 @@ def _check_methods(config: CompareConfig, methods: Mapping[str, Method], trained
             "leave ood out"
         )
     for label, method in methods.items():
-        rule = method.rule
-        if isinstance(rule, InContextPolicy) and set(config.families) != {rule.family}:
-            raise ValueError(f"{label} knows {rule.family} alone: compare it on that family by itself")
-        if isinstance(rule, InContextPolicy) and rule.horizon != config.max_episode_steps:
-            raise ValueError(
-                f"{label} was meta-trained with max_episode_steps {rule.horizon or 'left out'}: compare it so"
-            )
-        listed = [n for n in config.families if config.made(n).listed and n in (method.trained_on or ())]
-        if listed and not config.ood:
-            raise ValueError(
-                f"{listed[0]} has a list of training tasks, which {label} was trained on: show its test "
-                "split, as ood tasks"
-            )
+        method.check(label, config)
 
 
 def _grids(
@@ -224,7 +213,7 @@ def _tuned(
         note = best.words(config.num_tuning_tasks, where)
         rule = make_baseline(name).make(best.setting.options)
         setting = best.setting
-        chosen[label] = Method(rule, setting.lr, setting.decay, note, options=setting.options)
+        chosen[label] = Method(rule, setting.lr, setting.decay, setting.options, tuning_note=note)
 
     for name in config.baselines:
         if config.tuning != "global":

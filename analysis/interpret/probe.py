@@ -44,7 +44,7 @@ class Response:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """How a rule moved the tensors of learners of one family over whole lives.
+    """How a rule moved the tensors of learners of one family over whole runs.
 
     family: by name.
     tensors: names, in the layout's order.
@@ -116,7 +116,7 @@ def trace(
     config: InnerAlgorithm | None = None,
     horizon: int | None = None,
 ) -> Trace:
-    """Watch a rule through whole lives on held-out tasks of a family; `horizon` is a gymnasium id's."""
+    """Watch a rule through whole runs on held-out tasks of a family; `horizon` is a gymnasium id's."""
     learner = _learner(family, learners, seed, config, horizon)
     watched = _Watched(rule)
     train(learner, watched, updates=updates, num_evals=2, eval_seed=seed, eval_episodes=1, lr=lr)

@@ -29,7 +29,7 @@ NARROWEST = 4.5
 
 
 def plot_probe(responses: Mapping[str, Response], traces: Sequence[Trace], path: str | Path) -> Figure:
-    """First row: update over lr against gradient and momentum. Second: effective learning rates over a life.
+    """First row: update over lr against gradient and momentum. Second: effective learning rates over a run.
 
     Args:
         responses: by the rule's label; all on the same bins.
@@ -84,7 +84,7 @@ def plot_probe(responses: Mapping[str, Response], traces: Sequence[Trace], path:
 
 
 def plot_paths(paths: Mapping[str, Paths], path: str | Path) -> Figure:
-    """Walks in 2-D navigation: methods down, moments of the life across, a color a task.
+    """Walks in 2-D navigation: methods down, moments of the run across, a color a task.
 
     Args:
         paths: by label; the same tasks and moments.

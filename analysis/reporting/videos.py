@@ -15,7 +15,6 @@ from torch import Tensor
 from learned_opt.algorithms import RLLearner
 from learned_opt.algorithms.inner_loop import train
 from learned_opt.analysis.comparison.config import CompareConfig
-from learned_opt.analysis.comparison.method import Method
 from learned_opt.analysis.comparison.runs import draw_problem
 from learned_opt.files import write_atomically
 from learned_opt.rollouts.collect import ObservationTransform
@@ -43,7 +42,7 @@ def check_rendering(names: Sequence[str], horizon: int | None = None) -> None:
         _filmed(name, horizon)
 
 
-def render_runs(config: CompareConfig, method: Method, folder: Path) -> list[Path]:
+def render_runs(config: CompareConfig, rule: UpdateRule, folder: Path) -> list[Path]:
     """Train one learner of each family under a rule; one episode before and one after, as MP4.
 
     The learner, its task and its random numbers are those of the first shown task. Actions are the
@@ -51,7 +50,7 @@ def render_runs(config: CompareConfig, method: Method, folder: Path) -> list[Pat
 
     Args:
         config: of the comparison.
-        method: the rule.
+        rule: the rule.
         folder: receives FAMILY-before.mp4 and FAMILY-after.mp4.
 
     Raises:
@@ -60,7 +59,6 @@ def render_runs(config: CompareConfig, method: Method, folder: Path) -> list[Pat
     import imageio.v3 as imageio
 
     check_rendering(config.families, config.max_episode_steps)
-    assert isinstance(method.rule, UpdateRule)
     folder.mkdir(parents=True, exist_ok=True)
     for name in config.families:
         problem = draw_problem(
@@ -79,7 +77,7 @@ def render_runs(config: CompareConfig, method: Method, folder: Path) -> list[Pat
         at_first = None if view is None else replace(view, moments=replace(view.moments))
         run = train(
             learner,
-            method.rule.to(config.device),
+            rule.to(config.device),
             updates=config.num_updates,
             num_evals=2,
             eval_seed=derive_seed(config.seed, *path, "queries"),

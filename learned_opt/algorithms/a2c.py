@@ -33,7 +33,7 @@ class A2C(Stepwise):
     ent_coef: NotNegative = 0.01
     """Weight of the entropy bonus in the inner loss."""
     normalize_advantage: Literal["returns", "batch"] = "returns"
-    """Advantages are centred on their batch and divided by the running scale of returns, or by the batch's
+    """Advantages are centered on their batch and divided by the running scale of returns, or by the batch's
     own standard deviation (as PPO usually does), which blows up noise once a policy is good."""
     value_scale: Literal["returns", "rewards"] = "returns"
     """Whether critics work in units of the running scale of returns, or in the rewards' own."""
@@ -42,8 +42,8 @@ class A2C(Stepwise):
         super().__post_init__()
         if self.num_envs * self.num_steps == 1:
             raise ValueError(
-                "an update of one transition (num_envs 1, num_steps 1) has a centred advantage of 0, so that "
-                "the actor would never learn: set more num_envs or num_steps"
+                "an update of one transition (num_envs 1, num_steps 1) has a centered advantage of 0, so "
+                "that the actor would never learn: set more num_envs or num_steps"
             )
 
     @property
@@ -79,7 +79,7 @@ class ActorCriticLearner(ActingLearner):
     def __init__(self, family: TaskFamily, batch: int, noise: Noise, config: A2C, **options: Any) -> None:
         if options.get("outer_num_envs", 0) * config.num_steps == 1:
             raise ValueError(
-                "an outer loss of one transition (outer_num_envs 1, num_steps 1) has a centred advantage of "
+                "an outer loss of one transition (outer_num_envs 1, num_steps 1) has a centered advantage of "
                 "0, so that nothing would be meta-learned: set more outer_num_envs or num_steps"
             )
         rewards = config.normalize_rewards

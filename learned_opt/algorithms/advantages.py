@@ -56,11 +56,11 @@ def mean(rows: Tensor, share: Tensor | None = None) -> Tensor:
 
 
 def normalized(advantages: Tensor, scale: Tensor | None = None, share: Tensor | None = None) -> Tensor:
-    """Advantages (B, R) centred for each learner and divided by `scale` (B, 1), or by their own deviation."""
-    centred = advantages - mean(advantages, share).unsqueeze(1)
+    """Advantages (B, R) centered for each learner and divided by `scale` (B, 1), or their own deviation."""
+    centered = advantages - mean(advantages, share).unsqueeze(1)
     if scale is None:
-        scale = mean(centred.square(), share).unsqueeze(1).sqrt() + 1e-8
-    return centred / scale
+        scale = mean(centered.square(), share).unsqueeze(1).sqrt() + 1e-8
+    return centered / scale
 
 
 @dataclass

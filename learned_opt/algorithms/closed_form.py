@@ -48,7 +48,7 @@ class Estimation(Protocol):
 class Loss(NamedTuple):
     """−E[min(ρ Â, clip(ρ, 1 ± ε) Â)] + c_v · value loss − c_e · entropy, ρ = π_θ(a|s) / π_old(a|s).
 
-    normalize: what Â are divided by after they are centred: "returns", the scale of these, or "batch", their
+    normalize: what Â are divided by after they are centered: "returns", the scale of these, or "batch", their
         own deviation; "none" leaves them alone.
     vf_coef: c_v.
     ent_coef: c_e.

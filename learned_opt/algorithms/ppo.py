@@ -59,7 +59,7 @@ class PPO(A2C):
             )
         if rows == self.num_minibatches:
             raise ValueError(
-                f"{rows} minibatches of a rollout of {rows} steps are one transition each, whose centred "
+                f"{rows} minibatches of a rollout of {rows} steps are one transition each, whose centered "
                 "advantage is 0, so that the actor would never learn: set fewer num_minibatches, or more "
                 "num_envs or num_steps"
             )

@@ -40,7 +40,7 @@ class Reinforce(InnerAlgorithm):
     ent_coef: NotNegative = 0.01
     """Weight of the entropy bonus in the inner loss."""
     normalize_advantage: Literal["batch", "none"] = "batch"
-    """Advantages are centred on their batch and divided by its standard deviation, or left as they are."""
+    """Advantages are centered on their batch and divided by its standard deviation, or left as they are."""
     baseline: bool = True
     """Whether the linear feature baseline is subtracted from returns."""
 
@@ -113,8 +113,8 @@ class ReinforceLearner(ActingLearner):
             )
         if config.normalize_advantage == "batch" and horizon == 1:
             raise ValueError(
-                f"one episode of {self.family.name} is one transition, whose centred advantage is 0, so that "
-                "the policy would never learn: set more num_envs, or normalize_advantage to 'none'"
+                f"one episode of {self.family.name} is one transition, whose centered advantage is 0, so "
+                "that the policy would never learn: set more num_envs, or normalize_advantage to 'none'"
             )
 
     @property

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from learned_opt.algorithms import InnerAlgorithm, inner
-from learned_opt.analysis import CompareConfig, Method, compare, load_results, plot_curves, render_table
+from learned_opt.analysis import (
+    CompareConfig,
+    InContextMethod,
+    Method,
+    compare,
+    load_results,
+    plot_curves,
+    render_table,
+)
+from learned_opt.analysis.comparison.method import AnyMethod
 from learned_opt.analysis.reporting.curves import LARGEST
 from learned_opt.analysis.reporting.figures import check_figure
 from learned_opt.analysis.reporting.summary_plots import plot_heatmap, plot_profiles, plot_times
@@ -58,7 +67,7 @@ class Compare(Computing):
     policy: tuple[Path, ...] = ()
     """In-context policies, as meta-train wrote them; of the one family shown."""
     inner: str | None = None
-    """Kind of the inner algorithm: a2c, ppo, reinforce, dqn, or module:Class for one's own."""
+    """Kind of the inner algorithm: a2c, ppo, reinforce, dqn, or module:Class for your own."""
     comparison: Annotated[CompareConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: DEFAULT)
     """What is compared on what, and for how long."""
     untrained: bool = False
@@ -80,19 +89,23 @@ class Compare(Computing):
             raise ValueError("--untrained and --render show what becomes of a rule: name one with --rule")
         config = replace(config, inner=inner_of(config.inner, rules))
         config = replace(config, num_updates=self._updates(config))
-        methods: dict[str, Method] = {}
-        made: dict[str, Artifact | PolicyArtifact] = {**rules}
-        made |= {str(path): load_policy(path) for path in self.policy}
-        for name, artifact in made.items():
-            left = conditions_left(artifact, config.inner, config.num_updates, config.max_episode_steps)
+        methods: dict[str, AnyMethod] = {}
+
+        def add(name: str, method: AnyMethod) -> None:
             label = label_of(name) if label_of(name) not in {*methods, "untrained"} else name
-            methods[label] = method_of(artifact, left)
+            methods[label] = method
+
+        for name, rule in rules.items():
+            left = conditions_left(rule, config.inner, config.num_updates, config.max_episode_steps)
+            add(name, method_of(rule, left))
+        for path in self.policy:
+            add(str(path), policy_method(load_policy(path)))
         if self.untrained:
             methods["untrained"] = untrained_method(run_of(next(iter(rules.values()))))
         if self.render:
             check_rendering(config.families, config.max_episode_steps)
-            label, method = next(iter(methods.items()))
-            for path in render_runs(config, method, self.out / "videos"):
+            label, first = next(iter(methods)), next(iter(rules.values()))
+            for path in render_runs(config, first.rule, self.out / "videos"):
                 print(f"{label}: {path}")
         run_comparison(config, methods, self.out, self.cache, processes=self.processes)
         return 0
@@ -197,14 +210,21 @@ def label_of(name: str) -> str:
     return path.resolve().parent.name if path.name in (ARTIFACT, POLICY) else path.stem
 
 
-def method_of(artifact: Artifact | PolicyArtifact, left: tuple[str, ...] = ()) -> Method:
-    """A rule or a policy as it is compared; `left` are conditions of its training that the runs leave."""
-    known: dict[str, Any] = {"artifact": artifact.digest, "left": left}
-    known["trained_on"] = trained_families(artifact)
-    if isinstance(artifact, Artifact):
-        return Method(artifact.rule, **known)
-    steps = artifact.training().steps()
-    return Method(artifact.policy, tuning_note="adapts in context", trial=steps, **known)
+def method_of(artifact: Artifact, left: tuple[str, ...] = ()) -> Method:
+    """A rule as it is compared; `left` are conditions of its training that the runs leave."""
+    families = trained_families(artifact)
+    return Method(artifact.rule, artifact=artifact.digest, trained_on=families, left=left)
+
+
+def policy_method(artifact: PolicyArtifact) -> InContextMethod:
+    """A policy that adapts in context as it is compared."""
+    return InContextMethod(
+        artifact.policy,
+        artifact.training().steps(),
+        tuning_note="adapts in context",
+        artifact=artifact.digest,
+        trained_on=trained_families(artifact),
+    )
 
 
 def untrained_method(config: RunConfig) -> Method:
@@ -214,7 +234,7 @@ def untrained_method(config: RunConfig) -> Method:
 
 def run_comparison(
     config: CompareConfig,
-    methods: dict[str, Method],
+    methods: Mapping[str, AnyMethod],
     out: Path,
     cache: Path | None = None,
     *,
@@ -227,7 +247,7 @@ def run_comparison(
 
     Args:
         config: families, budgets, baselines.
-        methods: the rules to compare, by label.
+        methods: what to compare, by label.
         out: the folder of results and figures.
         cache: that of finished parts; `out`/cache by default.
         processes: parts to run side by side.

@@ -44,7 +44,7 @@ class Kinds:
     """Which pieces a run is made of."""
 
     rule: str | None = None
-    """Kind of the rule: lstm, classic, sgd, adam, meta-sgd, meta-lstm, or module:Class for one's own."""
+    """Kind of the rule: lstm, classic, sgd, adam, meta-sgd, meta-lstm, or module:Class for your own."""
     init_from: str | None = None
     """A shipped rule or a rule file to start from, instead of --rule."""
     inner: str | None = None

@@ -38,8 +38,8 @@ class MetaWorld(Session):
     benchmark: str
     """ml1-<environment>, such as ml1-reach-v3, or ml10 or ml45."""
     rule: str = "default"
-    """A rule file, or a shipped rule: a start learned by meta-train --preset maml, or any other rule,
-    from random policies."""
+    """A rule file or a shipped rule. One with a learned initialization, as of meta-train --preset ml1-maml,
+    adapts that; any other, random policies."""
     splits: tuple[Literal["train", "test"], ...] = ("test",)
     """Whose goals: test, train or both."""
     protocol: Annotated[Protocol, tyro.conf.arg(name="")] = Protocol()

@@ -27,7 +27,7 @@ DRAWN = ("probe.png", "navigation.png")
 
 @dataclass(frozen=True, kw_only=True)
 class Probe(Computing):
-    """Show what a rule has learned: responses, effective learning rates, walks before and after."""
+    """Show what a rule has learned: responses, effective learning rates, paths in 2-D navigation."""
 
     out: Path
     """Folder for probe.json.gz, probe.png and navigation.png; must be new or empty."""
@@ -57,8 +57,8 @@ class Probe(Computing):
         artifact = load_artifact(self.rule)
         if artifact.rule.initialization:
             raise ValueError(
-                f"{self.rule} has a learned start for a learner of its own, and what is probed are "
-                "actor-critics from random starts: compare it instead"
+                f"{self.rule} has a learned initialization for one network, and what is probed are "
+                "actor-critics from random initializations: compare it instead"
             )
         make_folder(self.out)
         label = f"{self.rule} ({artifact.digest[:12]})"
@@ -76,14 +76,14 @@ class Probe(Computing):
             for name in self.families
         ]
         moments = tuple(dict.fromkeys((0, min(10, self.num_updates), self.num_updates)))
-        walks = {
+        paths = {
             self.rule: navigation_paths(artifact.rule, moments=moments, seed=self.seed),
             f"adam, lr {self.adam_lr:g}": navigation_paths(
                 adam, moments=moments, seed=self.seed, lr=self.adam_lr
             ),
         }
         plot_probe(responses, traces, self.out / DRAWN[0])
-        plot_paths(walks, self.out / DRAWN[1])
+        plot_paths(paths, self.out / DRAWN[1])
         content = {
             "command": command_line(),
             "environment": environment(),

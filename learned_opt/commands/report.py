@@ -20,9 +20,9 @@ from learned_opt.settings import Seed
 PROBES = {
     "probe.png": (
         "Above: update over lr against gradient and momentum. Below: the learning rate at which Adam's step "
-        "would have been as long, by layer, over a life."
+        "would have been as long, by layer, over a run."
     ),
-    "navigation.png": "2-D navigation: walks before, during and after learning; stars are the hidden goals.",
+    "navigation.png": "2-D navigation: paths before, during and after learning; stars are the hidden goals.",
 }
 
 

@@ -56,27 +56,28 @@ def learner_of(artifacts: dict[str, Artifact]) -> InnerAlgorithm:
     for name, config in theirs.items():
         if config != first:
             raise ValueError(
-                f"{name} and {next(iter(theirs))} have starts for different learners: compare them apart"
+                f"{name} and {next(iter(theirs))} have initializations for different inner algorithms: "
+                "compare them apart"
             )
     return first
 
 
 def conditions_left(
-    artifact: Artifact | PolicyArtifact,
+    artifact: Artifact,
     learner: InnerAlgorithm,
     updates: int,
     horizon: int | None = None,
 ) -> tuple[str, ...]:
-    """Settings in which lives leave those that a rule was trained on, as far as its header tells.
+    """Settings in which runs leave those that a rule was trained on, as far as its header tells.
 
     Args:
-        artifact: the rule; in-context policies have no such settings, and leave none.
-        learner: whose lives are to be shown.
+        artifact: the rule.
+        learner: the inner algorithm of the runs to be shown.
         updates: their length.
         horizon: that gymnasium ids are given.
 
     Returns:
-        Names of fields of `InnerAlgorithm`, "updates" where lives are longer than any in training, and
+        Names of fields of `InnerAlgorithm`, "updates" where runs are longer than any in training, and
         "horizon" where it is another.
     """
     provenance = artifact.header["provenance"]

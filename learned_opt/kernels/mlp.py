@@ -232,7 +232,7 @@ def perceptron_backward(
 
 @dataclass(frozen=True, eq=False)
 class Perceptron:
-    """B perceptrons of one architecture, observations normalised before the first layer.
+    """B perceptrons of one architecture, observations normalized before the first layer.
 
     Args:
         layers: of the networks.

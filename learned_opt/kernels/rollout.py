@@ -32,7 +32,7 @@ class Actor(NamedTuple):
     """Networks, or none where random numbers choose actions; and how outputs become actions.
 
     choices: A. deviation: of Gaussian actions, (B, A); None of discrete ones.
-    moments: mean and deviation (B, O) by which observations are normalised; None leaves that to the network.
+    moments: mean and deviation (B, O) by which observations are normalized; None leaves that to the network.
     """
 
     network: Perceptron | None

@@ -1,4 +1,4 @@
-"""The nominal learning rate of a rule that truncated backpropagation made, set by whole lives."""
+"""The nominal learning rate of a rule that truncated backpropagation made, set by whole runs."""
 
 from __future__ import annotations
 

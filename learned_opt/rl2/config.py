@@ -67,7 +67,7 @@ class InContextConfig(TrainingSettings):
         super().__post_init__()
         if self.num_trials * self.steps() == 1:
             raise ValueError(
-                "one trial of one step is one transition, whose centred advantage is 0, so that the policy "
+                "one trial of one step is one transition, whose centered advantage is 0, so that the policy "
                 "would never learn: set more num_trials or episodes"
             )
 

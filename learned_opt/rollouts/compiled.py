@@ -34,7 +34,7 @@ def travel(
         environments: of their tasks.
         steps: T.
         draws: as the policy makes them, (T, B, E, A); None takes the most probable actions.
-        view: how the policy sees observations; what is returned is not normalised.
+        view: how the policy sees observations; what is returned is not normalized.
 
     Raises:
         MemoryError: there is no room for what a thread works on.

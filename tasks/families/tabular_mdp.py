@@ -33,7 +33,7 @@ class TabularMDP(BatchedFamily):
         self.action_space = spaces.Discrete(self.actions)
 
     def sample_tasks(self, batch: int, noise: Noise, *, ood: bool = False) -> Tasks:
-        """B processes; normalised exponential draws are Dirichlet(1, …, 1)."""
+        """B processes; normalized exponential draws are Dirichlet(1, …, 1)."""
         exponential = -torch.log1p(-noise.uniform(batch, self.states, self.actions, self.states))
         normal = noise.normal(batch, self.states, self.actions)
         return {

@@ -8,6 +8,7 @@ import pytest
 from learned_opt.algorithms import A2C
 from learned_opt.analysis import (
     CompareConfig,
+    InContextMethod,
     Method,
     compare,
     load_results,
@@ -218,4 +219,4 @@ def test_a_policy_with_a_memory_keeps_its_horizon(tmp_path):
     assert artifact.policy.distribution.family.horizon == 4
     config = dataclasses.replace(CONFIG, families=("Blackjack-v1",), baselines=(), max_episode_steps=5)
     with pytest.raises(ValueError, match="a was meta-trained with max_episode_steps 4"):
-        compare(config, {"a": Method(artifact.policy, trial=8)})
+        compare(config, {"a": InContextMethod(artifact.policy, 8)})

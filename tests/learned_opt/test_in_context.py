@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from learned_opt.analysis import CompareConfig, Method, compare
+from learned_opt.analysis import CompareConfig, InContextMethod, compare
 from learned_opt.analysis.result_file import read_results
 from learned_opt.analysis.rl2.reference_learners import posterior_sampling, thompson_sampling, ucb1
 from learned_opt.analysis.rl2.trials import plot_trials, run_trials
@@ -193,12 +193,12 @@ def test_trials_are_tabled_and_drawn_beside_the_references(tmp_path):
 def test_policies_enter_comparisons_as_such():
     config = CompareConfig(families=("tabular_mdp",), num_tasks=3, num_updates=4, num_evals=3, baselines=())
     policy = RecurrentPolicy("tabular_mdp", 4)
-    results = compare(config, {"rl2": Method(policy, tuning_note="in context", trial=40)})
+    results = compare(config, {"rl2": InContextMethod(policy, 40)})
     run = results.families["tabular_mdp"].methods["rl2"]
     assert run.returns.shape == (3, 3)
     assert np.isfinite(run.returns).all()
     with pytest.raises(ValueError, match="knows tabular_mdp alone"):
-        compare(CompareConfig(families=("lqr",), baselines=()), {"rl2": Method(policy)})
+        compare(CompareConfig(families=("lqr",), baselines=()), {"rl2": InContextMethod(policy, 40)})
 
 
 def test_policies_are_trained_and_shown_from_the_command_line(tmp_path, capsys):

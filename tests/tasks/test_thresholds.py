@@ -99,9 +99,9 @@ def test_wrappers_that_pass_rewards_on_leave_it(wrap):
 @pytest.mark.parametrize(
     ("wrap", "instead"),
     [
-        (wrappers.NormalizeObservation, "normalise_observations"),
-        (wrappers.NormalizeReward, "normalise_rewards"),
-        (lambda env: Renamed(wrappers.NormalizeReward(env)), "normalise_rewards"),
+        (wrappers.NormalizeObservation, "normalize_observations"),
+        (wrappers.NormalizeReward, "normalize_rewards"),
+        (lambda env: Renamed(wrappers.NormalizeReward(env)), "normalize_rewards"),
     ],
 )
 def test_wrappers_with_statistics_of_their_own_are_refused(wrap, instead):
