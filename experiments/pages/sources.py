@@ -8,7 +8,9 @@ from pathlib import Path
 
 from experiments.pages.studies import Study, mean_returns, trial_totals, typographic
 from experiments.sb3.__main__ import page_of
+from experiments.sb3.page import sections
 from experiments.sb3.runs import RUNS, gather_runs
+from experiments.sb3.settings import EXCHANGED
 from experiments.sb3.summary import Summary, overall, summaries
 from learned_opt.analysis import load_results
 from learned_opt.analysis.reporting.model_card import model_card
@@ -53,6 +55,8 @@ def _filled(name: str) -> str:
         ppo=lambda name: json.loads((ROOT / "ppo" / name / "curves.json").read_text()),
         inside=_inside,
         overall=overall,
+        by_section=lambda found: sections(list(found.values())).items(),
+        exchanged=EXCHANGED,
     )
 
 

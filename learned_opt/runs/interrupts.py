@@ -17,7 +17,8 @@ def interrupts() -> Iterator[Callable[[], bool]]:
 
     def ask(number: int, frame: Any) -> None:
         asked.append(number)
-        signal.signal(number, previous[number])
+        for caught, handler in previous.items():
+            signal.signal(caught, handler)
 
     with contextlib.suppress(ValueError):  # not in the main thread: nothing to catch there
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -260,7 +260,7 @@ class TrainingRun(ABC, Generic[M]):
                     metrics.flush()
                 _attempt(self._save)
                 saved = time.monotonic()
-        return False
+        return told()[0]  # asked during the last one: what would follow the run does not
 
     def take_step(self, metrics: MetricsLog | None = None, observer: Observer | None = None) -> None:
         """One meta-step, timed and counted."""

@@ -11,6 +11,7 @@ from torch import nn
 
 from learned_opt.runs.checkpoint import CheckpointSchedule, checkpoints, load_checkpoint
 from learned_opt.runs.divergence import DivergenceError
+from learned_opt.runs.interrupts import interrupts
 from learned_opt.runs.loop import MetaStep, TrainingRun, TrainingSettings, ValidationSchedule
 
 
@@ -103,11 +104,23 @@ def test_a_run_steps_validates_and_keeps_what_scored_best(tmp_path):
 
 def test_an_interrupted_run_ends_as_one_that_never_stopped(tmp_path):
     Counting(tmp_path / "whole").run()
-    for resume, step in ((False, 2), (True, 4), (True, 9)):
+    for resume, step in ((False, 2), (True, 4), (True, 9), (True, 10)):
         outcome = Counting(tmp_path / "parts", resume=resume).run(At(step, interrupt))
         assert (outcome.interrupted, outcome.step) == (True, step)
     Counting(tmp_path / "parts", resume=True).run()
     assert left(tmp_path / "parts") == left(tmp_path / "whole")
+
+
+def test_a_second_signal_kills_whichever_it_is():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with interrupts() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop()
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_score_that_is_reached_ends_a_run(tmp_path):
