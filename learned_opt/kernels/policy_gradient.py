@@ -180,7 +180,7 @@ def policy_gradient(
         rows: observations (B, R, S), actions ((B, R) int64, or (B, R, A)) and advantages (B, R); and of
             `ROWS` what there is, (B, R) each: log probabilities under the policy that acted, if not this one;
             targets of values; values around which they are clipped, if they are; which rows count (bool).
-        divisor: of advantages, (B, 1), where they are normalised by returns.
+        divisor: of advantages, (B, 1), where they are normalized by returns.
         order: numbers of the inner loss's rows, (B, M); None: all.
         outer: numbers of the outer loss's rows, (L,); None: there is no outer loss.
 

@@ -27,7 +27,7 @@ class Units(NamedTuple):
     """What numbers are measured in.
 
     center, factor: of observations, (S,) each.
-    moments: mean and deviation of each learner's observations, (B, S) each, by which these are normalised
+    moments: mean and deviation of each learner's observations, (B, S) each, by which these are normalized
         instead, as `ObservationNormalizer` does.
     reward: deviation (B,) that rewards are divided by, and then clipped.
     """
