@@ -198,7 +198,7 @@ def efficiency(
 
     A window costs `work`, and `more` if some learner, of any rank's, began a run anew before it: all then
     measure gradients anew. It sends one sum, and evolution by ranks gathers differences in return before.
-    A round of messages takes what it took between two processes; of each byte more, what it added there.
+    A round of messages takes what it took between two processes, and each byte more what it added there.
 
     Args:
         ranks: P.
@@ -220,7 +220,7 @@ def efficiency(
 
     added, gathered = rounds(ranks), math.ceil(math.log2(ranks)) if by_pairs else 0
     sent = 4 * lives * (ranks - 1) * timed["byte"] if by_pairs else 0.0
-    ours = added * timed["sum"] + gathered * timed["gather"] + sent
+    ours = timed["sum"] + (added - 1) * timed["round"] + gathered * timed["gather"] + sent
     ring = (ranks - 1) * (timed["sum by ring"] + (timed["gather by ring"] if by_pairs else 0.0))
     spare = cost(1) / 0.9 - cost(ranks) - sent
     return cost(1) / (cost(ranks) + ours), cost(1) / (cost(ranks) + ring), spare / (added + gathered)
@@ -292,6 +292,7 @@ def messages(ranks: Ranks) -> dict[str, float]:
     kinds: dict[str, Callable[[], object]] = {
         "sum": lambda: ranks.sum(one),
         "sum by ring": lambda: dist.all_reduce(gradient),
+        "round": lambda: ranks.gather(gradient),
         "gather": lambda: ranks.gather(returns),
         "gather by ring": ring_gather,
         "large": lambda: ranks.gather(large),

@@ -203,10 +203,10 @@ class Ranks:
 def _exchanged(part: Tensor, to: int, source: int) -> Tensor:
     """What one rank sends while this one sends to another, of the same shape."""
     received = torch.empty_like(part)
-    sending = dist.isend(part, to)
-    dist.recv(received, source)
-    if sending is not None:
-        sending.wait()
+    receiving = dist.irecv(received, source)  # first: gloo's sender waits until it is told where to
+    for work in (receiving, dist.isend(part, to)):
+        if work is not None:
+            work.wait()
     return received
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -182,6 +183,9 @@ def by_threads(monkeypatch, count, act):
         tensor.copy_(box(source, thread.index).get(timeout=60))
         received[thread.index] += 1
 
+    def receive_later(tensor, source):
+        return SimpleNamespace(wait=lambda: receive(tensor, source))
+
     def rank(index):
         thread.index = index
         return act(Ranks(Shard(index, count)))
@@ -189,6 +193,7 @@ def by_threads(monkeypatch, count, act):
     monkeypatch.setattr(dist, "send", send)
     monkeypatch.setattr(dist, "isend", send)
     monkeypatch.setattr(dist, "recv", receive)
+    monkeypatch.setattr(dist, "irecv", receive_later)
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(rank, range(count))), received
 
