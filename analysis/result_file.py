@@ -50,9 +50,11 @@ def read_results(path: str | Path, kind: str) -> dict[str, Any]:
         if len(text) > LARGEST:
             raise ValueError(f"more than {LARGEST} bytes")
         data = json.loads(text.decode())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(f"there is no file {path}") from error
     except UNREADABLE as error:
         reason = type(error).__name__
-        raise ValueError(f"{path} is missing, too large, or no gzipped JSON file ({reason})") from error
+        raise ValueError(f"{path} is too large, or no gzipped JSON file ({reason})") from error
     if not isinstance(data, dict) or data.pop(KIND, None) != kind:
         raise ValueError(f"{path} holds no {kind} of learned_opt")
     version = data.pop(VERSION, None)

@@ -51,6 +51,7 @@ LOOKING_FIRST: dict[str, Callable[[Sequence[str]], Any]] = {"meta-train": meta_t
 """Commands of which some options decide what other options there are: made from those."""
 
 _ALLOCATION = re.compile("allocate memory|out of memory")
+_NUMBER = re.compile(r"(?:invalid literal for int\(\) with base 10|could not convert string to (float)): '")
 _INNER = re.compile(r"^(?:Value error: )?Error parsing __\S*: ")
 
 
@@ -92,6 +93,8 @@ def _parse(arguments: Sequence[str] | None) -> Any:
     if given == ["--version"]:
         print("learned-opt", version("learned-opt"))
         raise SystemExit(0)
+    if given and given[0] not in COMMANDS and not given[0].startswith("-"):
+        raise ValueError(f"there is no command {given[0]!r:.100}; choose from {', '.join(COMMANDS)}")
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -104,7 +107,8 @@ def _parse(arguments: Sequence[str] | None) -> Any:
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise ValueError(_complaint(complaint.getvalue())) from None
+        name = f"{given[0]} " if given and given[0] in COMMANDS else ""
+        raise ValueError(f"{_complaint(complaint.getvalue())}; see learned-opt {name}--help") from None
 
 
 def _commands(arguments: Sequence[str]) -> Any:
@@ -123,13 +127,14 @@ def _complaint(text: str) -> str:
     """What the parser says in its frame, as one line: its title, what is wrong, and what there is instead."""
     parts = (" ".join(part.split()) for part in re.split("─+|-{9,}", re.sub("[╭╮╰╯│]", " ", text)))
     title, said, *more = filter(None, parts)
+    said = _NUMBER.sub(lambda found: f"expected a {'' if found[1] else 'whole '}number, got '", said)
     said = _INNER.sub("", said).removeprefix("Value error: ").partition(" Got errors:")[0].rstrip(".")
     if title != "Value error" and not said.casefold().startswith(title.casefold()):
         said = f"{title}: {said}"
     instead = [
         each.partition(" in learned-opt ")[0] for each in more if each.startswith(("Avail", "Perhaps"))
     ]
-    return "; ".join((said, *instead, "see learned-opt --help"))
+    return "; ".join((said, *instead))
 
 
 def _reason(error: Exception) -> str:

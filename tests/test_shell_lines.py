@@ -24,6 +24,8 @@ PAGES = [
 FENCE = re.compile(r"```(?:bash|sh|shell|console)\n(.*?)```", re.DOTALL)
 SPAN = re.compile(r"(?<!`)`(learned-opt [^`]+)`(?!`)", re.DOTALL)
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+OTHERS = ("bash", "mkdocs", "cd", "source", ".ci")
+OURS = re.compile("(?:configs|docs|examples|benchmarks)/")
 SHELL_WORDS = ("do", "done", "then", "fi")
 
 
@@ -60,6 +62,9 @@ def problem(command: list[str]) -> str:
     """What is wrong with a command, or nothing."""
     while command and re.fullmatch(r"[A-Z_]+=\S*", command[0]):
         command = command[1:]
+    missing = [word for word in command if OURS.match(word) and not (ROOT / word).exists()]
+    if missing:
+        return f"there is no {', '.join(missing)}"
     program, arguments = Path(command[0]).name, command[1:]
     if program == "learned-opt":
         return refused(arguments)
@@ -69,7 +74,7 @@ def problem(command: list[str]) -> str:
         return of_python(arguments)
     if program == "pip":
         return unknown_extras(arguments)
-    return "" if program in ("bash", "mkdocs", "cd", ".ci") else f"{program} is no command that is known here"
+    return "" if program in OTHERS else f"{program} is no command that is known here"
 
 
 def refused(arguments: list[str]) -> str:
@@ -165,6 +170,7 @@ def test_a_line_with_an_option_that_is_none_is_noticed():
     assert problem(["learned-opt", "compare", "--untold", "--out", "x"])
     assert problem(["pip", "install", ".[clients]"])
     assert problem(["python", "examples/plain_pytorch.py", "--bogus", "3"])
+    assert problem(["learned-opt", "ablate", "--config", "configs/none.toml", "--out", "x"])
 
 
 def test_loops_braces_and_continued_lines_are_read():

@@ -177,7 +177,7 @@ def _check_methods(
     if config.ood and strangers:
         raise ValueError(
             f"ood tasks are of families that a rule was trained on, and {', '.join(strangers)} was not: "
-            "leave ood out"
+            "leave ood out, or show other families"
         )
     for label, method in methods.items():
         method.check(label, config)

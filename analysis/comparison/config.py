@@ -66,8 +66,8 @@ class CompareConfig(Settings):
             served = make_baseline(name).algorithms
             if served and self.inner.kind not in served:
                 raise ValueError(
-                    f"{name} goes by rollouts that serve several updates: compare it under "
-                    f"{', '.join(served)}, not {self.inner.kind}"
+                    f"{name} needs rollouts that serve several updates, which those of {self.inner.kind} do "
+                    f"not: set inner to {', '.join(served)}"
                 )
         if not 2 <= self.evals() <= self.num_updates + 1:
             raise ValueError(

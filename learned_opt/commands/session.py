@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Annotated, TypeVar
 
 import torch
@@ -59,8 +60,9 @@ def check_device(device: str) -> None:
         torch.Generator(device)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {device!r} cannot be used: {reason}") from error
+        there = "cpu or cuda" if torch.cuda.is_available() else "cpu"
+        reason = shorten(str(error), 100, placeholder=" ...")
+        raise ValueError(f"device {device!r} cannot be used here, choose {there}: {reason}") from error
 
 
 def command_line() -> str:

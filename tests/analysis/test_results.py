@@ -81,7 +81,7 @@ def test_a_foreign_file_is_refused_with_a_sentence_that_names_it(content, tmp_pa
 
 
 def test_a_missing_file_is_refused_with_a_sentence(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.json is missing"):
+    with pytest.raises(ValueError, match=r"there is no file .*none\.json"):
         load_results(tmp_path / "none.json")
 
 

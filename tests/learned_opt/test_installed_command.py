@@ -104,7 +104,10 @@ def test_a_refusal_is_one_line_in_any_encoding(script, tmp_path):
     wrong = ["compare", "--out", "x", "--colour", "文"]
     done = run(tmp_path, script, *wrong, env={"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 2
-    assert done.stderr == "learned-opt: Unrecognized options: --colour, \\u6587; see learned-opt --help\n"
+    assert (
+        done.stderr
+        == "learned-opt: Unrecognized options: --colour, \\u6587; see learned-opt compare --help\n"
+    )
 
 
 @pytest.mark.skipif(os.name != "posix", reason="shells close streams otherwise")

@@ -180,7 +180,7 @@ def test_a_page_without_a_folder_is_refused_before_anything_is_read(name, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["fly"], "Unrecognized options: fly; Available subcommands: demo, "),
+        (["fly", "--rule", "x"], "there is no command 'fly'; choose from demo, "),
         ([], "Missing subcommand: Expected one of {demo, "),
         (
             ["meta-train"],
@@ -192,7 +192,7 @@ def test_a_page_without_a_folder_is_refused_before_anything_is_read(name, tmp_pa
         ),
         (
             ["meta-train", "--out", "x", "--meta-batch-size", "abc"],
-            "Error parsing --meta-batch-size: invalid literal for int() with base 10: 'abc'",
+            "Error parsing --meta-batch-size: expected a whole number, got 'abc'; see learned-opt meta",
         ),
         (
             ["compare", "--out", "x", "--tuning", "foo"],
@@ -202,7 +202,7 @@ def test_a_page_without_a_folder_is_refused_before_anything_is_read(name, tmp_pa
             ["meta-train", "--out", "x", "--config", "nowhere"],
             "cannot read the configuration nowhere: No such",
         ),
-        (["plot", "/dev/null/x"], "/dev/null/x is missing, too large, or no gzipped JSON file"),
+        (["plot", "/dev/null/x"], "there is no file /dev/null/x"),
     ],
 )
 def test_nothing_is_said_twice(arguments, told, capsys):
