@@ -67,7 +67,7 @@ class Compare(Computing):
     policy: tuple[Path, ...] = ()
     """In-context policies, as meta-train wrote them; of the one family shown."""
     inner: str | None = None
-    """Kind of the inner algorithm: a2c, ppo, reinforce, dqn, or module:Class for your own."""
+    """Kind of the inner algorithm: a2c, ppo, ..., or module:Class for your own."""
     comparison: Annotated[CompareConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: DEFAULT)
     """What is compared on what, and for how long."""
     untrained: bool = False

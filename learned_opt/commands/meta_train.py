@@ -44,15 +44,15 @@ class Kinds:
     """Which pieces a run is made of."""
 
     rule: str | None = None
-    """Kind of the rule: lstm, classic, sgd, adam, meta-sgd, meta-lstm, or module:Class for your own."""
+    """Kind of the rule, of those that `learned-opt list` names, or module:Class for your own."""
     init_from: str | None = None
     """A shipped rule or a rule file to start from, instead of --rule."""
     inner: str | None = None
-    """Kind of the inner algorithm: a2c, ppo, reinforce, dqn, or module:Class."""
+    """Kind of the inner algorithm: a2c, ppo, ..., or module:Class for your own."""
     inner_mixture: tuple[str, ...] = ()
     """Kinds of inner algorithms for the batches of a family to take in turn."""
     estimator: str | None = None
-    """Kind of the meta-gradient's estimator: tbptt, es, pes, reptile, or module:Class."""
+    """Kind of the meta-gradient's estimator: tbptt, es, ..., or module:Class for your own."""
 
     def kinds(self) -> Table:
         """The pieces whose kind is chosen."""
