@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,25 +24,21 @@ def blocks(page):
     return re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
 
 
-def run(*command, cwd=ROOT):
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, *map(str, command)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": path, "NO_MKDOCS_2_WARNING": "1"},
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
+@pytest.fixture
+def run(run_python):
+    def completed(*command, cwd=ROOT):
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        done = run_python(*command, cwd=cwd, PYTHONPATH=path, NO_MKDOCS_2_WARNING="1")
+        return done.returncode, done.stdout + done.stderr
+
+    return completed
 
 
 SCRIPTS = [page for page in PAGES if blocks(page)]
 
 
 @pytest.mark.parametrize("page", SCRIPTS, ids=[str(page.relative_to(ROOT)) for page in SCRIPTS])
-def test_a_pages_blocks_in_order_are_a_script_that_runs(page, tmp_path):
+def test_a_pages_blocks_in_order_are_a_script_that_runs(page, run, tmp_path):
     if "stable_baselines3" in page.read_text():
         pytest.importorskip("stable_baselines3")
     script = tmp_path / "page.py"
@@ -56,13 +51,13 @@ def test_every_tutorial_has_python_to_run():
     assert {page.stem for page in SCRIPTS} >= {page.stem for page in (ROOT / "docs" / "tutorials").iterdir()}
 
 
-def test_generated_pages_are_current():
+def test_generated_pages_are_current(run):
     code, output = run(ROOT / "docs" / "_build" / "generate.py", "--check")
     assert code == 0, f"python docs/_build/generate.py writes them anew: {output[-2000:]}"
 
 
 @pytest.mark.skipif(find_spec("mkdocs") is None or sys.version_info < (3, 11), reason="needs the extra docs")
-def test_the_site_builds_without_a_warning_and_asks_nobody_else_for_anything(tmp_path):
+def test_the_site_builds_without_a_warning_and_asks_nobody_else_for_anything(run, tmp_path):
     code, output = run("-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site")
     assert code == 0, output[-4000:]
     page = (tmp_path / "site" / "index.html").read_text()

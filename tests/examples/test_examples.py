@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,12 +9,14 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def run(*command: object) -> str:
-    done = subprocess.run(
-        [sys.executable, *map(str, command)], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+@pytest.fixture
+def run(run_python):
+    def printed(*command):
+        done = run_python(*command, cwd=EXAMPLES.parent)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    return printed
 
 
 def last_return(output: str) -> float:
@@ -24,14 +24,14 @@ def last_return(output: str) -> float:
 
 
 @pytest.mark.slow
-def test_the_rule_is_ahead_of_every_learning_rate_of_adam_in_short_training():
+def test_the_rule_is_ahead_of_every_learning_rate_of_adam_in_short_training(run):
     lines = run(EXAMPLES / "actor_critic.py", "--seeds", 1, "--learning-rates", 3e-4, 1e-3).splitlines()[1:]
     ends = [float(line[33:].split()[0]) for line in lines]
     assert len(ends) == 3
     assert ends[0] > max(ends[1:])
 
 
-def test_a_plain_loop_is_ahead_of_adam_at_its_default():
+def test_a_plain_loop_is_ahead_of_adam_at_its_default(run):
     lines = run(EXAMPLES / "plain_pytorch.py", "--learning-rates", 1e-3).splitlines()[1:]
     losses = [float(line.split("loss ")[1]) for line in lines]
     assert len(losses) == 2
@@ -39,7 +39,7 @@ def test_a_plain_loop_is_ahead_of_adam_at_its_default():
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "a2c", "dqn"])
-def test_stable_baselines3(algorithm, tmp_path):
+def test_stable_baselines3(algorithm, tmp_path, run):
     pytest.importorskip("stable_baselines3")
     command = [EXAMPLES / "sb3_train.py", "--algorithm", algorithm, "--total-timesteps", 600]
     assert "saved" in run(*command, "--out", tmp_path / "a.zip")
@@ -48,13 +48,13 @@ def test_stable_baselines3(algorithm, tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", ["learned", "adam"])
-def test_cleanrl_ppo(optimizer):
+def test_cleanrl_ppo(optimizer, run):
     assert (
         last_return(run(EXAMPLES / "cleanrl_ppo.py", "--total-timesteps", 1500, "--optimizer", optimizer)) > 5
     )
 
 
-def test_torchrl_ppo():
+def test_torchrl_ppo(run):
     pytest.importorskip("torchrl")
     assert last_return(run(EXAMPLES / "torchrl_ppo.py", "--total-frames", 2048)) > 5
 
@@ -82,7 +82,7 @@ torch.save({{**model.policy.state_dict(), **state}}, {out!r})
 """
 
 
-def test_saved_sb3_run_goes_on_bit_for_bit_in_a_new_process(tmp_path):
+def test_saved_sb3_run_goes_on_bit_for_bit_in_a_new_process(tmp_path, run):
     pytest.importorskip("stable_baselines3")
     import torch
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,17 +12,10 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("index", range(len(BLOCKS)))
-def test_readme_python_runs(index, tmp_path):
+def test_readme_python_runs(index, run_python, tmp_path):
     if "stable_baselines3" in BLOCKS[index]:
         pytest.importorskip("stable_baselines3")
-    done = subprocess.run(
-        [sys.executable, "-c", BLOCKS[index]],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=tmp_path,
-        check=False,
-    )
+    done = run_python("-c", BLOCKS[index], cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

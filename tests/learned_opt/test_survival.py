@@ -103,7 +103,7 @@ class Stopper:
         pass
 
 
-def shaken(config, folder, source, kinds):
+def shaken(config, folder, source, kinds, programs):
     """Run, stopped in another process at random moments by signals of these kinds, to the end.
 
     Returns:
@@ -111,26 +111,26 @@ def shaken(config, folder, source, kinds):
     """
     path = folder.with_suffix(".toml")
     path.write_bytes(written(plain(config)))
-    program = "import sys; from learned_opt.cli import run; print('ready', flush=True); run()"
-    command = [sys.executable, "-c", program, "meta-train", "--out", str(folder), "--threads", "1"]
-    command += ["--config", str(path)]
+    program = "from learned_opt.cli import run; print('ready', flush=True); run()"
+    command = ["-c", program, "meta-train", "--out", folder, "--threads", "1", "--config", path]
     tries = iter(kinds)
     for stopped in range(4 * len(kinds) + 4):
         # Killed before its settings were written, there is nothing to resume.
         resume = ["--resume"] if (folder / "config.toml").exists() else []
         number = next(tries, None)
-        process = subprocess.Popen([*command, *resume], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
+        process = programs.start(*command, *resume, cwd=folder.parent)
+        while programs.running(0.01) and not programs.out.read_bytes().startswith(b"ready\n"):
+            pass
         if number is not None:
-            _wait_for(newest(folder) + source.randrange(-3, 9), folder, process)
+            _wait_for(newest(folder) + source.randrange(-3, 9), folder, programs)
             time.sleep(source.uniform(0.0, 0.3))
-            process.send_signal(number)
-        _, complaint = process.communicate(timeout=120)
-        if process.returncode == 0:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
+        done = programs.completed(timeout=120)
+        if done.returncode == 0:
             return stopped
-        assert process.returncode in (-signal.SIGKILL, -signal.SIGTERM, 130), complaint.decode()
-        assert b"Traceback" not in complaint, complaint.decode()
+        assert done.returncode in (-signal.SIGKILL, -signal.SIGTERM, 130), done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
     raise AssertionError("it never came to its end")
 
 
@@ -139,10 +139,10 @@ def newest(folder):
     return max((step_of(path) for path in checkpoints(folder)), default=0)
 
 
-def _wait_for(step, folder, process):
-    """Until a checkpoint of this meta-step or a later one is there, or the process has ended."""
-    while newest(folder) < step and process.poll() is None:
-        time.sleep(0.01)
+def _wait_for(step, folder, programs):
+    """Until a checkpoint of this meta-step or a later one is there, or the program has ended."""
+    while newest(folder) < step and programs.running(0.01):
+        pass
 
 
 @pytest.fixture(scope="module")
@@ -163,21 +163,21 @@ def straight(tmp_path_factory):
     ],
 )
 def test_a_run_that_was_killed_ends_byte_for_byte_like_one_that_was_not(
-    which, config, kinds, straight, tmp_path
+    which, config, kinds, straight, run_python, tmp_path
 ):
-    shaken(config, tmp_path / "run", random.Random(1), kinds)
+    shaken(config, tmp_path / "run", random.Random(1), kinds, run_python)
     assert outcome(tmp_path / "run") == outcome(straight / which)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
-def test_no_kill_at_any_moment_changes_what_is_learned(seed, straight, tmp_path):
+def test_no_kill_at_any_moment_changes_what_is_learned(seed, straight, run_python, tmp_path):
     source, hit = random.Random(seed), 0
     for which, config in (("rule", TINY), ("policy", POLICY)):
         kinds = [
             source.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)) for _ in "123456"
         ]
-        hit += shaken(config, tmp_path / which, source, kinds)
+        hit += shaken(config, tmp_path / which, source, kinds, run_python)
         assert outcome(tmp_path / which) == outcome(straight / which)
     assert hit >= 1  # some may come after the end
 
