@@ -179,6 +179,7 @@ def many_ranks(turns: int) -> None:
                 for kind in (name, f"{name} by ring")
             )
             print(f"  {count:2} processes, {name:<6}: {ours}; by gloo's ring {ring}")
+    print(f"   2 processes, a round of a sum: {timed[2]['round']:.0f} µs")
     print("work, ms, and predicted efficiency (by gloo's ring in brackets); µs a message that 90 % allow")
     for estimator, hidden in (("tbptt", 16), ("es", 16), ("es", 4)):
         for learners in (16, 32, 64):
