@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -38,13 +39,21 @@ def step(
         return None
     if any(x.shape != (len(steps), 1) for x in own):
         return None
-    lr, beta1, beta2, eps = numbers
+    table = _table(len(steps), *numbers) if own else _table_for_all(len(steps), *numbers)
+    made: list[Tensor] = adam_step(list(tensors), table, steps, sizes)
+    return made
+
+
+def _table(batch: int, lr: Scalar, beta1: Scalar, beta2: Scalar, eps: Scalar) -> Tensor:
+    """What C takes of each learner, (B, 6)."""
     columns = (-lr, beta1, 1 - beta1, beta2, 1 - beta2, eps)
-    table = np.empty((len(steps), len(columns)), np.float32)
+    table = np.empty((batch, len(columns)), np.float32)
     for place, value in enumerate(columns):
         table[:, place : place + 1] = value.detach().numpy() if isinstance(value, Tensor) else value
-    made: list[Tensor] = adam_step(list(tensors), torch.from_numpy(table), steps, sizes)
-    return made
+    return torch.from_numpy(table)
+
+
+_table_for_all = lru_cache(maxsize=64)(_table)
 
 
 def _made_like(tensors: Sequence[Tensor], *rest: object) -> list[Tensor]:
@@ -71,7 +80,7 @@ def adam_step(
     """
     batch, coordinates = tensors[0].shape[:1].numel(), sum(sizes)
     made = _made_like(tensors)
-    lengths = np.array(sizes, np.int64)
+    lengths = _lengths(tuple(sizes))
     shape = (batch, coordinates)
     threads = torch.get_num_threads() if batch * coordinates >= WORTH_THREADS else 1
     native.needed("adam_step").learned_opt_adam_step(
@@ -86,3 +95,8 @@ def adam_step(
         threads,
     )
     return made
+
+
+@lru_cache(maxsize=64)
+def _lengths(sizes: tuple[int, ...]) -> np.ndarray:
+    return np.array(sizes, np.int64)

@@ -252,6 +252,34 @@ static void clip(const lesson *l, int64_t learner) {
     for (int64_t i = 0; i < l->parameters; i++) gradient[i] *= factor;
 }
 
+/* The logarithm of a deviation within its bounds, and its slope: that of tanh is 1 - tanh². */
+INLINE float bounded(const lesson *l, float raw, float *slope) {
+    const float half = (l->numbers[LOG_STD_MAX] - l->numbers[LOG_STD_MIN]) / 2, middle = l->numbers[LOG_STD_MAX] - half;
+    const float unit = tanhf((raw - middle) / half);
+    *slope = 1 - unit * unit;
+    return middle + half * unit;
+}
+
+/* Whether the inner loss is the outer one, of all rows in their order, less an entropy that outputs have no part in. */
+static int is_outer(const lesson *l) {
+    int alike = l->outer_actor && !l->critic && !l->log_probs && !l->order && l->outer_count == l->rows;
+    for (int64_t i = 0; alike && i < l->rows; i++) alike = l->outer_order[i] == i;
+    return alike && (!l->discrete || l->numbers[ENTROPY] == 0);
+}
+
+/* Gradients of one learner's inner loss where that is so, of those of the outer one. */
+static void follow(const lesson *l, int64_t learner) {
+    const int64_t at = learner * l->parameters;
+    memcpy(l->gradient + at, l->outer_gradient + at, sizeof(float) * l->parameters);
+    for (int64_t k = 0; k < l->choices && !l->discrete; k++) {
+        float slope;
+        bounded(l, l->log_std[at + k], &slope);
+        l->by_log_std[at + k] -= l->numbers[ENTROPY] * slope;
+    }
+    l->divergence[learner] = 0;
+    clip(l, learner);
+}
+
 /* Gradients of one learner's inner loss, or its outer one. Returns 2 where there is no row of some number. */
 static int32_t teach(const lesson *l, int64_t learner, int outer, float *floats, vector *room) {
     const network *actor = outer ? l->outer_actor : l->actor;
@@ -285,18 +313,16 @@ static int32_t teach(const lesson *l, int64_t learner, int outer, float *floats,
     rows_told told = {.shares = shares, .weights = weights, .actions = actions, .targets = targets};
     told.log_probs = l->log_probs ? log_probs : NULL, told.values = l->values ? values : NULL;
     told.log_std = values + count, told.choices = l->choices, told.numbers = l->numbers;
-    const float half = (l->numbers[LOG_STD_MAX] - l->numbers[LOG_STD_MIN]) / 2, middle = l->numbers[LOG_STD_MAX] - half;
     const int64_t at = learner * l->parameters;
-    for (int64_t k = 0; k < l->choices && !l->discrete; k++)
-        told.log_std[k] = middle + half * tanhf((l->log_std[at + k] - middle) / half);
+    float slope;
+    for (int64_t k = 0; k < l->choices && !l->discrete; k++) told.log_std[k] = bounded(l, l->log_std[at + k], &slope);
     told.by_entropy = outer ? 0 : l->numbers[ENTROPY], told.clip = outer ? INFINITY : l->numbers[CLIP];
     told.divergence = room, told.by_log_std = room + 1;
     memset(room, 0, sizeof(vector) * (l->choices + 1));
     return_rows(actor, learner, seen, rows, l->discrete ? tell_logits : tell_means, &told, work);
     for (int64_t k = 0; k < l->choices && !l->discrete; k++) {
-        const float unit = (told.log_std[k] - middle) / half; /* tanh's slope is 1 - tanh² */
-        (outer ? l->outer_by_log_std : l->by_log_std)[at + k] =
-            (total(told.by_log_std[k]) - told.by_entropy) * (1 - unit * unit);
+        bounded(l, l->log_std[at + k], &slope);
+        (outer ? l->outer_by_log_std : l->by_log_std)[at + k] = (total(told.by_log_std[k]) - told.by_entropy) * slope;
     }
     if (outer) return 0;
     l->divergence[learner] = total(*told.divergence);
@@ -311,14 +337,19 @@ EXPORT int32_t learned_opt_policy_gradient(const lesson *l, int32_t threads) {
     int64_t vectors = room_to_return(l->actor);
     if (l->critic && room_to_return(l->critic) > vectors) vectors = room_to_return(l->critic);
     vectors += l->choices + 1;
+    const int alike = is_outer(l);
     int32_t failed = 0;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         vector *room = room_for(sizeof(vector) * vectors + sizeof(float) * floats_of(l));
 #pragma omp for schedule(dynamic)
         for (int64_t learner = 0; learner < l->learners; learner++)
-            for (int outer = 0; outer < (l->outer_actor ? 2 : 1); outer++) {
-                const int32_t wrong = room ? teach(l, learner, outer, (float *)(room + vectors), room) : 1;
+            for (int outer = l->outer_actor ? 1 : 0; outer >= 0; outer--) {
+                int32_t wrong = 0;
+                if (!outer && alike)
+                    follow(l, learner);
+                else
+                    wrong = room ? teach(l, learner, outer, (float *)(room + vectors), room) : 1;
                 if (wrong) __atomic_store_n(&failed, wrong, __ATOMIC_RELAXED);
             }
         free(room);
