@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol
@@ -100,9 +101,11 @@ class ClosedForm:
         Raises:
             ValueError: the parameters' shape is not the policy's.
         """
-        if type(policy) is not ActorCritic or transformed() or native.library(library) is None:
-            return None
-        if not plain((parameters, *told)) or not policy.compilable:
+        if (
+            type(policy) is not ActorCritic
+            or not serves((parameters, *told), library)
+            or not policy.compilable
+        ):
             return None
         if parameters.dim() != 2 or parameters.shape[1] != policy.layout().size:
             shape = tuple(parameters.shape)
@@ -189,6 +192,11 @@ def _losses(actor: Stack, critic: Stack | None, loss: Loss, *, discrete: bool) -
     return Losses(actor, critic, discrete, loss.normalize, (*loss[1:], LOG_STD_MIN, LOG_STD_MAX))
 
 
+def serves(tensors: Sequence[Tensor], library: str = "policy_gradient") -> bool:
+    """Whether a library of compiled code does its work where torch's numbers are these."""
+    return not transformed() and native.library(library) is not None and plain(tensors)
+
+
 def episodic_advantages(
     rewards: Tensor, values: Tensor, ended: Tensor, *, gamma: float, gae_lambda: float
 ) -> Tensor | None:
@@ -201,7 +209,7 @@ def episodic_advantages(
         gamma: γ.
         gae_lambda: λ.
     """
-    if transformed() or native.library("policy_gradient") is None or not plain((rewards, values)):
+    if not serves((rewards, values)):
         return None
     happened, numbers = (rewards, ended, torch.zeros_like(ended)), (gamma, gae_lambda, 0.0, 0.0)
     return advantages(happened, None, values, numbers, rewards.shape[2])[1]

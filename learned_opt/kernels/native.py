@@ -43,6 +43,7 @@ LIBRARIES: dict[str, dict[str, list[Any]]] = {
     "mlp": {"learned_opt_perceptron": _PERCEPTRON, "learned_opt_perceptron_return": _PERCEPTRON},
     "policy_gradient": {
         "learned_opt_advantages": [_POINTER, _SHORT],
+        "learned_opt_baseline": [_POINTER, _SHORT],
         "learned_opt_policy_gradient": [_POINTER, _SHORT],
     },
     "q_learning": {"learned_opt_q_learning": [_POINTER, _SHORT]},

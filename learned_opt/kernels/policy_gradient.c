@@ -218,6 +218,87 @@ EXPORT int32_t learned_opt_advantages(const experience *x, int32_t threads) {
     return failed;
 }
 
+/* Rollouts of B learners, T steps of E environments each, whose returns are to be fitted by features of S numbers. */
+typedef struct {
+    int64_t learners, steps, environments, sees;
+    const float *observations, *returns; /* (B, T, E, S) and (B, T, E) */
+    const uint8_t *alive;                /* (B, T, E), which steps count */
+    float *values;                       /* (B, T, E) */
+} fit;
+#define TIMES 4        /* features of time alone */
+#define CLIPPED 10.0f  /* what observations are clipped to as features */
+#define RIDGE 1e-5
+
+/* Features of a step: what is seen, its squares, and powers of time in hundreds of steps. */
+static void describe(const fit *f, int64_t row, double *features) {
+    const double time = (double)(row / f->environments % f->steps) / 100;
+    for (int64_t k = 0; k < f->sees; k++) {
+        const float x = f->observations[row * f->sees + k];
+        features[k] = x > CLIPPED ? CLIPPED : x < -CLIPPED ? -CLIPPED : x; /* NaN stays */
+        features[f->sees + k] = features[k] * features[k];
+    }
+    const double powers[TIMES] = {time, time * time, time * time * time, 1};
+    memcpy(features + 2 * f->sees, powers, sizeof powers);
+}
+
+/* Solve n linear equations, rows of n + 1 numbers, by elimination; the solution goes to the last column. */
+static void solve(double *rows, int64_t n) {
+    const int64_t wide = n + 1;
+    for (int64_t k = 0; k < n; k++) {
+        int64_t best = k;
+        for (int64_t i = k + 1; i < n; i++)
+            if (fabs(rows[i * wide + k]) > fabs(rows[best * wide + k])) best = i;
+        for (int64_t c = k; c < wide && best != k; c++) {
+            const double kept = rows[k * wide + c];
+            rows[k * wide + c] = rows[best * wide + c], rows[best * wide + c] = kept;
+        }
+        for (int64_t i = k + 1; i < n; i++) {
+            const double factor = rows[i * wide + k] / rows[k * wide + k];
+            for (int64_t c = k; c < wide; c++) rows[i * wide + c] -= factor * rows[k * wide + c];
+        }
+    }
+    for (int64_t k = n - 1; k >= 0; k--) {
+        for (int64_t c = k + 1; c < n; c++) rows[k * wide + n] -= rows[k * wide + c] * rows[c * wide + n];
+        rows[k * wide + n] /= rows[k * wide + k];
+    }
+}
+
+/* Values of all learners' steps by least squares of their returns. Threads are OpenMP's and change no result. Returns 1
+   where memory lacks. */
+EXPORT int32_t learned_opt_baseline(const fit *f, int32_t threads) {
+    const int64_t n = 2 * f->sees + TIMES, count = f->steps * f->environments;
+    int32_t failed = 0;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        double *features = room_for(sizeof(double) * (n + 1) * (n + 1)), *rows = features + n + 1;
+#pragma omp for schedule(dynamic)
+        for (int64_t learner = 0; learner < f->learners; learner++) {
+            if (features == NULL) {
+                __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
+                continue;
+            }
+            memset(rows, 0, sizeof(double) * n * (n + 1));
+            for (int64_t k = 0; k < n; k++) rows[k * (n + 1) + k] = RIDGE;
+            for (int64_t row = learner * count; row < (learner + 1) * count; row++) {
+                if (!f->alive[row]) continue;
+                describe(f, row, features);
+                features[n] = f->returns[row];
+                for (int64_t k = 0; k < n; k++)
+                    for (int64_t c = 0; c <= n; c++) rows[k * (n + 1) + c] += features[k] * features[c];
+            }
+            solve(rows, n);
+            for (int64_t row = learner * count; row < (learner + 1) * count; row++) {
+                double value = 0;
+                if (f->alive[row]) describe(f, row, features);
+                for (int64_t k = 0; f->alive[row] && k < n; k++) value += features[k] * rows[k * (n + 1) + n];
+                f->values[row] = (float)value;
+            }
+        }
+        free(features);
+    }
+    return failed;
+}
+
 /* Advantages as weights of log probabilities in a mean to be made less: normalised as they are to be. */
 static void weigh(const lesson *l, int64_t learner, float *advantages, int64_t count) {
     double sum = 0, squares = 0;
@@ -241,12 +322,14 @@ INLINE int64_t floats_of(const lesson *l) {
 /* Clip a learner's gradient to its norm. */
 static void clip(const lesson *l, int64_t learner) {
     float *gradient = l->gradient + learner * l->parameters;
-    vector squares = {0};
-    for (int64_t i = 0; i < l->parameters; i += LANES) {
-        const vector x = load_up_to(gradient + i, l->parameters - i);
-        squares += x * x;
-    }
-    const float norm = sqrtf(total(squares)), factor = l->numbers[NORM] / (norm + 1e-6f);
+    vector squares[4] = {0}; /* none waits for another */
+    for (int64_t i = 0; i < l->parameters; i += 4 * LANES)
+        for (int v = 0; v < 4; v++) {
+            const vector x = load_up_to(gradient + i + v * LANES, l->parameters - i - v * LANES);
+            squares[v] += x * x;
+        }
+    const float norm = sqrtf(total(squares[0] + squares[1] + squares[2] + squares[3]));
+    const float factor = l->numbers[NORM] / (norm + 1e-6f);
     l->norm[learner] = norm;
     if (factor >= 1) return;
     for (int64_t i = 0; i < l->parameters; i++) gradient[i] *= factor;

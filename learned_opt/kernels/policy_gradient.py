@@ -17,7 +17,7 @@ from torch import Tensor
 from learned_opt.kernels import native
 from learned_opt.kernels.addresses import address, address_if, address_of_array
 from learned_opt.kernels.mlp import Stack, threads_for
-from learned_opt.kernels.records import At, Template, Word, words
+from learned_opt.kernels.records import At, Template, Word, filled, words
 
 FILE = "policy_gradient.c"
 NORMALIZE = ("none", "returns", "batch")
@@ -127,6 +127,40 @@ def _experience(critic: Stack | None, sizes: tuple[int, int, int, int], units_of
 
 
 GIVEN = ("order", "outer_order", "observations", "actions", "advantages", "divisor")
+WORTH_THREADS = 20_000
+"""Steps below which more than one thread costs more than it brings to the fit of a baseline."""
+
+
+def baseline(observations: Tensor, returns: Tensor, alive: Tensor) -> Tensor:
+    """Values (B, T, E) by least squares of returns on features of observations and time, 0 where nobody is alive.
+
+    Args:
+        observations: (B, T, E, S).
+        returns: to go, (B, T, E).
+        alive: which steps count, (B, T, E, bool).
+
+    Raises:
+        ValueError: something has another shape or type.
+        MemoryError: there is no room for the equations.
+    """
+    batch, steps, copies = shape = tuple(returns.shape)
+    sees, values = observations.shape[-1:].numel(), torch.empty_like(returns)
+    record = filled(
+        FILE,
+        "fit",
+        **{"learners": batch, "steps": steps, "environments": copies, "sees": sees},
+        observations=address("observations", observations, (*shape, sees)),
+        returns=address("returns", returns, shape),
+        alive=address("alive", alive, shape, torch.bool),
+        values=address("values", values, shape),
+    )
+    run = native.needed("policy_gradient").learned_opt_baseline
+    threads = torch.get_num_threads() if returns.numel() >= WORTH_THREADS else 1
+    if run(address_of_array("record", record, record.shape, np.int64), threads):
+        raise MemoryError("no memory for the equations of a baseline")
+    return values
+
+
 ROWS = ("log_probs", "targets", "values", "valid")
 """What there may be of rows beside observations, actions and advantages."""
 

@@ -19,7 +19,16 @@ from learned_opt import CoordinatewiseLSTM, LearnedOptimizer, ParameterLayout
 from learned_opt.algorithms import A2C
 from learned_opt.algorithms.advantages import ReturnScale
 from learned_opt.algorithms.closed_form import ClosedForm
-from learned_opt.kernels import adam_step, inner_step, lstm_step, native, philox, q_learning, rollout
+from learned_opt.kernels import (
+    adam_step,
+    inner_step,
+    lstm_step,
+    native,
+    philox,
+    policy_gradient,
+    q_learning,
+    rollout,
+)
 from learned_opt.kernels.addresses import address, address_of_array, addresses_of_pieces, fits
 from learned_opt.kernels.mlp import Perceptron, Stack, perceptron, perceptron_backward
 from learned_opt.policies.distribution import ActionDistribution
@@ -274,6 +283,19 @@ def of_adam():
     return Entry(("learned_opt_adam_step",), {**tensors, **more}, call)
 
 
+def of_baselines():
+    arguments = {
+        "observations": drawn(B, T, E, 3),
+        "returns": drawn(B, T, E),
+        "alive": torch.arange(B * T * E).view(B, T, E) % 5 > 0,
+    }
+
+    def call(x):
+        return [policy_gradient.baseline(*(x[name] for name in arguments))]
+
+    return Entry(("learned_opt_baseline",), arguments, call)
+
+
 def of_advances():
     floats = {name: drawn(B, 5) for name in ("parameters", "update", "gradient")} | {"metrics": drawn(3, B)}
 
@@ -297,6 +319,7 @@ ENTRIES = {
     "random numbers": of_random_numbers(),
     "steps of Adam": of_adam(),
     "steps of learners": of_advances(),
+    "baselines": of_baselines(),
 }
 ARGUMENTS = [(entry, name) for entry, made in ENTRIES.items() for name in made.arguments]
 
@@ -369,7 +392,7 @@ def may_stand_for(entry, name, shape):
 def test_every_function_of_c_is_tried_here():
     text = "".join(path.read_text() for path in SOURCES.rglob("*.c"))
     exported = re.findall(r"EXPORT (?:void|int32_t) (learned_opt_\w+)\((?!void\))", text)
-    assert len(exported) == 12
+    assert len(exported) == 13
     assert {symbol for entry in ENTRIES.values() for symbol in entry.symbols} == set(exported)
 
 
