@@ -132,7 +132,7 @@ WORTH_THREADS = 20_000
 
 
 def baseline(observations: Tensor, returns: Tensor, alive: Tensor) -> Tensor:
-    """Values (B, T, E) by least squares of returns on features of observations and time, 0 where nobody is alive.
+    """Values (B, T, E) by least squares of returns on what is seen and time; 0 where a step does not count.
 
     Args:
         observations: (B, T, E, S).

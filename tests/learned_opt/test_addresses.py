@@ -384,6 +384,7 @@ def may_stand_for(entry, name, shape):
         "outer": len(shape) == 1,
         "order": len(shape) == 2 and shape[0] == B,
         "metrics": len(shape) == 2 and shape[1] == B,
+        "observations": entry == "baselines" and shape[:-1] == x.shape[:-1],
     }
     any_shape = entry == "steps" and name not in same and shape.numel() == x.numel()
     return shape == x.shape or same.get(name, any_shape)
