@@ -198,7 +198,7 @@ static void advance(const direction *d, const tensor *t, int64_t learner, int64_
 static void step_tensor(const direction *d, int64_t learner, int64_t place, int64_t first, packed *w) {
     tensor t = {.first = first, .size = d->sizes[place]};
     const float adam = observe(d, &t, learner, place), *numbers = d->numbers + 3 * learner;
-    pack(d->cell_weight + learner * d->cell_weight_stride, d->head + learner * d->head_stride, t.shared, d->hidden_size, w);
+    pack(d->cell_weight + learner * d->cell_weight_stride, d->head + learner * d->head_stride, t.shared, d->hidden_size, 1, w);
     double squares = 0, lengths = 0;
     for (int64_t at = 0; at < t.size; at += SPAN) advance(d, &t, learner, at, w, &squares, &lengths);
     const float bound = numbers[BOUND], mean_square = fmaxf(squares / t.size, TINY), length = lengths / t.size;

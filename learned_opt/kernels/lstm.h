@@ -34,8 +34,9 @@ typedef struct {
     float head[(OWN + MAX_HIDDEN) * OUTPUTS], head_bias[OUTPUTS];
 } packed;
 
-/* The biases that follow from what coordinates share, and the weights unless they are there. */
-static void pack(const float *cell_weight, const float *head, const float *shared, int hidden, packed *out) {
+/* The biases that follow from what coordinates share, and the weights unless they are there; `out` begins as zeros.
+   Without `skip` the head, (OUTPUTS, hidden + 1), sees the hidden units alone. */
+static void pack(const float *cell_weight, const float *head, const float *shared, int hidden, int skip, packed *out) {
     const int columns = FEATURES + hidden, inputs = OWN + hidden;
     const int anew = out->cell_weight != cell_weight || out->of_head != head;
     out->cell_weight = cell_weight, out->of_head = head;
@@ -51,10 +52,10 @@ static void pack(const float *cell_weight, const float *head, const float *share
         }
     }
     for (int output = 0; output < OUTPUTS; output++) {
-        const float *row = head + output * (hidden + FEATURES), *direct = row + hidden;
-        float bias = 0, *target = out->head + output;
-        for (int k = 0; k < SHARED; k++) bias += direct[OWN + k] * shared[k];
-        for (int k = 0; anew && k < OWN; k++) target[OUTPUTS * k] = direct[k];
+        const float *row = head + output * (hidden + (skip ? FEATURES : 1)), *direct = row + hidden;
+        float bias = skip ? 0 : *direct, *target = out->head + output;
+        for (int k = 0; skip && k < SHARED; k++) bias += direct[OWN + k] * shared[k];
+        for (int k = 0; anew && k < OWN; k++) target[OUTPUTS * k] = skip ? direct[k] : 0;
         for (int k = 0; anew && k < hidden; k++) target[OUTPUTS * (OWN + k)] = row[k];
         out->head_bias[output] = bias;
     }

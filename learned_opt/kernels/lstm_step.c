@@ -6,14 +6,12 @@
    the first-level cache; features that are the same for a whole tensor enter as a bias of the gates,
    and only those of a coordinate and its hidden state are multiplied. */
 
-#include "vectors.h"
-
-#define OWN 7        /* features of a coordinate */
-#define SHARED 13    /* features of its tensor: statistics, time, facts, and the constant 1 */
-#define FEATURES (OWN + SHARED)
-#define FACTS 4
-#define MAX_HIDDEN 64
+#define OWN 7     /* features of a coordinate */
+#define SHARED 13 /* features of its tensor: statistics, time, facts, and the constant 1 */
 #define OUTPUTS 3 /* of the head */
+#include "lstm.h"
+
+#define FACTS 4
 
 /* A tensor of one parameter vector; addresses come first. */
 typedef struct {
@@ -25,13 +23,7 @@ typedef struct {
     float correction[3], shared[SHARED], inverse_square, inverse_size; /* filled by observe */
 } segment;
 
-static const float FAST = 0.9f, SLOW = 0.99f, SQUARE = 0.999f, EPS = 1e-8f, LIMIT = 5.0f, LARGEST = 1e15f;
-static const float TINY = 1.17549435e-38f;
-
-/* As is_usable of base.py. */
-static inline mask is_usable(vector gradient, vector parameter) {
-    return (magnitude(gradient) <= LARGEST) & (magnitude(parameter) <= LARGEST);
-}
+static const float FAST = 0.9f, SLOW = 0.99f, SQUARE = 0.999f, EPS = 1e-8f, LIMIT = 5.0f;
 
 /* The moments of some coordinates, and what a rule makes of them. */
 typedef struct {
@@ -126,49 +118,6 @@ static void describe(const piece *pieces, int64_t count) {
     s->inverse_size = 1 / sqrtf(size + 1e-6f);
 }
 
-/* The weights in the order in which they are read: for each unit and input, its four gates, and for each of the head's
-   inputs its outputs. Inputs are the features of a coordinate, then the hidden units. Those of the gates come times
-   SCALE, as powers of two make sigmoids and the candidate's hyperbolic tangent. */
-static const float SCALE[4] = {-1.44269504f, -1.44269504f, -1.44269504f, -2.88539008f};
-typedef struct {
-    const float *cell_weight, *of_head; /* whose they are */
-    float weight[MAX_HIDDEN * (OWN + MAX_HIDDEN) * 4], bias[MAX_HIDDEN * 4];
-    float head[(OWN + MAX_HIDDEN) * OUTPUTS], head_bias[OUTPUTS];
-} packed;
-
-/* The biases of a segment, and the weights unless they are there; `out` begins as zeros. */
-static void pack(const segment *s, int hidden, packed *out) {
-    const int columns = FEATURES + hidden, inputs = OWN + hidden;
-    const int anew = out->cell_weight != s->cell_weight || out->of_head != s->head;
-    out->cell_weight = s->cell_weight, out->of_head = s->head;
-    for (int unit = 0; unit < hidden; unit++) {
-        for (int gate = 0; gate < 4; gate++) {
-            const float *row = s->cell_weight + (int64_t)(gate * hidden + unit) * columns;
-            float bias = 0;
-            for (int k = 0; k < SHARED; k++) bias += row[OWN + k] * s->shared[k];
-            out->bias[4 * unit + gate] = SCALE[gate] * bias;
-            float *target = out->weight + (int64_t)unit * inputs * 4 + gate;
-            for (int k = 0; anew && k < OWN; k++) target[4 * k] = SCALE[gate] * row[k];
-            for (int k = 0; anew && k < hidden; k++) target[4 * (OWN + k)] = SCALE[gate] * row[FEATURES + k];
-        }
-    }
-    for (int output = 0; output < OUTPUTS; output++) {
-        const float *row = s->head + output * (hidden + (s->skip ? FEATURES : 1)), *direct = row + hidden;
-        float bias = s->skip ? 0 : *direct, *target = out->head + output;
-        for (int k = 0; s->skip && k < SHARED; k++) bias += direct[OWN + k] * s->shared[k];
-        for (int k = 0; anew && k < OWN; k++) target[OUTPUTS * k] = s->skip ? direct[k] : 0;
-        for (int k = 0; anew && k < hidden; k++) target[OUTPUTS * (OWN + k)] = row[k];
-        out->head_bias[output] = bias;
-    }
-}
-
-/* Coordinates go through each stage SPAN at a time: what stands between the stages stays in the first-level cache,
-   and within a stage no coordinate waits for another. */
-#define SPAN 64
-#define WIDE (SPAN / LANES)
-
-typedef vector row[WIDE];
-
 /* Up to SPAN coordinates of a segment, in whole pairs of vectors; lanes beyond the end have no effect. */
 typedef struct {
     int64_t first, size;
@@ -215,50 +164,6 @@ INLINE void read_block(const segment *s, int hidden, int64_t first, int64_t stop
         for (int v = 0; v < b->vectors; v++) b->inputs[OWN + k][v] = get(b, s->hidden + k * s->stride, v);
 }
 
-/* Sums of products of weights, `rows` an input, and inputs; they begin at `bias`, or go on. */
-INLINE void multiply(const block *b, const float *weights, const float *bias, const int rows, const row *inputs, int count,
-                     row *sums) {
-    for (int v = 0; v < b->vectors; v += 2) {
-        vector sum[4][2];
-        const float *weight = weights;
-        for (int r = 0; r < rows; r++)
-            for (int i = 0; i < 2; i++) sum[r][i] = bias ? all(bias[r]) : sums[r][v + i];
-#pragma GCC unroll 1 /* unrolled, it would not keep its sums in registers */
-        for (int k = 0; k < count; k++, weight += rows)
-            for (int r = 0; r < rows; r++)
-                for (int i = 0; i < 2; i++) sum[r][i] += weight[r] * inputs[k][v + i];
-        for (int r = 0; r < rows; r++)
-            for (int i = 0; i < 2; i++) sums[r][v + i] = sum[r][i];
-    }
-}
-
-/* The four gates of a unit before their nonlinearities, times SCALE. */
-INLINE void gates_of(const packed *w, int hidden, int unit, const block *b, row x[4]) {
-    multiply(b, w->weight + (int64_t)unit * (OWN + hidden) * 4, w->bias + 4 * unit, 4, b->inputs, OWN + hidden, x);
-}
-
-INLINE void head_of(const packed *w, int hidden, const block *b, row outputs[OUTPUTS]) {
-    multiply(b, w->head, w->head_bias, OUTPUTS, b->inputs, OWN, outputs);
-    multiply(b, w->head + OWN * OUTPUTS, NULL, OUTPUTS, b->shown, hidden, outputs);
-}
-
-/* 1 + e^-x of a gate, whose inverse is how far it is open; e^-2x of the candidate or the cell. At 2^40 a gate is closed to
-   float precision, and products of three stay finite. */
-static inline vector power(vector x) { return power_of_two(clamp(x, 40)); }
-
-/* c' = f c + i g over one denominator, and 1 / o. */
-static inline vector next_cell(const row x[4], int v, vector old, vector *inverse_output) {
-    const vector i = 1.0f + power(x[0][v]), f = 1.0f + power(x[1][v]), g = power(x[3][v]), ig = i * (1.0f + g);
-    *inverse_output = 1.0f + power(x[2][v]);
-    return (old * ig + (1.0f - g) * f) * reciprocal(ig * f);
-}
-
-/* h' = o tanh c'. */
-static inline vector next_hidden(vector cell, vector inverse_output) {
-    const vector t = power(SCALE[3] * cell);
-    return (1.0f - t) * reciprocal(inverse_output * (1.0f + t));
-}
-
 /* The head's outputs as the update uses them. */
 typedef struct {
     vector bounded, scale, now, lasting; /* tanh(a / rho), -lr exp(rho tanh(a / rho)), tanh b, tanh d */
@@ -280,7 +185,7 @@ INLINE void advance_piece(const piece *p, int hidden, const packed *w) {
         read_block(s, hidden, first, p->stop, &b);
         for (int unit = 0; unit < hidden; unit++) {
             row x[4], cells, inverse;
-            gates_of(w, hidden, unit, &b, x);
+            gates_of(w, hidden, unit, b.vectors, b.inputs, x);
             for (int v = 0; v < b.vectors; v++) {
                 const vector old = get(&b, s->cell + unit * s->stride, v);
                 cells[v] = next_cell(x, v, old, &inverse[v]);
@@ -292,7 +197,7 @@ INLINE void advance_piece(const piece *p, int hidden, const packed *w) {
             }
         }
         row outputs[OUTPUTS];
-        head_of(w, hidden, &b, outputs);
+        head_of(w, hidden, b.vectors, b.inputs, b.shown, outputs);
         for (int v = 0; v < b.vectors; v++) {
             const decision made = decide(s, &b, v, outputs);
             const vector change = choose(b.usable[v], made.scale * made.direction, all(0));
@@ -302,7 +207,8 @@ INLINE void advance_piece(const piece *p, int hidden, const packed *w) {
 }
 
 static void advance(const piece *p, int hidden, packed *w) {
-    pack(p->owner, hidden, w);
+    const segment *s = p->owner;
+    pack(s->cell_weight, s->head, s->shared, hidden, s->skip != 0, w);
     advance_piece(p, hidden, w);
 }
 
@@ -373,7 +279,7 @@ INLINE void return_block(const segment *s, const slopes *d, int hidden, workspac
     read_block(s, hidden, first, s->size, b);
     for (int unit = 0; unit < hidden; unit++)
         for (int v = 0; v < b->vectors; v++) b->shown[unit][v] = get(b, s->new_hidden + unit * s->new_stride, v);
-    head_of(p, hidden, b, outputs);
+    head_of(p, hidden, b->vectors, b->inputs, b->shown, outputs);
     for (int v = 0; v < b->vectors; v++) {
         const decision made = decide(s, b, v, outputs);
         const vector adam = b->adam[v];
@@ -389,7 +295,7 @@ INLINE void return_block(const segment *s, const slopes *d, int hidden, workspac
         const float *head = p->head + (OWN + unit) * OUTPUTS;
         row x[4], *by_gates = w->gates + 4 * unit;
         vector bias[4];
-        gates_of(p, hidden, unit, b, x);
+        gates_of(p, hidden, unit, b->vectors, b->inputs, x);
         for (int gate = 0; gate < 4; gate++) bias[gate] = w->bias[4 * unit + gate];
         for (int v = 0; v < b->vectors; v++) {
             const int64_t at = unit * s->stride;
@@ -475,7 +381,7 @@ static void return_vector(const segment *segments, const slopes *given, int64_t 
         if (s->size == 0) continue;
         memset(w->bias, 0, sizeof(vector) * 4 * hidden);
         memset(w->head_bias, 0, sizeof w->head_bias);
-        pack(s, hidden, &w->packed);
+        pack(s->cell_weight, s->head, s->shared, hidden, s->skip != 0, &w->packed);
         for (int64_t at = 0; at < s->size; at += SPAN) return_block(s, given, hidden, w, at);
         for (int row = 0; row < 4 * hidden; row++) {
             const float sum = SCALE[row / hidden] * total(w->bias[row / hidden + row % hidden * 4]);
