@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from learned_opt.analysis.interpret.probe import Paths, Response, Trace
 from learned_opt.analysis.reporting.curves import DASHES
 from learned_opt.analysis.reporting.figures import (
+    SHADES,
     Entry,
     as_it_is,
     legend_below,
@@ -79,7 +80,7 @@ def plot_probe(responses: Mapping[str, Response], traces: Sequence[Trace], path:
     bottom[0].set_ylabel("effective learning rate", fontsize=8)
     higher = legend_below(rows[1], list(entries.values()), width, most=7, fontsize=7)
     figure.set_figheight(5.0 + higher)
-    save_figure(figure, path)
+    save_figure(figure, path, colors=SHADES)
     return figure
 
 

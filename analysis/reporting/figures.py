@@ -24,8 +24,8 @@ from learned_opt.verbatim import visible
 
 SUFFIXES = (".png", ".pdf", ".svg")
 """What figures can be."""
-COLORS = 128
-"""Of a PNG."""
+COLORS, SHADES = 64, 256
+"""Of a PNG of lines and bands, and of one with a color map."""
 LINE = 1.5
 """Height of a legend's line, in font sizes."""
 _KEY, _GAP, _PADDING = 2.8, 2.0, 2.0
@@ -78,8 +78,8 @@ def check_figure(path: str | Path) -> None:
         )
 
 
-def save_figure(figure: Figure, path: str | Path, dpi: float = 200) -> None:
-    """Write a figure to exactly this file, atomically.
+def save_figure(figure: Figure, path: str | Path, dpi: float = 200, *, colors: int = COLORS) -> None:
+    """Write a figure to exactly this file, atomically; a PNG of so many colors.
 
     Raises:
         ValueError: as `check_figure`.
@@ -90,7 +90,7 @@ def save_figure(figure: Figure, path: str | Path, dpi: float = 200) -> None:
     fitting = min(dpi, _LARGEST / max(figure.get_size_inches()))
     form = Path(path).suffix[1:].lower()
     figure.savefig(buffer, format=form, dpi=fitting)
-    write_atomically(Path(path), _in_palette(buffer) if form == "png" else buffer.getvalue())
+    write_atomically(Path(path), _in_palette(buffer, colors) if form == "png" else buffer.getvalue())
 
 
 def finish(
@@ -103,11 +103,11 @@ def finish(
     return figure
 
 
-def _in_palette(buffer: io.BytesIO) -> bytes:
-    """A PNG of at most COLORS colors, which takes a third of the bytes."""
+def _in_palette(buffer: io.BytesIO, colors: int) -> bytes:
+    """A PNG of at most so many colors, which takes a third of the bytes."""
     small = io.BytesIO()
     image = Image.open(buffer).convert("RGB")
-    image.quantize(COLORS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    image.quantize(colors, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
     return small.getvalue()
 
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from learned_opt.analysis.reporting.curves import method_styles, split_names
 from learned_opt.analysis.reporting.figures import (
+    SHADES,
     Entry,
     as_it_is,
     finish,
@@ -118,7 +119,7 @@ def plot_heatmap(results: Results, path: str | Path) -> Figure:
     bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
     bar.set_label("normalized AUC (IQM)", fontsize=7)
     bar.ax.tick_params(labelsize=6)
-    save_figure(figure, path)
+    save_figure(figure, path, colors=SHADES)
     return figure
 
 
