@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 import sys
 import unicodedata
@@ -56,11 +55,6 @@ def code_block(text: str) -> str:
 
 def _longer_than(text: str, least: int) -> str:
     return "`" * (max([least, *map(len, re.findall("`+", text))]) + 1)
-
-
-def escape(text: str) -> str:
-    """The text for HTML, in an element or a quoted attribute."""
-    return html.escape(visible(text))
 
 
 def table(title: str, headings: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:

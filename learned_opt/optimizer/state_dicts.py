@@ -93,8 +93,8 @@ class KeptStates(Optimizer):
             raise ValueError(
                 "the state was made by no rule but by another optimizer, such as Adam (it holds "
                 f"{kept or 'nothing'}), and is of no use to a rule: to go on from that run, load the model's "
-                "weights alone and begin with a new LearnedOptimizer (README, 'Switching a running project "
-                "from Adam')"
+                "weights alone and begin with a new LearnedOptimizer (docs/tutorials/drop-in.md, "
+                "'Switching a running project from Adam')"
             )
         self._loading = given
         names = {name for group in given["param_groups"] for name in group["params"]}

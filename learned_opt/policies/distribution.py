@@ -25,12 +25,6 @@ def bounded_log_std(raw: Tensor) -> Tensor:
     return middle + half * torch.tanh((raw - middle) / half)
 
 
-def slope_of_bounded_log_std(raw: Tensor) -> Tensor:
-    """Its derivative by the number."""
-    middle, half = (LOG_STD_MAX + LOG_STD_MIN) / 2, (LOG_STD_MAX - LOG_STD_MIN) / 2
-    return 1 - torch.tanh((raw - middle) / half).square()
-
-
 @dataclass(frozen=True, eq=False)
 class ActionDistribution:
     """Categorical for Discrete action spaces; Gaussian, deviation state-independent, for Box spaces.
