@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from pathlib import Path
 
@@ -58,6 +59,13 @@ class Study:
         """Updates to 90 % of the reference method's final return, relative to its own, with the interval."""
         found = self.row(split, label).speed
         return "" if found is None else found.text(".2f")
+
+    def ratio(self, family: str, label: str, to: str = "adam") -> str:
+        """Updates to 90 % of the reference method's final return, relative to another's; – without a target."""
+        own, other = (self.row(family, each).updates_to_target for each in (label, to))
+        if own is None or not other:
+            return "–"
+        return f"{own / other:.2f}" if math.isfinite(own) else "never"
 
     def diverged(self, where: str, label: str) -> str:
         """Runs that diverged, of how many."""
