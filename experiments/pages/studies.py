@@ -61,7 +61,7 @@ class Study:
         return "" if found is None else found.text(".2f")
 
     def ratio(self, family: str, label: str, to: str = "adam") -> str:
-        """Updates to 90 % of the reference method's final return, relative to another's; – without a target."""
+        """Updates to 90 % of the reference method's final return over another's; – without a target."""
         own, other = (self.row(family, each).updates_to_target for each in (label, to))
         if own is None or not other:
             return "–"
