@@ -15,6 +15,7 @@ from learned_opt.verbatim import console, table
 
 SERVES = {
     "adam_step": "the step of Adam, of many learners at once",
+    "direction_step": "the step of direction-lstm",
     "inner_step": "where learners go from there, and who has diverged",
     "lstm_step": "the step of LSTM rules, and its derivatives",
     "mlp": "default policies, and their derivatives",

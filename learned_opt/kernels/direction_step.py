@@ -88,7 +88,7 @@ def direction_step(
         MemoryError: there is no room for a thread's weights.
     """
     made = _made_like(given)
-    batch, size, count = len(given[0]), sum(sizes), len(sizes)
+    batch, size, count = given[0].shape[:1].numel(), sum(sizes), len(sizes)
     hidden = phi[0].shape[-2:-1].numel() // 4
     shapes = [(batch, size)] * 7 + [(batch, count), (batch, hidden, size), (batch, hidden, size)]
     names = ("gradient", "parameters", *STATE)

@@ -52,13 +52,13 @@ def advance(
     """
     shape = batch, size = parameters.shape[:1].numel(), parameters.shape[1:].numel()
     moved = parameters.new_empty(0) if update is None else torch.empty_like(parameters)
-    now = diverged.clone()
+    now, count = diverged.clone(), metrics.shape[:1].numel()
     native.needed("inner_step").learned_opt_advance(
         address("parameters", parameters, shape),
         0 if update is None else address("update", update, shape),
         address("gradient", gradient, shape),
-        address("metrics", metrics, (len(metrics), batch)),
-        len(metrics),
+        address("metrics", metrics, (count, batch)),
+        count,
         batch,
         size,
         LARGEST,

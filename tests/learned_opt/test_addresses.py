@@ -21,6 +21,7 @@ from learned_opt.algorithms.advantages import ReturnScale
 from learned_opt.algorithms.closed_form import ClosedForm
 from learned_opt.kernels import (
     adam_step,
+    direction_step,
     inner_step,
     lstm_step,
     native,
@@ -283,6 +284,22 @@ def of_adam():
     return Entry(("learned_opt_adam_step",), {**tensors, **more}, call)
 
 
+def of_directions(hidden=3):
+    floats = {name: drawn(B, LAYOUT.size) for name in ("gradient", "parameters", *direction_step.STATE[:5])}
+    rows = {name: drawn(B, hidden, LAYOUT.size) for name in ("hidden", "cell")}
+    phi = {
+        "cell_weight": drawn(4 * hidden, direction_step.FEATURES + hidden),
+        "head": drawn(direction_step.OUTPUTS, hidden + direction_step.FEATURES),
+    }
+    arguments = {**floats, "step": drawn(B, len(LAYOUT.sizes)), **rows, **phi, "numbers": drawn(B, 3)}
+
+    def call(x):
+        given = [x[name] for name in ("gradient", "parameters", *direction_step.STATE)]
+        return direction_step.direction_step(given, [x[n] for n in phi], FACTS, LAYOUT.sizes, x["numbers"])
+
+    return Entry(("learned_opt_direction_step",), arguments, call)
+
+
 def of_baselines():
     arguments = {
         "observations": drawn(B, T, E, 3),
@@ -320,6 +337,7 @@ ENTRIES = {
     "steps of Adam": of_adam(),
     "steps of learners": of_advances(),
     "baselines": of_baselines(),
+    "steps of directions": of_directions(),
 }
 ARGUMENTS = [(entry, name) for entry, made in ENTRIES.items() for name in made.arguments]
 
@@ -376,11 +394,12 @@ def may_stand_for(entry, name, shape):
     x = ENTRIES[entry].arguments[name]
     same = {
         "limit": shape.numel() == 1,
-        "head": entry == "updates" and shape == x.shape[1:],
+        "head": (entry == "updates" and shape == x.shape[1:])
+        or (entry == "steps of directions" and shape == (B, *x.shape)),
         "signal": entry == "outputs" and len(shape) == 3 and shape[::2] == x.shape[::2],
         "replay": len(shape) == 3 and shape[::2] == x.shape[::2] and shape[1] >= T * (E - 1),
         "draws": entry.startswith("values") and len(shape) == 2 and shape[0] == B,
-        "cell_weight": entry == "updates" and shape == (B, *x.shape),
+        "cell_weight": entry in ("updates", "steps of directions") and shape == (B, *x.shape),
         "outer": len(shape) == 1,
         "order": len(shape) == 2 and shape[0] == B,
         "metrics": len(shape) == 2 and shape[1] == B,

@@ -34,7 +34,8 @@ def test_with_the_engine_torch_it_says_so_and_nothing_is_wrong(capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert "engine: torch, torch alone" in said
     assert (
-        "Not compiled, adam_step, inner_step, lstm_step, mlp, policy_gradient, q_learning, rollout, philox: "
+        "Not compiled, adam_step, direction_step, inner_step, lstm_step, mlp, policy_gradient, q_learning, "
+        "rollout, philox: "
         "the engine is torch" in said
     )
 
