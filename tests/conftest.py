@@ -8,7 +8,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -61,12 +61,15 @@ class Programs:
     torch takes: see forking.py. One at a time.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.out, self.err = folder / "out", folder / "err"
+    def __init__(
+        self, folder: Path, interpreter: object = sys.executable, environment: Mapping[str, str] = os.environ
+    ) -> None:
+        self.out, self.err, self.environment = folder / "out", folder / "err", environment
         self.server = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("forking.py"))],
+            [str(interpreter), str(Path(__file__).with_name("forking.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            env=dict(environment),
             start_new_session=True,
             bufsize=0,
         )
@@ -75,7 +78,7 @@ class Programs:
         """The process that runs a program in a folder, with more in its environment."""
         self.command = [str(word) for word in command]
         files = {"out": str(self.out), "err": str(self.err)}
-        surroundings = {"folder": str(cwd), "environment": {**os.environ, **environment}}
+        surroundings = {"folder": str(cwd), "environment": {**self.environment, **environment}}
         job = json.dumps({"command": self.command, **surroundings, **files})
         self.server.stdin.write(f"{job}\n".encode())
         return int(self.server.stdout.readline())
@@ -97,11 +100,21 @@ class Programs:
         self.start(*command, cwd=cwd, **environment)
         return self.completed()
 
+    def end(self) -> None:
+        """Whatever runs."""
+        os.killpg(self.server.pid, signal.SIGKILL)
+        self.server.communicate()
+
 
 @pytest.fixture(scope="session")
 def run_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
     """`run_python(script, *arguments, cwd=folder)` -> what became of it."""
     programs = Programs(tmp_path_factory.mktemp("programs"))
     yield programs
-    os.killpg(programs.server.pid, signal.SIGKILL)
-    programs.server.communicate()
+    programs.end()
+
+
+@pytest.fixture(scope="session")
+def programs_of() -> type[Programs]:
+    """Makes the same for another interpreter."""
+    return Programs

@@ -81,7 +81,10 @@ def test_building_a_policy_leaves_the_global_generator_alone():
 
 @pytest.mark.parametrize("algorithm", ["rl2", "context"])
 def test_training_learns_a_bandit_with_two_arms_far_apart(algorithm, tmp_path, monkeypatch):
-    """Half of the tasks pay on arm 0, half on arm 1: telling them apart doubles the reward."""
+    """Half of the tasks pay on arm 0, half on arm 1: without a memory 5 of 10 are the most.
+
+    Seeds 0 to 4 came to 7.2 to 9.5 by these 75 meta-steps.
+    """
 
     def sample(self, batch, noise, *, ood=False):
         side = (noise.uniform(batch, 1) < 0.5).float()
@@ -95,9 +98,8 @@ def test_training_learns_a_bandit_with_two_arms_far_apart(algorithm, tmp_path, m
         episodes=10,
         hidden_size=16,
         num_trials=64,
-        meta_steps=100,
-        validation=TrialValidation(every=100),
-        seed=2,
+        meta_steps=75,
+        validation=TrialValidation(every=75),
     )
     outcome = InContextTrainer(config, tmp_path / "run").run()
     rows = (tmp_path / "run" / "validations.csv").read_text().splitlines()

@@ -76,6 +76,26 @@ def python(request, source, tmp_path_factory):
     return interpreter, clean
 
 
+@pytest.fixture(scope="module")
+def programs(python, programs_of, tmp_path_factory):
+    """Runs programs with that Python."""
+    found = programs_of(tmp_path_factory.mktemp("programs"), *python)
+    yield found
+    found.end()
+
+
+@pytest.fixture
+def run(programs, folder):
+    """Runs one in the user's folder; what it printed."""
+
+    def printed(*command):
+        done = programs(*command, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return printed
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A user's folder."""
@@ -110,13 +130,12 @@ def held(folder, without=()):
     return {file for file in files if file.suffix not in (".so", ".pyc") and file.parts[0] not in without}
 
 
-def test_an_installation_holds_all_files_of_the_packages(python, folder):
-    interpreter, environment = python
+def test_an_installation_holds_all_files_of_the_packages(run):
     code = (
         "import learned_opt, learned_opt.tasks as t, learned_opt.analysis as a\n"
         "print(learned_opt.__file__, t.__file__, a.__file__)"
     )
-    found = [Path(file).parent for file in call([interpreter, "-c", code], folder, environment).split()]
+    found = [Path(file).parent for file in run("-c", code).split()]
     package, *inside = found
     assert held(package, ("tasks", "analysis")) == held(ROOT / "learned_opt")
     for place, name in zip(inside, ("tasks", "analysis"), strict=True):
@@ -126,43 +145,40 @@ def test_an_installation_holds_all_files_of_the_packages(python, folder):
         assert held(place) == held(ROOT / name)
 
 
-def test_a_program_or_notebook_of_the_folder_imports_both(python, folder):
-    interpreter, environment = python
+def test_a_program_or_notebook_of_the_folder_imports_both(run, folder):
     # A script's folder, and the working directory of a notebook's kernel, stand first on the path.
     code = f"import sys; sys.path.insert(0, ''); {OWN}; import learned_opt, learned_opt.analysis; {OWN}"
-    call([interpreter, "-c", code], folder, environment)
+    run("-c", code)
     (folder / "program.py").write_text(
         "import learned_opt, gymnasium\n"
         "gymnasium.make('learned_opt/CartPole-v0').reset(seed=0)\n"
         "gymnasium.make_vec('learned_opt/Pendulum-v0', num_envs=2).reset(seed=0)\n"
         f"{OWN}\n"
     )
-    call([interpreter, "program.py"], folder, environment)
+    run("program.py")
 
 
-def test_the_command_runs_in_the_folder(python, folder):
+def test_the_command_runs_in_the_folder(python, run):
     interpreter, environment = python
     scripts = [["-m", "learned_opt"]]
     if "PYTHONPATH" not in environment:  # a checkout alone has no script
         scripts.append([str(Path(interpreter).with_name("learned-opt"))])
     for script in scripts:
-        told = call([interpreter, *script, "list"], folder, environment)
+        told = run(*script, "list")
         for name in ("mountain_car_continuous", "navigation2d_sparse", "halfcheetah_vel", "default"):
             assert name in told.split(), f"{script} lists {name}"
 
 
-def test_a_family_of_the_folder_named_tasks_is_the_user_s(python, folder):
-    interpreter, environment = python
+def test_a_family_of_the_folder_named_tasks_is_the_user_s(run, folder):
     family = "\nfrom learned_opt.tasks.families.lqr import LQR\n\nclass Mine(LQR):\n    pass\n"
     # The same name as ours, in a folder that comes last on the path: it is found all the same.
     (folder / "tasks.py").write_text(family)
-    assert "usable" in call([interpreter, "-m", "learned_opt", "check", "tasks:Mine"], folder, environment)
+    assert "usable" in run("-m", "learned_opt", "check", "tasks:Mine")
 
 
-def test_gymnasium_imports_the_package_that_an_id_names(python, folder):
-    interpreter, environment = python
+def test_gymnasium_imports_the_package_that_an_id_names(run):
     code = "import gymnasium; print(gymnasium.make('learned_opt:learned_opt/CartPole-v0').spec.id)"
-    assert call([interpreter, "-c", code], folder, environment).strip() == "learned_opt/CartPole-v0"
+    assert run("-c", code).strip() == "learned_opt/CartPole-v0"
 
 
 def test_gymnasium_alone_imports_nothing_of_the_project(python, folder):

@@ -201,9 +201,11 @@ def test_rates_weigh_goals_alike_and_resample_them_within_environments():
     assert 0 <= low < 1 / 3 < high < 1
 
 
-@pytest.mark.slow
 def test_meta_training_then_the_protocol(tmp_path, monkeypatch):
     monkeypatch.setattr("learned_opt.tasks.metaworld.HORIZON", 6)
+    # Most of the time, resets of the simulator, would go to the choice of a learning rate.
+    monkeypatch.setattr("learned_opt.meta.lr_calibration.LR_FACTORS", (1.0,))
+    monkeypatch.setattr("learned_opt.meta.trainer.CALIBRATION", 1)
     recipe = tmp_path / "tiny.toml"
     tiny = {
         "estimator": {"unroll_length": 1},
