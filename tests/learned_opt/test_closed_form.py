@@ -145,6 +145,31 @@ def test_they_are_autograds(config, family, monkeypatch):
 
 
 @needs_compiled
+@pytest.mark.parametrize("family", ["cartpole", "pendulum"])
+@pytest.mark.parametrize("advantages", ["batch", "returns"])
+@pytest.mark.parametrize(
+    ("batch", "inner", "outer", "steps"), [(1, 1, 0, 2), (1, 1, 1, 2), (2, 2, 2, 1), (1, 17, 0, 1)]
+)
+def test_gradients_of_few_rows_are_autograds(family, advantages, batch, inner, outer, steps, monkeypatch):
+    """To 1e-5, or where the deviation of nearly equal advantages is lost in floats to a few times what autograd
+    loses: gradients of two rows may cancel, so their norm is no measure."""
+    config = A2C(num_envs=inner, num_steps=steps, normalize_advantage=advantages, max_grad_norm=1e9)
+    learner, parameters = made(config, family, outer, updates=0, batch=batch)
+    ours, mine, rollout = sampled(learner, parameters, monkeypatch)
+    given = rollout or (None, {})
+    _, floats, _ = sampled(learner, parameters, monkeypatch, given)
+    theirs, yours, _ = sampled(learner, parameters.double(), monkeypatch, as_doubles(given))
+
+    def apart(sample):
+        pairs = (sample.inner, yours.inner), (sample.outer, yours.outer)
+        return torch.stack([(one - other).abs().amax(1) for one, other in pairs])
+
+    assert (apart(mine) <= 1e-5 + 4 * apart(floats)).all()
+    for one, other in zip(ours.scale.state(), theirs.scale.state(), strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-6, atol=1e-7)
+
+
+@needs_compiled
 @pytest.mark.parametrize("config", ["a2c", "ppo"])
 def test_steps_that_were_not_taken_count_for_nothing(config, monkeypatch):
     """Some are marked, and what stands there is no number."""

@@ -40,9 +40,9 @@ def both_ways(run):
         return made, run()
 
 
-def assert_close(ours, theirs, atol=2e-5):
+def assert_close(ours, theirs):
     for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, rtol=2e-4, atol=atol, equal_nan=True)
+        torch.testing.assert_close(one, other, rtol=2e-4, atol=2e-5, equal_nan=True)
 
 
 @pytest.mark.parametrize("rows", [0, 1])
@@ -178,40 +178,6 @@ def test_rollouts_of_one_step_or_environment_or_learner(
         return [*(x.float() for x in rollout if x is not None), made.state, made.elapsed, made.observation]
 
     assert_close(*both_ways(run))
-
-
-@pytest.mark.parametrize("family", ["cartpole", "pendulum"])
-@pytest.mark.parametrize("scale", ["batch", "returns"])
-@pytest.mark.parametrize(
-    ("batch", "inner", "outer", "steps"), [(1, 1, 0, 2), (1, 1, 1, 2), (2, 2, 2, 1), (1, 17, 0, 1)]
-)
-def test_gradients_of_few_rows(family, scale, batch, inner, outer, steps, monkeypatch):
-    config = A2C(
-        num_envs=inner,
-        num_steps=steps,
-        normalize_advantage=scale,
-        max_grad_norm=1e9,
-    )
-    made = []
-
-    compiled = closed_form.policy_gradient
-
-    def told(*arguments):
-        made.append(compiled(*arguments))
-        return made[-1]
-
-    monkeypatch.setattr(closed_form, "policy_gradient", told)
-
-    def run():
-        learner = config.learner(make_family(family), batch, noise(), outer_num_envs=outer)
-        theta = learner.initial_parameters()
-        # Values that differ, or advantages would, by rounding alone.
-        sample = learner.gradient(theta + 0.3 * learner.noise.normal(*theta.shape))
-        return sample.inner, sample.outer, learner.scale.mean, learner.scale.square
-
-    # Torch centres the advantages of two states of nearly the same value in floats, C in doubles.
-    assert_close(*both_ways(run), atol=2e-3 if scale == "batch" else 2e-5)
-    assert len(made) == 1
 
 
 def test_gradients_of_one_transition_are_finite():
