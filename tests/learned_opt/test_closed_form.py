@@ -151,7 +151,7 @@ def test_they_are_autograds(config, family, monkeypatch):
     ("batch", "inner", "outer", "steps"), [(1, 1, 0, 2), (1, 1, 1, 2), (2, 2, 2, 1), (1, 17, 0, 1)]
 )
 def test_gradients_of_few_rows_are_autograds(family, advantages, batch, inner, outer, steps, monkeypatch):
-    """To 1e-5, or where the deviation of nearly equal advantages is lost in floats to a few times what autograd
+    """To 1e-5, or where floats lose the deviation of nearly equal advantages to a few times what autograd
     loses: gradients of two rows may cancel, so their norm is no measure."""
     config = A2C(num_envs=inner, num_steps=steps, normalize_advantage=advantages, max_grad_norm=1e9)
     learner, parameters = made(config, family, outer, updates=0, batch=batch)
