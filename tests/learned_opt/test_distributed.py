@@ -420,7 +420,7 @@ def test_processes_that_drift_apart_are_noticed(runs):
 
 
 def test_a_run_survives_the_death_of_a_process(tmp_path):
-    config = changed(TINY, meta_steps=60, validation={"every": 20}, checkpoint={"every": 5})
+    config = changed(TINY, meta_steps=30, validation={"every": 10}, checkpoint={"every": 5})
     (tmp_path / "tiny.toml").write_text(written(plain(config)).decode())
 
     def command(out):
@@ -436,7 +436,7 @@ def test_a_run_survives_the_death_of_a_process(tmp_path):
     os.kill(int(children[-1]), signal.SIGKILL)
     printed, _ = process.communicate(timeout=900)
     assert process.returncode == 0, printed
-    assert checkpoint(tmp_path / "killed")["step"] == 60
+    assert checkpoint(tmp_path / "killed")["step"] == 30
     assert "SIGKILL" in printed or "-9" in printed
 
     (tmp_path / "command.py").write_text("from learned_opt.cli import main")
