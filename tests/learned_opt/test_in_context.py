@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from learned_opt.analysis import CompareConfig, InContextMethod, compare
+from learned_opt.analysis import CompareConfig, InContextMethod, compare, load_results
 from learned_opt.analysis.result_file import read_results
 from learned_opt.analysis.rl2.reference_learners import posterior_sampling, thompson_sampling, ucb1
 from learned_opt.analysis.rl2.trials import plot_trials, run_trials
@@ -212,6 +212,25 @@ def test_policies_are_trained_and_shown_from_the_command_line(tmp_path, capsys):
     policy = str(out / "policy.safetensors")
     assert main(["trial", "--policy", policy, "--num-tasks", "8", "--out", str(tmp_path / "trial")]) == 0
     assert "Thompson sampling" in capsys.readouterr().out
+    small = ["--num-tasks", "2", "--num-updates", "2", "--eval-episodes", "1", "--baselines"]
+    shown = [
+        "--rule",
+        "default",
+        "--policy",
+        policy,
+        "--families",
+        "bandit",
+        "--out",
+        str(tmp_path / "versus"),
+    ]
+    assert main(["compare", *shown, *small]) == 0
+    compared = load_results(tmp_path / "versus")
+    assert compared.labels() == ["default", "rl2"]
+    assert compared.families["bandit"].splits == {"default": "held-out families", "rl2": "held-out tasks"}
+    assert (
+        main(["compare", "--policy", policy, "--families", "lqr", "--out", str(tmp_path / "z"), *small]) == 2
+    )
+    assert "rl2 knows bandit alone" in capsys.readouterr().err
     config.write_text("second_order = true")
     assert main(["meta-train", *common, "--out", str(tmp_path / "x")]) == 2
     assert "unknown setting 'second_order' of InContextConfig" in capsys.readouterr().err
