@@ -63,6 +63,7 @@ setup(
         ),
     ],
     package_dir={f"learned_opt.{folder}": folder for folder in INSIDE},
+    options={"build_ext": {"parallel": os.cpu_count()}},
     ext_modules=[
         Extension(
             f"learned_opt.kernels._{source}_{name}",
