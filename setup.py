@@ -3,6 +3,7 @@
 Optional: without a C compiler the package installs all the same and runs the same equations in torch.
 """
 
+import copy
 import os
 import platform
 import runpy
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 FLAGS = ["-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
@@ -52,8 +54,18 @@ class FreshBuild(build_py):
         super().run()
 
 
+class SideBySide(build_ext):
+    """Compiles several extensions at once, each in a folder of its own: a source's variants share its name."""
+
+    def build_extension(self, ext: Extension) -> None:
+        """Build one."""
+        own = copy.copy(self)
+        own.build_temp = str(Path(self.build_temp, ext.name))
+        build_ext.build_extension(own, ext)
+
+
 setup(
-    cmdclass={"build_py": FreshBuild},
+    cmdclass={"build_py": FreshBuild, "build_ext": SideBySide},
     packages=[
         *find_packages(include=["learned_opt", "learned_opt.*"]),
         *(
