@@ -55,7 +55,7 @@ class FreshBuild(build_py):
 
 
 class SideBySide(build_ext):
-    """Compiles several extensions at once, each in a folder of its own: a source's variants share its name."""
+    """Compiles several extensions at once, each in a folder of its own: variants share a name."""
 
     def build_extension(self, ext: Extension) -> None:
         """Build one."""
