@@ -135,7 +135,7 @@ def test_unknown_names_are_refused(tmp_path, capsys):
     assert "absent.json" in refusal(capsys, "plot", tmp_path / "absent.json")
     assert "'atari'" in refusal(capsys, "probe", "--out", out, "--families", "atari")
     save_rule(LearnedInit(Adam(), {"w": (3,)}), tmp_path / "start")
-    assert "learned start" in refusal(capsys, "probe", "--out", out, "--rule", tmp_path / "start")
+    assert "learned initialization" in refusal(capsys, "probe", "--out", out, "--rule", tmp_path / "start")
     assert "holds no results.json.gz" in refusal(capsys, "report", tmp_path, "--out", out)
     assert not out.exists()
 

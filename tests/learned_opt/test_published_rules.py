@@ -140,6 +140,6 @@ def test_a_rollout_is_new_once_in_all_of_its_epochs():
 
 
 def test_rules_that_go_by_rollouts_are_compared_under_ppo_alone():
-    with pytest.raises(ValueError, match="compare it under ppo, not a2c"):
+    with pytest.raises(ValueError, match="those of a2c do not: set inner to ppo"):
         CompareConfig(("cartpole",), baselines=("adam-kl",), inner=A2C())
     assert CompareConfig(("cartpole",), baselines=("adam-kl", "adam-rel"), inner=PPO())
