@@ -17,6 +17,7 @@ from learned_opt.rules.base import StepInput, UpdateRule, batched, check_positiv
 from learned_opt.rules.config import Makings, RuleConfig
 from learned_opt.rules.features import EPS, LIMIT
 from learned_opt.rules.handcrafted import safe_sqrt
+from learned_opt.rules.lstm import initial_cell_weight
 from learned_opt.settings import Count, NotNegative, Positive, Within
 
 FAST, SLOW = 0.9, 0.99
@@ -92,12 +93,7 @@ class DirectionLSTM(UpdateRule):
             )
         self.hidden_size, self.learning_rate = hidden_size, learning_rate
         self.max_log_multiplier, self.memory_span = max_log_multiplier, memory_span
-        generator = generator or torch.Generator().manual_seed(0)
-        size = (4 * hidden_size, FEATURES + hidden_size)
-        weight = torch.randn(size, generator=generator, dtype=torch.float32, device="cpu")
-        weight /= math.sqrt(FEATURES + hidden_size)
-        weight[hidden_size : 2 * hidden_size, FEATURES - 1] += 1.0  # forget gates start open
-        self.cell_weight = nn.Parameter(weight)
+        self.cell_weight = nn.Parameter(initial_cell_weight(hidden_size, FEATURES, generator))
         self.head = nn.Parameter(
             torch.zeros(OUTPUTS, hidden_size + FEATURES, dtype=torch.float32, device="cpu")
         )

@@ -84,12 +84,7 @@ class CoordinatewiseLSTM(UpdateRule):
         self.hidden_size, self.learning_rate = hidden_size, learning_rate
         self.max_log_multiplier = max_log_multiplier
         self.skip, self.parameter_noise, self.adam_normalized = skip, parameter_noise, adam_normalized
-        generator = generator or torch.Generator().manual_seed(0)
-        size = (4 * hidden_size, FEATURES + hidden_size)
-        weight = torch.randn(size, generator=generator, dtype=torch.float32, device="cpu")
-        weight /= math.sqrt(FEATURES + hidden_size)
-        weight[hidden_size : 2 * hidden_size, FEATURES - 1] += 1.0  # forget gates start open
-        self.cell_weight = nn.Parameter(weight)
+        self.cell_weight = nn.Parameter(initial_cell_weight(hidden_size, FEATURES, generator))
         columns = hidden_size + (FEATURES if skip else 1)
         outputs = 4 if parameter_noise else 3
         self.head = nn.Parameter(torch.zeros(outputs, columns, dtype=torch.float32, device="cpu"))
@@ -243,6 +238,22 @@ class CoordinatewiseLSTM(UpdateRule):
 def _time(step: Tensor, total_steps: Tensor | None) -> dict[str, Scalar]:
     share, known = progress(step + 1, total_steps)
     return {"share": share, "known": known}
+
+
+def initial_cell_weight(hidden_size: int, features: int, generator: torch.Generator | None) -> Tensor:
+    """Weights (4H, F + H) of an LSTM whose last feature is constant 1; forget gates start open.
+
+    Args:
+        hidden_size: H.
+        features: F.
+        generator: source of the weights; None takes seed 0.
+    """
+    generator = generator or torch.Generator().manual_seed(0)
+    size = (4 * hidden_size, features + hidden_size)
+    weight = torch.randn(size, generator=generator, dtype=torch.float32, device="cpu")
+    weight /= math.sqrt(features + hidden_size)
+    weight[hidden_size : 2 * hidden_size, features - 1] += 1.0
+    return weight
 
 
 Group = Literal["coordinate", "tensor", "time", "facts"]
