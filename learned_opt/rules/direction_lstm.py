@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from learned_opt.kernels import direction_step
+from learned_opt.kernels.direction_step import FEATURES, OUTPUTS
 from learned_opt.kernels.lstm_cell import lstm_cell
-from learned_opt.layout import FACTS, ParameterLayout, RuleState
+from learned_opt.layout import ParameterLayout, RuleState
 from learned_opt.rules.base import StepInput, UpdateRule, batched, check_positive, is_usable, where_usable
 from learned_opt.rules.config import Makings, RuleConfig
 from learned_opt.rules.features import EPS, LIMIT
@@ -24,8 +25,6 @@ FAST, SLOW = 0.9, 0.99
 """Decays of the two momenta."""
 SQUARES = 0.999, 0.99, 0.95
 """Decays of the three second moments; the first is Adam's."""
-FEATURES = 13 + FACTS + 1
-OUTPUTS = 7
 MAX_LOG_SHARE = math.log(10.0)
 """How much longer or shorter than Adam's one coordinate's step may be beside its tensor's others."""
 
