@@ -14,7 +14,7 @@ from learned_opt.kernels.operators import operator
 from learned_opt.kernels.records import filled
 
 FEATURES, OUTPUTS, MAX_HIDDEN = 18, 7, 64
-"""Of a coordinate and its tensor, of the head, and the most units a coordinate, as direction_step.c counts them."""
+"""Features, outputs of the head, and most units of a coordinate, as direction_step.c counts them."""
 WORTH_THREADS = 4_096
 """Coordinates below which more than one thread costs more than it brings."""
 MOMENTS = ("exp_avg", "exp_avg_slow", "exp_avg_sq", "exp_avg_sq_fast", "exp_avg_sq_fastest")
