@@ -66,7 +66,10 @@ class Baseline:
 
 _REUSING = ("ppo",)
 """Inner algorithms whose rollouts serve several updates."""
-_BETA2 = ({"beta2": 0.999}, {"beta2": 0.99})
+_BETAS = tuple(
+    {"beta1": beta1, "beta2": beta2} for beta1, beta2 in ((0.9, 0.999), (0.9, 0.99), (0.9, 0.9), (0.99, 0.99))
+)
+"""Decays of Adam's moments: torch's, a faster second moment, and equal ones (Dohare et al. 2023)."""
 
 BASELINES: dict[str, Baseline] = {
     baseline.name: baseline
@@ -76,15 +79,15 @@ BASELINES: dict[str, Baseline] = {
         Baseline("rmsprop", lambda _: RMSprop(), half_decades(1e-4, 1e-1), usual=1e-2),
         Baseline(
             "adam",
-            lambda options: Adam(beta2=options["beta2"]),
+            lambda options: Adam(**options),
             half_decades(1e-4, 1e-1),
-            options=_BETA2,
+            options=_BETAS,
         ),
         Baseline(
             "adamw",
-            lambda options: Adam(beta2=options["beta2"], weight_decay=WEIGHT_DECAY),
+            lambda options: Adam(**options, weight_decay=WEIGHT_DECAY),
             half_decades(1e-4, 1e-1),
-            options=_BETA2,
+            options=_BETAS,
         ),
         Baseline("adam-rel", lambda _: AdamRel(), half_decades(1e-4, 1e-1), algorithms=_REUSING),
         Baseline("adam-kl", lambda _: AdamKL(), half_decades(1e-4, 1e-1), algorithms=_REUSING),

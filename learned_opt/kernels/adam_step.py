@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from learned_opt.kernels import native
-from learned_opt.kernels.addresses import address, address_of_array, differentiated, plain, transformed
+from learned_opt.kernels.addresses import address, address_of_array, differentiated, plain, plain_but_strided, transformed
 from learned_opt.kernels.operators import operator
 
 WORTH_THREADS = 100_000
@@ -35,7 +35,7 @@ def step(
     own = [x for x in numbers if isinstance(x, Tensor)]
     if transformed() or native.library("adam_step") is None:
         return None
-    if not plain((*tensors, steps, *own)) or differentiated((*tensors, steps, *own)):
+    if not (plain((*tensors, steps)) and plain_but_strided(*own)) or differentiated((*tensors, steps, *own)):
         return None
     if any(x.shape != (len(steps), 1) for x in own):
         return None

@@ -2,7 +2,7 @@
    the direction in a second, and the tensor's length in a third. The same equations as direction_lstm.py, for float32. */
 
 #define OWN 9     /* features of a coordinate */
-#define SHARED 9  /* features of its tensor: statistics, facts, and the constant 1 */
+#define SHARED 10 /* features of its tensor: statistics, the learning rate, facts, and the constant 1 */
 #define OUTPUTS 7 /* of the head */
 #include "lstm.h"
 
@@ -24,6 +24,7 @@ typedef struct {
 enum { LEARNING_RATE, BOUND, KEEP };
 
 static const float FAST = 0.9f, SLOW = 0.99f, LIMIT = 5.0f, EPS = 1e-8f, MAX_LOG_SHARE = 2.30258509f;
+static const float USUAL_RATE = 1e-3f;
 static const float SQUARES[3] = {0.999f, 0.99f, 0.95f};
 enum { FAST_CORRECTION, SLOW_CORRECTION, SQUARE_CORRECTION };
 
@@ -100,11 +101,13 @@ static float observe(const direction *d, tensor *t, int64_t learner, int64_t pla
     }
     const float n = t->size > 0 ? t->size : 1, square = fmaxf(by_square / n, TINY), size = by_parameters / n;
     const float surprise = logf(fmaxf(by_gradient / n, TINY) / square);
+    const float rate = logf(fmaxf(d->numbers[3 * learner + LEARNING_RATE], TINY) / USUAL_RATE);
     const float shared[SHARED] = {
         logf(by_adam / n + 1e-4f) / 4 + 0.5f,
         logf(by_slow / n + 1e-4f) / 4 + 1,
         fminf(fmaxf(surprise, -5), 5) / 2,
         logf(size + 1e-6f) / 8,
+        fminf(fmaxf(rate, -LIMIT), LIMIT) / 2,
         d->facts[place], d->facts[d->tensors + place], d->facts[2 * d->tensors + place], d->facts[3 * d->tensors + place],
         1,
     };

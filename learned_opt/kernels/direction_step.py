@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from learned_opt.kernels import native
-from learned_opt.kernels.addresses import address, address_of_array, differentiated, plain, transformed
+from learned_opt.kernels.addresses import address, address_of_array, differentiated, plain, plain_but_strided, transformed
 from learned_opt.kernels.operators import operator
 from learned_opt.kernels.records import filled
 
-FEATURES, OUTPUTS, MAX_HIDDEN = 18, 7, 64
-"""Features, outputs of the head, and most units of a coordinate, as direction_step.c counts them."""
+FEATURES, OWN, OUTPUTS, MAX_HIDDEN = 19, 9, 7, 64
+"""Features, those of a coordinate alone, outputs of the head, and most units of a coordinate, as direction_step.c counts them."""
 WORTH_THREADS = 4_096
 """Coordinates below which more than one thread costs more than it brings."""
 MOMENTS = ("exp_avg", "exp_avg_slow", "exp_avg_sq", "exp_avg_sq_fast", "exp_avg_sq_fastest")
@@ -49,7 +49,7 @@ def step(
     own = [x for x in numbers if isinstance(x, Tensor)]
     if transformed() or native.library("direction_step") is None:
         return None
-    if not plain((*given, *phi, *own)) or differentiated((*given, *phi, *own)):
+    if not (plain((*given, *phi)) and plain_but_strided(*own)) or differentiated((*given, *phi, *own)):
         return None
     if phi[0].shape[-2:-1].numel() > 4 * MAX_HIDDEN or any(x.numel() != len(given[0]) for x in own):
         return None

@@ -42,7 +42,8 @@ class LearnedOptimizer(KeptStates):
         rule: a shipped rule's name, a rule file, or an `UpdateRule`. Nothing is ever downloaded.
         weight_decay: λ, decoupled as in AdamW.
         maximize: ascend instead.
-        total_steps: how many steps training will take, if you know: rules can use it to finish well.
+        total_steps: how many steps training will take, if you know: rules can use it to finish well. Where
+            rollouts begin, `begin_rollout` says.
         foreach: False steps one tensor after another, which takes less memory; True and None step
             all of a group at once.
         capturable: for torch's sake: captured or not, the step is the same.
@@ -82,10 +83,20 @@ class LearnedOptimizer(KeptStates):
             "foreach": foreach,
             "capturable": capturable,
             "differentiable": differentiable,
+            "new_rollout": None,
         }
         check(defaults)
         self._lr = None if lr is None else defaults["lr"]
         super().__init__(params, defaults)
+
+    def begin_rollout(self) -> None:
+        """Say that the next step's gradients are the first from a new rollout, as on-policy training has them.
+
+        Rules may use it; the others step as ever. Whoever says it once should say it at every rollout: see
+        `learned_opt.integrations` for callbacks that do. A saved state remembers what was said.
+        """
+        for group in self.param_groups:
+            group["new_rollout"] = True
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, at any time; `rule` and `lr` may differ from the other groups'.
@@ -136,6 +147,8 @@ class LearnedOptimizer(KeptStates):
             for group, indices, parameters, gradients, entries in work:
                 for together in batches(parameters, one_by_one=group["foreach"] is False):
                     self._update(group, together, indices, parameters, gradients, entries)
+                if group["new_rollout"]:
+                    group["new_rollout"] = False
         return loss
 
     def _init_group(
@@ -198,7 +211,7 @@ class LearnedOptimizer(KeptStates):
         with _without_autocast(seen[0].device.type):
             total = None if total is None else seen[0].new_full((1, 1), float(total))
             in_place = not (decay or group["differentiable"]) and all(map(operator.is_, seen, targets))
-            x = TensorsInput(slopes, seen, lr, layout, total, in_place)
+            x = TensorsInput(slopes, seen, lr, layout, total, in_place, group["new_rollout"])
             update = self._rules.on(group["rule"], seen[0].device).step_tensors(x, states, scratch)
         if update is None:
             return

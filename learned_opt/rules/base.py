@@ -51,6 +51,7 @@ class TensorsInput(NamedTuple):
     layout: of these L tensors.
     total_steps: (1, 1).
     in_place: whether the rule may add the updates to the parameters itself.
+    new_rollout: whether the gradients are the first from a new rollout; None where nobody says.
     """
 
     gradients: Sequence[Tensor]
@@ -59,6 +60,7 @@ class TensorsInput(NamedTuple):
     layout: ParameterLayout
     total_steps: Tensor | None = None
     in_place: bool = False
+    new_rollout: bool | None = None
 
 
 class UpdateRule(nn.Module, ABC):
@@ -180,7 +182,9 @@ class UpdateRule(nn.Module, ABC):
         )
         usable = is_usable(gradient, vector)
         gradient, vector = torch.where(usable, gradient, 0.0), torch.where(usable, vector, 0.0)
-        update, new = self.update(StepInput(gradient, vector, x.lr, x.layout, x.total_steps), joined)
+        begins = None if x.new_rollout is None else torch.full_like(gradient[:, :1], x.new_rollout).bool()
+        told = StepInput(gradient, vector, x.lr, x.layout, x.total_steps, begins)
+        update, new = self.update(told, joined)
         update = torch.where(usable, update, 0.0)
         for key, value in where_usable(usable, new, joined).items():
             entry = value.squeeze(0)
@@ -283,6 +287,18 @@ def where_usable(usable: Tensor, new: RuleState, old: RuleState) -> RuleState:
 def select_rows(rows: Tensor, new: RuleState, old: RuleState) -> RuleState:
     """The rows marked in `rows` (B, bool) from `new`, the others from `old`."""
     return {key: torch.where(rows.view(-1, *([1] * (old[key].dim() - 1))), new[key], old[key]) for key in old}
+
+
+def decayed(x: StepInput, step: Tensor) -> Scalar:
+    """The learning rate on its linear way to 0, where somebody knows the number of steps; else as it is.
+
+    Args:
+        x: what the rule was given.
+        step: steps taken so far, of each tensor, (B, L); those of the most advanced one count.
+    """
+    if x.total_steps is None:
+        return x.lr
+    return x.lr * (1 - step.amax(1, keepdim=True) / x.total_steps).clamp_min(0.0)
 
 
 def batched(parameter: Tensor, batch: int, dims: int) -> Tensor:

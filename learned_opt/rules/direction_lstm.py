@@ -11,10 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from learned_opt.kernels import direction_step
-from learned_opt.kernels.direction_step import FEATURES, OUTPUTS
+from learned_opt.kernels.direction_step import FEATURES, OUTPUTS, OWN
 from learned_opt.kernels.lstm_cell import lstm_cell
 from learned_opt.layout import ParameterLayout, RuleState
-from learned_opt.rules.base import StepInput, UpdateRule, batched, check_positive, is_usable, where_usable
+from learned_opt.rules.base import (
+    StepInput,
+    UpdateRule,
+    batched,
+    check_positive,
+    decayed,
+    is_usable,
+    where_usable,
+)
 from learned_opt.rules.config import Makings, RuleConfig
 from learned_opt.rules.features import EPS, LIMIT
 from learned_opt.rules.handcrafted import safe_sqrt
@@ -27,6 +35,8 @@ SQUARES = 0.999, 0.99, 0.95
 """Decays of the three second moments; the first is Adam's."""
 MAX_LOG_SHARE = math.log(10.0)
 """How much longer or shorter than Adam's one coordinate's step may be beside its tensor's others."""
+USUAL_RATE = 1e-3
+"""The learning rate that others are seen relative to."""
 
 
 class _Observation(NamedTuple):
@@ -58,7 +68,8 @@ class DirectionLSTM(UpdateRule):
     where z̄ is the mean of z over the tensor and RMS is taken over it, too. So the length of a tensor's step
     is at most e^λ times Adam's and at least e^−λ times it, as in Celo2 (arXiv 2602.19142) a matter of the
     learning rate, and it shrinks as Adam's does where gradients are mostly noise. Zero outputs, as at
-    initialization, are Adam. The rule knows no time. The forget gate is at most 1 − 1 / `memory_span`, so
+    initialization, are Adam. The rule sees the learning rate, but no time; where
+    `total_steps` is known the learning rate falls linearly to 0 over them, whatever φ is. The forget gate is at most 1 − 1 / `memory_span`, so
     that whatever it remembers fades over so many steps, however long a run is.
 
     Coordinates that never saw a gradient do not move; those whose gradient or value is not finite, or
@@ -97,6 +108,14 @@ class DirectionLSTM(UpdateRule):
             torch.zeros(OUTPUTS, hidden_size + FEATURES, dtype=torch.float32, device="cpu")
         )
 
+    def perturbation_scales(self, which: str) -> dict[str, Tensor]:
+        """As of every rule; "shared" are the head's weights on what a tensor's coordinates share."""
+        if which != "shared":
+            return super().perturbation_scales(which)
+        scales = super().perturbation_scales("head")
+        scales["head"][:, : self.hidden_size + OWN] = 0.0
+        return scales
+
     @classmethod
     def count_weights(cls, config: Mapping[str, Any]) -> int:
         """At least those of the LSTM on its own state."""
@@ -109,6 +128,7 @@ class DirectionLSTM(UpdateRule):
 
     def update(self, x: StepInput, state: RuleState) -> tuple[Tensor, RuleState]:
         """One step of the rule; see the class for the equation."""
+        x = x._replace(lr=decayed(x, state["step"]))
         given = {"gradient": x.gradient, "parameters": x.parameters, **state}
         keep = 1 - 1 / self.memory_span
         numbers = x.lr, self.max_log_multiplier, keep
@@ -120,7 +140,7 @@ class DirectionLSTM(UpdateRule):
         usable = is_usable(x.gradient, x.parameters)
         gradient, parameters = (torch.where(usable, y, 0.0) for y in (x.gradient, x.parameters))
         layout, batch = x.layout, len(gradient)
-        seen = _observe(gradient, parameters, usable, state, layout)
+        seen = _observe(x._replace(gradient=gradient, parameters=parameters), usable, state)
         fading = keep * state["cell"]  # as a bound of the forget gate
         weight, head = batched(self.cell_weight, batch, 2), batched(self.head, batch, 2)
         hidden, cell = lstm_cell(seen.features, state["hidden"], fading, weight)
@@ -159,17 +179,16 @@ def _spread(layout: ParameterLayout, x: Tensor) -> Tensor:
     return x.index_select(-1, layout.segments(x.device))
 
 
-def _observe(
-    gradient: Tensor, parameters: Tensor, usable: Tensor, state: RuleState, layout: ParameterLayout
-) -> _Observation:
+def _observe(x: StepInput, usable: Tensor, state: RuleState) -> _Observation:
     """Update the moments with the gradient (B, N) and compute the features; what is not usable is given as 0.
 
     Rows, in order. Of the coordinate: |g| and |m̂ fast| over √v̂; agreement of both momenta; log of
     |m̂ slow| / √v̂; agreement of g with m̂ fast; log √v̂ relative to its tensor; θ relative to its tensor,
     positive where Adam's step would shrink it; logs of the two faster second moments over Adam's. Of the
     tensor: log signal-to-noise at two time scales; log of the gradient's size relative to its history; log
-    size of θ. Of the tensor again: the layout's facts. Constant 1.
+    size of θ; log learning rate. Of the tensor again: the layout's facts. Constant 1.
     """
+    gradient, parameters, layout = x.gradient, x.parameters, x.layout
     step = state["step"] + 1
     decays = FAST, SLOW, *SQUARES
     corrections = _spread(layout, torch.stack([1 / (1 - decay**step) for decay in decays], 1)).unbind(1)
@@ -211,6 +230,8 @@ def _observe(
         dim=1,
     )
     spread = _spread(layout, of_tensors)
+    lr = torch.as_tensor(x.lr, dtype=gradient.dtype, device=gradient.device)
+    rate = (lr.clamp_min(tiny) / USUAL_RATE).log().clamp(-LIMIT, LIMIT).view(-1, 1, 1) / 2
     of_coordinates = torch.stack(
         (
             unit.abs(),
@@ -225,7 +246,8 @@ def _observe(
         dim=1,
     )
     facts = layout.spread_facts(gradient.device, gradient.dtype).expand(len(gradient), -1, -1)
-    features = of_coordinates, spread[:, :4], facts, torch.ones_like(gradient).unsqueeze(1)
+    one = torch.ones_like(gradient).unsqueeze(1)
+    features = of_coordinates, spread[:, :4], rate * one, facts, one
     moments = dict(zip(direction_step.MOMENTS, (fast, slow, *squares), strict=True)) | {"step": step}
     return _Observation(features, unit, adam, slow_unit, (ratios[0], ratios[1]), moments)
 

@@ -9,7 +9,7 @@ from torch.func import functional_call
 from learned_opt import Adam, LearnedOptimizer, ParameterLayout, engine, load_rule, save_rule
 from learned_opt.algorithms import PPO
 from learned_opt.algorithms.inner_loop import train
-from learned_opt.kernels import direction_step, native
+from learned_opt.kernels import adam_step, direction_step, native
 from learned_opt.rules import role_adam
 from learned_opt.rules.base import StepInput
 from learned_opt.rules.direction_lstm import DirectionLSTM
@@ -237,3 +237,82 @@ def test_they_train_ppo_to_the_end(rule):
     run = train(learner, rule, updates=40, num_evals=2, eval_seed=0)
     assert not run.diverged.any()
     assert (run.last != run.first).any(1).all()
+
+
+@pytest.mark.parametrize("rule", [RoleAdam(), drawn()])
+def test_known_total_steps_let_the_learning_rate_fall_to_zero_over_them(rule):
+    gradients, theta = inputs(12)
+
+    def path(total_steps, rates):
+        state, made = rule.init_state(LAYOUT, 2), []
+        for gradient, lr in zip(gradients, rates, strict=True):
+            with torch.no_grad():
+                update, state = rule(StepInput(gradient, theta, lr, LAYOUT, total_steps), state)
+            made.append(update)
+        return torch.stack(made)
+
+    falling = [LR * max(0.0, 1 - k / 8) for k in range(12)]
+    known = path(torch.full((2, 1), 8.0), [LR] * 12)
+    torch.testing.assert_close(known, path(None, falling))
+    assert not known[8:].any()
+    assert torch.equal(path(torch.full((2, 1), math.inf), [LR] * 12), path(None, [LR] * 12))
+
+
+@pytest.mark.parametrize("name", ["direction_step", "adam_step"])
+def test_learning_rates_that_are_a_column_of_a_table_are_stepped_by_the_compiled_code(name, monkeypatch):
+    if native.library(name) is None:
+        pytest.skip("nothing is compiled")
+    kernel = {"direction_step": direction_step, "adam_step": adam_step}[name]
+    whole, steps_taken = getattr(kernel, name), []
+    monkeypatch.setattr(kernel, name, lambda *given: steps_taken.append(1) or whole(*given))
+    gradients, theta = inputs(3)
+    rule = drawn() if name == "direction_step" else Adam()
+    table = LR * torch.tensor([[1.0, 2.0, 3.0], [0.1, 0.2, 0.3]])
+    columns = steps_with(rule, gradients, theta, table.split(1, 1))
+    assert len(steps_taken) == 3
+    assert torch.equal(columns, steps_with(rule, gradients, theta, [x.contiguous() for x in table.split(1, 1)]))
+
+
+def steps_with(rule, gradients, theta, rates):
+    """Updates (K, B, N) at one learning rate (B, 1) a step."""
+    state, made = rule.init_state(LAYOUT, len(theta)), []
+    with torch.no_grad():
+        for gradient, lr in zip(gradients, rates, strict=True):
+            update, state = rule(StepInput(gradient, theta, lr, LAYOUT), state)
+            made.append(update)
+    return torch.stack(made)
+
+
+def test_an_optimizer_that_is_told_of_rollouts_steps_as_the_rule_in_a_learner():
+    rule = RoleAdam()
+    rule.head.data[:] = torch.linspace(-0.5, 0.9, len(rule.head))
+    generator = torch.Generator().manual_seed(0)
+    start, gradients = torch.randn(6, generator=generator), torch.randn(9, 6, generator=generator)
+    layout = ParameterLayout.of({"0": (2, 3)})
+
+    def run(told):
+        tensor = torch.nn.Parameter(start.view(2, 3).clone())
+        optimizer = LearnedOptimizer([tensor], lr=LR, rule=rule)
+        for k, gradient in enumerate(gradients):
+            if told and k % 3 == 0:
+                optimizer.begin_rollout()
+            tensor.grad = gradient.view(2, 3).clone()
+            if k == 5:  # what was said is saved
+                other = LearnedOptimizer([tensor], lr=LR, rule=rule)
+                other.load_state_dict(optimizer.state_dict())
+                optimizer = other
+            optimizer.step()
+        return tensor.detach().view(1, -1)
+
+    def pure(told):
+        theta, state = start.view(1, -1), rule.init_state(layout, 1)
+        for k, gradient in enumerate(gradients):
+            begins = torch.tensor([[k % 3 == 0]]) if told else None
+            with torch.no_grad():
+                update, state = rule(StepInput(gradient.view(1, -1), theta, LR, layout, None, begins), state)
+            theta = theta + update
+        return theta
+
+    for told in (True, False):
+        torch.testing.assert_close(run(told), pure(told))
+    assert relative(run(True), run(False)) > 1e-3
