@@ -18,11 +18,18 @@ import gymnasium
 import torch
 import tyro
 
-from experiments.sb3.benchmarks import benchmarks, fixed_runs, tuned_runs
+from experiments.sb3.benchmarks import benchmarks, fixed_runs, option_runs, tuned_methods, tuned_runs
 from experiments.sb3.curves import plot_benchmarks
 from experiments.sb3.page import page, sections
 from experiments.sb3.runs import RUNS, FinishedRun, Run, TrainingJob, gather_runs, write_runs
-from experiments.sb3.settings import ENVIRONMENTS, SELECTION, Algorithm, MethodName, SettingName
+from experiments.sb3.settings import (
+    ENVIRONMENTS,
+    SELECTION,
+    Algorithm,
+    MethodName,
+    SettingName,
+    baseline,
+)
 from experiments.sb3.summary import summaries
 from learned_opt.analysis.comparison.cache import Cache
 from learned_opt.analysis.comparison.jobs import Clock, finished
@@ -48,11 +55,15 @@ class Train:
     methods: tuple[MethodName, ...] = get_args(MethodName)
     """Who runs: the learned rule at its own learning rate; the same at the library's or RL Zoo's, where
     nothing but the optimizer's class was exchanged; the library's default optimizer; Adam at A2C's default
-    learning rate; Adam at the best of a grid; the library's default optimizer at RL Zoo's learning rate."""
+    learning rate; tuned Adam, Adam-Rel, Adam whose learning rate the divergence controls, Muon and Ano; the
+    library's default optimizer at RL Zoo's learning rate."""
+    baselines: tuple[str, ...] = ()
+    """Further optimizers, tuned over the learning rate: `package.module:Class`, with options as JSON after a
+    space, such as 'torch.optim:NAdam {"eps": 1e-5}'."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds that are shown, below 1000."""
     selection_seeds: int = 3
-    """Seeds on which Adam's learning rate is chosen: 1000, 1001, ..."""
+    """Seeds on which optimizers are tuned: 1000, 1001, ..."""
     steps: int | None = None
     """Environment steps of each run; None takes 50,000 on classic control, 100,000 elsewhere and under RL
     Zoo's hyper-parameters."""
@@ -77,19 +88,23 @@ class Train:
                 print(f"skipped {name}: {reason}", file=sys.stderr)
         artifact = load_artifact(self.rule)
         chosen = benchmarks(self.algorithms, self.settings, available, self.steps)
+        others = [baseline(*each.partition(" ")[::2]) for each in self.baselines]
+        selection = range(SELECTION, SELECTION + self.selection_seeds)
         fixed = fixed_runs(
             chosen,
             self.methods,
             self.seeds,
-            range(SELECTION, SELECTION + self.selection_seeds),
+            selection,
             learning_rate=artifact.rule.learning_rate,
             artifact=artifact.digest,
+            others=others,
         )
         failures = perform(fixed, self.cache, rule=self.rule, processes=self.processes)
-        if "tuned" in self.methods:
-            # From all that is stored, as the page chooses it, not from this command's own selection seeds.
-            tuned = tuned_runs(chosen, self.seeds, gather_runs([self.cache]))
-            failures += perform(tuned, self.cache, rule=self.rule, processes=self.processes)
+        # From all that is stored, as the page chooses it, not from this command's own selection seeds.
+        tuned = tuned_methods(chosen, self.methods, others)
+        for further, seeds in ((option_runs, selection), (tuned_runs, self.seeds)):
+            runs = further(tuned, seeds, gather_runs([self.cache]))
+            failures += perform(runs, self.cache, rule=self.rule, processes=self.processes)
         for failure in failures:
             print(failure, file=sys.stderr)
         if failures:
@@ -99,6 +114,10 @@ class Train:
     def _check(self) -> None:
         if find_spec("stable_baselines3") is None:
             raise ValueError("Stable-Baselines3 is not installed: install the extra experiments")
+        from experiments.sb3.optimizers import check_baseline
+
+        for each in self.baselines:
+            check_baseline(*each.partition(" ")[::2])
         if not all(0 <= seed < SELECTION for seed in self.seeds) or not self.seeds:
             raise ValueError(
                 f"seeds must lie between 0 and {SELECTION - 1}, the others choose learning rates"

@@ -1,4 +1,4 @@
-"""Which runs the study needs, and Adam's learning rate chosen from those that are never shown."""
+"""Which runs the study needs, and optimizers tuned by those that are never shown."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from experiments.sb3.runs import MOMENTS, FinishedRun, Run
 from experiments.sb3.settings import (
     GRID,
     SELECTION,
+    TUNED,
     Method,
-    MethodName,
     budget,
     has_setting,
     methods,
@@ -23,23 +23,34 @@ from learned_opt.analysis.result_file import Array
 Key = TypeVar("Key")
 
 
-class Grid(NamedTuple):
-    """Mean AUC of each learning rate, and how many selection seeds it is the mean over."""
+class Candidate(NamedTuple):
+    """What tuning tries: a learning rate, whether it falls linearly to 0, and options as JSON."""
 
-    auc: dict[float, float]
+    lr: float
+    decay: bool = False
+    options: str = ""
+
+    def text(self) -> str:
+        """In a table."""
+        return " ".join([f"{self.lr:.3g}", *(["decaying"] if self.decay else []), *filter(None, [self.options])])
+
+
+class Grid(NamedTuple):
+    """Mean AUC of each candidate, and how many selection seeds it is the mean over."""
+
+    auc: dict[Candidate, float]
     seeds: int
 
     @property
-    def best(self) -> float:
-        """The learning rate with the largest auc; of equals, and of all alike, the one amid the grid."""
-        rates, top = sorted(self.auc), max(self.auc.values())
-        middle = (len(rates) - 1) / 2
-        equals = [place for place, lr in enumerate(rates) if self.auc[lr] == top]
-        return rates[min(equals, key=lambda place: (abs(place - middle), place))]
+    def best(self) -> Candidate:
+        """The one with the largest auc; of equals, and of all alike, the one amid the learning rates."""
+        top, middle = max(self.auc.values()), (len(GRID) - 1) / 2
+        equals = [each for each, auc in self.auc.items() if auc == top]
+        return min(equals, key=lambda each: (abs(GRID.index(each.lr) - middle), *each))
 
     @property
     def untuned(self) -> bool:
-        """Whether all are alike, and so tell no learning rate from another."""
+        """Whether all are alike, and so tell none from another."""
         return len(set(self.auc.values())) == 1
 
 
@@ -54,14 +65,13 @@ class Benchmark:
 
     def run(self, method: Method, lr: float, seed: int, artifact: str = "") -> Run:
         """A method's run; the artifact's hash counts for the learned rule alone."""
-        return Run(
-            **vars(self),
-            optimizer=method.optimizer,
-            lr=lr,
-            decay=method.decay,
-            artifact=artifact if method.optimizer == "learned" else "",
-            seed=seed,
-        )
+        own = Candidate(lr, method.decay, method.options)
+        return self.tried(method, own, seed, artifact if method.optimizer == "learned" else "")
+
+    def tried(self, method: Method, candidate: Candidate, seed: int, artifact: str = "") -> Run:
+        """A run of a method as tuning tries it, or has chosen it."""
+        given = {**vars(self), **candidate._asdict()}
+        return Run(**given, optimizer=method.optimizer, artifact=artifact, seed=seed)
 
     def methods(self) -> tuple[Method, ...]:
         """Who runs here."""
@@ -83,12 +93,13 @@ def benchmarks(
 
 def fixed_runs(
     chosen: Sequence[Benchmark],
-    names: Sequence[MethodName],
+    names: Sequence[str],
     seeds: Sequence[int],
     selection: Sequence[int],
     *,
     learning_rate: float,
     artifact: str,
+    others: Sequence[Method] = (),
 ) -> list[Run]:
     """Runs that depend on no other: seed by seed those that are shown, then the grids.
 
@@ -99,35 +110,66 @@ def fixed_runs(
         selection: seeds of the grids.
         learning_rate: of the learned rule.
         artifact: its hash.
+        others: further methods, which are tuned.
     """
     shown = [
         benchmark.run(method, learning_rate if method.lr is None else method.lr, seed, artifact)
         for seed in seeds
         for benchmark in chosen
         for method in benchmark.methods()
-        if method.name in names and method.name != "tuned"
+        if method.name in names and method.tried is None
     ]
     grids = [
-        benchmark.run(method, lr, seed)
+        benchmark.tried(method, candidate, seed)
         for seed in selection
-        for benchmark in chosen
-        for method in benchmark.methods()
-        if method.name == "tuned" and "tuned" in names
-        for lr in GRID
+        for benchmark, method in tuned_methods(chosen, names, others)
+        for candidate in first_candidates(method)
     ]
     return [*shown, *grids]
 
 
-def tuned_runs(
-    chosen: Sequence[Benchmark], seeds: Sequence[int], finished: Sequence[FinishedRun]
+def tuned_methods(
+    chosen: Sequence[Benchmark], names: Sequence[str], others: Sequence[Method] = ()
+) -> list[tuple[Benchmark, Method]]:
+    """Those that are tuned, on each benchmark; `others` have names of their own."""
+    return [
+        (benchmark, method)
+        for benchmark in chosen
+        for method in (*benchmark.methods(), *others)
+        if method.tried is not None and (method.name in names or method in others)
+    ]
+
+
+def first_candidates(method: Method) -> list[Candidate]:
+    """What tuning begins with: every learning rate, with and without decay."""
+    decays = (False, True) if method.tried is not None and method.tried.decays else (False,)
+    return [Candidate(lr, decay, method.options) for decay in decays for lr in GRID]
+
+
+def option_runs(
+    methods: Sequence[tuple[Benchmark, Method]], selection: Sequence[int], finished: Sequence[FinishedRun]
 ) -> list[Run]:
-    """Adam's shown runs at the learning rate of each benchmark's grid, where the grid is complete."""
+    """Runs of the options that tuning tries at the best learning rate, where that is known."""
     runs = []
-    for benchmark in chosen:
-        for method in benchmark.methods():
-            found = grid_scores(benchmark, finished) if method.name == "tuned" else None
-            if found is not None:
-                runs += [benchmark.run(method, found.best, seed) for seed in seeds]
+    for benchmark, method in methods:
+        found = grid_scores(benchmark, finished, method)
+        if found is not None and method.tried is not None and method.tried.options:
+            first = {each: auc for each, auc in found.auc.items() if each.options == method.options}
+            best = found._replace(auc=first).best
+            candidates = [best._replace(options=options) for options in method.tried.options]
+            runs += [benchmark.tried(method, each, seed) for seed in selection for each in candidates]
+    return runs
+
+
+def tuned_runs(
+    methods: Sequence[tuple[Benchmark, Method]], seeds: Sequence[int], finished: Sequence[FinishedRun]
+) -> list[Run]:
+    """Shown runs of tuned methods as their grids have chosen, where these are complete."""
+    runs = []
+    for benchmark, method in methods:
+        found = grid_scores(benchmark, finished, method)
+        if found is not None:
+            runs += [benchmark.tried(method, found.best, seed) for seed in seeds]
     return runs
 
 
@@ -149,19 +191,39 @@ def sound_curves(groups: Mapping[Key, Sequence[FinishedRun]]) -> dict[Key, Array
     }
 
 
-def grid_scores(benchmark: Benchmark, finished: Iterable[FinishedRun]) -> Grid | None:
-    """The grid over the selection seeds that all its learning rates have.
+def grid_scores(
+    benchmark: Benchmark, finished: Iterable[FinishedRun], method: Method = TUNED
+) -> Grid | None:
+    """A method's tuning over the selection seeds that all constant learning rates have.
 
-    None while a learning rate has no such run. A diverged run has the worst value of all.
+    None while a learning rate has no such run. Decaying rates, and options at the best rate, count once they
+    are complete on these seeds. A diverged run has the worst value of all.
     """
-    stored: dict[float, dict[int, FinishedRun]] = {lr: {} for lr in GRID}
+    stored: dict[Candidate, dict[int, FinishedRun]] = {}
     for each in finished:
         run = each.run
         here = (run.algorithm, run.setting, run.environment, run.steps) == tuple(vars(benchmark).values())
-        if here and run.optimizer == "adam" and not run.decay and run.lr in stored and run.seed >= SELECTION:
-            stored[run.lr][run.seed] = each
-    common = set.intersection(*(set(runs) for runs in stored.values()))
+        if here and run.optimizer == method.optimizer and run.seed >= SELECTION:
+            stored.setdefault(Candidate(run.lr, run.decay, run.options), {})[run.seed] = each
+
+    def seeds_of(candidates: Iterable[Candidate]) -> set[int]:
+        return set.intersection(*(set(stored.get(each, {})) for each in candidates))
+
+    first = first_candidates(method)
+    constant, decaying = ([each for each in first if each.decay is falls] for falls in (False, True))
+    common = seeds_of(constant)
     if not common:
         return None
-    curves = sound_curves({lr: [stored[lr][seed] for seed in sorted(common)] for lr in GRID})
-    return Grid({lr: float(values.mean()) for lr, values in curves.items()}, len(common))
+
+    def scores(candidates: Sequence[Candidate]) -> Grid:
+        curves = sound_curves(
+            {each: [stored[each][seed] for seed in sorted(common)] for each in candidates}
+        )
+        return Grid({each: float(values.mean()) for each, values in curves.items()}, len(common))
+
+    told = [*constant, *(decaying if decaying and common <= seeds_of(decaying) else ())]
+    best = scores(told).best
+    options = [best._replace(options=each) for each in (method.tried.options if method.tried else ())]
+    if options and common <= seeds_of(options):
+        told += options
+    return scores(told)

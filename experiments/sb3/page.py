@@ -60,7 +60,7 @@ def page(
                 "verdicts": _verdicts(group),
                 "lines": _lines(group, seed),
                 "exchanged": _exchanged(group, seed),
-                "absent": {each.benchmark.environment: each.absent for each in group if each.absent},
+                "absent": _absent(group),
                 "missing": _missing(group) if setting == "defaults" else [],
             }
             for (algorithm, setting), group in sections(found).items()
@@ -99,7 +99,7 @@ def _lines(found: Sequence[Summary], seed: int) -> list[list[str]]:
         for label, method in each.methods.items():
             scores = [_score(method.final, top[0]), _score(method.auc, top[1])]
             counts = [str(len(method.runs)), str(method.diverged)]
-            rows.append([title, label, f"{method.lr:.3g}", *scores, *_chances(method.gain), *counts])
+            rows.append([title, label, method.candidate.text(), *scores, *_chances(method.gain), *counts])
             title = ""
     for label in labels(found):
         told = overall(found, label, seed) if label != LEARNED.label else None
@@ -150,24 +150,42 @@ def _verdicts(found: Sequence[Summary]) -> dict[str, str]:
     return lines
 
 
+def _absent(found: Sequence[Summary]) -> dict[str, str]:
+    """Methods without runs, and on which environments."""
+    groups: dict[str, list[str]] = {}
+    for each in found:
+        for label in each.absent:
+            groups.setdefault(label, []).append(each.benchmark.environment)
+    everywhere = [each.benchmark.environment for each in found]
+    return {
+        label: "any environment" if names == everywhere else ", ".join(names)
+        for label, names in groups.items()
+    }
+
+
 def _missing(found: Sequence[Summary]) -> list[str]:
     present = {each.benchmark.environment for each in found}
     return [name for name in ENVIRONMENTS if name not in present]
 
 
 def _grid(found: Sequence[Summary]) -> dict[str, Any]:
-    """Adam's grid: a line a benchmark, and whose best rates are at its edge, or are none."""
+    """Tuning: a line of candidates for each tuned method on a benchmark, and whose best rates are at the
+    grid's edge, or are none.
+    """
     lines, edges, alike = [], [], []
     for each in found:
-        if each.grid is None:
-            continue
-        name = f"{each.benchmark.algorithm.upper()}, {each.benchmark.environment}"
-        cells = [f"{each.grid.auc[lr]:.4g}" for lr in GRID]
-        if each.grid.untuned:
-            alike.append(name)
-        else:
-            cells[GRID.index(each.grid.best)] = f"**{cells[GRID.index(each.grid.best)]}**"
-            if each.grid.best in (GRID[0], GRID[-1]):
+        for label, grid in each.grids.items():
+            name = f"{each.benchmark.algorithm.upper()}, {each.benchmark.environment}"
+            best = None if grid.untuned else grid.best
+            if best is None:
+                alike.append(name)
+            elif best.lr in (GRID[0], GRID[-1]):
                 edges.append(name)
-        lines.append([name, *cells, str(each.grid.seeds)])
+            rows: dict[tuple[bool, str], dict[float, str]] = {}
+            for candidate, auc in grid.auc.items():
+                cell = f"**{auc:.4g}**" if candidate == best else f"{auc:.4g}"
+                rows.setdefault((candidate.decay, candidate.options), {})[candidate.lr] = cell
+            for (decay, options), cells in rows.items():
+                how = ", ".join([label, *(["decaying"] if decay else []), *([options] if options else [])])
+                lines.append([name, how, *(cells.get(lr, "") for lr in GRID), str(grid.seeds)])
     return {"lines": lines, "edges": edges, "alike": alike}

@@ -33,6 +33,7 @@ class Run:
     optimizer, lr, decay: of the method.
     artifact: the learned rule's SHA-256; empty for others.
     seed: of everything random.
+    options: of the optimizer, as JSON.
     """
 
     algorithm: str
@@ -44,9 +45,11 @@ class Run:
     decay: bool
     artifact: str
     seed: int
+    options: str = ""
 
     def __str__(self) -> str:
-        return f"{self.algorithm} on {self.environment}, {self.optimizer} {self.lr:g}, seed {self.seed}"
+        how = f"{self.lr:g}{' decaying' if self.decay else ''}{f' {self.options}' if self.options else ''}"
+        return f"{self.algorithm} on {self.environment}, {self.optimizer} {how}, seed {self.seed}"
 
     def hyperparameters(self) -> dict[str, Any]:
         """What Stable-Baselines3 is given, as JSON."""

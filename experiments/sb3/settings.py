@@ -12,10 +12,11 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-OptimizerName = Literal["learned", "adam", "rmsprop"]
 Algorithm = Literal["ppo", "a2c"]
 SettingName = Literal["defaults", "zoo"]
-MethodName = Literal["learned", "exchanged", "default", "adam", "tuned", "zoo"]
+MethodName = Literal[
+    "learned", "exchanged", "default", "adam", "tuned", "adam-rel", "adam-kl", "muon", "ano", "zoo"
+]
 
 ENVIRONMENTS = (
     "CartPole-v1",
@@ -24,6 +25,8 @@ ENVIRONMENTS = (
     "LunarLander-v3",
     "Hopper-v5",
     "HalfCheetah-v5",
+    "Walker2d-v5",
+    "Swimmer-v5",
 )
 SHORT, LONG = 50_000, 100_000
 BUDGETS = dict.fromkeys(ENVIRONMENTS[:3], SHORT) | dict.fromkeys(ENVIRONMENTS[3:], LONG)
@@ -31,7 +34,9 @@ BUDGETS = dict.fromkeys(ENVIRONMENTS[:3], SHORT) | dict.fromkeys(ENVIRONMENTS[3:
 PPO's on CartPole and Pendulum were tuned for. The others were tuned for 2 to 10 times as many."""
 
 GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-"""Adam's learning rates, half a decade apart."""
+"""Learning rates that are tried, half a decade apart."""
+BETAS = tuple(f'{{"betas": [{first:g}, {second:g}]}}' for first, second in ((0.9, 0.99), (0.9, 0.9), (0.99, 0.99)))
+"""Decays of Adam's moments that are tried beside the library's (0.9, 0.999), as options."""
 SELECTION = 1000
 """Seeds from here on choose the learning rate, and are never shown."""
 SEED_STRIDE = 1000
@@ -60,13 +65,13 @@ class Published:
     """A set of RL Zoo's: all but the optimizer, the algorithm's default one, and its learning rate."""
 
     hyperparameters: Hyperparameters
-    optimizer: OptimizerName
+    optimizer: str
     lr: float
     decay: bool = False
 
 
 def _published(
-    optimizer: OptimizerName, lr: float, *, decay: bool = False, decaying: tuple[str, ...] = (), **others: Any
+    optimizer: str, lr: float, *, decay: bool = False, decaying: tuple[str, ...] = (), **others: Any
 ) -> Published:
     return Published(Hyperparameters(decaying=tuple(decaying), **others), optimizer, lr, decay)
 
@@ -80,33 +85,58 @@ ZOO: dict[tuple[str, str], Published] = {
 
 
 @dataclass(frozen=True)
+class Tried:
+    """What tuning tries besides the learning rates of GRID.
+
+    decays: whether rates also fall linearly to 0.
+    options: of the optimizer, as JSON, at the best rate and decay.
+    """
+
+    decays: bool = False
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Method:
     """An optimizer at a learning rate.
 
     name: on the command line.
     label: in tables and figures.
-    optimizer: "learned", "adam" (ε = 1e-5) or "rmsprop" (α = 0.99, ε = 1e-5), as the library sets them.
+    optimizer: "learned"; "adam" (ε = 1e-5) or "rmsprop" (α = 0.99, ε = 1e-5), as the library sets them;
+        a baseline of `learned-opt compare`; or `package.module:Class`.
     lr: None is the rule's nominal one, or the one that selection seeds choose.
     decay: whether it falls linearly to 0.
+    options: further ones of the optimizer, as JSON.
+    tried: what is tuned besides the learning rate; None where nothing is.
     """
 
-    name: MethodName
+    name: str
     label: str
-    optimizer: OptimizerName
+    optimizer: str
     lr: float | None
     decay: bool = False
+    options: str = ""
+    tried: Tried | None = None
 
 
 LEARNED = Method("learned", "learned rule", "learned", None)
 EXCHANGED = "learned rule, the others' lr"
 """Label of the learned rule where nothing but the optimizer's class was exchanged."""
-TUNED = Method("tuned", "Adam, best of the grid", "adam", None)
+TUNED = Method("tuned", "Adam, best of the grid", "adam", None, tried=Tried(True, BETAS))
+ADAM_REL, ADAM_KL, MUON, ANO = (
+    Method(name, f"{title}, best of the grid", name, None, tried=Tried())
+    for name, title in {"adam-rel": "Adam-Rel", "adam-kl": "Adam-KL", "muon": "Muon", "ano": "Ano"}.items()
+)
 DEFAULTS = {
     "ppo": (
         LEARNED,
         Method("exchanged", EXCHANGED, "learned", 3e-4),
         Method("default", "Adam 3e-4 (default)", "adam", 3e-4),
         TUNED,
+        ADAM_REL,
+        ADAM_KL,
+        MUON,
+        ANO,
     ),
     "a2c": (
         LEARNED,
@@ -114,6 +144,8 @@ DEFAULTS = {
         Method("default", "RMSprop 7e-4 (default)", "rmsprop", 7e-4),
         Method("adam", "Adam 7e-4", "adam", 7e-4),
         TUNED,
+        MUON,
+        ANO,
     ),
 }
 PUBLISHED = {"adam": "Adam, RL Zoo's lr", "rmsprop": "RMSprop, RL Zoo's lr"}
@@ -136,6 +168,13 @@ def library_seed(seed: int, num_envs: int) -> int:
     It seeds environment i by seed + i, so that consecutive seeds would share all streams but one.
     """
     return seed * SEED_STRIDE if num_envs > 1 else seed
+
+
+def baseline(optimizer: str, options: str = "") -> Method:
+    """Any optimizer, `package.module:Class`, tuned over the learning rate."""
+    title = optimizer.rpartition(":")[2]
+    label = f"{title}{f' {options}' if options else ''}, best of the grid"
+    return Method(optimizer, label, optimizer, None, options=options, tried=Tried())
 
 
 def methods(algorithm: str, setting: str, environment: str) -> tuple[Method, ...]:

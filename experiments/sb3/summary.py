@@ -8,9 +8,17 @@ from typing import get_args
 
 import numpy as np
 
-from experiments.sb3.benchmarks import Benchmark, Grid, grid_scores, sound_curves
+from experiments.sb3.benchmarks import Benchmark, Candidate, Grid, grid_scores, sound_curves
 from experiments.sb3.runs import FinishedRun
-from experiments.sb3.settings import ENVIRONMENTS, LEARNED, SELECTION, Algorithm, SettingName
+from experiments.sb3.settings import (
+    ENVIRONMENTS,
+    LEARNED,
+    SELECTION,
+    Algorithm,
+    Method,
+    SettingName,
+    baseline,
+)
 from learned_opt.analysis.result_file import Array
 from learned_opt.analysis.statistics.improvement import probability_of_improvement
 from learned_opt.analysis.statistics.intervals import Interval, bootstrap_interval
@@ -28,14 +36,14 @@ class Gain:
 class MethodSummary:
     """One method on one benchmark.
 
-    lr: its learning rate.
+    candidate: its learning rate, and what else was tuned.
     runs: that are shown.
     curves: (n, MOMENTS) mean returns, diverged runs at the worst.
     final, auc: return of the last tenth of training, and mean return over all of it.
     gain: of the learned rule on this method; None for the rule itself, or without it.
     """
 
-    lr: float
+    candidate: Candidate
     runs: list[FinishedRun]
     curves: Array
     final: Interval
@@ -54,13 +62,13 @@ class Summary:
 
     methods: by label, the learned rule first.
     absent: labels that have no runs yet.
-    grid: Adam's learning rates on the selection seeds; None while incomplete.
+    grids: of each tuned method whose tuning is complete, what it tried.
     """
 
     benchmark: Benchmark
     methods: dict[str, MethodSummary]
     absent: list[str]
-    grid: Grid | None
+    grids: dict[str, Grid]
 
 
 def summaries(
@@ -120,31 +128,34 @@ def _summary(
     learning_rate: float,
     generator: np.random.Generator,
 ) -> Summary:
-    grid = grid_scores(benchmark, finished)
+    grids: dict[str, Grid] = {}
     groups: dict[str, list[FinishedRun]] = {}
-    rates: dict[str, float] = {}
+    chosen: dict[str, Candidate] = {}
     absent = []
-    for method in benchmark.methods():
+    for method in (*benchmark.methods(), *_others(benchmark, finished)):
         lr = learning_rate if method is LEARNED else method.lr
-        if method.name == "tuned" and grid is not None:
-            lr = grid.best
+        candidate = None if lr is None else Candidate(lr, method.decay, method.options)
+        grid = None if method.tried is None else grid_scores(benchmark, finished, method)
+        if grid is not None:
+            candidate, grids[method.label] = grid.best, grid
+        own = artifact if method.optimizer == "learned" else ""
         runs = [
             each
             for each in finished
             if each.run.seed < SELECTION
-            and lr is not None
-            and benchmark.run(method, lr, each.run.seed, artifact) == each.run
+            and candidate is not None
+            and benchmark.tried(method, candidate, each.run.seed, own) == each.run
         ]
         if runs:
             groups[method.label] = sorted(runs, key=lambda each: each.run.seed)
-            rates[method.label] = runs[0].run.lr
+            chosen[method.label] = Candidate(runs[0].run.lr, runs[0].run.decay, runs[0].run.options)
         else:
             absent.append(method.label)
     curves = sound_curves(groups) if groups else {}
     ours = curves.get(LEARNED.label)
     methods = {
         label: MethodSummary(
-            rates[label],
+            chosen[label],
             groups[label],
             values,
             bootstrap_interval([values[:, -1]], generator=generator),
@@ -153,7 +164,14 @@ def _summary(
         )
         for label, values in curves.items()
     }
-    return Summary(benchmark, methods, absent, grid)
+    return Summary(benchmark, methods, absent, grids)
+
+
+def _others(benchmark: Benchmark, finished: Sequence[FinishedRun]) -> list[Method]:
+    """Optimizers that somebody added by `module:Class`, and that ran here."""
+    runs = [each.run for each in finished if ":" in each.run.optimizer]
+    here = [run for run in runs if Benchmark(run.algorithm, run.setting, run.environment, run.steps) == benchmark]
+    return [baseline(*each) for each in dict.fromkeys((run.optimizer, run.options) for run in here)]
 
 
 def _place(benchmark: Benchmark) -> tuple[int, int, int, str, int]:

@@ -11,14 +11,12 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from experiments.sb3.optimizers import linear, make_optimizer
 from experiments.sb3.runs import MOMENTS, FinishedRun, Run
 from experiments.sb3.settings import Hyperparameters, hyperparameters, library_seed
-from learned_opt import LearnedOptimizer
 from learned_opt.analysis.result_file import encode
-from learned_opt.artifacts import load_artifact
 
 ALGORITHMS: dict[str, type[PPO] | type[A2C]] = {"ppo": PPO, "a2c": A2C}
 WINDOW = 0.1
@@ -38,12 +36,12 @@ def train(run: Run, rule: str, versions: dict[str, str]) -> FinishedRun:
     Raises:
         ValueError: no episode ended within the budget, or the rule is not the one that the run names.
     """
-    model = build(run, rule)
+    model, callbacks = build(run, rule)
     episodes = Episodes()
     began = time.perf_counter()
     diverged = False
     try:
-        model.learn(run.steps, callback=episodes)
+        model.learn(run.steps, callback=[episodes, *callbacks])
     except ValueError as error:
         if BROKEN not in str(error):
             raise
@@ -58,8 +56,8 @@ def train(run: Run, rule: str, versions: dict[str, str]) -> FinishedRun:
     return FinishedRun(run, curve, diverged, round(seconds, 1), run.hyperparameters(), versions)
 
 
-def build(run: Run, rule: str) -> BaseAlgorithm:
-    """The algorithm with its environments and the run's optimizer.
+def build(run: Run, rule: str) -> tuple[BaseAlgorithm, list[BaseCallback]]:
+    """The algorithm with its environments and the run's optimizer, and the callbacks that this needs.
 
     Raises:
         ValueError: the rule's hash is not the run's, or RMSprop where the algorithm does not offer it.
@@ -71,24 +69,19 @@ def build(run: Run, rule: str) -> BaseAlgorithm:
     network = dict(arguments.pop("policy_kwargs", {}))
     if "activation_fn" in network:
         network["activation_fn"] = getattr(torch.nn, network["activation_fn"])
-    if run.optimizer == "learned":
-        artifact = load_artifact(rule)
-        if artifact.digest != run.artifact:
-            raise ValueError(f"rule {rule} is no longer the one whose hash begins with {run.artifact[:12]}")
-        network |= {"optimizer_class": LearnedOptimizer, "optimizer_kwargs": {"rule": artifact.rule}}
-    elif run.algorithm == "a2c":
+    made = make_optimizer(run, rule)
+    if run.algorithm == "a2c":
         arguments["use_rms_prop"] = run.optimizer == "rmsprop"
-    elif run.optimizer != "adam":
-        raise ValueError(f"{run.algorithm} has no option for {run.optimizer}")
-    return ALGORITHMS[run.algorithm](
+    model = ALGORITHMS[run.algorithm](
         "MlpPolicy",
         environments(run, setting),
-        learning_rate=linear(run.lr) if run.decay else run.lr,
+        learning_rate=made.learning_rate,
         seed=library_seed(run.seed, setting.num_envs),  # it seeds the environments anew
         device="cpu",
-        policy_kwargs=network,
+        policy_kwargs=network | made.policy_kwargs,
         **arguments,
     )
+    return model, made.callbacks
 
 
 def environments(run: Run, setting: Hyperparameters) -> VecEnv:
@@ -98,15 +91,6 @@ def environments(run: Run, setting: Hyperparameters) -> VecEnv:
     if not setting.normalize:
         return vector
     return VecNormalize(vector, gamma=setting.arguments.get("gamma", 0.99))
-
-
-def linear(initial: float) -> Schedule:
-    """From `initial` at the start, where all progress remains, to 0."""
-
-    def value(remaining: float) -> float:
-        return initial * remaining
-
-    return value
 
 
 class Episodes(BaseCallback):

@@ -24,6 +24,17 @@ def finished_run():
 
 
 @pytest.fixture
+def tuning_run():
+    """(candidate, level, method) -> a made-up run on a selection seed."""
+
+    def make(candidate, level, method=TUNED):
+        run = BENCHMARK.tried(method, candidate, 1000)
+        return FinishedRun(run, (level,) * MOMENTS, False, 1.0, run.hyperparameters(), {"torch": "2.0"})
+
+    return make
+
+
+@pytest.fixture
 def grid(finished_run):
     """(levels by lr, benchmark) -> Adam's grid on one selection seed."""
 

@@ -20,9 +20,10 @@ pytest.importorskip("stable_baselines3")
 from stable_baselines3.common.vec_env import VecNormalize
 
 from experiments.sb3.__main__ import Train, missing_environment, perform
-from experiments.sb3.benchmarks import Benchmark
+from experiments.sb3.benchmarks import Benchmark, Candidate
+from experiments.sb3.optimizers import ControlledRate
 from experiments.sb3.runs import gather_runs
-from experiments.sb3.settings import DEFAULTS, LEARNED, SELECTION, ZOO, methods
+from experiments.sb3.settings import BETAS, DEFAULTS, LEARNED, SELECTION, ZOO, baseline, methods
 from experiments.sb3.training import build, learning_curve, train
 from learned_opt import LearnedOptimizer
 from learned_opt.artifacts import load_artifact
@@ -76,7 +77,7 @@ def test_runs_of_several_environments_share_no_random_stream(algorithm, environm
     firsts = []
     for seed in (0, 1, 2, SELECTION - 1, SELECTION):
         run = replace(run_of(algorithm=algorithm, setting="zoo", environment=environment), seed=seed)
-        vector = build(run, "default").get_env()
+        vector = build(run, "default")[0].get_env()
         firsts.extend(getattr(vector, "venv", vector).reset().round(6).tolist())
     assert len({tuple(first) for first in firsts}) == len(firsts) > 5
 
@@ -101,8 +102,8 @@ def test_a_failed_run_is_told_and_does_not_stop_the_others(tmp_path):
 @pytest.mark.parametrize("algorithm", ["ppo", "a2c"])
 def test_each_method_is_the_optimizer_it_says(algorithm):
     kinds = {"learned": LearnedOptimizer, "adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}
-    for method in DEFAULTS[algorithm]:
-        optimizer = build(run_of(method, algorithm), "default").policy.optimizer
+    for method in (each for each in DEFAULTS[algorithm] if each.tried is None):
+        optimizer = build(run_of(method, algorithm), "default")[0].policy.optimizer
         assert type(optimizer) is kinds[method.optimizer]
         assert optimizer.param_groups[0]["lr"] == (LR if method.lr is None else method.lr)
         if method.optimizer != "learned":
@@ -115,7 +116,7 @@ def test_rl_zoos_hyper_parameters_reach_the_algorithm(algorithm, environment):
         pytest.skip(reason)
     tuned, setting = ZOO[algorithm, environment], ZOO[algorithm, environment].hyperparameters
     published = methods(algorithm, "zoo", environment)[-1]
-    model = build(run_of(published, algorithm, "zoo", environment), "default")
+    model, _ = build(run_of(published, algorithm, "zoo", environment), "default")
     assert model.n_envs == setting.num_envs
     assert isinstance(model.get_env(), VecNormalize) == setting.normalize
     for name, value in setting.arguments.items():
@@ -130,7 +131,7 @@ def test_rl_zoos_hyper_parameters_reach_the_algorithm(algorithm, environment):
 @pytest.mark.parametrize("method", methods("ppo", "zoo", "Hopper-v5"), ids=lambda c: c.name)
 def test_every_method_gets_rl_zoos_networks(method):
     pytest.importorskip("mujoco")
-    policy = build(run_of(method, "ppo", "zoo", "Hopper-v5"), "default").policy
+    policy = build(run_of(method, "ppo", "zoo", "Hopper-v5"), "default")[0].policy
     layers = [type(layer) for layer in policy.mlp_extractor.policy_net]
     assert layers == [torch.nn.Linear, torch.nn.ReLU] * 2
     assert policy.mlp_extractor.value_net[2].weight.shape == (256, 256)
@@ -140,7 +141,7 @@ def test_every_method_gets_rl_zoos_networks(method):
 
 def test_a_decaying_learning_rate_falls_linearly_to_zero():
     run = replace(run_of(ADAM, "ppo"), decay=True)
-    schedule = build(run, "default").lr_schedule
+    schedule = build(run, "default")[0].lr_schedule
     assert [schedule(remaining) for remaining in (1.0, 0.5, 0.0)] == pytest.approx([3e-4, 1.5e-4, 0.0])
 
 
@@ -214,3 +215,57 @@ def members(group):
         if int(leader) == group and state != "Z":
             found.append(int(path.parent.name))
     return found
+
+
+@pytest.mark.parametrize("method", [each for each in DEFAULTS["ppo"] if each.tried is not None], ids=str)
+def test_every_tuned_optimizer_trains_as_its_options_say(method):
+    candidate = Candidate(1e-3, False, BETAS[0] if method.name == "tuned" else method.options)
+    run = Benchmark("ppo", "defaults", "CartPole-v1", 4200).tried(method, candidate, 1000)
+    assert len(train(run, "default", {}).curve) == 100
+    model, _ = build(run, "default")
+    if method.name == "tuned":
+        group = model.policy.optimizer.param_groups[0]
+        assert (tuple(group["betas"]), group["eps"]) == ((0.9, 0.99), 1e-5)
+
+
+def test_a_baseline_of_ones_own_is_any_torch_optimizer():
+    method = baseline("torch.optim:NAdam", '{"eps": 1e-4}')
+    run = Benchmark("a2c", "defaults", "CartPole-v1", 50).tried(method, Candidate(2e-3, True, method.options), 0)
+    model, _ = build(run, "default")
+    optimizer = model.policy.optimizer
+    assert isinstance(optimizer, torch.optim.NAdam)
+    assert optimizer.param_groups[0]["eps"] == 1e-4
+    assert model.lr_schedule(0.5) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("torch.nn:Linear", "no class of torch.optim.Optimizer"),
+        ("torch.optim:NAdam {'eps': 1}", "cannot be made with options"),
+        ('torch.optim:NAdam {"speed": 1}', "unexpected keyword argument 'speed'"),
+        ("torch.optim:Nothing", "Nothing"),
+    ],
+)
+def test_a_baseline_that_cannot_be_made_is_refused_before_anything_runs(given, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        Train(cache=tmp_path, baselines=(given,)).run()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_controlled_rate_follows_the_divergence_between_its_bounds():
+    rate = ControlledRate(1e-3)
+    for divergence, expected in [(0.004, 1e-3), (0.03, 1e-3 / 1.5), (0.01, 1e-3 / 1.5), (0.004, 1e-3), (0, 1e-3)]:
+        rate.see(divergence)
+        assert rate(0.5) == pytest.approx(expected)
+    for _ in range(30):
+        rate.see(1.0)
+    assert rate(0.0) == 1e-5
+
+
+def test_adam_kl_reads_what_the_library_measured():
+    method = next(each for each in DEFAULTS["ppo"] if each.name == "adam-kl")
+    run = Benchmark("ppo", "defaults", "CartPole-v1", 3 * 2048).tried(method, Candidate(0.1), 0)
+    model, callbacks = build(run, "default")
+    model.learn(3 * 2048, callback=callbacks)
+    assert model.policy.optimizer.param_groups[0]["lr"] < 0.1  # at which the policy goes too far
