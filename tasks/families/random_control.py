@@ -137,3 +137,21 @@ class RandomControlDiscrete(RandomControl):
             for first in (2, 1)
         )
         return super().transition(constants, state, plus - minus, noise)
+
+
+class RandomControlHidden(RandomControl):
+    """`RandomControl` that shows half as many numbers as the state has: the rest must be done without.
+
+    Observation: the first three of the six numbers that `RandomControl` shows.
+    """
+
+    name = "random_control_hidden"
+    shown = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = spaces.Box(-1.0, 1.0, (self.shown,), np.float32)
+
+    def observe(self, constants: Tasks, state: Tensor) -> Tensor:
+        """Half of what there is to see."""
+        return super().observe(constants, state)[..., : self.shown]

@@ -37,8 +37,8 @@ needs_compiled = pytest.mark.skipif(
 SIMULATED = [name for name, family in FAMILIES.items() if family.__module__.endswith(".locomotion")]
 SHIPPED = [name for name in FAMILIES if name not in SIMULATED]
 DRAWING = [
-    *("bandit", "breakout", "catch", "gridworld", "gridworld_sparse", "lqr"),
-    *("random_control", "random_control_discrete", "tabular_mdp"),
+    *("bandit", "breakout", "catch", "freeway", "gridworld", "gridworld_sparse", "lqr"),
+    *("random_control", "random_control_discrete", "random_control_hidden", "tabular_mdp"),
 ]
 """Families whose transitions draw random numbers, which programs draw for several steps at once."""
 

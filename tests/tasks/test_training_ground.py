@@ -1,4 +1,4 @@
-"""Swing-up, arm, random systems, hopper and Breakout: what their physics and rules promise."""
+"""Swing-up, arm, random systems, hopper, Breakout and Freeway: what their physics and rules promise."""
 
 import math
 
@@ -15,6 +15,8 @@ NAMES = (
     "random_control_discrete",
     "spring_hopper",
     "breakout",
+    "freeway",
+    "random_control_hidden",
 )
 
 
@@ -198,3 +200,49 @@ def test_a_ball_that_passes_the_paddle_ends_the_episode():
     caught = advance(family, tasks, state, torch.full((1, 1), 2))
     assert not caught.terminated.any()
     assert caught.state[0, 0, 2:4].tolist() == [-1.0, -1.0]
+
+
+def freeway(row, places, moves):
+    """A board without slips: one walker in a row, cars at places."""
+    family = make_family("freeway")
+    state = torch.tensor([row, *places, *moves], dtype=torch.float64).view(1, 1, -1)
+    return family, {"slip": torch.zeros(1, 1, dtype=torch.float64)}, state
+
+
+def test_reaching_the_far_side_pays_one_and_begins_anew():
+    family, tasks, state = freeway(1.0, [0.0] * 6, [0.0] * 6)
+    made = advance(family, tasks, state, torch.ones(1, 1, dtype=torch.long))
+    assert (made.reward.item(), made.state[0, 0, 0].item()) == (1.0, 7.0)
+    stays = advance(family, tasks, state, torch.zeros(1, 1, dtype=torch.long))
+    assert (stays.reward.item(), stays.state[0, 0, 0].item()) == (0.0, 1.0)
+    assert not made.terminated.any()
+
+
+def test_a_car_that_comes_sends_the_walker_back_and_one_that_leaves_does_not():
+    for place, move, row in [(2.0, 1.0, 7.0), (4.0, -1.0, 7.0), (3.0, 1.0, 5.0), (2.5, 0.25, 5.0), (2.75, 0.25, 7.0)]:
+        family, tasks, state = freeway(6.0, [0.0] * 4 + [place, 0.0], [0.0] * 4 + [move, 0.0])
+        made = advance(family, tasks, state, torch.ones(1, 1, dtype=torch.long))
+        assert made.state[0, 0, 0].item() == row, (place, move)
+
+
+def test_cars_go_around_and_the_board_shows_where_from():
+    family, tasks, state = freeway(7.0, [7.0, 0.0, 1.0, 2.0, 3.0, 4.0], [1.0, -1.0, 0.5, 0.5, 0.5, 0.5])
+    board = family.observe(family.constants(tasks), state)[0, 0]
+    assert board[0].nonzero().tolist() == [[7, 3]]
+    assert board[1].nonzero().tolist() == [[1, 7], [2, 0], [3, 1], [4, 2], [5, 3], [6, 4]]
+    assert board[2].nonzero().tolist() == [[1, 6], [2, 1], [3, 0], [4, 1], [5, 2], [6, 3]]
+    made = advance(family, tasks, state, torch.zeros(1, 1, dtype=torch.long))
+    assert made.state[0, 0, 1:7].tolist() == [0.0, 7.0, 1.5, 2.5, 3.5, 4.5]
+    drawn = family.initial_state(family.constants(tasks), 500, noise())
+    assert set(drawn[..., 7:].unique().tolist()) == {s / k for k in (1, 2, 3, 4) for s in (1, -1)}
+    assert set(drawn[..., 1:7].unique().tolist()) == set(range(8))
+
+
+def test_a_hidden_system_is_the_same_system_with_less_to_see():
+    whole, hidden = make_family("random_control"), make_family("random_control_hidden")
+    tasks = whole.sample_tasks(3, noise())
+    assert all(torch.equal(tasks[key], value) for key, value in hidden.sample_tasks(3, noise()).items())
+    state = whole.initial_state(whole.constants(tasks), 4, noise(1))
+    seen = hidden.observe(hidden.constants(tasks), state)
+    assert seen.shape == (3, 4, 3)
+    assert torch.equal(seen, whole.observe(whole.constants(tasks), state)[..., :3])
