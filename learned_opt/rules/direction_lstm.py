@@ -33,6 +33,8 @@ FAST, SLOW = 0.9, 0.99
 """Decays of the two momenta."""
 SQUARES = 0.999, 0.99, 0.95
 """Decays of the three second moments; the first is Adam's."""
+OUTPUT_NAMES = ("share", "now", "slow", "sign", "faster", "fastest", "length")
+"""The head's outputs a, b, d, s, e, f and z."""
 MAX_LOG_SHARE = math.log(10.0)
 """How much longer or shorter than Adam's one coordinate's step may be beside its tensor's others."""
 USUAL_RATE = 1e-3
@@ -80,6 +82,7 @@ class DirectionLSTM(UpdateRule):
         learning_rate: at which the rule is trained and meant to run.
         max_log_multiplier: λ; 0 leaves each tensor's length to Adam.
         memory_span: steps over which the LSTM forgets at the slowest.
+        outputs: those of the head that are learned, of OUTPUT_NAMES; the others stay 0, as with Adam.
         generator: source of the initial weights; None takes seed 0.
     """
 
@@ -90,11 +93,15 @@ class DirectionLSTM(UpdateRule):
         hidden_size: int = 4,
         *,
         learning_rate: float = 1e-3,
-        max_log_multiplier: float = 0.7,
+        max_log_multiplier: float = 2.0,
         memory_span: float = 50.0,
+        outputs: Sequence[str] = OUTPUT_NAMES,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        unknown = [name for name in outputs if name not in OUTPUT_NAMES]
+        if unknown:
+            raise ValueError(f"unknown outputs {', '.join(unknown)}: choose from {', '.join(OUTPUT_NAMES)}")
         check_positive(hidden_size=hidden_size, learning_rate=learning_rate)
         if not 1 < memory_span < math.inf or not 0 <= max_log_multiplier < math.inf:
             raise ValueError(
@@ -103,10 +110,18 @@ class DirectionLSTM(UpdateRule):
             )
         self.hidden_size, self.learning_rate = hidden_size, learning_rate
         self.max_log_multiplier, self.memory_span = max_log_multiplier, memory_span
+        self.outputs = tuple(outputs)
         self.cell_weight = nn.Parameter(initial_cell_weight(hidden_size, FEATURES, generator))
         self.head = nn.Parameter(
             torch.zeros(OUTPUTS, hidden_size + FEATURES, dtype=torch.float32, device="cpu")
         )
+
+    def _head(self) -> Tensor:
+        """The head without outputs that are not learned."""
+        if len(self.outputs) == len(OUTPUT_NAMES):
+            return self.head
+        learned = torch.tensor([name in self.outputs for name in OUTPUT_NAMES], device=self.head.device)
+        return self.head * learned.to(self.head.dtype).unsqueeze(-1)
 
     def perturbation_scales(self, which: str) -> dict[str, Tensor]:
         """As of every rule; "shared" are the head's weights on what a tensor's coordinates share."""
@@ -133,7 +148,7 @@ class DirectionLSTM(UpdateRule):
         keep = 1 - 1 / self.memory_span
         numbers = x.lr, self.max_log_multiplier, keep
         facts = x.layout.facts(torch.device("cpu"), torch.float32)
-        phi = self.cell_weight, self.head
+        phi = self.cell_weight, self._head()
         made = direction_step.step(x.layout.sizes, facts, given, phi, numbers)
         if made is not None:
             return made.pop("update"), made
@@ -142,7 +157,7 @@ class DirectionLSTM(UpdateRule):
         layout, batch = x.layout, len(gradient)
         seen = _observe(x._replace(gradient=gradient, parameters=parameters), usable, state)
         fading = keep * state["cell"]  # as a bound of the forget gate
-        weight, head = batched(self.cell_weight, batch, 2), batched(self.head, batch, 2)
+        weight, head = (batched(part, batch, 2) for part in phi)
         hidden, cell = lstm_cell(seen.features, state["hidden"], fading, weight)
         inputs = torch.cat((hidden, *seen.features), 1)
         share, now, long, sign, faster, fastest, length = torch.bmm(head, inputs).unbind(1)
@@ -262,10 +277,19 @@ class DirectionLSTMConfig(RuleConfig):
     """Hidden units a coordinate."""
     learning_rate: Positive = 1e-3
     """Learning rate, at which it begins as Adam."""
-    max_log_multiplier: NotNegative = 0.7
+    max_log_multiplier: NotNegative = 2.0
     """Logarithm of how many times as long as Adam's a tensor's step may be, or as short."""
     memory_span: Annotated[float, Within(1, 1e15, above=True)] = 50.0
     """Steps over which the LSTM forgets at the slowest."""
+    outputs: tuple[str, ...] = OUTPUT_NAMES
+    """Outputs of the head that are learned; without the others it is Adam in that respect."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if unknown := [name for name in self.outputs if name not in OUTPUT_NAMES]:
+            raise ValueError(
+                f"rule.outputs has unknown {', '.join(unknown)}: choose from {', '.join(OUTPUT_NAMES)}"
+            )
 
     def build(self, makings: Makings) -> DirectionLSTM:
         """Its weights drawn."""
@@ -274,5 +298,6 @@ class DirectionLSTMConfig(RuleConfig):
             learning_rate=self.learning_rate,
             max_log_multiplier=self.max_log_multiplier,
             memory_span=self.memory_span,
+            outputs=self.outputs,
             generator=makings.generator,
         )

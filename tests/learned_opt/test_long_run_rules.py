@@ -12,7 +12,7 @@ from learned_opt.algorithms.inner_loop import train
 from learned_opt.kernels import adam_step, direction_step, native
 from learned_opt.rules import role_adam
 from learned_opt.rules.base import StepInput
-from learned_opt.rules.direction_lstm import DirectionLSTM
+from learned_opt.rules.direction_lstm import OUTPUT_NAMES, DirectionLSTM, DirectionLSTMConfig
 from learned_opt.rules.role_adam import RoleAdam
 from learned_opt.tasks import Noise, make_family
 
@@ -316,3 +316,19 @@ def test_an_optimizer_that_is_told_of_rollouts_steps_as_the_rule_in_a_learner():
     for told in (True, False):
         torch.testing.assert_close(run(told), pure(told))
     assert relative(run(True), run(False)) > 1e-3
+
+
+def test_outputs_that_are_not_learned_do_nothing():
+    gradients, theta = inputs(10)
+    rule = drawn(outputs=("now", "length"))
+    whole = drawn()
+    with torch.no_grad():
+        for row, name in enumerate(OUTPUT_NAMES):
+            if name not in rule.outputs:
+                whole.head[row] = 0.0
+    assert torch.equal(steps(rule, gradients, theta)[0], steps(whole, gradients, theta)[0])
+    assert relative(steps(rule, gradients, theta)[0], steps(drawn(), gradients, theta)[0]) > 0.1
+    with pytest.raises(ValueError, match="unknown outputs speed: choose from share, now"):
+        DirectionLSTM(outputs=("speed",))
+    with pytest.raises(ValueError, match=r"rule\.outputs has unknown speed"):
+        DirectionLSTMConfig(outputs=("speed",))
