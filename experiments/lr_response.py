@@ -126,7 +126,9 @@ class Options:
             raise ValueError("num-tasks must be at least 2, num-updates and processes at least 1")
         torch.set_num_threads(1)
         budget = Budget(self.num_updates, min(9, self.num_updates + 1), 8, self.seed, "cpu", self.inner)
-        problems = [draw_problem(name, "shown tasks", self.num_tasks, seed=self.seed) for name in self.families]
+        problems = [
+            draw_problem(name, "shown tasks", self.num_tasks, seed=self.seed) for name in self.families
+        ]
         jobs = [ResponseJob(method, problem, budget) for method in self.methods for problem in problems]
         cache = self.out / "cache"
         cache.mkdir(parents=True, exist_ok=True)
@@ -159,7 +161,9 @@ def plot(found: Sequence[Response], path: Path, seed: int = 0) -> Figure:
     for place, (name, title) in enumerate({"auc": "area", "final": "end"}.items()):
         axes = figure.add_subplot(1, 2, place + 1)
         for method, scores in together(found, name).items():
-            line, _ = draw_curve(axes, np.array(found[0].lrs), scores.T, styles[method], method, 2.0, generator)
+            line, _ = draw_curve(
+                axes, np.array(found[0].lrs), scores.T, styles[method], method, 2.0, generator
+            )
             entries[method] = line, Path(method).stem
         axes.set_xscale("log")
         axes.set_xlabel("learning rate", fontsize=8)

@@ -32,7 +32,9 @@ class Candidate(NamedTuple):
 
     def text(self) -> str:
         """In a table."""
-        return " ".join([f"{self.lr:.3g}", *(["decaying"] if self.decay else []), *filter(None, [self.options])])
+        return " ".join(
+            [f"{self.lr:.3g}", *(["decaying"] if self.decay else []), *filter(None, [self.options])]
+        )
 
 
 class Grid(NamedTuple):
@@ -191,9 +193,7 @@ def sound_curves(groups: Mapping[Key, Sequence[FinishedRun]]) -> dict[Key, Array
     }
 
 
-def grid_scores(
-    benchmark: Benchmark, finished: Iterable[FinishedRun], method: Method = TUNED
-) -> Grid | None:
+def grid_scores(benchmark: Benchmark, finished: Iterable[FinishedRun], method: Method = TUNED) -> Grid | None:
     """A method's tuning over the selection seeds that all constant learning rates have.
 
     None while a learning rate has no such run. Decaying rates, and options at the best rate, count once they
@@ -216,9 +216,7 @@ def grid_scores(
         return None
 
     def scores(candidates: Sequence[Candidate]) -> Grid:
-        curves = sound_curves(
-            {each: [stored[each][seed] for seed in sorted(common)] for each in candidates}
-        )
+        curves = sound_curves({each: [stored[each][seed] for seed in sorted(common)] for each in candidates})
         return Grid({each: float(values.mean()) for each, values in curves.items()}, len(common))
 
     told = [*constant, *(decaying if decaying and common <= seeds_of(decaying) else ())]

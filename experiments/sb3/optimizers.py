@@ -56,7 +56,9 @@ def make_optimizer(run: Run, rule: str) -> Made:
         return Made(lr, _network(LearnedOptimizer, {"rule": artifact.rule}))
     if run.optimizer in RULES:
         made = make_baseline(run.optimizer).make({})
-        return Made(lr, _network(LearnedOptimizer, {"rule": made}), [LearnedOptimizerCallback(total_steps=False)])
+        return Made(
+            lr, _network(LearnedOptimizer, {"rule": made}), [LearnedOptimizerCallback(total_steps=False)]
+        )
     if run.optimizer == "adam-kl":
         controlled = ControlledRate(run.lr)
         return Made(controlled, callbacks=[ReadDivergence(controlled)])
@@ -81,7 +83,9 @@ def check_baseline(optimizer: str, options: str) -> None:
         given = json.loads(options or "{}")
         found([torch.nn.Parameter(torch.zeros(2, 2))], lr=1e-3, **given)
     except Exception as error:  # whatever its constructor says
-        raise ValueError(f"baseline {optimizer} cannot be made with options {options or '{}'}: {error}") from error
+        raise ValueError(
+            f"baseline {optimizer} cannot be made with options {options or '{}'}: {error}"
+        ) from error
 
 
 def linear(initial: float) -> Schedule:

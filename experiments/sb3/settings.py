@@ -35,7 +35,9 @@ PPO's on CartPole and Pendulum were tuned for. The others were tuned for 2 to 10
 
 GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 """Learning rates that are tried, half a decade apart."""
-BETAS = tuple(f'{{"betas": [{first:g}, {second:g}]}}' for first, second in ((0.9, 0.99), (0.9, 0.9), (0.99, 0.99)))
+BETAS = tuple(
+    f'{{"betas": [{first:g}, {second:g}]}}' for first, second in ((0.9, 0.99), (0.9, 0.9), (0.99, 0.99))
+)
 """Decays of Adam's moments that are tried beside the library's (0.9, 0.999), as options."""
 SELECTION = 1000
 """Seeds from here on choose the learning rate, and are never shown."""

@@ -170,7 +170,9 @@ def _summary(
 def _others(benchmark: Benchmark, finished: Sequence[FinishedRun]) -> list[Method]:
     """Optimizers that somebody added by `module:Class`, and that ran here."""
     runs = [each.run for each in finished if ":" in each.run.optimizer]
-    here = [run for run in runs if Benchmark(run.algorithm, run.setting, run.environment, run.steps) == benchmark]
+    here = [
+        run for run in runs if Benchmark(run.algorithm, run.setting, run.environment, run.steps) == benchmark
+    ]
     return [baseline(*each) for each in dict.fromkeys((run.optimizer, run.options) for run in here)]
 
 

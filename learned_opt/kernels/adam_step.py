@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from learned_opt.kernels import native
-from learned_opt.kernels.addresses import address, address_of_array, differentiated, plain, plain_but_strided, transformed
+from learned_opt.kernels.addresses import (
+    address,
+    address_of_array,
+    differentiated,
+    plain,
+    plain_but_strided,
+    transformed,
+)
 from learned_opt.kernels.operators import operator
 
 WORTH_THREADS = 100_000

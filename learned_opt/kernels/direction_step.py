@@ -9,12 +9,20 @@ import torch
 from torch import Tensor
 
 from learned_opt.kernels import native
-from learned_opt.kernels.addresses import address, address_of_array, differentiated, plain, plain_but_strided, transformed
+from learned_opt.kernels.addresses import (
+    address,
+    address_of_array,
+    differentiated,
+    plain,
+    plain_but_strided,
+    transformed,
+)
 from learned_opt.kernels.operators import operator
 from learned_opt.kernels.records import filled
 
 FEATURES, OWN, OUTPUTS, MAX_HIDDEN = 19, 9, 7, 64
-"""Features, those of a coordinate alone, outputs of the head, and most units of a coordinate, as direction_step.c counts them."""
+"""Features, those of a coordinate alone, outputs of the head, and most units of a coordinate, as
+direction_step.c counts them."""
 WORTH_THREADS = 4_096
 """Coordinates below which more than one thread costs more than it brings."""
 MOMENTS = ("exp_avg", "exp_avg_slow", "exp_avg_sq", "exp_avg_sq_fast", "exp_avg_sq_fastest")

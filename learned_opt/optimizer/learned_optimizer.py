@@ -90,7 +90,7 @@ class LearnedOptimizer(KeptStates):
         super().__init__(params, defaults)
 
     def begin_rollout(self) -> None:
-        """Say that the next step's gradients are the first from a new rollout, as on-policy training has them.
+        """Say that the next step's gradients are the first from a new rollout.
 
         Rules may use it; the others step as ever. Whoever says it once should say it at every rollout: see
         `learned_opt.integrations` for callbacks that do. A saved state remembers what was said.

@@ -68,11 +68,12 @@ class DirectionLSTM(UpdateRule):
         Δθ = −lr · exp(λ tanh(z̄ / λ)) · RMS(Adam's step / lr) / RMS(u) · u,
 
     where z̄ is the mean of z over the tensor and RMS is taken over it, too. So the length of a tensor's step
-    is at most e^λ times Adam's and at least e^−λ times it, as in Celo2 (arXiv 2602.19142) a matter of the
-    learning rate, and it shrinks as Adam's does where gradients are mostly noise. Zero outputs, as at
-    initialization, are Adam. The rule sees the learning rate, but no time; where
-    `total_steps` is known the learning rate falls linearly to 0 over them, whatever φ is. The forget gate is at most 1 − 1 / `memory_span`, so
-    that whatever it remembers fades over so many steps, however long a run is.
+    is at most e^λ times Adam's and at least e^−λ times it; without z (λ = 0) it would be, as in Celo2 (arXiv
+    2602.19142), a matter of the learning rate alone. It shrinks as Adam's does where gradients are mostly
+    noise. Zero outputs, as at initialization, are Adam. The rule sees the learning rate, but no time; where
+    `total_steps` is known, the learning rate falls linearly to 0 over them, whatever φ is. The forget gate is
+    at most 1 − 1 / `memory_span`, so that whatever it remembers fades over so many steps, however long a run
+    is.
 
     Coordinates that never saw a gradient do not move; those whose gradient or value is not finite, or
     beyond 1e15, neither move nor change their state.

@@ -34,7 +34,8 @@ class RoleAdam(UpdateRule):
     With k the tensor's facts (vector or not, position, fan-in, actor or critic), and m̂, v̂ Adam's corrected
     moments with decays 1 − 0.1 exp(φ_5) and 1 − 0.001 exp(2 φ_6),
 
-        Δθ = −lr · exp(ρ tanh((⟨φ_{0…4}, (k, 1)⟩ − φ_11 log(lr / 0.001)) / ρ)) · [m̂ + tanh(φ_7) (sign(m̂) |g| − m̂)] / (√v̂ + ε),
+        Δθ = −lr · exp(ρ tanh((⟨φ_{0…4}, (k, 1)⟩ − φ_11 log(lr / 0.001)) / ρ))
+             · [m̂ + tanh(φ_7) (sign(m̂) |g| − m̂)] / (√v̂ + ε),
 
     ρ = ln 30. Where the caller says that a new rollout began, three more things happen: the count of the
     bias corrections is multiplied by 1 − φ_8, within [0, 1] (Ellis et al. 2024, arXiv 2412.17113: at 1 it

@@ -83,6 +83,4 @@ class Freeway(BatchedFamily):
         across = row < 0.5
         row = torch.where(struck | across, self.size - 1.0, row)
         reward = across.to(row.dtype)
-        return Transition(
-            torch.cat((row.unsqueeze(-1), places, moves), -1), reward, torch.zeros_like(struck)
-        )
+        return Transition(torch.cat((row.unsqueeze(-1), places, moves), -1), reward, torch.zeros_like(struck))

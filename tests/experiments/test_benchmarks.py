@@ -68,7 +68,9 @@ def test_the_grid_runs_on_seeds_that_are_never_shown_and_comes_last():
     runs = planned(algorithms=("ppo",), settings=("defaults",))
     first = next(i for i, run in enumerate(runs) if run.seed >= SELECTION)
     assert all(run.seed < SELECTION for run in runs[:first])
-    assert [(run.lr, run.decay) for run in runs[first:]] == 2 * [(lr, d) for d in (False, True) for lr in GRID]
+    assert [(run.lr, run.decay) for run in runs[first:]] == 2 * [
+        (lr, d) for d in (False, True) for lr in GRID
+    ]
     assert not any(run.seed >= SELECTION for run in planned(names=("learned", "default")))
 
 

@@ -157,7 +157,9 @@ def test_a_grid_whose_rates_score_the_same_counts_as_not_tuned(stored, grid):
 def test_the_page_names_what_is_missing_and_what_it_rests_on(page):
     assert f"- {SAME.label}: no runs yet on any environment." in page
     assert f"- {TUNED.label}: no runs yet on Acrobot-v1." in page
-    assert "- Not run: Pendulum-v1, LunarLander-v3, Hopper-v5, HalfCheetah-v5, Walker2d-v5, Swimmer-v5." in page
+    assert (
+        "- Not run: Pendulum-v1, LunarLander-v3, Hopper-v5, HalfCheetah-v5, Walker2d-v5, Swimmer-v5." in page
+    )
     assert "At the edge of the grid, where a wider one might do better: PPO, CartPole-v1." in page
     assert load_artifact().digest in page
     assert "\npython -m experiments.sb3 page --rule default --out " in page

@@ -230,7 +230,9 @@ def test_every_tuned_optimizer_trains_as_its_options_say(method):
 
 def test_a_baseline_of_ones_own_is_any_torch_optimizer():
     method = baseline("torch.optim:NAdam", '{"eps": 1e-4}')
-    run = Benchmark("a2c", "defaults", "CartPole-v1", 50).tried(method, Candidate(2e-3, True, method.options), 0)
+    run = Benchmark("a2c", "defaults", "CartPole-v1", 50).tried(
+        method, Candidate(2e-3, True, method.options), 0
+    )
     model, _ = build(run, "default")
     optimizer = model.policy.optimizer
     assert isinstance(optimizer, torch.optim.NAdam)
@@ -255,7 +257,13 @@ def test_a_baseline_that_cannot_be_made_is_refused_before_anything_runs(given, m
 
 def test_the_controlled_rate_follows_the_divergence_between_its_bounds():
     rate = ControlledRate(1e-3)
-    for divergence, expected in [(0.004, 1e-3), (0.03, 1e-3 / 1.5), (0.01, 1e-3 / 1.5), (0.004, 1e-3), (0, 1e-3)]:
+    for divergence, expected in [
+        (0.004, 1e-3),
+        (0.03, 1e-3 / 1.5),
+        (0.01, 1e-3 / 1.5),
+        (0.004, 1e-3),
+        (0, 1e-3),
+    ]:
         rate.see(divergence)
         assert rate(0.5) == pytest.approx(expected)
     for _ in range(30):

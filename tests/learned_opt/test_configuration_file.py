@@ -1,5 +1,7 @@
 """Configuration files: what they say is what runs do, and what they cannot mean is refused in a sentence."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -121,3 +123,14 @@ def test_a_strangers_file_imports_no_code():
     for name, table in (("inner", "module_nobody_has:Kind"), ("rule", "module_nobody_has:Kind")):
         with pytest.raises(ValueError, match="files import no code"):
             run_config({name: {"kind": table}}, "a file", importing=False)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "configs").iterdir()), ids=lambda x: x.name
+)
+def test_every_variant_of_the_studies_is_a_recipe(path):
+    recipes = load_variants(path)
+    assert len(recipes) > 10
+    assert len({str(recipe) for recipe in recipes.values()}) == len(
+        recipes
+    )  # and another one than the others

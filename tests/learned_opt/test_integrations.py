@@ -34,7 +34,9 @@ def test_stable_baselines3s_callback_marks_rollouts_and_plans_steps(name, settin
 
     def learn(callback, **options):
         network = {"optimizer_class": LearnedOptimizer, "optimizer_kwargs": {"rule": RoleAdam()}}
-        model = getattr(sb3, name)("MlpPolicy", "CartPole-v1", policy_kwargs=network, device="cpu", **settings)
+        model = getattr(sb3, name)(
+            "MlpPolicy", "CartPole-v1", policy_kwargs=network, device="cpu", **settings
+        )
         return model.learn(120, callback=callback, **options)
 
     model = learn(LearnedOptimizerCallback())

@@ -270,7 +270,9 @@ def test_learning_rates_that_are_a_column_of_a_table_are_stepped_by_the_compiled
     table = LR * torch.tensor([[1.0, 2.0, 3.0], [0.1, 0.2, 0.3]])
     columns = steps_with(rule, gradients, theta, table.split(1, 1))
     assert len(steps_taken) == 3
-    assert torch.equal(columns, steps_with(rule, gradients, theta, [x.contiguous() for x in table.split(1, 1)]))
+    assert torch.equal(
+        columns, steps_with(rule, gradients, theta, [x.contiguous() for x in table.split(1, 1)])
+    )
 
 
 def steps_with(rule, gradients, theta, rates):

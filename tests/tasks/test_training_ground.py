@@ -219,7 +219,13 @@ def test_reaching_the_far_side_pays_one_and_begins_anew():
 
 
 def test_a_car_that_comes_sends_the_walker_back_and_one_that_leaves_does_not():
-    for place, move, row in [(2.0, 1.0, 7.0), (4.0, -1.0, 7.0), (3.0, 1.0, 5.0), (2.5, 0.25, 5.0), (2.75, 0.25, 7.0)]:
+    for place, move, row in [
+        (2.0, 1.0, 7.0),
+        (4.0, -1.0, 7.0),
+        (3.0, 1.0, 5.0),
+        (2.5, 0.25, 5.0),
+        (2.75, 0.25, 7.0),
+    ]:
         family, tasks, state = freeway(6.0, [0.0] * 4 + [place, 0.0], [0.0] * 4 + [move, 0.0])
         made = advance(family, tasks, state, torch.ones(1, 1, dtype=torch.long))
         assert made.state[0, 0, 0].item() == row, (place, move)
