@@ -79,13 +79,13 @@ BASELINES: dict[str, Baseline] = {
         Baseline("rmsprop", lambda _: RMSprop(), half_decades(1e-4, 1e-1), usual=1e-2),
         Baseline(
             "adam",
-            lambda options: Adam(**options),
+            lambda options: Adam(beta1=options["beta1"], beta2=options["beta2"]),
             half_decades(1e-4, 1e-1),
             options=_BETAS,
         ),
         Baseline(
             "adamw",
-            lambda options: Adam(**options, weight_decay=WEIGHT_DECAY),
+            lambda options: Adam(beta1=options["beta1"], beta2=options["beta2"], weight_decay=WEIGHT_DECAY),
             half_decades(1e-4, 1e-1),
             options=_BETAS,
         ),

@@ -81,7 +81,8 @@ def check_baseline(optimizer: str, options: str) -> None:
         raise ValueError(f"baseline {optimizer} is no class of torch.optim.Optimizer")
     try:
         given = json.loads(options or "{}")
-        found([torch.nn.Parameter(torch.zeros(2, 2))], lr=1e-3, **given)
+        make: Callable[..., torch.optim.Optimizer] = found
+        make([torch.nn.Parameter(torch.zeros(2, 2))], lr=1e-3, **given)
     except Exception as error:  # whatever its constructor says
         raise ValueError(
             f"baseline {optimizer} cannot be made with options {options or '{}'}: {error}"

@@ -10,7 +10,7 @@ from torchrl.trainers import Trainer, TrainerHookBase
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 
 
-class LearnedOptimizerHook(TrainerHookBase):
+class LearnedOptimizerHook(TrainerHookBase):  # type: ignore[misc]
     """Tells a `LearnedOptimizer` where rollouts begin and how many steps a `Trainer` will take.
 
         LearnedOptimizerHook(optimizer).register(trainer)

@@ -45,7 +45,7 @@ class Freeway(BatchedFamily):
     def initial_state(self, constants: Tasks, environments: int, noise: Noise) -> Tensor:
         """The walker at the start, cars anywhere."""
         drawn = noise.uniform(constants["slip"].shape[0], environments, 3 * self.lanes)
-        places, periods, sides = drawn.split(self.lanes, -1)
+        places, periods, sides = torch.split_with_sizes(drawn, [self.lanes] * 3, -1)
         speed = 1 / (1 + (self.slowest * periods).floor())
         moves = torch.where(sides < 0.5, -speed, speed)
         start = torch.full_like(drawn[..., :1], self.size - 1.0)
