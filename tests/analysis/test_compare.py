@@ -301,6 +301,6 @@ def test_a_baseline_that_could_not_be_tuned_is_named_so(monkeypatch):
     results = compare(config, {})
     assert results.labels() == ["adam", "adam, untuned"]
     for run in results.families["bandit"].methods.values():
-        assert run.tuning_note.startswith("untuned: all 28 settings scored the same")
-        assert run.setting == Setting(1e-3, False, {"beta2": 0.999})
-    assert "warning: adam on bandit is untuned: all 28 settings" in render_table(results)
+        assert run.tuning_note.startswith("untuned: all 56 settings scored the same")
+        assert run.setting == Setting(1e-3, False, {"beta1": 0.9, "beta2": 0.999})
+    assert "warning: adam on bandit is untuned: all 56 settings" in render_table(results)

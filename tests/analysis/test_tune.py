@@ -34,7 +34,11 @@ def test_a_setting_in_a_grid_lives_as_it_does_alone(family):
     problem = draw_problem(family, "tuning tasks", 3, seed=1)
     adam = make_baseline("adam")
     # The others must not change how many random numbers a query takes: one of them does badly.
-    grid = [Setting(lr, decay, {"beta2": 0.99}) for lr in (3e-2, 1e-4, 1.0) for decay in (False, True)]
+    grid = [
+        Setting(lr, decay, {"beta1": 0.9, "beta2": 0.99})
+        for lr in (3e-2, 1e-4, 1.0)
+        for decay in (False, True)
+    ]
     together = run_settings(problem, adam.make, grid, BUDGET)
     assert together.returns.shape == (6, 3, 3)
     for index in (0, 3):
@@ -106,7 +110,7 @@ def test_of_equal_settings_the_one_closest_to_the_usual_rate_is_taken_wherever_i
     for order in (1, -1):
         found = choose(adam, [GridScores("adam", "catch", grid[::order], scores[::order])])
         assert (found.setting.lr, found.setting.decay, found.at_edge) == (3.16e-3, False, False)
-        assert "; 12 of 28 settings scored the same" in found.words(8, "of the family")
+        assert "; 24 of 56 settings scored the same" in found.words(8, "of the family")
 
 
 def test_an_optimum_at_the_grids_edge_is_told():

@@ -220,7 +220,7 @@ def members(group):
 @pytest.mark.parametrize("method", [each for each in DEFAULTS["ppo"] if each.tried is not None], ids=str)
 def test_every_tuned_optimizer_trains_as_its_options_say(method):
     candidate = Candidate(1e-3, False, BETAS[0] if method.name == "tuned" else method.options)
-    run = Benchmark("ppo", "defaults", "CartPole-v1", 4200).tried(method, candidate, 1000)
+    run = Benchmark("ppo", "defaults", "CartPole-v1", 2000).tried(method, candidate, 1000)
     assert len(train(run, "default", {}).curve) == 100
     model, _ = build(run, "default")
     if method.name == "tuned":
