@@ -29,7 +29,7 @@ def draw_all() -> None:
             if figure.exists():
                 plot(results, figure)
                 print(figure.relative_to(ROOT))
-    for rule in ("default", "evolved", "long"):
+    for rule in ("default", "evolved"):
         out = ROOT / f"sb3-{rule}.md"
         draw(gather_runs([out.with_suffix("") / RUNS]), out, rule)
         print(f"sb3-{rule}")

@@ -40,7 +40,7 @@ def _makers() -> dict[str, Callable[[], str]]:
     return {
         **{name: lambda name=name: _filled(name) for name in templates},  # type: ignore[misc]
         CARD: _card,
-        **{f"sb3-{rule}.md": lambda rule=rule: _sb3(rule) for rule in ("default", "evolved", "long")},  # type: ignore[misc]
+        **{f"sb3-{rule}.md": lambda rule=rule: _sb3(rule) for rule in ("default", "evolved")},  # type: ignore[misc]
     }
 
 
