@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from experiments.pages.studies import Study, mean_returns, trial_totals, typographic
 from experiments.sb3.__main__ import page_of
 from experiments.sb3.page import sections
 from experiments.sb3.runs import RUNS, gather_runs
-from experiments.sb3.settings import EXCHANGED
+from experiments.sb3.settings import EXCHANGED, SELECTION
 from experiments.sb3.summary import Summary, overall, summaries
 from learned_opt.analysis import load_results
 from learned_opt.analysis.reporting.model_card import model_card
@@ -57,6 +58,7 @@ def _filled(name: str) -> str:
         overall=overall,
         by_section=lambda found: sections(list(found.values())).items(),
         exchanged=EXCHANGED,
+        sb3_runs=_long_runs(),
         trainings=json.loads((ROOT / "long-runs" / "trainings.json").read_text()),
     )
 
@@ -71,6 +73,22 @@ def _card() -> str:
 def _sb3(rule: str) -> str:
     out = Path("docs/results") / f"sb3-{rule}.md"
     return page_of(gather_runs([ROOT / f"sb3-{rule}" / RUNS]), out, rule)
+
+
+def _long_runs() -> list[dict[str, object]]:
+    """The ends of the runs of `long` inside PPO, beside those of the library's Adam."""
+    theirs = gather_runs([ROOT / "sb3-default" / RUNS])
+    rows: list[dict[str, object]] = []
+    for ours in gather_runs([ROOT / "long-runs" / "sb3-runs.json.gz"]):
+        alike = [
+            each.curve[-1]
+            for each in theirs
+            if replace(each.run, seed=0) == replace(ours.run, optimizer="adam", artifact="", seed=0)
+            and each.run.seed < SELECTION
+        ]
+        row = {"environment": ours.run.environment, "steps": ours.run.steps, "ours": ours.curve[-1]}
+        rows.append({**row, "adam": sum(alike) / len(alike), "count": len(alike)})
+    return rows
 
 
 def _inside(rule: str) -> dict[tuple[str, str, str], Summary]:
