@@ -36,7 +36,7 @@ class AdamRel(Adam):
         if x.new_rollout is None:
             raise ValueError(
                 "adam-rel begins anew with each rollout, and nothing says where one begins: call the "
-                "optimizer's begin_rollout, or take PPO as the inner algorithm"
+                "optimizer's begin_rollout, or use PPO as the inner algorithm"
             )
         return super().update(x, {**state, "step": torch.where(x.new_rollout, 0.0, state["step"])})
 
