@@ -726,6 +726,13 @@ PINNED = {
 """Torch's and the compiled code's instructions, those of the libraries that torch calls, and threads."""
 
 
+def widest():
+    """What the processor itself has: pinned or not, libraries that torch calls choose their code by it."""
+    told = Path("/proc/cpuinfo")
+    flags = told.read_text().split() if told.exists() else []
+    return next((name for name in ("avx512f", "avx2") if name in flags), "unknown")
+
+
 def conditions():
     """What the last bit depends on beside the code."""
     compiler = "none"
@@ -736,6 +743,7 @@ def conditions():
         "torch": torch.__version__.partition("+")[0],
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
+        "processor": widest(),
         "compiler": compiler,
         "pinned": all(os.environ.get(name) == value for name, value in PINNED.items()),
     }
