@@ -24,7 +24,7 @@ from learned_opt.rules.base import (
     where_usable,
 )
 from learned_opt.rules.config import Makings, RuleConfig
-from learned_opt.rules.features import EPS, LIMIT
+from learned_opt.rules.features import EPS, LIMIT, USUAL_RATE
 from learned_opt.rules.handcrafted import safe_sqrt
 from learned_opt.rules.lstm import initial_cell_weight
 from learned_opt.settings import Count, NotNegative, Positive, Within
@@ -37,8 +37,6 @@ OUTPUT_NAMES = ("share", "now", "slow", "sign", "faster", "fastest", "length")
 """The head's outputs a, b, d, s, e, f and z."""
 MAX_LOG_SHARE = math.log(10.0)
 """How much longer or shorter than Adam's one coordinate's step may be beside its tensor's others."""
-USUAL_RATE = 1e-3
-"""The learning rate that others are seen relative to."""
 
 
 class _Observation(NamedTuple):

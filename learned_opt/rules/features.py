@@ -21,6 +21,8 @@ from learned_opt.rules.handcrafted import safe_sqrt
 FAST, SLOW, SQUARE = 0.9, 0.99, 0.999
 """Decays of the two momenta and of the second moment; FAST and SQUARE are Adam's."""
 EPS = 1e-8
+USUAL_RATE = 1e-3
+"""The learning rate that rules see others relative to."""
 LIMIT = 5.0
 """Normalized gradients are clamped to ±LIMIT."""
 FEATURES = 15 + FACTS + 1

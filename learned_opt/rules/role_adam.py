@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from learned_opt.layout import FACTS, RuleState
 from learned_opt.rules.base import StepInput, UpdateRule, batched, check_positive, decayed
 from learned_opt.rules.config import Makings, RuleConfig
+from learned_opt.rules.features import LIMIT, USUAL_RATE
 from learned_opt.rules.handcrafted import safe_sqrt
 from learned_opt.settings import Positive
 
@@ -23,9 +24,6 @@ FASTER, SLOWER, SIGN, RESET, OUTER, OUTER_MOMENTUM, COMPENSATION = range(RATES, 
 NUMBERS = RATES + 7
 MAX_LOG_RATE = math.log(30.0)
 EPS = 1e-8
-LIMIT = 5.0
-"""Of the logarithm of how much larger or smaller a learning rate is seen to be than the usual one."""
-USUAL_RATE = 1e-3
 
 
 class RoleAdam(UpdateRule):
