@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 from learned_opt.algorithms.base import RLLearner
 from learned_opt.kernels.mlp import Activation
 from learned_opt.policies.base import Policy
+from learned_opt.policies.distribution import INITIAL_LOG_STD
 from learned_opt.registry import find
 from learned_opt.settings import Choice, Count, Fraction, Length, Positive, Within
 from learned_opt.tasks import Noise, TaskFamily, Tasks
@@ -29,6 +30,10 @@ class InnerAlgorithm(Choice, ABC):
     """Hidden layers of actor and critic."""
     activation: Activation = "tanh"
     """Of the hidden layers."""
+    value_gain: Positive = 0.01
+    """Gain of the critic's last layer at the start; libraries usually take 1."""
+    initial_log_std: Annotated[float, Within(-3, 1)] = INITIAL_LOG_STD
+    """Logarithm of Gaussian actions' standard deviation at the start; libraries usually take 0."""
     num_envs: Count = 16
     """Environments a learner steps side by side."""
     gamma: Fraction = 0.97
@@ -37,6 +42,8 @@ class InnerAlgorithm(Choice, ABC):
     """Each learner's inner gradient is clipped to this norm."""
     reward_scale: Positive = 1.0
     """Rewards are multiplied by this before anything else sees them."""
+    observation_scale: Positive = 1.0
+    """Observations, in units of their family's range, are multiplied by this, if they are not normalized."""
     normalize_observations: bool = False
     """Whether observations are normalized by the running mean and deviation of what a learner has seen."""
 

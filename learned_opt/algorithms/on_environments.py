@@ -63,7 +63,14 @@ class ActingLearner(ABC):
     ) -> None:
         self.config = config
         policy = policy or ActorCritic(
-            family, config.hidden_size, config.num_layers, config.activation, values=self.needs_critic
+            family,
+            config.hidden_size,
+            config.num_layers,
+            config.activation,
+            values=self.needs_critic,
+            value_gain=config.value_gain,
+            initial_log_std=config.initial_log_std,
+            observation_scale=config.observation_scale,
         )
         if self.needs_critic and not policy.values:
             raise ValueError("the actor-critic needs values: let the policy's module return (output, value)")

@@ -1,4 +1,4 @@
-"""A callback for Stable-Baselines3."""
+"""A callback for Stable-Baselines3 and sb3-contrib."""
 
 from __future__ import annotations
 
@@ -15,25 +15,34 @@ from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 
 
 class LearnedOptimizerCallback(BaseCallback):
-    """Tells every `LearnedOptimizer` of a model where rollouts begin and how many steps there will be.
+    """Tells every `LearnedOptimizer` of a model of rollouts and of its planned steps, and logs what it does.
 
         model.learn(100_000, callback=LearnedOptimizerCallback())
 
     On-policy algorithms alone have rollouts that an optimizer may wish to know of, and a number of steps that
     is known beforehand; where `target_kl` ends a rollout's epochs early there are fewer.
 
+    The model's logger gets, under optimizer/, the effective learning rate of actor and critic and the share
+    of coordinates that did not move, and, but for the console, under optimizer_layers/ the effective
+    learning rate of each tensor: the learning rate times how much longer its step was than Adam's.
+
     Args:
         total_steps: tell them the planned number of optimizer steps, those of earlier `learn` included;
             otherwise what the optimizer was made with stands.
+        log_every: optimizer steps from one that is measured to the next; 0 measures none.
         verbose: as of every callback.
 
     Raises:
-        ValueError: where training begins: no optimizer of the model is a `LearnedOptimizer`.
+        ValueError: a negative `log_every`; where training begins: no optimizer of the model is a
+            `LearnedOptimizer`.
     """
 
-    def __init__(self, *, total_steps: bool = True, verbose: int = 0) -> None:
+    def __init__(self, *, total_steps: bool = True, log_every: int = 100, verbose: int = 0) -> None:
         super().__init__(verbose)
-        self.total_steps = total_steps
+        if log_every < 0:
+            raise ValueError(f"log_every must be at least 0 steps, got {log_every}")
+        self.total_steps, self.log_every = total_steps, log_every
+        self._logged: dict[int, int] = {}
 
     def _on_training_start(self) -> None:
         optimizers = list(learned_optimizers(self.model))
@@ -47,6 +56,31 @@ class LearnedOptimizerCallback(BaseCallback):
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["total_steps"] = planned
+        for optimizer in optimizers:
+            optimizer.watch(self.log_every)
+        self._logged.clear()
+
+    def _on_rollout_start(self) -> None:
+        """Log what the updates before did, if any was measured since the last time."""
+        found: dict[str, dict[str, float]] = {}
+        for place, optimizer in enumerate(learned_optimizers(self.model)):
+            told = optimizer.telemetry()
+            if told is None or self._logged.get(place) == told.step:
+                continue
+            self._logged[place] = told.step
+            called = _names(self.model, optimizer)
+            found.update((called.get(name, name), numbers) for name, numbers in told.as_dict().items())
+        if not found:
+            return
+        rates = {name: numbers["lr"] * numbers["multiplier"] for name, numbers in found.items()}
+        for name, rate in rates.items():
+            self.logger.record(f"optimizer_layers/{name}", rate, exclude=("stdout", "log"))
+        for role in ("actor", "critic", "shared"):
+            own = [rate for name, rate in rates.items() if role_of(name) == role and math.isfinite(rate)]
+            if own:
+                self.logger.record(f"optimizer/effective_lr_{role}", sum(own) / len(own))
+        inert = [numbers["inert"] for numbers in found.values()]
+        self.logger.record("optimizer/inert_share", sum(inert) / len(inert))
 
     def _on_rollout_end(self) -> None:
         """Updates follow, on what was collected."""
@@ -66,6 +100,27 @@ def learned_optimizers(model: BaseAlgorithm) -> Iterator[LearnedOptimizer]:
         if isinstance(optimizer, LearnedOptimizer) and id(optimizer) not in seen:
             seen.add(id(optimizer))
             yield optimizer
+
+
+def _names(model: BaseAlgorithm, optimizer: LearnedOptimizer) -> dict[str, str]:
+    """Names in the policy of an optimizer's parameters, by what its telemetry calls them."""
+    in_policy = {id(parameter): name for name, parameter in model.policy.named_parameters()}
+    places: dict[str, str] = {}
+    index = 0
+    for group in optimizer.param_groups:
+        for place, parameter in enumerate(group["params"]):
+            told = group["param_names"][place] if group.get("param_names") else str(index)
+            places[told] = in_policy.get(id(parameter), told)
+            index += 1
+    return places
+
+
+def role_of(name: str) -> str:
+    """Whether a tensor of the library's policies is the actor's, the critic's, or shared by both."""
+    parts = set(name.replace("0", "").replace("1", "").split("."))
+    if parts & {"value_net", "critic", "q_net", "qf", "quantile_net"}:
+        return "critic"
+    return "actor" if parts & {"policy_net", "action_net", "log_std", "actor"} else "shared"
 
 
 def planned_steps(model: BaseAlgorithm) -> int | None:

@@ -17,6 +17,7 @@ from learned_opt.optimizer.options import NUMBERS, check, number, scalar
 from learned_opt.optimizer.rule_copies import Rule, RuleCopies
 from learned_opt.optimizer.sharded import Given, check_after_backward, check_local, check_maker, check_whole
 from learned_opt.optimizer.state_dicts import KeptStates
+from learned_opt.optimizer.telemetry import Stepped, Telemetry, Watch
 from learned_opt.optimizer.tensors import batches, pieces, real
 from learned_opt.rules.base import TensorsInput, is_usable
 
@@ -56,6 +57,9 @@ class LearnedOptimizer(KeptStates):
         RuntimeError: a sparse gradient, parameters that are parts of tensors or were dealt out to several
             optimizers (FSDP, ZeRO, DTensor), or a step within backward().
     """
+
+    _watch: Watch | None = None
+    """What measures steps, if anybody asked."""
 
     def __init__(
         self,
@@ -97,6 +101,23 @@ class LearnedOptimizer(KeptStates):
         """
         for group in self.param_groups:
             group["new_rollout"] = True
+
+    def watch(self, every: int = 1) -> None:
+        """Measure the next step and each `every`-th from there, for `telemetry`; 0 ends it.
+
+        A step that is measured copies the parameters; the others cost nothing. No step waits for the device,
+        and no state dict or copy of the optimizer remembers that it was watched.
+
+        Raises:
+            ValueError: a number below 0.
+        """
+        if every < 0:
+            raise ValueError(f"every must be at least 0 steps, got {every}")
+        self._watch = Watch(every) if every else None
+
+    def telemetry(self) -> Telemetry | None:
+        """What the last step that was measured did to each parameter; None before there was one."""
+        return None if self._watch is None else self._watch.last
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, at any time; `rule` and `lr` may differ from the other groups'.
@@ -144,12 +165,42 @@ class LearnedOptimizer(KeptStates):
                 entries: list[Tensor] = []
                 self._init_group(group, indices, parameters, gradients, entries)
                 work.append((group, indices, parameters, gradients, entries))
+            measured = self._about_to_step(work)
             for group, indices, parameters, gradients, entries in work:
                 for together in batches(parameters, one_by_one=group["foreach"] is False):
                     self._update(group, together, indices, parameters, gradients, entries)
                 if group["new_rollout"]:
                     group["new_rollout"] = False
+            if measured is not None:
+                self._measure(work, measured)
         return loss
+
+    def _about_to_step(self, work: list[Any]) -> list[Stepped] | None:
+        """Copies of the parameters that are about to step, if this step is to be measured."""
+        if self._watch is None or not self._watch.due():
+            return None
+        about = []
+        for group, indices, parameters, gradients, _ in work:
+            first, names = self._first_index(group), group.get("param_names")
+            called = [str(i) if names is None else names[i - first] for i in indices]
+            about.append(Stepped.of(called, parameters, gradients))
+        return about
+
+    @torch.no_grad()
+    def _measure(self, work: list[Any], about: list[Stepped]) -> None:
+        """Take down what the step did."""
+        assert self._watch is not None
+        names, rows = [], []
+        for (group, _, parameters, _, entries), stepped in zip(work, about, strict=True):
+            if not parameters:
+                continue
+            kept = list(self._rules.rows(group["rule"]))
+            together = list(range(len(parameters)))
+            adam = self._rules.keeps_adams_moments(group["rule"])
+            states = _states(kept, entries, together, {}) if adam else None
+            names += stepped.names
+            rows.append(stepped.measured(scalar(group["lr"]), states))
+        self._watch.take(names, rows)
 
     def _init_group(
         self,

@@ -57,6 +57,10 @@ class RuleCopies:
         """That the rule was trained for."""
         return self._rules[identity].learning_rate
 
+    def keeps_adams_moments(self, identity: str) -> bool:
+        """See `UpdateRule.keeps_adams_moments`."""
+        return self._rules[identity].keeps_adams_moments
+
     def on(self, identity: str, device: torch.device) -> UpdateRule:
         """The rule where the parameters are; made once for each device."""
         if device.type == "cpu":

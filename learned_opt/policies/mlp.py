@@ -28,6 +28,8 @@ class ActorCritic(Policy):
         activation: of the hidden layers.
         values: whether there is a critic at all.
         value_gain: of the critic's last layer at the start; libraries usually take 1.
+        initial_log_std: of Gaussian actions at the start; libraries usually take 0.
+        observation_scale: what observations in the family's units are multiplied by; normalized ones are not.
     """
 
     width: int = 32
@@ -35,6 +37,8 @@ class ActorCritic(Policy):
     activation: Activation = "tanh"
     values: bool = True
     value_gain: float = 0.01
+    initial_log_std: float = INITIAL_LOG_STD
+    observation_scale: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -100,11 +104,16 @@ class ActorCritic(Policy):
                 gain = at_outputs[role] if index == str(self.depth) else 2**0.5
                 tensors[spec.name] = gain * _orthogonal(batch, *spec.shape, noise=noise)
             else:
-                value = INITIAL_LOG_STD if spec.name == "actor.log_std" else 0.0
+                value = self.initial_log_std if spec.name == "actor.log_std" else 0.0
                 tensors[spec.name] = torch.full(
                     (batch, *spec.shape), value, device=noise.device, dtype=noise.dtype
                 )
         return layout.join(tensors)
+
+    def normalization(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The family's observation center, and its scale over `observation_scale`, of shape S each."""
+        center, scale = super().normalization(like)
+        return center, scale if self.observation_scale == 1 else scale / self.observation_scale
 
     def network(self, tensors: Tensors, role: Role) -> Perceptron:
         """The actor's or critic's perceptron, ready to run on observations."""

@@ -82,6 +82,8 @@ class UpdateRule(nn.Module, ABC):
     kind: ClassVar[str]
     """What rule files call it; those of one's own go by module:Class."""
     found_in: ClassVar[str] = "learned_opt.rules"
+    keeps_adams_moments: ClassVar[bool] = False
+    """Whether `exp_avg` and `exp_avg_sq` in its state are Adam's, with decays 0.9 and 0.999."""
     initialization: ClassVar[str | None] = None
     """Which parameter of φ, if any, is a learned θ_0."""
     learning_rate: float = 1e-3

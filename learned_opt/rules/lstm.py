@@ -65,6 +65,7 @@ class CoordinatewiseLSTM(UpdateRule):
     """
 
     kind = "lstm"
+    keeps_adams_moments = True
 
     def __init__(
         self,

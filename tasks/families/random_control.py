@@ -117,6 +117,13 @@ class RandomControl(BatchedFamily):
         }
 
 
+class RandomControlLarge(RandomControl):
+    """`RandomControl` of sixteen numbers that six inputs move: the size of simulated robots."""
+
+    name = "random_control_large"
+    states, actions = 16, 6
+
+
 class RandomControlDiscrete(RandomControl):
     """`RandomControl` of four numbers with five actions: full push, or none, along one of two inputs.
 

@@ -338,14 +338,20 @@ def test_impossible_settings_are_refused(arguments):
         A2C(**arguments)
 
 
-def test_the_critics_output_begins_with_the_gain_that_was_asked_for():
-    family = make_family("cartpole")
-    tensors = []
-    for gain in (0.01, 1.0):
-        policy = ActorCritic(family, value_gain=gain)
-        noise = Noise(0)
-        tensors.append(policy.layout().split(policy.initial_parameters(3, noise)))
+def test_networks_begin_and_see_as_libraries_have_them():
+    family, tensors, seen = make_family("pendulum"), [], []
+    observations = Noise(1).normal(3, 5, 3)
+    for settings in ({}, {"value_gain": 1.0, "initial_log_std": 0.0, "observation_scale": 4.0}):
+        learner = A2C(**settings).learner(family, 3, Noise(0))
+        tensors.append(learner.layout.split(learner.initial_parameters()))
+        seen.append(learner.policy.critic(tensors[0], observations))
+        center, scale = learner.policy.normalization(observations)
     small, large = tensors
+    torch.testing.assert_close(small.pop("actor.log_std"), torch.full((3, 1), -0.5))
+    torch.testing.assert_close(large.pop("actor.log_std"), torch.zeros(3, 1))
+    torch.testing.assert_close(scale, torch.tensor(family.observation_scale) / 4)
+    further = center + 4 * (observations - center)
+    torch.testing.assert_close(seen[1], A2C().learner(family, 3, Noise(0)).policy.critic(tensors[0], further))
     torch.testing.assert_close(large["critic.2.weight"].norm(dim=(1, 2)), torch.ones(3))
     torch.testing.assert_close(large.pop("critic.2.weight"), 100 * small.pop("critic.2.weight"))
     assert all(torch.equal(small[name], large[name]) for name in small)

@@ -38,7 +38,13 @@ SIMULATED = [name for name, family in FAMILIES.items() if family.__module__.ends
 SHIPPED = [name for name in FAMILIES if name not in SIMULATED]
 DRAWING = [
     *("bandit", "breakout", "catch", "freeway", "gridworld", "gridworld_sparse", "lqr"),
-    *("random_control", "random_control_discrete", "random_control_hidden", "tabular_mdp"),
+    *(
+        "random_control",
+        "random_control_discrete",
+        "random_control_hidden",
+        "random_control_large",
+        "tabular_mdp",
+    ),
 ]
 """Families whose transitions draw random numbers, which programs draw for several steps at once."""
 

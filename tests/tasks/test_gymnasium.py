@@ -35,7 +35,7 @@ def make_short(name, count):
 def test_ids_are_spelt_as_documented():
     names = "Acrobot Bandit CartPole Catch GridWorld GridWorldSparse LQR MountainCar MountainCarContinuous"
     names += " Breakout CartPoleSwingUp Freeway PlanarArm RandomControl RandomControlDiscrete"
-    names += " RandomControlHidden SpringHopper"
+    names += " RandomControlHidden RandomControlLarge SpringHopper"
     names += " Navigation2D Navigation2DSparse Pendulum TabularMDP"
     names += " AntDir AntVel HalfCheetahDir HalfCheetahVel HopperRandom Walker2dRandom"
     registered = {name for name in gymnasium.registry if name.startswith("learned_opt/")}

@@ -17,6 +17,7 @@ NAMES = (
     "breakout",
     "freeway",
     "random_control_hidden",
+    "random_control_large",
 )
 
 
