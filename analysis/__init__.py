@@ -8,6 +8,7 @@ from learned_opt.analysis.reporting.curves import plot_curves
 from learned_opt.analysis.reporting.summary import summary_table
 from learned_opt.analysis.reporting.table import render_table
 from learned_opt.analysis.results import Results, load_results
+from learned_opt.analysis.tidy import to_csv, to_pandas
 
 __all__ = [
     "BASELINES",
@@ -20,4 +21,6 @@ __all__ = [
     "plot_curves",
     "render_table",
     "summary_table",
+    "to_csv",
+    "to_pandas",
 ]

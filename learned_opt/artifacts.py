@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from learned_opt.files import write_atomically
+from learned_opt.hub import PREFIX, fetched
 from learned_opt.provenance import environment
 from learned_opt.registry import find, name_of
 from learned_opt.rules.base import UpdateRule
@@ -84,7 +85,9 @@ def save_rule(
 
 
 def load_rule(rule: str | Path = "default") -> UpdateRule:
-    """The rule shipped under a name, or saved at a path; nothing is ever downloaded or unpickled.
+    """The rule shipped under a name, saved at a path, or on the Hugging Face Hub at hf:owner/name@revision.
+
+    Nothing is ever unpickled, and nothing downloaded but what an address on the hub names.
 
     Raises:
         ArtifactError: no such rule, or a file that `save_rule` did not write.
@@ -94,13 +97,28 @@ def load_rule(rule: str | Path = "default") -> UpdateRule:
 
 def load_artifact(rule: str | Path = "default") -> Artifact:
     """As `load_rule`, with the header and the file's hash."""
+    path = path_of(rule)
+    header, tensors, digest = read_tensors(path)
+    return Artifact(_rebuild(header, tensors, path), header, digest)
+
+
+def path_of(rule: str | Path) -> Path:
+    """The file of a rule as `load_rule` takes it.
+
+    Raises:
+        ArtifactError: there is none.
+    """
+    if isinstance(rule, str) and rule.startswith(PREFIX):
+        try:
+            return fetched(rule, LARGEST)
+        except ValueError as error:
+            raise ArtifactError(str(error)) from error
     shipped = shipped_rules()
     path = shipped.get(str(rule), Path(rule))
     if not path.is_file():
         names = ", ".join(shipped) or "none"
         raise ArtifactError(f"no rule {str(rule)!r}: give a file, or a shipped rule ({names})")
-    header, tensors, digest = read_tensors(path)
-    return Artifact(_rebuild(header, tensors, path), header, digest)
+    return path
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:

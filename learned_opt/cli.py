@@ -19,6 +19,8 @@ from learned_opt.commands.check import Check
 from learned_opt.commands.compare import Compare, Plot, comparison
 from learned_opt.commands.demo import Demo
 from learned_opt.commands.doctor import Doctor
+from learned_opt.commands.export import Export
+from learned_opt.commands.hub import Pull, Push
 from learned_opt.commands.listing import List
 from learned_opt.commands.meta_train import MetaTrain, meta_train
 from learned_opt.commands.metaworld import MetaWorld
@@ -37,10 +39,13 @@ COMMANDS: dict[str, type] = {
     "meta-train": MetaTrain,
     "compare": Compare,
     "plot": Plot,
+    "export": Export,
     "probe": Probe,
     "report": Report,
     "ablate": Ablate,
     "card": Card,
+    "push": Push,
+    "pull": Pull,
     "trial": Trial,
     "metaworld": MetaWorld,
     "check": Check,

@@ -40,7 +40,8 @@ class LearnedOptimizer(KeptStates):
             their own lr, rule and any other option.
         lr: learning rate, absolute, in Adam's units; a number, of numpy's too, or a tensor of one
             element. None takes the learning rate that the rule was trained for.
-        rule: a shipped rule's name, a rule file, or an `UpdateRule`. Nothing is ever downloaded.
+        rule: a shipped rule's name, a rule file, an `UpdateRule`, or an address on the Hugging Face Hub,
+            hf:owner/name@revision; nothing else is ever downloaded.
         weight_decay: λ, decoupled as in AdamW.
         maximize: ascend instead.
         total_steps: how many steps training will take, if you know: rules can use it to finish well. Where
