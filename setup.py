@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
@@ -55,7 +56,14 @@ class FreshBuild(build_py):
 
 
 class SideBySide(build_ext):
-    """Compiles several extensions at once, each in a folder of its own: variants share a name."""
+    """Compiles several extensions at once, each in a folder of its own: variants share a name.
+
+    They are libraries that ctypes loads and know nothing of Python, so that no version stands in their names.
+    """
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """Where one goes."""
+        return str(Path(*fullname.split("."))) + ".so"
 
     def build_extension(self, ext: Extension) -> None:
         """Build one."""
@@ -64,8 +72,16 @@ class SideBySide(build_ext):
         build_ext.build_extension(own, ext)
 
 
+class OneForAllPythons(bdist_wheel):
+    """One wheel a platform serves every Python."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """Python, ABI and platform in the wheel's name."""
+        return "py3", "none", super().get_tag()[2]
+
+
 setup(
-    cmdclass={"build_py": FreshBuild, "build_ext": SideBySide},
+    cmdclass={"build_py": FreshBuild, "build_ext": SideBySide, "bdist_wheel": OneForAllPythons},
     packages=[
         *find_packages(include=["learned_opt", "learned_opt.*"]),
         *(

@@ -15,6 +15,7 @@ import torch
 from jax import Array
 
 from learned_opt.artifacts import load_rule
+from learned_opt.integrations import host_step
 from learned_opt.kernels import direction_step
 from learned_opt.kernels.inner_step import LARGEST
 from learned_opt.layout import ParameterLayout, TensorSpec
@@ -47,9 +48,11 @@ class LearnedOptimizerState(NamedTuple):
 class _Leaves(NamedTuple):
     """Which of N coordinates belong to which of L leaves, and what a rule may know of these.
 
-    sizes: (L,); segments: of each coordinate, (N,); facts: (FACTS, L), see `ParameterLayout.facts`.
+    layout: as torch has it; sizes: (L,); segments: of each coordinate, (N,); facts: (FACTS, L), see
+    `ParameterLayout.facts`.
     """
 
+    layout: ParameterLayout
     sizes: tuple[int, ...]
     segments: np.ndarray[Any, Any]
     facts: np.ndarray[Any, Any]
@@ -83,6 +86,7 @@ def learned_optimizer(
     total_steps: int | None = None,
     phi: Mapping[str, Array] | None = None,
     inputs: Inputs = "leading",
+    compiled: bool = False,
 ) -> optax.GradientTransformation:
     """A learned update rule as an optax optimizer; its updates are those of `LearnedOptimizer` to rounding.
 
@@ -104,6 +108,9 @@ def learned_optimizer(
         phi: the rule's weights instead of its own, by name: `cell_weight` (4H, F + H) and `head` (O, C).
         inputs: where a weight's input axes stand: "leading", as in Flax's and Haiku's kernels (in, out), or
             "trailing", as in torch and Equinox (out, in).
+        compiled: take the step in the package's compiled C code, as torch does: faster than what XLA makes of
+            it on a CPU. Arrays on an accelerator travel to the host and back, and the step cannot be
+            differentiated.
 
     Raises:
         ArtifactError: no such rule.
@@ -148,7 +155,14 @@ def learned_optimizer(
         step = (state.steps + 1).astype(jnp.float32)
         x = _Step(gradient, parameters, usable, step, rate, total_steps, leaves)
         phi_now = {name: jnp.asarray(value, jnp.float32) for name, value in weights.items()}
-        change, moved = step_of(made, phi_now, x, state)
+        if compiled:
+            given = {"gradient": gradient, "parameters": parameters, "lr": rate, "steps": state.steps}
+            memory = {**state.moments, "hidden": state.hidden, "cell": state.cell}
+            change, new = host_step.step(made, leaves.layout, total_steps, given, memory, phi_now)
+            hidden, cell = new.pop("hidden"), new.pop("cell")
+            moved = LearnedOptimizerState(state.steps, new, hidden, cell)
+        else:
+            change, moved = step_of(made, phi_now, x, state)
         kept = jax.tree.map(partial(jnp.where, usable), moved, state._replace(steps=moved.steps))
         return _like(params, jnp.where(usable, change, 0.0)), kept._replace(steps=state.steps + 1)
 
@@ -389,7 +403,9 @@ def _leaves_of(params: optax.Params, inputs: Inputs) -> _Leaves:
         raise ValueError("there is nothing to optimize: the parameters have no leaf with an element")
     layout = ParameterLayout(specs)
     segments = np.repeat(np.arange(len(specs)), layout.sizes)
-    return _Leaves(tuple(layout.sizes), segments, layout.facts(torch.device("cpu"), torch.float32).numpy())
+    return _Leaves(
+        layout, tuple(layout.sizes), segments, layout.facts(torch.device("cpu"), torch.float32).numpy()
+    )
 
 
 def _as_torch(shape: tuple[int, ...], inputs: Inputs) -> tuple[int, ...]:

@@ -11,7 +11,6 @@ import ctypes
 import logging
 import os
 import sys
-import sysconfig
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -156,9 +155,7 @@ def _best(name: str) -> ctypes.CDLL | None:
 
 def load(name: str, instructions: str, folder: Path = FOLDER) -> ctypes.CDLL | None:
     """A library for an instruction set, or None if there is none that was compiled of these sources."""
-    stem = f"_{name}_{instructions}"
-    own = folder / (stem + str(sysconfig.get_config_var("EXT_SUFFIX")))
-    for path in (own, *sorted(folder.glob(f"{stem}.*"))):
+    for path in sorted(folder.glob(f"_{name}_{instructions}.*")):
         try:
             loaded = ctypes.CDLL(str(path))
             if loaded.learned_opt_source() != checksum(folder / f"{name}.c"):

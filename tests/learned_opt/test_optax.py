@@ -71,12 +71,14 @@ def trained_in_jax(made, steps):
     return params
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("total_steps", [None, 80])
 @pytest.mark.parametrize("name", RULES)
-def test_a_hundred_steps_are_those_of_torch(name, total_steps):
+def test_a_hundred_steps_are_those_of_torch(name, total_steps, compiled):
     rule = RULES[name]()
     expected = trained_in_torch(rule, 100, total_steps=total_steps)
-    made = trained_in_jax(transformation(rule, total_steps=total_steps, inputs="trailing"), 100)
+    made = transformation(rule, total_steps=total_steps, inputs="trailing", compiled=compiled)
+    made = trained_in_jax(made, 100)
     for key, start in drawn(0).items():
         moved = np.abs(expected[key] - start).max()
         assert moved > 1e-7
@@ -99,12 +101,13 @@ def test_flax_kernels_are_torchs_weights_transposed():
     np.testing.assert_allclose(changes[0]["x"], changes[1]["x"], rtol=2e-5)
 
 
-def test_learners_and_rules_are_vmapped():
+@pytest.mark.parametrize("compiled", [False, True])
+def test_learners_and_rules_are_vmapped(compiled):
     rule = load_rule("long")
     phi = {name: value.numpy() for name, value in rule.named_parameters()}
     params = jax.tree.map(lambda x: jnp.stack([x, 2 * x, -x]), drawn(0))
     slopes = jax.tree.map(lambda x: jnp.stack([x, x, x]), gradients(0))
-    made = transformation(rule)
+    made = transformation(rule, compiled=compiled)
     together, _ = jax.vmap(made.update)(slopes, jax.vmap(made.init)(params), params)
     for learner in range(3):
         alone = jax.tree.map(lambda x, k=learner: x[k], params)
@@ -113,7 +116,7 @@ def test_learners_and_rules_are_vmapped():
             np.testing.assert_allclose(together[name][learner], apart[name], rtol=1e-4, atol=1e-9)
 
     def first_update(phi):
-        own = transformation(rule, phi=phi)
+        own = transformation(rule, phi=phi, compiled=compiled)
         return own.update(gradients(0), own.init(drawn(0)), drawn(0))[0]
 
     phis = jax.tree.map(lambda x: jnp.stack([x, 0 * x]), phi)
