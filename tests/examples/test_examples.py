@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,18 @@ def test_cleanrl_ppo(optimizer, run):
     assert (
         last_return(run(EXAMPLES / "cleanrl_ppo.py", "--total-timesteps", 1500, "--optimizer", optimizer)) > 5
     )
+
+
+def test_jax_ppo():
+    """In a process of its own: JAX's threads do not survive a fork."""
+    pytest.importorskip("optax")
+    ends = []
+    for more in (["--rule", "long"], ["--optimizer", "adam"]):
+        short = [EXAMPLES / "jax_ppo.py", "--total-timesteps", "10240", "--learners", "2", *more]
+        done = subprocess.run([sys.executable, *map(str, short)], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+        ends.append(last_return(done.stdout))
+    assert ends[0] > 1.5 * ends[1] > 20
 
 
 def test_torchrl_ppo(run):

@@ -1,5 +1,6 @@
 """Rules as optax transformations: the same updates as in torch, and pure."""
 
+import os
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from learned_opt import CoordinatewiseLSTM, LearnedOptimizer, load_rule
 from learned_opt.rules.direction_lstm import DirectionLSTM
 from learned_opt.rules.role_adam import RoleAdam
 
+os.environ.setdefault("NPROC", "8")  # as examples/jax_ppo.py says
 jax = pytest.importorskip("jax")
 optax = pytest.importorskip("optax")
 jnp = jax.numpy
