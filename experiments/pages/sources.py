@@ -58,7 +58,8 @@ def _filled(name: str) -> str:
         overall=overall,
         by_section=lambda found: sections(list(found.values())).items(),
         exchanged=EXCHANGED,
-        sb3_runs=_long_runs(),
+        sb3_runs=_long_runs("sb3-runs"),
+        sb3_wider=list(zip(*(_long_runs(f"wider/sb3-runs{kind}") for kind in ("", "-longer")), strict=True)),
         trainings=json.loads((ROOT / "long-runs" / "trainings.json").read_text()),
     )
 
@@ -75,11 +76,11 @@ def _sb3(rule: str) -> str:
     return page_of(gather_runs([ROOT / f"sb3-{rule}" / RUNS]), out, rule)
 
 
-def _long_runs() -> list[dict[str, object]]:
-    """The ends of the runs of `long` inside PPO, beside those of the library's Adam."""
+def _long_runs(name: str) -> list[dict[str, object]]:
+    """The ends of a rule's runs inside PPO, beside those of the library's Adam."""
     theirs = gather_runs([ROOT / "sb3-default" / RUNS])
     rows: list[dict[str, object]] = []
-    for ours in gather_runs([ROOT / "long-runs" / "sb3-runs.json.gz"]):
+    for ours in gather_runs([ROOT / "long-runs" / f"{name}.json.gz"]):
         alike = [
             each.curve[-1]
             for each in theirs
