@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -67,30 +66,17 @@ def _called(
     batch = math.prod(front)
     own = [name for name in phi if arrays[name].size > math.prod(tails[name])]  # one for each learner
 
-    def batched(name: str) -> Tensor:
-        shape = (*front, *tails[name])
-        return _tensor(np.ascontiguousarray(np.broadcast_to(arrays[name], shape), np.float32)).view(
-            batch, *tails[name]
-        )
+    def batched(name: str) -> Tensor:  # copies: nobody may write to what JAX holds
+        whole = np.broadcast_to(arrays[name], (*front, *tails[name]))
+        return torch.tensor(whole, dtype=torch.float32).view(batch, *tails[name])
 
     state = {name: batched(name) for name in memory}
     state["step"] = batched("steps").view(batch, 1).expand(batch, len(layout.specs)).contiguous()
     total = None if total_steps is None else torch.full((batch, 1), float(total_steps))
     x = StepInput(batched("gradient"), batched("parameters"), batched("lr").view(batch, 1), layout, total)
     weights = {
-        name: batched(name) if name in own else _tensor(arrays[name].astype(np.float32)).view(tails[name])
-        for name in phi
+        name: batched(name) if name in own else torch.tensor(arrays[name]).view(tails[name]) for name in phi
     }
     update, new = torch.func.functional_call(rule, weights, (x, state))
     made = {name: new[name].view(*front, *tails[name]).numpy() for name in memory}
     return update.view(*front, *tails["gradient"]).numpy(), made
-
-
-def _tensor(array: Numbers) -> Tensor:
-    """An array as a tensor of the same memory, which nobody writes to, though JAX's say that nobody may."""
-    if array.flags.writeable or not array.size:
-        return torch.from_numpy(array)
-    memory = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
-    tensor = torch.frombuffer(memory, dtype=torch.float32).view(array.shape)
-    tensor._array = array  # type: ignore[attr-defined]  # which owns the memory
-    return tensor
