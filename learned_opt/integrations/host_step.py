@@ -39,7 +39,7 @@ def step(
         memory: before the step, (N,) or (H, N).
         phi: the rule's parameters.
     """
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (given["gradient"], dict(memory)))
+    shapes = jax.eval_shape(lambda x: x, (given["gradient"], dict(memory)))
     called = partial(_called, rule, layout, total_steps)
     made: tuple[Array, dict[str, Array]] = jax.pure_callback(
         called, shapes, dict(given), dict(memory), dict(phi), vmap_method="expand_dims"
