@@ -98,7 +98,7 @@ def test_flax_kernels_are_torchs_weights_transposed():
     changes = []
     for inputs, (params, gradient) in {"trailing": (start, slope), "leading": turned}.items():
         made = transformation(rule, inputs=inputs)
-        changes.append(made.update(gradient, made.init(params), params)[0])
+        changes.append(jax.jit(made.update)(gradient, made.init(params), params)[0])
     np.testing.assert_allclose(changes[0]["w"], changes[1]["w"].T, rtol=2e-5)
     np.testing.assert_allclose(changes[0]["x"], changes[1]["x"], rtol=2e-5)
 
@@ -110,10 +110,11 @@ def test_learners_and_rules_are_vmapped(compiled):
     params = jax.tree.map(lambda x: jnp.stack([x, 2 * x, -x]), drawn(0))
     slopes = jax.tree.map(lambda x: jnp.stack([x, x, x]), gradients(0))
     made = transformation(rule, compiled=compiled)
-    together, _ = jax.vmap(made.update)(slopes, jax.vmap(made.init)(params), params)
+    together, _ = jax.jit(jax.vmap(made.update))(slopes, jax.vmap(made.init)(params), params)
+    update = jax.jit(made.update)
     for learner in range(3):
         alone = jax.tree.map(lambda x, k=learner: x[k], params)
-        apart, _ = made.update(gradients(0), made.init(alone), alone)
+        apart, _ = update(gradients(0), made.init(alone), alone)
         for name in SHAPES:
             np.testing.assert_allclose(together[name][learner], apart[name], rtol=1e-4, atol=1e-9)
 
@@ -122,8 +123,10 @@ def test_learners_and_rules_are_vmapped(compiled):
         return own.update(gradients(0), own.init(drawn(0)), drawn(0))[0]
 
     phis = jax.tree.map(lambda x: jnp.stack([x, 0 * x]), phi)
-    learned, adam = (jax.tree.map(lambda x, k=k: x[k], jax.vmap(first_update)(phis)) for k in range(2))
-    expected, _ = made.update(gradients(0), made.init(drawn(0)), drawn(0))
+    learned, adam = (
+        jax.tree.map(lambda x, k=k: x[k], jax.jit(jax.vmap(first_update))(phis)) for k in range(2)
+    )
+    expected, _ = update(gradients(0), made.init(drawn(0)), drawn(0))
     usual = optax.adam(1e-3)
     plain, _ = usual.update(gradients(0), usual.init(drawn(0)), drawn(0))
     for name in SHAPES:
@@ -157,10 +160,10 @@ def test_schedules_types_and_coordinates_without_a_gradient():
     made = transformation("long", optax.linear_schedule(1e-2, 0.0, 2))
     params = {"w": jnp.ones((4, 3), jnp.bfloat16), "nothing": jnp.zeros((0,))}
     slope = {"w": jnp.full((4, 3), 0.5).at[0, 0].set(jnp.nan), "nothing": jnp.zeros((0,))}
-    state = made.init(params)
+    state, update = made.init(params), jax.jit(made.update)
     lengths = []
     for _ in range(3):
-        updates, state = made.update(slope, state, params)
+        updates, state = update(slope, state, params)
         assert updates["w"].dtype == jnp.bfloat16
         assert updates["w"][0, 0] == 0
         lengths.append(float(jnp.abs(updates["w"]).sum()))
