@@ -29,13 +29,13 @@ class Push:
 
     def run(self) -> int:
         """Check the file, then send it."""
-        artifact = load_artifact(self.rule)
+        path = path_of(self.rule)
+        artifact = load_artifact(path)
         if self.card is None:
             text = model_card(artifact, {}, label=Path(self.rule).stem, training=[], seed=0)
         else:
             text = self.card.read_text(encoding="utf-8")
-        data = path_of(self.rule).read_bytes()
-        address = pushed(data, text, self.to, private=self.private, message=self.message)
+        address = pushed(path.read_bytes(), text, self.to, private=self.private, message=self.message)
         print(f"pushed: {address}")
         return 0
 

@@ -163,8 +163,9 @@ def learned_optimizer(
             moved = LearnedOptimizerState(state.steps, new, hidden, cell)
         else:
             change, moved = step_of(made, phi_now, x, state)
-        kept = jax.tree.map(partial(jnp.where, usable), moved, state._replace(steps=moved.steps))
-        return _like(params, jnp.where(usable, change, 0.0)), kept._replace(steps=state.steps + 1)
+        kept = jax.tree.map(partial(jnp.where, usable), moved[1:], state[1:])
+        kept = LearnedOptimizerState(state.steps + 1, *kept)
+        return _like(params, jnp.where(usable, change, 0.0)), kept
 
     return optax.GradientTransformation(init, update)
 
@@ -195,7 +196,6 @@ def _lstm_step(
 ) -> tuple[Array, LearnedOptimizerState]:
     """`CoordinatewiseLSTM.update`, with `learned_opt.rules.features.observe`."""
     seen, sizes = _directions(x, state.moments, (SQUARE,))
-    root = seen.divisor - EPS
     own = jnp.stack(
         (
             jnp.abs(seen.unit),
@@ -203,7 +203,7 @@ def _lstm_step(
             seen.adam * seen.slow,
             jnp.log(jnp.abs(seen.slow) + 1e-3) / 3 + 0.5,
             jnp.clip(seen.unit * seen.adam, -LIMIT, LIMIT),
-            jnp.log(root * x.leaves.spread(sizes.inverse_square) + 1e-3) / 3,
+            jnp.log(seen.root * x.leaves.spread(sizes.inverse_square) + 1e-3) / 3,
             jnp.clip(x.parameters * x.leaves.spread(sizes.inverse_size), -LIMIT, LIMIT) * seen.adam,
         )
     )
@@ -274,6 +274,7 @@ def _direction_step(
 class _Directions(NamedTuple):
     """What steps are made of, (N,) each: as `learned_opt.rules.features.Observation`.
 
+    root: of the first corrected second moment.
     log_ratios: logarithms of the faster second moments' roots over the first one's.
     moments: after the step.
     """
@@ -281,6 +282,7 @@ class _Directions(NamedTuple):
     unit: Array
     adam: Array
     slow: Array
+    root: Array
     divisor: Array
     log_ratios: list[Array]
     moments: dict[str, Array]
@@ -307,7 +309,8 @@ def _directions(
     fast, slow, *second = (
         value / (1 - decay**x.step) for value, decay in zip(new.values(), decays, strict=True)
     )
-    divisor, *faster = (_root(value) + EPS for value in second)
+    root = _root(second[0])
+    divisor, *faster = (root + EPS, *(_root(value) + EPS for value in second[1:]))
     adam, slow = fast / divisor, slow / divisor
     unit = jnp.clip(x.gradient / divisor, -LIMIT, LIMIT)
     exact = len(squares) > 1  # the direction LSTM counts ε in, and leaves out what is not usable
@@ -330,7 +333,7 @@ def _directions(
     )
     ratios = [jnp.log(each / divisor) for each in faster]
     return (
-        _Directions(unit, adam, slow, divisor, ratios, new),
+        _Directions(unit, adam, slow, root, divisor, ratios, new),
         _Sizes(rows, _inverse_root(square), jax.lax.rsqrt(size + 1e-6)),
     )
 

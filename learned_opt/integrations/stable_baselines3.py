@@ -117,7 +117,7 @@ def _names(model: BaseAlgorithm, optimizer: LearnedOptimizer) -> dict[str, str]:
 
 def role_of(name: str) -> str:
     """Whether a tensor of the library's policies is the actor's, the critic's, or shared by both."""
-    parts = set(name.replace("0", "").replace("1", "").split("."))
+    parts = {part.rstrip("0123456789") for part in name.split(".")}  # qf0 and qf1 are critics
     if parts & {"value_net", "critic", "q_net", "qf", "quantile_net"}:
         return "critic"
     return "actor" if parts & {"policy_net", "action_net", "log_std", "actor"} else "shared"
