@@ -217,6 +217,7 @@ EXPORT int32_t learned_opt_direction_step(const direction *d, int32_t threads) {
     (void)threads;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
+        FLUSH_DENORMALS;
         packed *w = room_for(sizeof(packed));
         if (w == NULL) __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
         if (w != NULL) w->cell_weight = NULL;

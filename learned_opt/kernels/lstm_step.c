@@ -357,6 +357,7 @@ EXPORT int32_t learned_opt_step(segment *segments, int64_t count, int32_t hidden
     }
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
+        FLUSH_DENORMALS;
         packed w;
         w.cell_weight = NULL;
         for (int64_t i = 0, some; i < total; i += some) {
@@ -418,6 +419,7 @@ EXPORT int32_t learned_opt_return(const segment *segments, const slopes *given, 
     int32_t failed = 0;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
+        FLUSH_DENORMALS;
         workspace *w = room_for(sizeof(workspace));
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < vectors; i++)

@@ -10,6 +10,7 @@ EXPORT int32_t learned_opt_perceptron(const network *n, const float *observation
     int32_t failed = 0;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
+        FLUSH_DENORMALS;
         vector *signals = room_for(sizeof(vector) * VECTORS * units_of(n));
 #pragma omp for schedule(dynamic)
         for (int64_t learner = 0; learner < learners; learner++)
@@ -40,6 +41,7 @@ EXPORT int32_t learned_opt_perceptron_return(const network *n, const float *obse
     int32_t failed = 0;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
+        FLUSH_DENORMALS;
         vector *room = room_for(sizeof(vector) * room_to_return(n));
 #pragma omp for schedule(dynamic)
         for (int64_t learner = 0; learner < learners; learner++) {

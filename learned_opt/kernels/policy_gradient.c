@@ -205,6 +205,7 @@ EXPORT int32_t learned_opt_advantages(const experience *x, int32_t threads) {
     int32_t failed = 0;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
+        FLUSH_DENORMALS;
         vector *room = room_for(sizeof(vector) * (vectors + 1) + sizeof(float) * rows * (sees + 1));
         float *reached = (float *)(room + vectors);
 #pragma omp for schedule(dynamic)
@@ -270,6 +271,7 @@ EXPORT int32_t learned_opt_baseline(const fit *f, int32_t threads) {
     int32_t failed = 0;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
+        FLUSH_DENORMALS;
         double *features = room_for(sizeof(double) * (n + 1) * (n + 1)), *rows = features + n + 1;
 #pragma omp for schedule(dynamic)
         for (int64_t learner = 0; learner < f->learners; learner++) {
@@ -424,6 +426,7 @@ EXPORT int32_t learned_opt_policy_gradient(const lesson *l, int32_t threads) {
     int32_t failed = 0;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
+        FLUSH_DENORMALS;
         vector *room = room_for(sizeof(vector) * vectors + sizeof(float) * floats_of(l));
 #pragma omp for schedule(dynamic)
         for (int64_t learner = 0; learner < l->learners; learner++)

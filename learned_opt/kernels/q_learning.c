@@ -139,6 +139,7 @@ EXPORT int32_t learned_opt_q_learning(const lesson *l, int32_t threads) {
     int32_t failed = 0;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
+        FLUSH_DENORMALS;
         vector *room = room_for(sizeof(vector) * vectors + sizeof(float) * floats + sizeof(int64_t) * most_rows(l));
         float *after = (float *)(room + vectors);
 #pragma omp for schedule(dynamic)

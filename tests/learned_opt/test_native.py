@@ -15,6 +15,9 @@ import learned_opt
 from learned_opt import CoordinatewiseLSTM, ParameterLayout
 from learned_opt.kernels import adam_step, inner_step, lstm_step, mlp, native, records
 from learned_opt.kernels.mlp import Perceptron
+from learned_opt.rules.base import StepInput
+from learned_opt.rules.direction_lstm import DirectionLSTM
+from learned_opt.rules.handcrafted import Adam
 from learned_opt.tasks import make_family
 from learned_opt.tracing.verify import why_in_torch
 
@@ -40,6 +43,42 @@ def perceptron(requires_grad=False):
         for inputs, outputs in ((3, 4), (4, 2))
     ]
     return Perceptron(layers, "tanh", torch.zeros(3), torch.full((3,), 2.0))
+
+
+SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
+
+
+def first_steps(kind):
+    """What a rule remembers of 2000 coordinates after a gradient and 5000 steps without one, and its update."""
+    rule = {"adam": Adam(), "lstm": CoordinatewiseLSTM(4), "direction-lstm": DirectionLSTM(4)}[kind]
+    layout = ParameterLayout.of({"weight": (40, 50)})
+    parameters, state = torch.ones(2, 2000), rule.init_state(layout, 2)
+    with torch.no_grad():
+        for step in range(5000):
+            gradient = torch.full((2, 2000), 1e-3 if step == 0 else 0.0)
+            update, state = rule(StepInput(gradient, parameters, 1e-3, layout), state)
+    return update, state
+
+
+@needs_compiled
+@pytest.mark.parametrize("kind", ["adam", "lstm", "direction-lstm"])
+def test_moments_that_no_gradient_reaches_end_at_zero_and_not_below_the_normal_range(kind):
+    update, state = first_steps(kind)
+    for name, value in {"update": update, **state}.items():
+        assert not ((value != 0) & (value.abs() < SMALLEST_NORMAL)).any(), name
+    assert (state["exp_avg"] == 0).all()
+
+
+@needs_compiled
+def test_threads_keep_how_they_treat_numbers_below_the_normal_range():
+    small = torch.full((5000,), SMALLEST_NORMAL)
+    before = (small / 4).clone()
+    first = CoordinatewiseLSTM(4)
+    layout = ParameterLayout.of({"weight": (5000,)})
+    with torch.no_grad():
+        first(StepInput(torch.ones(2, 5000), torch.ones(2, 5000), 1e-3, layout), first.init_state(layout, 2))
+    assert torch.equal(small / 4, before)
+    assert (before > 0).all()
 
 
 @needs_compiled
