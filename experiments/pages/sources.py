@@ -38,15 +38,30 @@ def pages(only: Sequence[str] = ()) -> dict[str, str]:
 
 def _makers() -> dict[str, Callable[[], str]]:
     templates = sorted(path.name.removesuffix(".j2") for path in TEMPLATES.glob("*.md.j2"))
+    templates.remove("libraries.md")
     return {
         **{name: lambda name=name: _filled(name) for name in templates},  # type: ignore[misc]
         CARD: _card,
+        "libraries.md": _libraries,
         **{f"sb3-{rule}.md": lambda rule=rule: _sb3(rule) for rule in ("default", "evolved")},  # type: ignore[misc]
     }
 
 
+def _libraries() -> str:
+    found = json.loads((ROOT / "libraries.json").read_text())
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    zoo = (TEMPLATES.parent / "libraries" / "zoo.yml").read_text(encoding="utf-8")
+    return _head("libraries.md") + render(
+        "libraries.md.j2", TEMPLATES, versions=versions, rows=found["rows"], zoo=zoo
+    )
+
+
+def _head(name: str) -> str:
+    return f"<!-- Written by python -m experiments.pages from experiments/pages/{name}.j2 -->\n"
+
+
 def _filled(name: str) -> str:
-    return f"<!-- Written by python -m experiments.pages from experiments/pages/{name}.j2 -->\n" + render(
+    return _head(name) + render(
         f"{name}.j2",
         TEMPLATES,
         study=lambda folder, **options: Study(load_results(ROOT / folder), **options),

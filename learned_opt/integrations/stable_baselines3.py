@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import nn
 
+from learned_opt.integrations.common import check_version, effective_rates, plan
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
+
+check_version("stable-baselines3")
 
 
 class LearnedOptimizerCallback(BaseCallback):
@@ -34,7 +38,8 @@ class LearnedOptimizerCallback(BaseCallback):
 
     Raises:
         ValueError: a negative `log_every`; where training begins: no optimizer of the model is a
-            `LearnedOptimizer`.
+            `LearnedOptimizer`, or the learning rate would fall twice, by the model's schedule and by the
+            rule's.
     """
 
     def __init__(self, *, total_steps: bool = True, log_every: int = 100, verbose: int = 0) -> None:
@@ -51,35 +56,40 @@ class LearnedOptimizerCallback(BaseCallback):
                 "no optimizer of this model is a LearnedOptimizer: give the algorithm "
                 'policy_kwargs={"optimizer_class": LearnedOptimizer}, or leave the callback out'
             )
+        if hasattr(self.model, "n_critic_updates"):
+            warnings.warn(
+                f"{type(self.model).__name__} moves its policy along natural gradients, which no optimizer "
+                "sees: the learned rule trains the critic alone",
+                stacklevel=2,
+            )
         planned = planned_steps(self.model)
         if self.total_steps and planned is not None:
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["total_steps"] = planned
+            plan(optimizers, planned, _schedule(self.model))
         for optimizer in optimizers:
             optimizer.watch(self.log_every)
         self._logged.clear()
 
     def _on_rollout_start(self) -> None:
         """Log what the updates before did, if any was measured since the last time."""
-        found: dict[str, dict[str, float]] = {}
+        names = {id(parameter): name for name, parameter in self.model.policy.named_parameters()}
+        rates: dict[str, float] = {}
+        inert: list[float] = []
         for place, optimizer in enumerate(learned_optimizers(self.model)):
             told = optimizer.telemetry()
             if told is None or self._logged.get(place) == told.step:
                 continue
             self._logged[place] = told.step
-            called = _names(self.model, optimizer)
-            found.update((called.get(name, name), numbers) for name, numbers in told.as_dict().items())
-        if not found:
+            found, share = effective_rates(optimizer, names)
+            rates |= found
+            inert += [share] * len(found)
+        if not rates:
             return
-        rates = {name: numbers["lr"] * numbers["multiplier"] for name, numbers in found.items()}
         for name, rate in rates.items():
             self.logger.record(f"optimizer_layers/{name}", rate, exclude=("stdout", "log"))
         for role in ("actor", "critic", "shared"):
             own = [rate for name, rate in rates.items() if role_of(name) == role and math.isfinite(rate)]
             if own:
                 self.logger.record(f"optimizer/effective_lr_{role}", sum(own) / len(own))
-        inert = [numbers["inert"] for numbers in found.values()]
         self.logger.record("optimizer/inert_share", sum(inert) / len(inert))
 
     def _on_rollout_end(self) -> None:
@@ -102,17 +112,10 @@ def learned_optimizers(model: BaseAlgorithm) -> Iterator[LearnedOptimizer]:
             yield optimizer
 
 
-def _names(model: BaseAlgorithm, optimizer: LearnedOptimizer) -> dict[str, str]:
-    """Names in the policy of an optimizer's parameters, by what its telemetry calls them."""
-    in_policy = {id(parameter): name for name, parameter in model.policy.named_parameters()}
-    places: dict[str, str] = {}
-    index = 0
-    for group in optimizer.param_groups:
-        for place, parameter in enumerate(group["params"]):
-            told = group["param_names"][place] if group.get("param_names") else str(index)
-            places[told] = in_policy.get(id(parameter), told)
-            index += 1
-    return places
+def _schedule(model: BaseAlgorithm) -> str | None:
+    """A model's learning rate schedule in words, if the learning rate is none that stays."""
+    first, last = model.lr_schedule(1.0), model.lr_schedule(0.0)
+    return None if first == last else f"the model's schedule from {first:g} to {last:g}"
 
 
 def role_of(name: str) -> str:
@@ -130,5 +133,6 @@ def planned_steps(model: BaseAlgorithm) -> int | None:
     rows = model.n_steps * model.n_envs
     rollouts = math.ceil(model._total_timesteps / rows)  # the library has no public name for it
     settings: Any = model
-    epochs, batch = getattr(settings, "n_epochs", 1), getattr(settings, "batch_size", rows)
+    epochs = getattr(settings, "n_critic_updates", getattr(settings, "n_epochs", 1))  # the first is TRPO's
+    batch = getattr(settings, "batch_size", rows)
     return int(rollouts * epochs * math.ceil(rows / batch))

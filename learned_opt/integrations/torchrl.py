@@ -7,7 +7,10 @@ from typing import Any
 
 from torchrl.trainers import Trainer, TrainerHookBase
 
+from learned_opt.integrations.common import check_version, plan, unwrapped
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
+
+check_version("torchrl")
 
 
 class LearnedOptimizerHook(TrainerHookBase):  # type: ignore[misc]
@@ -27,9 +30,7 @@ class LearnedOptimizerHook(TrainerHookBase):  # type: ignore[misc]
     """
 
     def __init__(self, optimizer: LearnedOptimizer, *, total_steps: bool = True) -> None:
-        if not isinstance(optimizer, LearnedOptimizer):
-            raise TypeError(f"LearnedOptimizerHook is for a LearnedOptimizer, got {type(optimizer).__name__}")
-        self.optimizer, self.total_steps = optimizer, total_steps
+        self.optimizer, self.total_steps = unwrapped(optimizer, "LearnedOptimizerHook"), total_steps
 
     def __call__(self) -> None:
         """A batch was collected, and the optimizer's steps follow."""
@@ -39,8 +40,7 @@ class LearnedOptimizerHook(TrainerHookBase):  # type: ignore[misc]
         """Have the trainer call it."""
         planned = planned_steps(trainer)
         if self.total_steps and planned is not None:
-            for group in self.optimizer.param_groups:
-                group["total_steps"] = planned
+            plan([self.optimizer], planned, None)
         trainer.register_op("pre_optim_steps", self)
         trainer.register_module(name, self)
 

@@ -103,6 +103,11 @@ class LearnedOptimizer(KeptStates):
         for group in self.param_groups:
             group["new_rollout"] = True
 
+    @property
+    def decays(self) -> bool:
+        """Whether a rule of its groups lowers the learning rate itself over `total_steps`."""
+        return any(self._rules.decays(group["rule"]) for group in self.param_groups)
+
     def watch(self, every: int = 1) -> None:
         """Measure the next step and each `every`-th from there, for `telemetry`; 0 ends it.
 

@@ -61,6 +61,10 @@ class RuleCopies:
         """See `UpdateRule.keeps_adams_moments`."""
         return self._rules[identity].keeps_adams_moments
 
+    def decays(self, identity: str) -> bool:
+        """See `UpdateRule.decays`."""
+        return self._rules[identity].decays
+
     def on(self, identity: str, device: torch.device) -> UpdateRule:
         """The rule where the parameters are; made once for each device."""
         if device.type == "cpu":

@@ -84,6 +84,8 @@ class UpdateRule(nn.Module, ABC):
     found_in: ClassVar[str] = "learned_opt.rules"
     keeps_adams_moments: ClassVar[bool] = False
     """Whether `exp_avg` and `exp_avg_sq` in its state are Adam's, with decays 0.9 and 0.999."""
+    decays: ClassVar[bool] = False
+    """Whether it lowers the learning rate itself, linearly to 0, where the number of steps is known."""
     initialization: ClassVar[str | None] = None
     """Which parameter of φ, if any, is a learned θ_0."""
     learning_rate: float = 1e-3

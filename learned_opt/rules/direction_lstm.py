@@ -86,6 +86,7 @@ class DirectionLSTM(UpdateRule):
     """
 
     kind = "direction-lstm"
+    decays = True
     keeps_adams_moments = True
 
     def __init__(

@@ -48,6 +48,7 @@ class RoleAdam(UpdateRule):
     """
 
     kind = "role-adam"
+    decays = True
 
     def __init__(self, *, learning_rate: float = 1e-3) -> None:
         super().__init__()

@@ -5,7 +5,16 @@ import pytest
 from experiments.pages.__main__ import current
 from experiments.pages.sources import ROOT, pages
 
-PAGES = ("ablation.md", "environments.md", "other-methods.md", "sb3.md", "seeds.md", "shipped-rule.md")
+PAGES = (
+    "ablation.md",
+    "environments.md",
+    "libraries.md",
+    "long-runs.md",
+    "other-methods.md",
+    "sb3.md",
+    "seeds.md",
+    "shipped-rule.md",
+)
 LARGEST = 700 * 1024
 """Bytes of one study's stored results."""
 

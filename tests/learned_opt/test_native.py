@@ -49,7 +49,7 @@ SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 
 
 def first_steps(kind):
-    """What a rule remembers of 2000 coordinates after a gradient and 5000 steps without one, and its update."""
+    """A rule's update of 2000 coordinates and its state, after a gradient and 5000 steps without one."""
     rule = {"adam": Adam(), "lstm": CoordinatewiseLSTM(4), "direction-lstm": DirectionLSTM(4)}[kind]
     layout = ParameterLayout.of({"weight": (40, 50)})
     parameters, state = torch.ones(2, 2000), rule.init_state(layout, 2)

@@ -1,0 +1,1 @@
+"""LearnedOptimizer in each library: what works, found by running it."""
