@@ -11,41 +11,27 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import tyro
-from matplotlib.figure import Figure
 
 from learned_opt.algorithms import PPO
 from learned_opt.analysis.comparison.cache import Cache
 from learned_opt.analysis.comparison.jobs import Clock, Job, OnUpdate, run_jobs
 from learned_opt.analysis.comparison.runs import Budget, Problem, draw_problem, run_settings
 from learned_opt.analysis.comparison.tuning import BASELINES
-from learned_opt.analysis.reporting.curves import draw_curve, method_styles
-from learned_opt.analysis.reporting.figures import Entry, finish, new_figure, tidy
-from learned_opt.analysis.result_file import Array, read_results, structured, write_results
+from learned_opt.analysis.reporting.lr_response import DATA, KIND, Response, plot_lr_response, together
+from learned_opt.analysis.result_file import write_results
 from learned_opt.analysis.results import Setting
 from learned_opt.analysis.statistics.intervals import interquartile_mean
 from learned_opt.analysis.statistics.scores import score
 from learned_opt.artifacts import ArtifactError, load_artifact
 from learned_opt.progress import WorkBar
 
-KIND, DATA, FIGURE = "learning-rate response", "responses.json.gz", "lr-response.png"
+FIGURE = "lr-response.png"
 LRS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 """Half a decade apart, from far too low to far too high."""
 SHARE = 0.9
 """A learning rate is on the plateau where the score is at least this share of the best one's."""
-
-
-@dataclass(frozen=True, eq=False)
-class Response:
-    """One method on a family's n tasks: normalized scores at each of G learning rates, (G, n)."""
-
-    method: str
-    family: str
-    lrs: tuple[float, ...]
-    auc: Array
-    final: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,45 +126,8 @@ class Options:
             KIND,
             {"responses": found, "num_updates": self.num_updates, "inner": asdict(self.inner)},
         )
-        plot(found, self.out / FIGURE, self.seed)
+        plot_lr_response(found, self.out / FIGURE, seed=self.seed)
         print("\n".join(plateaus(found)))
-
-
-def read(path: Path) -> list[Response]:
-    """What a file of responses holds.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    return [structured(each, Response) for each in read_results(path, KIND)["responses"]]
-
-
-def plot(found: Sequence[Response], path: Path, seed: int = 0) -> Figure:
-    """The area and the end against the learning rate: interquartile means over all families' tasks."""
-    figure, entries = new_figure(7.0, 3.0), dict[str, Entry]()
-    generator = np.random.default_rng(seed)
-    styles = method_styles([*dict.fromkeys(each.method for each in found)])
-    for place, (name, title) in enumerate({"auc": "area", "final": "end"}.items()):
-        axes = figure.add_subplot(1, 2, place + 1)
-        for method, scores in together(found, name).items():
-            line, _ = draw_curve(
-                axes, np.array(found[0].lrs), scores.T, styles[method], method, 2.0, generator
-            )
-            entries[method] = line, Path(method).stem
-        axes.set_xscale("log")
-        axes.set_xlabel("learning rate", fontsize=8)
-        axes.set_ylabel(f"normalized return, {title}", fontsize=8)
-        tidy(axes)
-    return finish(figure, list(entries.values()), path, most=len(entries))
-
-
-def together(found: Sequence[Response], name: str) -> dict[str, Array]:
-    """Each method's scores (G, all tasks of all families)."""
-    methods = dict.fromkeys(each.method for each in found)
-    return {
-        method: np.concatenate([getattr(each, name) for each in found if each.method == method], axis=1)
-        for method in methods
-    }
 
 
 def plateaus(found: Sequence[Response]) -> list[str]:

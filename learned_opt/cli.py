@@ -16,7 +16,7 @@ import tyro
 from learned_opt.commands.ablate import Ablate
 from learned_opt.commands.card import Card
 from learned_opt.commands.check import Check
-from learned_opt.commands.compare import Compare, Plot, comparison
+from learned_opt.commands.compare import Compare, comparison
 from learned_opt.commands.demo import Demo
 from learned_opt.commands.doctor import Doctor
 from learned_opt.commands.export import Export
@@ -24,6 +24,7 @@ from learned_opt.commands.hub import Pull, Push
 from learned_opt.commands.listing import List
 from learned_opt.commands.meta_train import MetaTrain, meta_train
 from learned_opt.commands.metaworld import MetaWorld
+from learned_opt.commands.plot import Plot
 from learned_opt.commands.probe import Probe
 from learned_opt.commands.report import Report
 from learned_opt.commands.terminal import abandon_outputs, open_outputs

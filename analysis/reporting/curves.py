@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import is_color_like, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -67,6 +69,7 @@ def plot_curves(
     y: Y = "returns",
     families: Sequence[str] | None = None,
     seed: int = 0,
+    colors: Mapping[str, str] | None = None,
 ) -> Figure:
     """Draw interquartile means over tasks with 95 % bootstrap bands, one panel a family.
 
@@ -80,6 +83,7 @@ def plot_curves(
         y: raw returns, or normalized ones (0 random policy, 1 reference).
         families: which to draw, by name; all if None.
         seed: of the bootstrap.
+        colors: of methods, by label, as matplotlib names them; the usual ones by default.
 
     Returns:
         The figure.
@@ -100,7 +104,7 @@ def plot_curves(
     rows = -(-len(names) // columns)
     wide, high = PANEL if len(names) > 1 else ALONE
     figure = new_figure(max(wide * columns, 3.6), high * rows + 0.45)
-    styles = method_styles(results.labels())
+    styles = method_styles(results.labels(), colors)
     generator = np.random.default_rng(seed)
     entries: dict[Key, Entry] = {}
     legend, titles = split_names(results, names)
@@ -145,21 +149,38 @@ def split_names(results: Results, names: Sequence[str]) -> tuple[dict[str, str],
     return legend, titles
 
 
-def method_styles(labels: Sequence[str]) -> dict[str, Style]:
-    """How each method is drawn, no two alike; the usual baselines always look the same."""
+def method_styles(labels: Sequence[str], colors: Mapping[str, str] | None = None) -> dict[str, Style]:
+    """How each method is drawn, no two alike; the usual baselines always look the same.
+
+    Args:
+        labels: of methods, in order of appearance.
+        colors: of some, as matplotlib names them.
+
+    Raises:
+        ValueError: a color that there is not, or one of a method that there is not.
+    """
     styles, count = {}, 0
+    given = dict(colors or {})
+    for label, color in given.items():
+        if label not in labels:
+            raise ValueError(f"a color is given for {label}, which is not there: {', '.join(labels)} are")
+        if not is_color_like(color):
+            raise ValueError(f"{color!r} of {label} is no color: write a name, or #rrggbb")
+    dark = sum(to_rgb(matplotlib.rcParams["axes.facecolor"])) < 1.5
     for label in labels:
         if label in USUAL:
             styles[label] = Style(USUAL[label], "-", "", "o")
         else:
             round_, color = divmod(count, len(OTHERS))
             styles[label] = Style(
-                OTHERS[color],
+                "#FFFFFF" if dark and OTHERS[color] == "#000000" else OTHERS[color],
                 DASHES[round_ % len(DASHES)],
                 _marker(round_ // len(DASHES) - 1),
                 _marker(round_),
             )
             count += 1
+        if label in given:
+            styles[label] = styles[label]._replace(color=given[label])
     return styles
 
 

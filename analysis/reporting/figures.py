@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -59,7 +60,7 @@ def panel_alone(title: str, x: str, y: str) -> tuple[Figure, Axes]:
 def tidy(axes: Axes) -> None:
     """Small ticks, a light grid behind everything, no frame above and at the right."""
     axes.tick_params(labelsize=7, length=2.5, width=0.6)
-    axes.grid(color="0.92", linewidth=0.6)
+    axes.grid(color=matplotlib.rcParams["text.color"], alpha=0.08, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 

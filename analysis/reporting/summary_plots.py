@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,9 @@ ROW = 0.12
 """Inches of a label's line."""
 
 
-def plot_profiles(results: Results, path: str | Path, *, seed: int = 0) -> Figure:
+def plot_profiles(
+    results: Results, path: str | Path, *, seed: int = 0, colors: Mapping[str, str] | None = None
+) -> Figure:
     """Share of runs whose normalized AUC exceeds each score, one panel a split, with 95 % bands.
 
     A curve that lies above another everywhere belongs to the better method, whatever summary one
@@ -47,12 +50,13 @@ def plot_profiles(results: Results, path: str | Path, *, seed: int = 0) -> Figur
         results: what to draw.
         path: the figure's file; its suffix gives the format.
         seed: of the bootstrap.
+        colors: of methods, by label.
     """
     splits = results.by_split()
     legend, _ = split_names(results, list(results.families))
     figure = new_figure(3.2 * len(splits), 2.7)
     entries: dict[str, Entry] = {}
-    styles, generator = method_styles(results.labels()), np.random.default_rng(seed)
+    styles, generator = method_styles(results.labels(), colors), np.random.default_rng(seed)
     axes = figure.subplots(1, len(splits), squeeze=False, sharey=True)[0]
     for panel, (split, names) in zip(axes, splits.items(), strict=True):
         scores = [family_scores(results.families[name]) for name in names]
@@ -128,7 +132,12 @@ EDGE = 4.0
 
 
 def plot_times(
-    results: Results, path: str | Path, *, reference_method: str | None = None, seed: int = 0
+    results: Results,
+    path: str | Path,
+    *,
+    reference_method: str | None = None,
+    seed: int = 0,
+    colors: Mapping[str, str] | None = None,
 ) -> Figure:
     """Updates to 90 % of the reference method's final return, relative to its own, per family and method.
 
@@ -140,6 +149,7 @@ def plot_times(
         path: the figure's file.
         reference_method: whose end sets the target; `default_reference_method` if None.
         seed: of the bootstrap.
+        colors: of methods, by label.
 
     Raises:
         ValueError: there is no reference_method to measure against.
@@ -148,7 +158,7 @@ def plot_times(
     if reference_method is None:
         raise ValueError("time to a target needs a hand-made method to set it")
     rows = summary_table(results, reference_method=reference_method, seed=seed)
-    styles = method_styles(results.labels())
+    styles = method_styles(results.labels(), colors)
     others = [label for label in results.labels() if label != reference_method]
     overall = {(r.split, r.label): r.speed for r in rows if r.family == OVERALL and r.speed is not None}
     reach = {

@@ -75,7 +75,7 @@ def row(package: str, name: str) -> Found:
     policy, environment, settings = ALGORITHMS[package][name]
     kind: type[BaseAlgorithm] = getattr({"sb3_contrib": sb3_contrib}.get(package, stable_baselines3), name)
     network = {"optimizer_class": LearnedOptimizer, "optimizer_kwargs": {"rule": RULE}, "net_arch": [16]}
-    model = kind(policy, environment, policy_kwargs=network, device="cpu", seed=0, **settings)  # type: ignore[call-arg]
+    model = kind(policy, environment, policy_kwargs=network, device="cpu", seed=0, **settings)
     kept = Kept()
     model.set_logger(Logger(None, [kept]))
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -114,7 +114,8 @@ def torchrl() -> Found:
 def _step_alike(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """A step along gradients that are the same for equal networks."""
     optimizer.zero_grad()
-    torch.stack([parameter.square().mean() for parameter in network.parameters()]).sum().backward()
+    loss: Tensor = torch.stack([parameter.square().mean() for parameter in network.parameters()]).sum()
+    torch.autograd.backward(loss)
     optimizer.step()
 
 
@@ -155,10 +156,10 @@ def lightning(*, automatic: bool, precision: str) -> Found:
             self.automatic_optimization = automatic
 
         def training_step(self, batch: list[Tensor], index: int) -> Tensor | None:
-            loss = (self.layers(batch[0]) - batch[0].sum(1, keepdim=True)).square().mean()
+            loss: Tensor = (self.layers(batch[0]) - batch[0].sum(1, keepdim=True)).square().mean()
             if automatic:
                 return loss
-            optimizer = self.optimizers()
+            optimizer: Any = self.optimizers()
             optimizer.zero_grad()
             self.manual_backward(loss)
             optimizer.step()
@@ -179,7 +180,7 @@ def lightning(*, automatic: bool, precision: str) -> Found:
         trainer = Trainer(
             accelerator="cpu",
             max_epochs=epochs,
-            precision=precision,
+            precision=cast(Any, precision),
             logger=kept,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -193,15 +194,18 @@ def lightning(*, automatic: bool, precision: str) -> Found:
 
     made: list[tuple[Trainer, Regression, Kept]] = []
 
+    def learned(trainer: Trainer) -> list[LearnedOptimizer]:
+        return [optimizer for optimizer in trainer.optimizers if isinstance(optimizer, LearnedOptimizer)]
+
     def runs() -> None:
         made.append(fit(2, planned=True))
-        trained(made[0][0].optimizers)
+        trained(learned(made[0][0]))
 
     def told() -> None:
-        planned_right(made[0][0].optimizers)
+        planned_right(learned(made[0][0]))
 
     def logged() -> None:
-        measured(made[0][0].optimizers)
+        measured(learned(made[0][0]))
         must(
             any(name.startswith("optimizer/effective_lr") for name in made[0][2].names), "nothing was logged"
         )
@@ -344,10 +348,11 @@ def rsl_rl() -> Found:
 
     from learned_opt.integrations.rsl_rl import use_learned_optimizer
 
-    class Point(VecEnv):
+    class Point(VecEnv):  # type: ignore[misc]
         """Move to the origin."""
 
-        num_envs, num_actions, max_episode_length, device, cfg = 8, 2, 20, "cpu", {}
+        num_envs, num_actions, max_episode_length, device = 8, 2, 20, "cpu"
+        cfg: ClassVar[dict[str, Any]] = {}
 
         def __init__(self) -> None:
             self.generator = torch.Generator().manual_seed(0)

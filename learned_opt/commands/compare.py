@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -16,18 +16,15 @@ from learned_opt.analysis import (
     InContextMethod,
     Method,
     compare,
-    load_results,
     plot_curves,
     render_table,
 )
 from learned_opt.analysis.comparison.method import AnyMethod
 from learned_opt.analysis.reporting.curves import LARGEST
-from learned_opt.analysis.reporting.figures import check_figure
-from learned_opt.analysis.reporting.summary_plots import plot_heatmap, plot_profiles, plot_times
 from learned_opt.analysis.reporting.videos import check_rendering, render_runs
 from learned_opt.analysis.results import RESULTS, Results
 from learned_opt.artifacts import Artifact, load_artifact
-from learned_opt.commands.outputs import check_file, check_folder
+from learned_opt.commands.outputs import check_folder
 from learned_opt.commands.rule_conditions import conditions_left, learner_of, run_of, trained_families
 from learned_opt.commands.session import Computing, SideBySide, command_line, first_look
 from learned_opt.files import clear_leftovers, make_folder
@@ -38,7 +35,7 @@ from learned_opt.progress import WorkBar
 from learned_opt.rl2.artifact import PolicyArtifact, load_policy
 from learned_opt.rl2.trainer import ARTIFACT as POLICY
 from learned_opt.runs.lock import exclusive
-from learned_opt.settings import Length, Seed
+from learned_opt.settings import Length
 from learned_opt.tasks.random import derive_noise
 
 CACHE, CURVES = "cache", "curves.png"
@@ -156,52 +153,6 @@ def inner_of(given: InnerAlgorithm, artifacts: dict[str, Artifact]) -> InnerAlgo
     usual = type(given)()
     changed = {name: value for name, value in vars(given).items() if value != getattr(usual, name)}
     return replace(theirs, **changed)
-
-
-@dataclass(frozen=True)
-class Plot:
-    """Draw stored results."""
-
-    results: tyro.conf.Positional[Path]
-    """results.json.gz, or the folder that holds it."""
-    kind: Literal["curves", "profiles", "heatmap", "times"] = "curves"
-    """Learning curves; performance profiles; a heat-map of AUCs; updates to 90 % of the reference method's
-    end."""
-    out: Path | None = None
-    """The figure: .png, .pdf or .svg; KIND.png by default."""
-    x: Literal["updates", "steps"] = "updates"
-    """Horizontal axis of curves: update steps or environment steps."""
-    y: Literal["returns", "normalized"] = "returns"
-    """Vertical axis of curves: raw or normalized returns."""
-    families: tuple[str, ...] = ()
-    """Of curves: those to draw; all by default."""
-    reference_method: str | None = None
-    """Of times: the method that sets the target; adam by default."""
-    seed: Seed = 0
-    """Seed of the bootstrap behind the bands."""
-
-    def run(self) -> int:
-        """Draw."""
-        results = load_results(self.results)
-        out = self.out or Path(f"{self.kind}.png")
-        check_figure(out)
-        check_file(out)
-        if self.kind != "curves" and (self.x, self.y) != ("updates", "returns"):
-            raise ValueError(f"--x and --y are of curves, not of {self.kind}")
-        if self.kind != "curves" and self.families:
-            raise ValueError(f"--families is of curves, not of {self.kind}")
-        if self.kind != "times" and self.reference_method is not None:
-            raise ValueError(f"--reference-method is of times, not of {self.kind}")
-        if self.kind == "curves":
-            plot_curves(results, out, self.x, y=self.y, families=self.families or None, seed=self.seed)
-        elif self.kind == "profiles":
-            plot_profiles(results, out, seed=self.seed)
-        elif self.kind == "heatmap":
-            plot_heatmap(results, out)
-        else:
-            plot_times(results, out, reference_method=self.reference_method, seed=self.seed)
-        print(f"{self.kind}: {out}")
-        return 0
 
 
 def label_of(name: str) -> str:

@@ -36,5 +36,6 @@ def use_learned_optimizer(owner: OnPolicyRunner | PPO, **options: Any) -> Learne
     algorithm = getattr(owner, "alg", owner)
     if algorithm.optimizer.state:
         raise ValueError("the optimizer has stepped already: exchange it before learn and before load")
-    algorithm.optimizer = exchanged(algorithm.optimizer, **options)
-    return algorithm.optimizer
+    made = exchanged(algorithm.optimizer, **options)
+    algorithm.optimizer = made
+    return made

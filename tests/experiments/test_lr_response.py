@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from experiments.lr_response import DATA, FIGURE, LRS, Options, Response, plateaus, read
+from experiments.lr_response import FIGURE, LRS, Options, plateaus
 from learned_opt.algorithms import PPO
+from learned_opt.analysis.reporting.lr_response import DATA, Response, read_responses
 
 TINY = {
     "families": ("bandit", "catch"),
@@ -16,7 +17,7 @@ TINY = {
 
 def test_it_trains_at_every_rate_and_goes_on_where_it_was(tmp_path, capsys):
     Options(tmp_path, methods=("default", "adam"), **TINY).run()
-    found = read(tmp_path / DATA)
+    found = read_responses(tmp_path / DATA)
     assert [(each.method, each.family) for each in found] == [
         (method, family) for method in ("default", "adam") for family in ("bandit", "catch")
     ]
