@@ -121,7 +121,8 @@ def test_the_command_draws_several_comparisons_as_asked(results, tmp_path, capsy
         ("--kind", "heatmap", "--colors", "adam", "red"): "--colors is not of heatmap",
         ("--kind", "lr-response", "--methods", "adam"): "--methods and --labels are not of lr-response",
     }.items():
-        assert main(["plot", str(tmp_path / "a"), str(tmp_path / "b"), *asked, "--out", str(tmp_path / "none.png")]) == 2
+        given = [str(tmp_path / "a"), str(tmp_path / "b"), *asked, "--out", str(tmp_path / "none.png")]
+        assert main(["plot", *given]) == 2
         assert told in capsys.readouterr().err
     assert main(["plot", "--out", str(tmp_path / "none.png")]) == 2
     assert "results.json.gz, or the folder that holds it" in capsys.readouterr().err
