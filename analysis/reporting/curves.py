@@ -161,12 +161,13 @@ def method_styles(labels: Sequence[str], colors: Mapping[str, str] | None = None
     """
     styles, count = {}, 0
     given = dict(colors or {})
-    for label, color in given.items():
+    for label, named in given.items():
         if label not in labels:
             raise ValueError(f"a color is given for {label}, which is not there: {', '.join(labels)} are")
-        if not is_color_like(color):
-            raise ValueError(f"{color!r} of {label} is no color: write a name, or #rrggbb")
-    dark = sum(to_rgb(matplotlib.rcParams["axes.facecolor"])) < 1.5
+        if not is_color_like(named):
+            raise ValueError(f"{named!r} of {label} is no color: write a name, or #rrggbb")
+    background: Any = matplotlib.rcParams["axes.facecolor"]
+    dark = sum(to_rgb(background)) < 1.5
     for label in labels:
         if label in USUAL:
             styles[label] = Style(USUAL[label], "-", "", "o")
