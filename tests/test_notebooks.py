@@ -43,4 +43,5 @@ def test_a_stored_notebook_shows_what_it_printed_and_names_no_machine(path):
 
 
 def test_there_are_notebooks():
-    assert {path.stem for path in NOTEBOOKS} == {"five_minutes", "drop_in", "train_a_rule", "read_a_comparison"}
+    names = {path.stem for path in NOTEBOOKS}
+    assert names == {"five_minutes", "drop_in", "train_a_rule", "read_a_comparison"}
