@@ -73,8 +73,8 @@ def _filled(name: str) -> str:
         overall=overall,
         by_section=lambda found: sections(list(found.values())).items(),
         exchanged=EXCHANGED,
-        sb3_runs=_long_runs("sb3-runs"),
-        sb3_wider=list(zip(*(_long_runs(f"wider/sb3-runs{kind}") for kind in ("", "-longer")), strict=True)),
+        ends=_ends(),
+        mixed=_mixed(),
         trainings=json.loads((ROOT / "long-runs" / "trainings.json").read_text()),
     )
 
@@ -91,20 +91,35 @@ def _sb3(rule: str) -> str:
     return page_of(gather_runs([ROOT / f"sb3-{rule}" / RUNS]), out, rule)
 
 
-def _long_runs(name: str) -> list[dict[str, object]]:
-    """The ends of a rule's runs inside PPO, beside those of the library's Adam."""
-    theirs = gather_runs([ROOT / "sb3-default" / RUNS])
-    rows: list[dict[str, object]] = []
-    for ours in gather_runs([ROOT / "long-runs" / f"{name}.json.gz"]):
-        alike = [
-            each.curve[-1]
-            for each in theirs
-            if replace(each.run, seed=0) == replace(ours.run, optimizer="adam", artifact="", seed=0)
-            and each.run.seed < SELECTION
-        ]
-        row = {"environment": ours.run.environment, "steps": ours.run.steps, "ours": ours.curve[-1]}
-        rows.append({**row, "adam": sum(alike) / len(alike), "count": len(alike)})
-    return rows
+def _ends() -> dict[str, dict[str, float]]:
+    """Mean returns at the end of PPO of each rule on the way to `long`, by its name and the environment."""
+    files = {
+        "first": "wider/sb3-runs-first",
+        "wider": "wider/sb3-runs",
+        "longer": "wider/sb3-runs-longer",
+        "long": "sb3-runs",
+    }
+    found: dict[str, dict[str, list[float]]] = {}
+    for name, file in files.items():
+        for each in gather_runs([ROOT / "long-runs" / f"{file}.json.gz"]):
+            found.setdefault(name, {}).setdefault(each.run.environment, []).append(each.curve[-1])
+    return {
+        name: {environment: sum(ends) / len(ends) for environment, ends in each.items()}
+        for name, each in found.items()
+    }
+
+
+def _mixed() -> list[Summary]:
+    """`long` inside PPO with the library's defaults, beside the library's optimizers."""
+    artifact = load_artifact("long")
+    theirs = gather_runs([ROOT / "sb3-default" / RUNS, ROOT / "long-runs" / "sb3-runs.json.gz"])
+    found = summaries(theirs, artifact.digest, artifact.rule.learning_rate)
+    return [
+        each
+        for each in found
+        if (each.benchmark.algorithm, each.benchmark.setting) == ("ppo", "defaults")
+        and EXCHANGED in each.methods
+    ]
 
 
 def _inside(rule: str) -> dict[tuple[str, str, str], Summary]:
