@@ -232,7 +232,7 @@ def accelerate() -> Found:
     """Every second batch steps."""
     from accelerate import Accelerator
 
-    from learned_opt.integrations.common import unwrapped
+    from learned_opt.integrations.optimizers import unwrapped
 
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
     torch.manual_seed(0)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from experiments.pages.studies import Study, mean_returns, trial_totals, typographic
 from experiments.sb3.__main__ import page_of
 from experiments.sb3.page import sections
 from experiments.sb3.runs import RUNS, gather_runs
-from experiments.sb3.settings import EXCHANGED, SELECTION
+from experiments.sb3.settings import EXCHANGED
 from experiments.sb3.summary import Summary, overall, summaries
 from learned_opt.analysis import load_results
 from learned_opt.analysis.reporting.model_card import model_card

@@ -6,7 +6,8 @@ import math
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from learned_opt.integrations.common import check_version, effective_rates, plan, unwrapped
+from learned_opt.integrations.optimizers import effective_rates, plan, unwrapped
+from learned_opt.integrations.versions import check_version
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 
 if TYPE_CHECKING or find_spec("lightning") is not None:

@@ -7,7 +7,8 @@ from typing import Any
 from rsl_rl.algorithms import PPO
 from rsl_rl.runners import OnPolicyRunner
 
-from learned_opt.integrations.common import check_version, exchanged
+from learned_opt.integrations.optimizers import exchanged
+from learned_opt.integrations.versions import check_version
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 
 check_version("rsl-rl-lib")

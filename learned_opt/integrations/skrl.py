@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from skrl.agents.torch import Agent
 
-from learned_opt.integrations.common import check_version, exchanged
+from learned_opt.integrations.optimizers import exchanged
+from learned_opt.integrations.versions import check_version
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 
 check_version("skrl")

@@ -12,7 +12,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import nn
 
-from learned_opt.integrations.common import check_version, effective_rates, plan
+from learned_opt.integrations.optimizers import effective_rates, plan
+from learned_opt.integrations.versions import check_version
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 
 check_version("stable-baselines3")

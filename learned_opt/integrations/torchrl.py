@@ -7,7 +7,8 @@ from typing import Any
 
 from torchrl.trainers import Trainer, TrainerHookBase
 
-from learned_opt.integrations.common import check_version, plan, unwrapped
+from learned_opt.integrations.optimizers import plan, unwrapped
+from learned_opt.integrations.versions import check_version
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
 
 check_version("torchrl")

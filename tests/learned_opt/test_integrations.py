@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from learned_opt import LearnedOptimizer
-from learned_opt.integrations.common import check_version, exchanged, unwrapped
+from learned_opt.integrations.optimizers import exchanged, unwrapped
+from learned_opt.integrations.versions import check_version
 from learned_opt.rules.role_adam import RoleAdam
 
 

@@ -1,44 +1,14 @@
-"""What the libraries' modules share: versions, wrapped optimizers, plans, and effective learning rates."""
+"""What the libraries' modules do with optimizers: unwrap, plan, exchange, and read what was measured."""
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Mapping
-from importlib.metadata import version
 from typing import Any
 
 import torch
-from packaging.version import Version
 
 from learned_opt.optimizer.learned_optimizer import LearnedOptimizer
-
-TESTED = {
-    "stable-baselines3": ("2.4", "3"),
-    "torchrl": ("0.11", "1"),
-    "lightning": ("2.6", "3"),
-    "pytorch-lightning": ("2.6", "3"),
-    "skrl": ("2", "3"),
-    "rsl-rl-lib": ("5", "6"),
-}
-"""From which version of a library on, and below which, it was tried."""
-
-
-def check_version(package: str, installed: str | None = None) -> None:
-    """Warn of a version of a library that nothing was tried with.
-
-    Args:
-        package: as the registry has it.
-        installed: the version; by default what is installed.
-    """
-    found = Version(version(package) if installed is None else installed)
-    lowest, above = TESTED[package]
-    if not Version(lowest) <= found < Version(above):
-        warnings.warn(
-            f"learned_opt was tried with {package} from {lowest} to below {above}, and this is {found}: "
-            f"if anything is odd, pip install '{package}>={lowest},<{above}'",
-            stacklevel=3,
-        )
 
 
 def unwrapped(optimizer: object, owner: str) -> LearnedOptimizer:
