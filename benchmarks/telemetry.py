@@ -6,8 +6,8 @@ Of each pair of steps, both take so many steps of the same actor-critic (9,155 p
 optimizer was never watched, and one that is watched but not due, which is what every step but one in
 `log_every` is. The ratio of a pair is the second's time over the first's. Of each pair of runs, one logs
 nothing and the other has `LearnedOptimizerCallback` as it comes, with a measured step in a hundred and
-everything written to the model's logger. Both members of a pair take turns at going first. Printed are
-medians with the range of all pairs, in CPU time where one thread runs, which other work on the machine
+everything written to the model's logger. Both members of a pair take turns, with steps every 25. Printed
+are medians with the range of all pairs, in CPU time where one thread runs, which other work on the machine
 disturbs less.
 """
 
@@ -26,6 +26,9 @@ from torch import nn
 
 from learned_opt import LearnedOptimizer
 from learned_opt.integrations.stable_baselines3 import LearnedOptimizerCallback
+
+BLOCK = 25
+"""Steps that one member of a pair takes before it is the other's turn."""
 
 
 @dataclass
@@ -46,22 +49,22 @@ class Options:
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
-    pairs_of_steps = [
-        ratio(stepping(options, False), stepping(options, True), turn) for turn in range(options.pairs)
-    ]
-    show(f"{options.steps} steps, watched but not due, over never watched", pairs_of_steps)
-    every = [
-        ratio(stepping(options, False), stepping(options, True, 1), turn) for turn in range(options.pairs)
-    ]
-    show(f"{options.steps} steps, every one measured, over never watched", every)
-    runs = [ratio(training(options, False), training(options, True), turn) for turn in range(options.pairs)]
-    show(f"PPO, {options.env_steps} steps, with the callback over without", runs)
+    never, once = stepping(options, 0), stepping(options, 10**9)
+    blocks = options.steps // BLOCK
+    ratios = [ratio(never, once, turn, blocks) for turn in range(options.pairs)]
+    show(f"{options.steps} steps, watched but not due, over never watched", ratios)
+    ratios = [ratio(never, stepping(options, 1), turn, blocks) for turn in range(options.pairs)]
+    show(f"{options.steps} steps, every one measured, over never watched", ratios)
+    ratios = [ratio(training(options, False), training(options, True), turn) for turn in range(options.pairs)]
+    show(f"PPO, {options.env_steps} steps, with the callback over without", ratios)
 
 
-def ratio(plain: Callable[[], None], watched: Callable[[], None], turn: int) -> float:
-    """Time of the second over the first's; they take turns at going first."""
-    order = (plain, watched) if turn % 2 else (watched, plain)
-    seconds = {run: seconds_of(run) for run in order}
+def ratio(plain: Callable[[], None], watched: Callable[[], None], turn: int, blocks: int = 1) -> float:
+    """Time of the second over the first's, in so many blocks each; they take turns at going first."""
+    seconds = {plain: 0.0, watched: 0.0}
+    for block in range(blocks):
+        for run in (plain, watched) if (turn + block) % 2 else (watched, plain):
+            seconds[run] += seconds_of(run)
     return seconds[watched] / seconds[plain]
 
 
@@ -73,8 +76,8 @@ def seconds_of(run: Callable[[], None]) -> float:
     return clock() - start
 
 
-def stepping(options: Options, watch: bool, every: int = 10**9) -> Callable[[], None]:
-    """Steps of an optimizer whose first step, the one that is measured, is behind it."""
+def stepping(options: Options, every: int) -> Callable[[], None]:
+    """BLOCK steps of an optimizer that measures every so many; its first step is behind it."""
     torch.manual_seed(0)
     networks = [
         nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, outputs))
@@ -84,13 +87,12 @@ def stepping(options: Options, watch: bool, every: int = 10**9) -> Callable[[], 
     for parameter in parameters:
         parameter.grad = 0.01 * torch.randn_like(parameter)
     optimizer = LearnedOptimizer(parameters, rule=options.rule, lr=1e-4)
-    if watch:
-        optimizer.watch(every)
-    for _ in range(50):
+    optimizer.watch(every)
+    for _ in range(BLOCK):
         optimizer.step()
 
     def run() -> None:
-        for _ in range(options.steps):
+        for _ in range(BLOCK):
             optimizer.step()
 
     return run

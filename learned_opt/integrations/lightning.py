@@ -71,13 +71,13 @@ class LearnedOptimizerCallback(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Log what was measured, if anything was since the last time."""
-        names = {id(parameter): name for name, parameter in pl_module.named_parameters()}
         found: dict[str, float] = {}
         for place, optimizer in enumerate(_learned(trainer)):
             told = optimizer.telemetry()
             if told is None or self._logged.get(place) == told.step:
                 continue
             self._logged[place] = told.step
+            names = {id(parameter): name for name, parameter in pl_module.named_parameters()}
             rates, inert = effective_rates(optimizer, names)
             found |= {f"optimizer/effective_lr/{name}": rate for name, rate in rates.items()}
             found[f"optimizer/inert_share{f'/{place}' if place else ''}"] = inert

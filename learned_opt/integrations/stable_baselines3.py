@@ -72,19 +72,21 @@ class LearnedOptimizerCallback(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         """Log what the updates before did, if any was measured since the last time."""
+        measured: list[LearnedOptimizer] = []
+        for place, optimizer in enumerate(learned_optimizers(self.model)):
+            told = optimizer.telemetry()
+            if told is not None and self._logged.get(place) != told.step:
+                self._logged[place] = told.step
+                measured.append(optimizer)
+        if not measured:
+            return
         names = {id(parameter): name for name, parameter in self.model.policy.named_parameters()}
         rates: dict[str, float] = {}
         inert: list[float] = []
-        for place, optimizer in enumerate(learned_optimizers(self.model)):
-            told = optimizer.telemetry()
-            if told is None or self._logged.get(place) == told.step:
-                continue
-            self._logged[place] = told.step
+        for optimizer in measured:
             found, share = effective_rates(optimizer, names)
             rates |= found
             inert += [share] * len(found)
-        if not rates:
-            return
         for name, rate in rates.items():
             self.logger.record(f"optimizer_layers/{name}", rate, exclude=("stdout", "log"))
         for role in ("actor", "critic", "shared"):
