@@ -114,7 +114,7 @@ def _parse(arguments: Sequence[str] | None) -> Any:
         if not stop.code:
             raise
         name = f"{given[0]} " if given and given[0] in COMMANDS else ""
-        raise ValueError(f"{_complaint(complaint.getvalue())}; see learned-opt {name}--help") from None
+        raise ValueError(f"{_complaint(complaint.getvalue(), name)}; see learned-opt {name}--help") from None
 
 
 def _commands(arguments: Sequence[str]) -> Any:
@@ -129,17 +129,18 @@ def _commands(arguments: Sequence[str]) -> Any:
     return Union[tuple(kinds)]  # noqa: UP007
 
 
-def _complaint(text: str) -> str:
-    """What the parser says in its frame, as one line: its title, what is wrong, and what there is instead."""
+def _complaint(text: str, name: str) -> str:
+    """What the parser says in its frame, as one line: its title, what is wrong, and what the command of that
+    name has instead; it would name other commands' options, too.
+    """
     parts = (" ".join(part.split()) for part in re.split("─+|-{9,}", re.sub("[╭╮╰╯│]", " ", text)))
     title, said, *more = filter(None, parts)
     said = _NUMBER.sub(lambda found: f"expected a {'' if found[1] else 'whole '}number, got '", said)
     said = _INNER.sub("", said).removeprefix("Value error: ").partition(" Got errors:")[0].rstrip(".")
     if title != "Value error" and not said.casefold().startswith(title.casefold()):
         said = f"{title}: {said}"
-    instead = [
-        each.partition(" in learned-opt ")[0] for each in more if each.startswith(("Avail", "Perhaps"))
-    ]
+    offered = [each.partition(" in learned-opt ") for each in more if each.startswith(("Avail", "Perhaps"))]
+    instead = [what for what, told, of in offered if not told or of.startswith(name)]
     return "; ".join((said, *instead))
 
 

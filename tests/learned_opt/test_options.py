@@ -191,6 +191,10 @@ def test_a_page_without_a_folder_is_refused_before_anything_is_read(name, tmp_pa
             "Unrecognized options: --sed, 3; Perhaps you meant: --seed INT Seed of the bootstrap",
         ),
         (
+            ["compare", "--out", "x", "--colour", "3"],
+            "Unrecognized options: --colour, 3; see learned-opt compare --help",  # --colors is of plot
+        ),
+        (
             ["meta-train", "--out", "x", "--meta-batch-size", "abc"],
             "Error parsing --meta-batch-size: expected a whole number, got 'abc'; see learned-opt meta",
         ),
