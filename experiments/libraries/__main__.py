@@ -17,7 +17,7 @@ import tyro
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
-from experiments.libraries import in_sb3, in_torch
+from experiments.libraries import in_lightning, in_sb3, in_torch
 from experiments.libraries.cells import YES, Found
 from learned_opt.files import write_atomically
 
@@ -49,6 +49,7 @@ def rows() -> Iterable[Found]:
     """All of the matrix."""
     yield from in_sb3.rows()
     yield from in_torch.rows()
+    yield from in_lightning.rows()
 
 
 if __name__ == "__main__":

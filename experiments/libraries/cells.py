@@ -12,6 +12,8 @@ from torch import Tensor
 from learned_opt import LearnedOptimizer
 
 YES = "yes"
+SAY_IT = "say total_steps="
+"""A library's loop does not say how many steps there will be."""
 RULE = "long"
 """A rule that keeps Adam's moments, and lowers the learning rate where it knows for how long."""
 

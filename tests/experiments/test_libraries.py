@@ -1,6 +1,7 @@
 """LearnedOptimizer inside libraries: the cells of the matrix, found anew, and what is refused."""
 
 import json
+from importlib import import_module
 
 import pytest
 
@@ -71,8 +72,7 @@ def test_stable_baselines3_and_contrib_do_what_the_matrix_says(package, name):
 )
 def test_torchs_libraries_do_what_the_matrix_says(package, which, options):
     pytest.importorskip(package)
-    from experiments.libraries import in_torch
-
-    row = getattr(in_torch, which)(**options)
+    module = import_module(f"experiments.libraries.{'in_lightning' if which == 'lightning' else 'in_torch'}")
+    row = getattr(module, which)(**options)
     assert row.cells == stored(row.library, row.algorithm)
     assert row.cells["runs"] == row.cells["continues"] == row.cells["telemetry"] == YES
