@@ -51,7 +51,12 @@ def plot_lr_response(
         path: the figure's file; its suffix gives the format.
         seed: of the bootstrap.
         colors: of methods, by their names.
+
+    Raises:
+        ValueError: responses at other learning rates than the first one's.
     """
+    if any(each.lrs != found[0].lrs for each in found):
+        raise ValueError("responses at other learning rates do not fit in one figure: draw them apart")
     figure, entries = new_figure(7.0, 3.0), dict[str, Entry]()
     generator = np.random.default_rng(seed)
     styles = method_styles([*dict.fromkeys(each.method for each in found)], colors)

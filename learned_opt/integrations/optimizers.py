@@ -57,11 +57,9 @@ def exchanged(optimizer: torch.optim.Optimizer, **options: Any) -> LearnedOptimi
 
     Args:
         optimizer: whose parameter groups are taken over, without its state.
-        **options: of `LearnedOptimizer`; `lr`, where given, counts for all groups.
+        **options: of `LearnedOptimizer`, but `lr`.
     """
-    groups = [
-        {"params": group["params"], "lr": options.get("lr", group["lr"])} for group in optimizer.param_groups
-    ]
+    groups = [{"params": group["params"], "lr": group["lr"]} for group in optimizer.param_groups]
     return LearnedOptimizer(groups, **options)
 
 
@@ -75,6 +73,10 @@ def effective_rates(
     Args:
         optimizer: one that watches, and has stepped.
         names: what to call parameters, by their id; by default what the telemetry calls them.
+
+    Returns:
+        Effective learning rates by name, NaN of rules that do not keep Adam's moments, and the mean over
+        tensors of the share of coordinates that did not move; nothing and NaN before a step was measured.
     """
     told = optimizer.telemetry()
     if told is None:

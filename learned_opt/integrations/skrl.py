@@ -59,6 +59,8 @@ def use_learned_optimizer(agent: Agent, **options: Any) -> list[LearnedOptimizer
         scheduler = SCHEDULERS[name]
         if getattr(agent, scheduler, None) is not None:
             kind, arguments = agent.cfg.learning_rate_scheduler, agent.cfg.learning_rate_scheduler_kwargs
-            setattr(agent, scheduler, kind[place](new, **arguments[place]))
+            if isinstance(kind, tuple):  # one for each network; agents of a single one have no tuple
+                kind, arguments = kind[place], arguments[place]
+            setattr(agent, scheduler, kind(new, **arguments))
         made.append(new)
     return made

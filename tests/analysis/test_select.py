@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from learned_opt.analysis.reporting.curves import method_styles, plot_curves
-from learned_opt.analysis.reporting.lr_response import DATA, KIND, Response
+from learned_opt.analysis.reporting.lr_response import DATA, KIND, Response, plot_lr_response
 from learned_opt.analysis.result_file import write_results
 from learned_opt.analysis.results import RESULTS
 from learned_opt.analysis.select import joined, selected
@@ -132,6 +132,9 @@ def test_the_command_draws_how_scores_depend_on_the_learning_rate(tmp_path):
     level = np.random.default_rng(0).random((3, 8))
     found = [Response(name, "catch", (1e-4, 1e-3, 1e-2), level, level) for name in ("adam", "long")]
     write_results(tmp_path / DATA, KIND, {"responses": found})
+    other = [Response("adam", "catch", (1e-4, 1e-3, 3e-3), level, level)]
+    with pytest.raises(ValueError, match="at other learning rates do not fit in one figure"):
+        plot_lr_response([*found, *other], tmp_path / "c.png")
     for name in ("a.pdf", "b.png"):
         assert main(["plot", str(tmp_path), "--kind", "lr-response", "--out", str(tmp_path / name)]) == 0
         assert (tmp_path / name).stat().st_size > 1000

@@ -145,12 +145,12 @@ def test_trpo_is_told_that_the_rule_trains_its_critic_alone(told):
 
 
 @pytest.mark.parametrize("installed", ["2.3.9", "3.0"])
-def test_a_version_that_was_not_tried_is_named(installed):
+def test_a_version_that_is_not_supported_is_named(installed):
     with pytest.warns(UserWarning, match=rf"from 2\.4 to below 3, and this is {installed}"):
         check_version("stable-baselines3", installed)
 
 
-def test_a_version_that_was_tried_is_not(recwarn):
+def test_a_version_that_is_supported_is_not(recwarn):
     check_version("stable-baselines3", "2.9.2")
     assert not recwarn.list
 
@@ -218,6 +218,33 @@ def test_skrls_agents_keep_their_schedule_and_are_exchanged_before_they_step(tmp
     stepped.optimizer.state[next(stepped.policy.parameters())] = {"step": torch.ones(())}
     with pytest.raises(ValueError, match="has stepped already: exchange it before training"):
         use_learned_optimizer(stepped)
+
+
+def test_skrls_agents_of_one_network_keep_their_schedule_too(tmp_path):
+    pytest.importorskip("skrl")
+    import gymnasium
+    from skrl.agents.torch.dqn import DQN, DQN_CFG
+    from skrl.utils.model_instantiators.torch import deterministic_model
+
+    from learned_opt.integrations.skrl import use_learned_optimizer
+
+    spaces = {
+        "observation_space": gymnasium.spaces.Box(-1, 1, (4,)),
+        "action_space": gymnasium.spaces.Discrete(2),
+        "device": "cpu",
+    }
+    layers = [{"name": "net", "input": "OBSERVATIONS", "layers": [4], "activations": "tanh"}]
+    models = {
+        name: deterministic_model(**spaces, network=layers, output="ACTIONS")
+        for name in ("q_network", "target_q_network")
+    }
+    schedule = torch.optim.lr_scheduler.StepLR
+    cfg = DQN_CFG(learning_rate_scheduler=schedule, learning_rate_scheduler_kwargs={"step_size": 3})
+    cfg.experiment.directory = str(tmp_path)
+    agent = DQN(models=models, memory=None, cfg=cfg, **spaces)
+    (ours,) = use_learned_optimizer(agent)
+    assert isinstance(agent.scheduler, schedule)
+    assert agent.scheduler.optimizer is agent.optimizer is ours
 
 
 def test_lightnings_callback_wants_an_optimizer_and_one_schedule(tmp_path):
